@@ -1,0 +1,1 @@
+"""The detector, its assignment and its losses."""

@@ -1,0 +1,293 @@
+"""The recurrent MaxViT backbone of RVT, computed for all time steps of a chunk at once.
+
+Only the LSTM at the end of a stage looks back in time. Down-sampling and attention of step ``t``
+need nothing from step ``t - 1`` of their own stage, so each stage runs them on all ``T * B`` frames
+together, then its LSTM along ``T``, and hands all ``T`` outputs to the next stage. This is the same
+function as RVT's step-by-step order, with a fraction of the calls.
+
+Source: Gehrig and Scaramuzza, "Recurrent Vision Transformers for Object Detection with Event
+Cameras", CVPR 2023; Tu et al., "MaxViT", ECCV 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from etram_det.types import State, UserError
+
+# Stage 1 looks at patches of 4x4 pixels; each later stage halves the resolution.
+STRIDES = (4, 8, 16, 32)
+PARTITION_SPLIT = 2
+# Attention splits the last stage in 2x2 windows, so sides are padded to a multiple of 64.
+SIZE_MULTIPLE = STRIDES[-1] * PARTITION_SPLIT
+
+
+class LayerScale(nn.Module):
+    """Learned factor for each channel of a residual branch.
+
+    Args:
+        dim: channels ``C``.
+        init: value that each factor starts from.
+    """
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``[..., C]`` channel by channel."""
+        return x * self.gamma
+
+
+class PartitionAttention(nn.Module):
+    """Transformer block whose attention is confined to the cells of a window or grid partition.
+
+    Args:
+        dim: channels ``C``, a multiple of ``dim_head``.
+        dim_head: channels of one attention head.
+        grid: attend over a grid of far-apart pixels instead of a window of adjacent ones.
+        mlp_ratio: hidden channels of the MLP, as a multiple of ``dim``.
+        layer_scale_init: start value of the residual branches' factors.
+        first_norm: normalise the input; left out where the stage's down-sampling just did.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        dim_head: int,
+        grid: bool,
+        mlp_ratio: int = 4,
+        layer_scale_init: float = 1e-5,
+        first_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.num_heads = dim // dim_head
+        self.norm1 = nn.LayerNorm(dim) if first_norm else nn.Identity()
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.projection = nn.Linear(dim, dim)
+        self.scale1 = LayerScale(dim, layer_scale_init)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim)
+        )
+        self.scale2 = LayerScale(dim, layer_scale_init)
+
+    def forward(self, x: Tensor, partition: tuple[int, int]) -> Tensor:
+        """Attend within each cell of the partition.
+
+        Args:
+            x: ``[F, h, w, C]`` features of ``F`` frames.
+            partition: ``(p, q)``, pixels of a cell in y and x; they divide ``h`` and ``w``.
+
+        Returns:
+            ``[F, h, w, C]``.
+        """
+        frames, h, w, dim = x.shape
+        p, q = partition
+        # A window is p*q adjacent pixels; a grid cell is p*q pixels h/p and w/q apart.
+        cells = (
+            (frames, p, h // p, q, w // q, dim)
+            if self.grid
+            else (frames, h // p, p, w // q, q, dim)
+        )
+        order = (0, 2, 4, 1, 3, 5) if self.grid else (0, 1, 3, 2, 4, 5)
+        back = (0, 3, 1, 4, 2, 5) if self.grid else (0, 1, 3, 2, 4, 5)
+        # All but the attention itself works pixel by pixel, so one re-ordering in and one out do.
+        x = x.view(cells).permute(order).reshape(-1, p * q, dim)
+        x = x + self.scale1(self._attention(self.norm1(x)))
+        x = x + self.scale2(self.mlp(self.norm2(x)))
+        split = (frames, h // p, w // q, p, q, dim)
+        return x.view(split).permute(back).reshape(frames, h, w, dim)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        # Each head owns a contiguous [q | k | v] run of the projection's channels, as in RVT.
+        qkv = self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q, k, v = qkv.chunk(3, dim=-1)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.projection(x.transpose(1, 2).flatten(2))
+
+
+class PixelLSTM(nn.Module):
+    """One LSTM shared by all pixels; gates in the order forget, input, output, cell.
+
+    Args:
+        dim: channels ``C`` of input, hidden and cell state.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        linear = nn.Linear(2 * dim, 4 * dim)
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run along time.
+
+        Args:
+            x: ``[T, B, h, w, C]``.
+            state: hidden and cell state before the first step, ``[B, h, w, C]`` each.
+
+        Returns:
+            Hidden states ``[T, B, h, w, C]`` and the state after the last step. The cell state
+            and the arithmetic on it stay in float32 under autocast.
+        """
+        hidden, cell = state
+        from_input, from_hidden = self.weight.split(self.dim, dim=1)
+        # The input's share of the gates does not depend on time: one product for the whole chunk.
+        inputs = F.linear(x, from_input, self.bias)
+        outputs = []
+        for step in inputs.unbind(0):
+            gates = step + F.linear(hidden, from_hidden)
+            forget, write, read = gates[..., : 3 * self.dim].float().sigmoid().chunk(3, dim=-1)
+            candidate = gates[..., 3 * self.dim :].float().tanh()
+            cell = forget * cell + write * candidate
+            hidden = read * cell.tanh()
+            outputs.append(hidden)
+        return torch.stack(outputs), (hidden, cell)
+
+
+class Stage(nn.Module):
+    """Down-sampling convolution, window and grid attention on all frames, then the LSTM.
+
+    Args:
+        in_dim: channels of the stage's input.
+        dim: channels ``C`` of the stage.
+        stride: down-sampling factor; the kernel is ``2 * stride - 1`` wide, so patches overlap.
+        num_blocks: pairs of window and grid attention.
+        dim_head: channels of one attention head.
+        mlp_ratio: hidden channels of the MLPs, as a multiple of ``dim``.
+        layer_scale_init: start value of the residual branches' factors.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        dim: int,
+        stride: int,
+        num_blocks: int,
+        dim_head: int,
+        mlp_ratio: int,
+        layer_scale_init: float,
+    ) -> None:
+        super().__init__()
+        kernel = 2 * stride - 1
+        self.downsample = nn.Conv2d(in_dim, dim, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.LayerNorm(dim)
+        self.attention = nn.ModuleList(
+            PartitionAttention(
+                dim=dim,
+                dim_head=dim_head,
+                grid=grid,
+                mlp_ratio=mlp_ratio,
+                layer_scale_init=layer_scale_init,
+                first_norm=grid or block > 0,
+            )
+            for block in range(num_blocks)
+            for grid in (False, True)
+        )
+        self.lstm = PixelLSTM(dim)
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None, partition: tuple[int, int]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One stage over one chunk.
+
+        Args:
+            x: ``[T, B, C_in, H_in, W_in]``.
+            state: hidden and cell state ``[B, C, h, w]`` each; ``None`` for zeros.
+            partition: pixels of an attention cell in y and x.
+
+        Returns:
+            Features ``[T, B, C, h, w]`` and the new state.
+        """
+        steps, lanes = x.shape[:2]
+        x = self.downsample(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        x = self.norm(x.permute(0, 2, 3, 1))
+        for attention in self.attention:
+            x = attention(x, partition)
+        x = x.unflatten(0, (steps, lanes))
+        if state is None:
+            zeros = x.new_zeros(x.shape[1:], dtype=torch.float32)
+            state = (zeros, zeros)
+        else:
+            state = (state[0].permute(0, 2, 3, 1), state[1].permute(0, 2, 3, 1))
+        x, (hidden, cell) = self.lstm(x, state)
+        state = (hidden.permute(0, 3, 1, 2), cell.permute(0, 3, 1, 2))
+        return x.permute(0, 1, 4, 2, 3), state
+
+
+class RecurrentBackbone(nn.Module):
+    """Four recurrent MaxViT stages at strides 4, 8, 16 and 32.
+
+    Args:
+        in_channels: channels of a frame, ``2 * bins``.
+        embed_dim: channels of the first stage.
+        dim_multiplier: channels of each stage, as multiples of ``embed_dim``.
+        num_blocks: attention blocks of each stage.
+        dim_head: channels of one attention head; divides the channels of each stage.
+        mlp_ratio: hidden channels of the MLPs, as a multiple of a stage's channels.
+        layer_scale_init: start value of the residual branches' factors.
+
+    Raises:
+        UserError: if ``dim_head`` does not divide the channels of a stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 20,
+        embed_dim: int = 64,
+        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: Sequence[int] = (1, 1, 1, 1),
+        dim_head: int = 32,
+        mlp_ratio: int = 4,
+        layer_scale_init: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.dims = tuple(embed_dim * multiplier for multiplier in dim_multiplier)
+        for dim in self.dims:
+            if dim % dim_head:
+                raise UserError(
+                    f"model.dim_head: must divide the channels of each stage {self.dims}, found "
+                    f"{dim_head}: choose a divisor of model.embed_dim ({embed_dim})"
+                )
+        self.stages = nn.ModuleList(
+            Stage(
+                in_dim=in_channels if i == 0 else self.dims[i - 1],
+                dim=dim,
+                stride=STRIDES[0] if i == 0 else 2,
+                num_blocks=num_blocks[i],
+                dim_head=dim_head,
+                mlp_ratio=mlp_ratio,
+                layer_scale_init=layer_scale_init,
+            )
+            for i, dim in enumerate(self.dims)
+        )
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
+        """Features of all stages for one chunk.
+
+        Args:
+            x: ``[T, B, C, H, W]`` frames, ``H`` and ``W`` multiples of 64.
+            state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` for zeros.
+
+        Returns:
+            Features ``[T, B, C_s, H / stride_s, W / stride_s]`` of each stage, and the state
+            after the last step.
+        """
+        partition = (x.shape[-2] // SIZE_MULTIPLE, x.shape[-1] // SIZE_MULTIPLE)
+        features, new_state = [], []
+        for i, stage in enumerate(self.stages):
+            x, stage_state = stage(x, None if state is None else state[i], partition)
+            features.append(x)
+            new_state.append(stage_state)
+        return features, new_state

@@ -1,0 +1,100 @@
+"""The detector: recurrent backbone, feature pyramid and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from etram_det.models.backbone import SIZE_MULTIPLE, STRIDES, RecurrentBackbone
+from etram_det.models.fpn import PAFPN
+from etram_det.models.head import HeadOutput, YOLOXHead
+from etram_det.types import State, UserError
+
+
+class Detector(nn.Module):
+    """From event frames to predictions at all anchor points.
+
+    Args:
+        num_classes: classes ``K``.
+        in_channels: channels of a frame, ``2 * bins``.
+        embed_dim: channels of the first stage: 32 in RVT tiny, 48 in small, 64 in base.
+        dim_multiplier: channels of the four stages, as multiples of ``embed_dim``.
+        num_blocks: attention blocks of each stage.
+        dim_head: channels of one attention head: 32 in RVT tiny, 24 in small, 32 in base.
+        mlp_ratio: hidden channels of the MLPs, as a multiple of a stage's channels.
+        layer_scale_init: start value of the attention branches' factors.
+        fpn_stages: stages that the pyramid joins, a run that ends with 4: ``(2, 3, 4)`` in RVT,
+            ``(1, 2, 3, 4)`` adds stride 4 for small objects.
+        fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
+
+    Raises:
+        UserError: if ``fpn_stages`` is not such a run or ``dim_head`` does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 20,
+        embed_dim: int = 64,
+        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: Sequence[int] = (1, 1, 1, 1),
+        dim_head: int = 32,
+        mlp_ratio: int = 4,
+        layer_scale_init: float = 1e-5,
+        fpn_stages: Sequence[int] = (1, 2, 3, 4),
+        fpn_depth: float = 0.33,
+    ) -> None:
+        super().__init__()
+        stages = list(fpn_stages)
+        if not stages or stages != list(range(stages[0], 5)) or stages[0] < 1:
+            raise UserError(
+                f"model.fpn_stages: must be a run of stages that ends with 4, found {stages}: "
+                "use [2, 3, 4] (RVT) or [1, 2, 3, 4]"
+            )
+        self.backbone = RecurrentBackbone(
+            in_channels=in_channels,
+            embed_dim=embed_dim,
+            dim_multiplier=dim_multiplier,
+            num_blocks=num_blocks,
+            dim_head=dim_head,
+            mlp_ratio=mlp_ratio,
+            layer_scale_init=layer_scale_init,
+        )
+        self.first_stage = stages[0] - 1
+        dims = self.backbone.dims[self.first_stage :]
+        self.fpn = PAFPN(dims=dims, depth=fpn_depth)
+        self.head = YOLOXHead(
+            dims=dims, strides=STRIDES[self.first_stage :], num_classes=num_classes
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, events: Tensor, state: State | None = None) -> tuple[HeadOutput, State]:
+        """Predict for each frame of a chunk.
+
+        Args:
+            events: ``[T, B, 2 * bins, H, W]``, any numeric type.
+            state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` for zeros.
+
+        Returns:
+            Predictions for ``T * B`` frames, frame ``t * B + b`` at row ``t * B + b``, and the
+            state after the last step.
+        """
+        features, state = self.features(events, state)
+        return self.predict(features), state
+
+    def features(self, events: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
+        """Backbone features ``[T * B, C_s, h_s, w_s]`` of the pyramid's scales, and the state.
+
+        Frames are zero-padded on the right and at the bottom to multiples of 64 pixels.
+        """
+        pad_x, pad_y = -events.shape[-1] % SIZE_MULTIPLE, -events.shape[-2] % SIZE_MULTIPLE
+        features, state = self.backbone(F.pad(events.float(), (0, pad_x, 0, pad_y)), state)
+        return [x.flatten(0, 1) for x in features[self.first_stage :]], state
+
+    def predict(self, features: Sequence[Tensor]) -> HeadOutput:
+        """Pyramid and head on features ``[N, C_s, h_s, w_s]`` of any selection of frames."""
+        return self.head(self.fpn(features))

@@ -1,0 +1,119 @@
+"""Decoupled, anchor-free YOLOX head.
+
+Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from etram_det.models.fpn import ConvBlock
+
+
+@dataclass
+class HeadOutput:
+    """Raw predictions at all anchor points of all scales, finest scale first.
+
+    Attributes:
+        offsets: ``[N, A, 4]`` centre relative to the anchor point's cell, and log size, in units
+            of the stride.
+        objectness: ``[N, A]`` logits.
+        classes: ``[N, A, K]`` logits.
+        cells: ``[A, 2]`` column and row of each anchor point in its scale.
+        strides: ``[A]`` pixels of a cell's side.
+    """
+
+    offsets: Tensor
+    objectness: Tensor
+    classes: Tensor
+    cells: Tensor
+    strides: Tensor
+
+    def boxes_cxcywh(self) -> Tensor:
+        """Predicted boxes ``[N, A, 4]`` in pixels, float32: exp overflows in half precision."""
+        offsets, strides = self.offsets.float(), self.strides[:, None]
+        centre = (offsets[..., :2] + self.cells) * strides
+        return torch.cat([centre, offsets[..., 2:].exp() * strides], dim=-1)
+
+    def decode(self) -> Tensor:
+        """``[N, A, 5 + K]``: cx, cy, w, h in pixels, objectness and class probabilities."""
+        return torch.cat(
+            [
+                self.boxes_cxcywh(),
+                self.objectness.float().sigmoid()[..., None],
+                self.classes.float().sigmoid(),
+            ],
+            dim=-1,
+        )
+
+
+class YOLOXHead(nn.Module):
+    """Two branches for each scale: classes on one, box and objectness on the other.
+
+    Args:
+        dims: channels of each scale, finest first. A quarter of the last is the branches' width.
+        strides: pixels of a cell's side at each scale.
+        num_classes: classes ``K``.
+        prior: probability that objectness and classes start from, in (0, 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        prior: float = 0.01,
+    ) -> None:
+        super().__init__()
+        width = dims[-1] // 4
+        self.strides = tuple(strides)
+        self.stems = nn.ModuleList(ConvBlock(dim, width, 1) for dim in dims)
+        self.class_branches = nn.ModuleList(self._branch(width) for _ in dims)
+        self.box_branches = nn.ModuleList(self._branch(width) for _ in dims)
+        self.class_outputs = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for _ in dims)
+        self.box_outputs = nn.ModuleList(nn.Conv2d(width, 4, 1) for _ in dims)
+        self.objectness_outputs = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims)
+        for output in (*self.class_outputs, *self.objectness_outputs):
+            nn.init.constant_(output.bias, -math.log((1 - prior) / prior))
+
+    @staticmethod
+    def _branch(width: int) -> nn.Sequential:
+        return nn.Sequential(ConvBlock(width, width, 3), ConvBlock(width, width, 3))
+
+    def forward(self, features: Sequence[Tensor]) -> HeadOutput:
+        """Predict at every cell of every scale.
+
+        Args:
+            features: ``S`` tensors ``[N, C_s, h_s, w_s]``, finest first.
+        """
+        offsets, objectness, classes, cells, strides = [], [], [], [], []
+        for i, x in enumerate(features):
+            x = self.stems[i](x)
+            box = self.box_branches[i](x)
+            offsets.append(self._flatten(self.box_outputs[i](box)))
+            objectness.append(self._flatten(self.objectness_outputs[i](box))[..., 0])
+            classes.append(self._flatten(self.class_outputs[i](self.class_branches[i](x))))
+            h, w = x.shape[-2:]
+            row, column = torch.meshgrid(
+                torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij"
+            )
+            cells.append(torch.stack([column, row], dim=-1).flatten(0, 1).float())
+            strides.append(torch.full((h * w,), float(self.strides[i]), device=x.device))
+        return HeadOutput(
+            torch.cat(offsets, dim=1),
+            torch.cat(objectness, dim=1),
+            torch.cat(classes, dim=1),
+            torch.cat(cells),
+            torch.cat(strides),
+        )
+
+    @staticmethod
+    def _flatten(x: Tensor) -> Tensor:
+        """``[N, C, h, w]`` to ``[N, h * w, C]``, row by row."""
+        return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,151 @@
+"""The containers that travel between data, model and metric.
+
+Letters in shapes, here and everywhere: ``T`` time steps, ``B`` lanes, ``N`` labelled frames,
+``C`` channels, ``H W`` height and width, ``S`` pyramid scales, ``A`` anchor points, ``M`` boxes of
+a frame (padded), ``D`` detections, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+# One (hidden, cell) pair [B, C, h, w] for each backbone stage; one row for each lane.
+State = list[tuple[Tensor, Tensor]]
+
+Container = TypeVar("Container", "Labels", "Detections", "Batch")
+
+
+class UserError(ValueError):
+    """A mistake that its user can mend: shown as one line, without a traceback.
+
+    Attributes:
+        exit_code: what the command line exits with: 2 for settings and files that do not fit,
+            1 for a fault that shows only while running.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def _map_tensors(container: Container, function: Any) -> Container:
+    """Apply ``function`` to each tensor in a container, nested containers included."""
+    changes = {}
+    for field in fields(container):
+        value = getattr(container, field.name)
+        if isinstance(value, Tensor):
+            changes[field.name] = function(value)
+        elif isinstance(value, Labels):
+            changes[field.name] = _map_tensors(value, function)
+    return replace(container, **changes)
+
+
+@dataclass
+class Labels:
+    """Ground-truth boxes of ``N`` labelled frames, padded to the fullest one.
+
+    Attributes:
+        frame: ``[N]`` int64, place of each labelled frame in the batch, ``t * B + b``, ascending.
+        boxes: ``[N, M, 4]`` float32, ``xyxy`` in pixels of the input frame; zeros where padded.
+        classes: ``[N, M]`` int64, class ids; -1 where padded.
+    """
+
+    frame: Tensor
+    boxes: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return self.frame.shape[0]
+
+    @property
+    def valid(self) -> Tensor:
+        """``[N, M]`` bool, true for a box and false for padding."""
+        return self.classes >= 0
+
+    def of_frame(self, index: int) -> tuple[Tensor, Tensor]:
+        """Boxes ``[M_i, 4]`` and classes ``[M_i]`` of one labelled frame, without padding."""
+        valid = self.valid[index]
+        return self.boxes[index][valid], self.classes[index][valid]
+
+    def to(self, device: Any, non_blocking: bool = False) -> Labels:
+        """The same labels on ``device``."""
+        return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+    @staticmethod
+    def stack(frame: list[int], boxes: list[Tensor], classes: list[Tensor]) -> Labels:
+        """Pad per-frame boxes ``[M_i, 4]`` and classes ``[M_i]`` into one container."""
+        most = max((len(c) for c in classes), default=0)
+        padded_boxes = torch.zeros(len(frame), most, 4)
+        padded_classes = torch.full((len(frame), most), -1, dtype=torch.int64)
+        for i, (frame_boxes, frame_classes) in enumerate(zip(boxes, classes, strict=True)):
+            padded_boxes[i, : len(frame_classes)] = frame_boxes
+            padded_classes[i, : len(frame_classes)] = frame_classes
+        return Labels(torch.tensor(frame, dtype=torch.int64), padded_boxes, padded_classes)
+
+
+@dataclass
+class Detections:
+    """What the detector found in one frame, best score first.
+
+    Attributes:
+        boxes: ``[D, 4]`` float32, ``xyxy`` in pixels of the input frame.
+        objectness: ``[D]`` float32 in [0, 1].
+        class_confidence: ``[D]`` float32 in [0, 1], probability of the class given an object.
+        classes: ``[D]`` int64, class ids.
+    """
+
+    boxes: Tensor
+    objectness: Tensor
+    class_confidence: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return self.classes.shape[0]
+
+    @property
+    def scores(self) -> Tensor:
+        """``[D]`` objectness times class confidence."""
+        return self.objectness * self.class_confidence
+
+    def to(self, device: Any, non_blocking: bool = False) -> Detections:
+        """The same detections on ``device``."""
+        return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+
+@dataclass
+class Batch:
+    """``T`` consecutive frames of ``B`` lanes.
+
+    Attributes:
+        events: ``[T, B, 2 * bins, H, W]`` uint8, stacked histograms.
+        labels: the boxes of those of the ``T * B`` frames that are labelled.
+        reset: ``[B]`` bool, true where the lane starts a recording with this chunk.
+        lane: ``[B]`` int64, the row of the carried state that each lane uses.
+        padded: ``[T, B]`` bool, true for frames past the end of a recording.
+        time_us: ``[T, B]`` int64, end of each frame's window; -1 where padded.
+        recording: name of each lane's recording, ``B`` of them.
+        scale: ``[B, 2]`` float32, pixels of the sensor per pixel of the input frame, in x and y.
+        stream: ``[B]`` bool, true for lanes that follow a recording, false for random chunks.
+    """
+
+    events: Tensor
+    labels: Labels
+    reset: Tensor
+    lane: Tensor
+    padded: Tensor
+    time_us: Tensor
+    recording: list[str]
+    scale: Tensor
+    stream: Tensor
+
+    def to(self, device: Any, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device``."""
+        return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, for copies that overlap with computing."""
+        return _map_tensors(self, lambda x: x.pin_memory())

@@ -1,0 +1,63 @@
+"""The house's walls: who imports whom, and where Lightning lives."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "etram_det"
+LIGHTNING_HOMES = {"module.py", "callbacks.py", "cli.py", "data/datamodule.py"}
+# Part of the package -> the parts it may import from. Tools and the command line may use all.
+ALLOWED = {
+    "types": set(),
+    "boxes": {"types"},
+    "data": {"types", "boxes"},
+    "models": {"types", "boxes"},
+    "metrics": {"types", "boxes"},
+    "report": {"types", "boxes", "metrics"},
+    "checkpoint": {"types", "boxes", "models"},
+    "callbacks": {"types", "boxes", "metrics", "report"},
+    "module": {"types", "boxes", "models", "metrics", "report", "checkpoint"},
+}
+SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def imported_modules(source):
+    """Dotted names of everything that a file imports, relative imports made absolute."""
+    path = PACKAGE / source
+    package = ("etram_det", *Path(source).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module == "etram_det":
+                yield from (f"etram_det.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def part_of(source):
+    return Path(source).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_imports_follow_the_direction_of_the_house(source):
+    own = part_of(source)
+    if own in ALLOWED:
+        others = {m.split(".")[1] for m in imported_modules(source) if m.startswith("etram_det.")}
+        assert others - {own} - {"__version__"} <= ALLOWED[own]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_lightning_stays_in_its_homes(source):
+    uses = any(
+        m.split(".")[0] in ("pytorch_lightning", "lightning") for m in imported_modules(source)
+    )
+    assert not uses or source in LIGHTNING_HOMES
+
+
+def test_no_room_without_a_name_of_its_own():
+    stems = {Path(source).stem for source in SOURCES}
+    assert not stems & {"utils", "util", "helpers", "common", "misc"}
