@@ -1,0 +1,220 @@
+"""The command line: Lightning's fit, validate, test and predict, and the project's tools.
+
+Every command reads its settings from flags and YAML; ``python -m etram_det COMMAND --help`` tells
+what they mean. A user's mistake ends with one line on standard error and exit code 2, a fault
+that shows only at run time with 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+
+import torch
+from jsonargparse import ArgumentError, auto_cli
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from etram_det import __version__
+from etram_det.callbacks import PredictionWriter, ResultsWriter, RunProgressBar
+from etram_det.checkpoint import read_checkpoint
+from etram_det.data.datamodule import EventDataModule, class_names_of
+from etram_det.module import DetectionModule
+from etram_det.types import UserError
+
+# Command, where its function lives, and what it does.
+LIGHTNING_COMMANDS = {
+    "fit": "train a detector",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write a checkpoint's detections for a split",
+}
+TOOLS = {
+    "simulate": ("etram_det.tools.simulate", "simulate_command", "make a set of simulated traffic"),
+}
+# Settings that shape the network: where a checkpoint is read they follow it.
+ARCHITECTURE = (
+    "embed_dim",
+    "dim_multiplier",
+    "num_blocks",
+    "dim_head",
+    "mlp_ratio",
+    "layer_scale_init",
+    "fpn_stages",
+    "fpn_depth",
+)
+
+logger = logging.getLogger("etram_det")
+
+
+class EtramCLI(LightningCLI):
+    """LightningCLI with this project's module, data, callbacks and rules for checkpoints."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that can be set by their own keys, and link what must agree."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/AP",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.save_last": True,
+            }
+        )
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("data.class_names", "model.class_names", compute_fn=class_names_of)
+        parser.link_arguments("data.bins", "model.in_channels", compute_fn=_channels)
+        parser.link_arguments("data.train_lanes", "model.train_lanes")
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the network follow the checkpoint; all other settings stay as they were given.
+
+        Lightning would let every stored setting override the command line.
+        """
+        if not self.config.get("subcommand"):
+            return
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if not path or str(path) in ("best", "last", "hpc", "registry"):
+            return
+        stored = read_checkpoint(path).get("hyper_parameters", {})
+        for name in ARCHITECTURE:
+            theirs, ours = stored.get(name), config.model.get(name)
+            if theirs is not None and theirs != ours:
+                logger.info(
+                    "model.%s follows the checkpoint: %s (the configuration says %s)",
+                    name,
+                    theirs,
+                    ours,
+                )
+                config.model[name] = theirs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # Data that is missing or does not fit must show before a run folder is made.
+        self.datamodule.prepare_data()
+        self.datamodule.setup(subcommand)
+        super()._run_subcommand(subcommand)
+
+
+def _channels(bins: int) -> int:
+    return 2 * bins
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command of the command line.
+
+    Args:
+        args: what follows ``python -m etram_det``.
+
+    Returns:
+        Exit code: 0 when done, 2 for a user's mistake, 1 for a fault at run time.
+    """
+    _set_up_messages()
+    command = args[0] if args else "--help"
+    try:
+        if command in LIGHTNING_COMMANDS:
+            lightning_cli(args)
+        elif command in TOOLS:
+            module, function, _ = TOOLS[command]
+            auto_cli(
+                getattr(importlib.import_module(module), function),
+                args=list(args[1:]),
+                prog=f"python -m etram_det {command}",
+                as_positional=False,
+                exit_on_error=False,
+            )
+        elif command in ("-h", "--help"):
+            sys.stdout.write(_overview())
+        elif command == "--version":
+            sys.stdout.write(f"etram_det {__version__}\n")
+        else:
+            known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
+            raise UserError(f"{command}: no such command: choose one of {known}")
+    except UserError as error:
+        return _fail(_last_line(error), _exit_code(error))
+    except (ArgumentError, MisconfigurationException) as error:
+        return _fail(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+    return 0
+
+
+def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+    """Parse and instantiate, and by default run, one of Lightning's commands.
+
+    Args:
+        args: what follows ``python -m etram_det``; the command first.
+        run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
+            what is returned are ready to be used.
+    """
+    # TensorFloat-32 for what stays in float32; does nothing on machines without it.
+    torch.set_float32_matmul_precision("high")
+    parser_settings = {
+        "prog": "python -m etram_det",
+        "exit_on_error": False,
+        **{name: {"exit_on_error": False} for name in LIGHTNING_COMMANDS},
+    }
+    return EtramCLI(
+        DetectionModule,
+        EventDataModule,
+        args=list(args) if run else list(args)[1:],
+        run=run,
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs=parser_settings if run else {"exit_on_error": False},
+        trainer_defaults={
+            "callbacks": [RunProgressBar(), ResultsWriter(), PredictionWriter()],
+            "use_distributed_sampler": False,  # the plan shares the recordings out itself
+        },
+    )
+
+
+def _set_up_messages() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+    # Known and of no use to someone who trains a detector.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within.*")
+
+
+def _overview() -> str:
+    tools = {name: text for name, (_, _, text) in TOOLS.items()}
+    rows = [f"  {name:<10} {text}" for name, text in (LIGHTNING_COMMANDS | tools).items()]
+    return "\n".join(
+        [
+            "Detect road users in event-camera recordings.",
+            "",
+            "  python -m etram_det COMMAND [--config FILE.yaml …] [--KEY VALUE …]",
+            "",
+            *rows,
+            "",
+            "Each command explains its settings with --help.",
+            "",
+        ]
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"etram_det: error: {message}\n")
+    return code
+
+
+def _last_line(error: UserError) -> str:
+    """The message itself, also where a loader's worker wrapped it in its traceback."""
+    return re.sub(r"^[\w.]*UserError: ", "", str(error).strip().splitlines()[-1])
+
+
+def _exit_code(error: UserError) -> int:
+    # What a worker meets comes up while running, whatever code it had there.
+    return 1 if "in DataLoader worker" in str(error) else error.exit_code

@@ -1,0 +1,1 @@
+"""From recordings on disk, or simulated traffic, to batches."""

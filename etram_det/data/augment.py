@@ -1,0 +1,187 @@
+"""Augmentation: flip and zoom of frames and boxes alike, drawn from a seed of the plan.
+
+A zoom maps ``x`` to ``zoom * x + shift`` in each direction, the mirror comes after it. A lane keeps
+its seed until its next reset, hence its flip and zoom: motion stays motion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from etram_det.types import UserError
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How training chunks are varied; the defaults are RVT's.
+
+    Streaming lanes flip and zoom out. Random chunks zoom in as well: a crop would lose objects
+    for a whole recording, but costs a chunk little.
+
+    Attributes:
+        enabled: whether anything is varied at all.
+        flip: probability of a mirror image, left to right, in [0, 1].
+        stream_zoom: probability that a streaming lane zooms (out), in [0, 1].
+        random_zoom: probability that a random chunk zooms, in [0, 1].
+        zoom_in_share: share of zooming in among the zooms of random chunks, in [0, 1].
+        zoom_in_max: largest factor of zooming in, in [1, 10]; factors are drawn evenly from 1.
+        zoom_out_max: largest factor of zooming out, in [1, 10]; factors are drawn evenly from 1.
+        least_visible: boxes go of which less than this share of their area is left after a zoom,
+            in [0, 1].
+    """
+
+    enabled: bool = True
+    flip: float = 0.5
+    stream_zoom: float = 0.5
+    random_zoom: float = 0.8
+    zoom_in_share: float = 0.8
+    zoom_in_max: float = 1.5
+    zoom_out_max: float = 1.2
+    least_visible: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            low, high = (1, 10) if field.name.endswith("_max") else (0, 1)
+            if not low <= value <= high:
+                raise UserError(
+                    f"data.augmentation.{field.name}: must be in [{low}, {high}], found {value}"
+                )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One flip and zoom, for frames and boxes of a given size.
+
+    Attributes:
+        size: height and width of the frames in pixels.
+        flip: whether the result is mirrored, left to right.
+        zoom: pixels of the result per pixel of the source: above 1 zooms in, below 1 out.
+        shift: x and y, in the result and before the mirror, of the source's upper left corner.
+        least_visible: share of a box's area that must be left of it, in [0, 1].
+    """
+
+    size: tuple[int, int]
+    flip: bool = False
+    zoom: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    least_visible: float = 0.1
+
+    def apply_to_frames(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Frames ``[T, C, H, W]`` under this map, by nearest neighbour, zero beyond the source."""
+        if self.zoom != 1:
+            row = _source_of_target(self.size[0], self.zoom, self.shift[1])
+            column = _source_of_target(self.size[1], self.zoom, self.shift[0])
+            rows, columns = _inside(row), _inside(column)
+            zoomed = frames.take(row[rows], axis=2).take(column[columns], axis=3)
+            if self.zoom > 1:
+                frames = zoomed
+            else:
+                frames = np.zeros_like(frames)
+                frames[:, :, rows, columns] = zoomed
+        if self.flip:
+            # A tenth of the time that NumPy needs.
+            frames = torch.flip(torch.from_numpy(frames), (3,)).numpy()
+        return frames
+
+    def apply_to_boxes(
+        self, boxes: NDArray[np.float32], classes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes and classes under this map, cut at the border.
+
+        Args:
+            boxes: ``[M, 4]`` ``xyxy`` in pixels.
+            classes: ``[M]`` class ids.
+
+        Returns:
+            The boxes of which enough is left, ``[m, 4]`` with ``m <= M``, and their classes.
+        """
+        height, width = self.size
+        mapped = boxes * self.zoom + np.tile(np.asarray(self.shift, np.float32), 2)
+        if self.flip:
+            mapped[:, [0, 2]] = width - mapped[:, [2, 0]]
+        cut = mapped.clip(0, np.array([width, height, width, height], np.float32))
+        left = _area(cut)
+        kept = (left > 0) & (left >= self.least_visible * _area(mapped))
+        return cut[kept], classes[kept]
+
+
+def draw(
+    settings: AugmentSettings,
+    seed: int,
+    size: tuple[int, int],
+    stream: bool,
+    boxes: NDArray[np.float32] | None = None,
+) -> Augmentation:
+    """Draw a flip and zoom.
+
+    A streaming lane's draw depends on the seed alone. The window of zooming in is placed around
+    one of the boxes, as RVT does it, so that there is something to learn from.
+
+    Args:
+        settings: probabilities and ranges.
+        seed: of the draw; the same seed gives the same map.
+        size: height and width of the frames in pixels.
+        stream: whether a streaming lane draws, which never zooms in.
+        boxes: ``[M, 4]`` ``xyxy`` in pixels, of the last labelled frame of a random chunk; None
+            without one.
+    """
+    rng = np.random.default_rng(seed)
+    flip, zooms, zooms_in = rng.random(3) < (
+        settings.flip,
+        settings.stream_zoom if stream else settings.random_zoom,
+        0 if stream else settings.zoom_in_share,
+    )
+    zoom, shift = 1.0, (0.0, 0.0)
+    if zooms and zooms_in:
+        zoom = rng.uniform(1, settings.zoom_in_max)
+        target = rng.choice(boxes) if boxes is not None and len(boxes) else None
+        corner = _window_corner(rng, size, zoom, target)
+        shift = (-zoom * corner[0], -zoom * corner[1])
+    elif zooms:
+        zoom = 1 / rng.uniform(1, settings.zoom_out_max)
+        shift = (rng.uniform(0, size[1] * (1 - zoom)), rng.uniform(0, size[0] * (1 - zoom)))
+    return Augmentation(size, bool(flip), zoom, shift, settings.least_visible)
+
+
+def _window_corner(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    zoom: float,
+    target: NDArray[np.float32] | None,
+) -> tuple[float, float]:
+    """Upper left corner (x, y) of a window of ``size / zoom`` in the frame that holds a box.
+
+    Of a box larger than the window, the window holds as much as it can.
+    """
+    corner = []
+    for axis, length in enumerate((size[1], size[0])):
+        room = length * (1 - 1 / zoom)
+        low, high = 0.0, room
+        if target is not None:
+            bounds = (target[axis + 2] - length / zoom, target[axis])
+            low, high = np.clip((min(bounds), max(bounds)), 0, room)
+        corner.append(float(rng.uniform(low, high)))
+    return corner[0], corner[1]
+
+
+def _source_of_target(size: int, zoom: float, shift: float) -> NDArray[np.int64]:
+    """``[size]``: the source's row or column under each pixel centre of the result, -1 for none."""
+    source = np.floor((np.arange(size) + 0.5 - shift) / zoom).astype(np.int64)
+    source[(source < 0) | (source >= size)] = -1
+    return source
+
+
+def _inside(source: NDArray[np.int64]) -> slice:
+    """The run of a look-up's entries that have a source."""
+    present = np.flatnonzero(source >= 0)
+    return slice(int(present[0]), int(present[-1]) + 1)
+
+
+def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Area ``[M]`` of ``xyxy`` boxes ``[M, 4]``, in square pixels."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

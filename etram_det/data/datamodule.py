@@ -1,0 +1,299 @@
+"""The LightningDataModule: finds the recordings, builds plans and loaders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from torch.utils.data import DataLoader, Sampler
+
+from etram_det.data.augment import AugmentSettings
+from etram_det.data.labels import (
+    ETRAM3_CLASSES,
+    ETRAM_CLASSES,
+    GEN1_CLASSES,
+    ONE_MPX_CLASSES,
+    LabelSettings,
+)
+from etram_det.data.layouts import find_recordings
+from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
+from etram_det.data.simulate import SimulationSettings, simulated_root
+from etram_det.data.streaming import (
+    Chunk,
+    ChunkDataset,
+    ChunkRequest,
+    EvaluationPlan,
+    TrainingPlan,
+    collate,
+)
+from etram_det.types import Batch, UserError
+
+CLASS_NAMES_OF = {
+    "etram": ETRAM_CLASSES,
+    "etram3": ETRAM3_CLASSES,
+    "gen1": GEN1_CLASSES,
+    "1mpx": ONE_MPX_CLASSES,
+}
+
+
+class EventDataModule(pl.LightningDataModule):
+    """Recordings of an event camera with their labels, in batches of lanes.
+
+    With no folder given, the built-in simulated traffic is generated once into the user's cache.
+
+    Args:
+        root: folder of the recordings: eTraM's raw files, as downloaded or sorted into ``train``,
+            ``val`` and ``test``, or what RVT's preprocessing wrote. Unset: simulated traffic.
+        simulation: the simulated traffic that is used where ``root`` is unset.
+        class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
+            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
+        input_size: height and width of the network's frames in pixels.
+        window_ms: length of a frame's window, and the step from one frame to the next, in ms.
+        bins: equal parts in time of a window; a frame has ``2 * bins`` channels.
+        count_cutoff: event counts saturate at this value, in [1, 255].
+        timing: ``events`` cuts the bins between the first and the last event of a window, as RVT
+            does, ``window`` between the bounds of the window itself. Raw recordings only.
+        downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
+            ``nearest`` keeps one of them, as RVT does. Raw recordings only.
+        sensor_size: height and width of the sensor in pixels, for raw recordings that do not tell.
+        interval_ms: time between labelled frames of raw recordings in ms, a multiple of
+            ``window_ms``.
+        jitter_ms: how far a label of raw recordings may lie off the interval, in ms.
+        filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
+            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
+        num_steps: frames of a chunk, through which gradients flow.
+        train_lanes: lanes of a training batch on each process.
+        eval_lanes: most lanes of a batch in evaluation and prediction, on each process.
+        sampling: ``stream`` follows the recordings through time, ``random`` takes random chunks,
+            ``mixed`` does the one in half of the lanes and the other in the rest, as RVT does.
+        augmentation: how training chunks are varied.
+        seed: of the order of training and of what augmentation draws; at least 0.
+        num_workers: processes that load, for each loader; results do not depend on it.
+        pin_memory: whether batches are copied from page-locked memory, where there is a GPU.
+        multiprocessing_context: how the loading processes are started: ``fork``, ``spawn`` or
+            ``forkserver``; the platform's own way unless set.
+        predict_split: the split that ``predict`` works on; it needs no labels.
+
+    Raises:
+        UserError: if a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        simulation: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
+        class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES,
+        input_size: tuple[int, int] = (360, 640),
+        window_ms: int = 50,
+        bins: int = 10,
+        count_cutoff: int = 10,
+        timing: Literal["events", "window"] = "events",
+        downsample: Literal["sum", "nearest"] = "sum",
+        sensor_size: tuple[int, int] = (720, 1280),
+        interval_ms: int = 100,
+        jitter_ms: int = 2,
+        filters: Sequence[str] = (),
+        num_steps: int = 5,
+        train_lanes: int = 6,
+        eval_lanes: int = 2,
+        sampling: Literal["stream", "random", "mixed"] = "mixed",
+        augmentation: AugmentSettings = AugmentSettings(),  # noqa: B008 (frozen)
+        seed: int = 0,
+        num_workers: int = 2,
+        pin_memory: bool = True,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        predict_split: Literal["train", "val", "test"] = "test",
+    ) -> None:
+        super().__init__()
+        _require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
+        _require_at_least(0, seed=seed, num_workers=num_workers)
+        if sampling == "mixed" and train_lanes == 1:
+            raise UserError(
+                "data.train_lanes: at least 2 are required by data.sampling mixed, found 1; "
+                "set data.sampling to stream or random, or add a lane"
+            )
+        self.root = root
+        self.simulation = simulation
+        self.class_names = class_names_of(class_names)
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.frame_settings = FrameSettings(
+            self.input_size, window_ms, bins, count_cutoff, timing, downsample, sensor_size
+        )
+        self.label_settings = LabelSettings(
+            self.class_names, interval_ms, jitter_ms, tuple(filters)
+        )
+        self.num_steps = num_steps
+        self.train_lanes = train_lanes
+        self.eval_lanes = eval_lanes
+        self.sampling = sampling
+        self.augmentation = augmentation
+        self.seed = seed
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.multiprocessing_context = multiprocessing_context
+        self.predict_split = predict_split
+        self.recordings: dict[str, list[Recording]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ``K``."""
+        return len(self.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a frame: each bin for each polarity."""
+        return 2 * self.frame_settings.bins
+
+    def prepare_data(self) -> None:
+        """Generate the simulated traffic, where it is used and not yet in the user's cache."""
+        if self.root is None and not self.recordings:
+            root, is_new = _simulated_root(self.simulation)
+            rank_zero_info(
+                "data.root is not set: using simulated traffic, "
+                f"{'made now and kept' if is_new else 'kept'} in {root}"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Find the recordings that a stage needs and that have not been found yet.
+
+        Args:
+            stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+
+        Raises:
+            UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
+        """
+        root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
+        splits = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }
+        for name in splits[stage]:
+            if name not in self.recordings:
+                predicts = name == "predict"
+                self.recordings[name] = find_recordings(
+                    root.expanduser(),
+                    self.predict_split if predicts else name,
+                    self.frame_settings,
+                    self.label_settings,
+                    require_labels=not predicts,
+                )
+
+    def train_dataloader(self) -> DataLoader[Chunk]:
+        """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
+        rank, world_size = self._rank_and_world_size()
+        random_lanes = {"stream": 0, "random": self.train_lanes, "mixed": self.train_lanes // 2}
+        plan = TrainingPlan(
+            [recording.labelled for recording in self.recordings["train"]],
+            self.num_steps,
+            stream_lanes=self.train_lanes - random_lanes[self.sampling],
+            random_lanes=random_lanes[self.sampling],
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            # Lightning tells the epoch only after the first batches have been asked for.
+            epoch=0 if self.trainer is None else self.trainer.current_epoch,
+        )
+        augmentation = self.augmentation if self.augmentation.enabled else None
+        return self._loader("train", plan, augmentation)
+
+    def val_dataloader(self) -> DataLoader[Chunk]:
+        """Batches of up to ``eval_lanes`` lanes that visit each validation recording once."""
+        return self._loader("val", self._evaluation_plan("val"))
+
+    def test_dataloader(self) -> DataLoader[Chunk]:
+        """Batches of up to ``eval_lanes`` lanes that visit each test recording once."""
+        return self._loader("test", self._evaluation_plan("test"))
+
+    def predict_dataloader(self) -> DataLoader[Chunk]:
+        """Batches of up to ``eval_lanes`` lanes that visit each recording to predict once."""
+        # Lightning fears that a plan it does not know leaves something out.
+        warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
+        return self._loader("predict", self._evaluation_plan("predict"))
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Copy a batch while the device still works on the one before.
+
+        Args:
+            batch: ``T`` frames of ``B`` lanes, events ``[T, B, 2 * bins, H, W]``.
+            device: where it is to go.
+            dataloader_idx: of the loader; there is one for each stage.
+        """
+        return batch.to(device, non_blocking=True)
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _evaluation_plan(self, name: str) -> EvaluationPlan:
+        lengths = [len(recording) for recording in self.recordings[name]]
+        return EvaluationPlan(
+            lengths, self.num_steps, self.eval_lanes, *self._rank_and_world_size()
+        )
+
+    def _loader(
+        self,
+        name: str,
+        plan: Sampler[list[ChunkRequest]],
+        augmentation: AugmentSettings | None = None,
+    ) -> DataLoader[Chunk]:
+        loads_apart: dict[str, Any] = {}
+        if self.num_workers:
+            loads_apart = {
+                "multiprocessing_context": self.multiprocessing_context,
+                # Training and its validation come back to their loaders.
+                "persistent_workers": name in ("train", "val"),
+            }
+        return DataLoader(
+            ChunkDataset(self.recordings[name], self.num_steps, augmentation),
+            batch_sampler=plan,
+            collate_fn=partial(collate, num_steps=self.num_steps),
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory and torch.cuda.is_available(),
+            # Its own, so that starting a loader does not shift the random numbers of training.
+            generator=torch.Generator(),
+            **loads_apart,
+        )
+
+
+def class_names_of(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, given themselves or the name of a data set (see ``data``)."""
+    if isinstance(class_names, str):
+        if class_names not in CLASS_NAMES_OF:
+            raise UserError(
+                f"data.class_names: must be names or one of {', '.join(CLASS_NAMES_OF)}, "
+                f"found {class_names}"
+            )
+        return CLASS_NAMES_OF[class_names]
+    return tuple(class_names)
+
+
+def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
+    """The folder of simulated traffic, and whether it was made now, with a progress bar."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("simulating traffic", total=None)
+        return simulated_root(
+            settings,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _require_at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < least:
+            raise UserError(f"data.{name}: must be at least {least}, found {value}")

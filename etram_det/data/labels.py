@@ -1,0 +1,271 @@
+"""Labels on disk: class names, box files, filters and the times that become labelled frames."""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.types import UserError
+
+ETRAM_CLASSES = (
+    "pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair",
+)  # fmt: skip
+ETRAM3_CLASSES = ("pedestrian", "vehicle", "micro-mobility")
+GEN1_CLASSES = ("car", "pedestrian")
+ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car")
+
+# Prophesee's box: left, top, width and height in pixels of the sensor, time in microseconds.
+BOX_DTYPE = np.dtype(
+    [
+        ("t", "<i8"),
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("w", "<f4"),
+        ("h", "<f4"),
+        ("class_id", "<u4"),
+        ("track_id", "<u4"),
+        ("class_confidence", "<f4"),
+    ]
+)
+_NEEDED_FIELDS = ("t", "x", "y", "w", "h", "class_id")
+_OLD_NAMES = {"t": "ts", "class_confidence": "confidence"}
+# What np.load raises for files that are missing, cut short or overwritten.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    SyntaxError,
+    ValueError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Which boxes become labels.
+
+    Boxes are always cropped to the sensor's frame; those without any area in it are no labels.
+
+    Attributes:
+        class_names: name of each class id, in the order of the ids.
+        interval_ms: raw recordings: labels are taken this far apart, in ms, a multiple of
+            ``window_ms``.
+        jitter_ms: raw recordings: how far a label time may lie off the interval, in ms.
+        filters: names of further filters (:data:`FILTERS`), in the order of their use.
+    """
+
+    class_names: tuple[str, ...] = ETRAM_CLASSES
+    interval_ms: int = 100
+    jitter_ms: int = 2
+    filters: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            raise UserError("data.class_names: at least one name is required, found none")
+        if self.interval_ms < 1 or self.jitter_ms < 0:
+            raise UserError(
+                "data.interval_ms must be at least 1 and data.jitter_ms at least 0, "
+                f"found {self.interval_ms} and {self.jitter_ms}"
+            )
+        unknown = sorted(set(self.filters) - set(FILTERS))
+        if unknown:
+            raise UserError(f"data.filters: must be of {sorted(FILTERS)}, found {unknown}")
+
+
+def load_array(path: Path, key: str | None = None) -> NDArray[Any]:
+    """The array of an ``.npy`` file, or the one named ``key`` of an ``.npz`` archive.
+
+    Raises:
+        UserError: the file is missing, damaged, holds pickled objects or lacks the array.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if key is None:
+                return loaded
+            found = "a single array"
+        else:
+            with loaded:
+                if key in loaded.files:
+                    return loaded[key]
+            found = f"the arrays {loaded.files}"
+    except _DAMAGE as error:
+        raise UserError(f"{path}: cannot be read as a NumPy file ({error})") from error
+    wanted = "a single array" if key is None else f"the array {key!r}"
+    raise UserError(f"{path}: {wanted} is required, found {found}")
+
+
+def boxes_from(array: NDArray[Any], path: Path, class_names: tuple[str, ...]) -> NDArray[Any]:
+    """Boxes read by the names of their fields, whatever their order and packing on disk.
+
+    Args:
+        array: ``[M]`` structured array; ``ts`` and ``confidence`` are taken as the old names of
+            ``t`` and ``class_confidence``. Track ids default to 0, confidences to 1.
+        path: the file it came from, for messages.
+        class_names: names of the class ids.
+
+    Returns:
+        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file.
+
+    Raises:
+        UserError: a needed field is missing, or a class id has no name.
+    """
+    found = array.dtype.names or ()
+    sources = {
+        name: name if name in found else _OLD_NAMES.get(name, name)
+        for name in BOX_DTYPE.fields or ()
+    }
+    missing = [name for name in _NEEDED_FIELDS if sources[name] not in found]
+    if missing:
+        raise UserError(
+            f"{path}: boxes need the fields {', '.join(_NEEDED_FIELDS)}; "
+            f"missing {', '.join(missing)}, found {', '.join(found) or 'a plain array'}"
+        )
+    for source in sources.values():
+        if source in found and array.dtype[source].kind not in "iuf":
+            raise UserError(f"{path}: {source} must be a number, found {array.dtype[source]}")
+    array = np.ravel(array)
+    class_id = array["class_id"]
+    unnamed = np.unique(class_id[(class_id < 0) | (class_id >= len(class_names))])
+    if len(unnamed):
+        raise UserError(
+            f"{path}: class ids 0 to {len(class_names) - 1} are expected "
+            f"({', '.join(class_names)}), found {unnamed[:10].tolist()}; "
+            "give data.class_names a name for each class id"
+        )
+    boxes = np.zeros(len(array), BOX_DTYPE)
+    boxes["class_confidence"] = 1
+    for name, source in sources.items():
+        if source in found:
+            boxes[name] = array[source]
+    return boxes
+
+
+def crop_to_frame(boxes: NDArray[Any], sensor_size: tuple[int, int]) -> NDArray[Any]:
+    """Boxes cropped to the last row and column of the sensor, as RVT does it.
+
+    Args:
+        boxes: ``[M]`` boxes, :data:`BOX_DTYPE`.
+        sensor_size: height and width of the sensor in pixels.
+
+    Returns:
+        ``[M]`` boxes; those outside the frame have no area.
+    """
+    height, width = sensor_size
+    left, right = (np.clip(side, 0, width - 1) for side in (boxes["x"], boxes["x"] + boxes["w"]))
+    top, bottom = (np.clip(side, 0, height - 1) for side in (boxes["y"], boxes["y"] + boxes["h"]))
+    cropped = boxes.copy()
+    cropped["x"], cropped["y"] = left, top
+    cropped["w"], cropped["h"] = right - left, bottom - top
+    return cropped
+
+
+def _min_side(boxes: NDArray[Any], side: int) -> NDArray[np.bool_]:
+    return (boxes["w"] >= side) & (boxes["h"] >= side)
+
+
+def _min_side_and_diagonal(boxes: NDArray[Any], side: int, diagonal: int) -> NDArray[np.bool_]:
+    return _min_side(boxes, side) & (boxes["w"] ** 2 + boxes["h"] ** 2 >= diagonal**2)
+
+
+# Name -> (boxes [M], sensor's (height, width), split) -> which boxes to keep [M].
+FILTERS: dict[str, Callable[[NDArray[Any], tuple[int, int], str], NDArray[np.bool_]]] = {
+    # RVT's own: no side under 5 px, and in training no box wider than 9/10 of the frame, which
+    # are faults of automatic labelling.
+    "min_side_5": lambda boxes, sensor_size, split: _min_side(boxes, 5),
+    "max_width": lambda boxes, sensor_size, split: (
+        (boxes["w"] <= 9 * sensor_size[1] // 10) | (split != "train")
+    ),
+    # Prophesee's evaluation toolbox, for its 1280x720 sensor and for Gen1 (304x240).
+    "prophesee": lambda boxes, sensor_size, split: _min_side_and_diagonal(boxes, 20, 60),
+    "prophesee_gen1": lambda boxes, sensor_size, split: _min_side_and_diagonal(boxes, 10, 30),
+}
+
+
+def filter_boxes(
+    boxes: NDArray[Any],
+    sensor_size: tuple[int, int],
+    split: str,
+    filters: tuple[str, ...],
+) -> tuple[NDArray[Any], NDArray[np.intp], dict[str, int]]:
+    """Crop boxes to the frame, then apply the named filters in their order.
+
+    Args:
+        boxes: ``[M]`` boxes, :data:`BOX_DTYPE`.
+        sensor_size: height and width of the sensor in pixels.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        filters: keys of :data:`FILTERS`.
+
+    Returns:
+        The boxes left, their places among ``boxes``, and how many boxes each step removed.
+    """
+    cropped = crop_to_frame(boxes, sensor_size)
+    kept = np.flatnonzero((cropped["w"] > 0) & (cropped["h"] > 0))
+    dropped = {"boxes: outside the frame": len(boxes) - len(kept)}
+    for name in filters:
+        keep = FILTERS[name](cropped[kept], sensor_size, split)
+        dropped[f"boxes: {name}"] = int(np.count_nonzero(~keep))
+        kept = kept[keep]
+    return cropped[kept], kept, dropped
+
+
+def label_times(times_us: NDArray[np.int64], interval_us: int, jitter_us: int) -> list[int]:
+    """The times that become labelled frames, by RVT's rule.
+
+    The first one is the first at or after one interval, so that frames lead up to it. Each later
+    one lies a whole number of intervals, give or take the jitter, after the one before it. Any
+    label rate fits, regular or not.
+
+    Args:
+        times_us: ``[L]`` times at which there are labels, ascending, each once.
+        interval_us: time between labelled frames.
+        jitter_us: how far a time may lie off a whole number of intervals.
+    """
+    accepted: list[int] = []
+    for time in times_us[np.searchsorted(times_us, interval_us) :].tolist():
+        if accepted:
+            elapsed = time - accepted[-1]
+            intervals = round(elapsed / interval_us)
+            if intervals == 0 or abs(elapsed - intervals * interval_us) > jitter_us:
+                continue
+        accepted.append(time)
+    return accepted
+
+
+def frame_ends(
+    label_times_us: list[int], interval_us: int, window_us: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ends of the windows that lead up to and connect labelled frames, by RVT's rule.
+
+    Windows go back from the first label for as long as they start at 0 or later. Between two
+    labels they are spread evenly, so that each label lies at the end of a window.
+
+    Args:
+        label_times_us: times of the labelled frames, ascending.
+        interval_us: time between labelled frames, a multiple of the window.
+        window_us: length of a window.
+
+    Returns:
+        ``[F]`` ends of the windows, and ``[N]`` the frame of each label time.
+    """
+    if not label_times_us:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    first = label_times_us[0]
+    ends = [np.arange(first - (first // window_us - 1) * window_us, first + 1, window_us)]
+    for this, following in zip(label_times_us, label_times_us[1:], strict=False):
+        num_frames = round((following - this) / interval_us) * (interval_us // window_us)
+        ends.append(np.linspace(this, following, num_frames + 1).astype(np.int64)[1:])
+    frame_end_us = np.concatenate(ends)
+    labelled = np.cumsum([len(part) for part in ends]) - 1
+    return frame_end_us, labelled

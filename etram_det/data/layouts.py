@@ -1,0 +1,148 @@
+"""What lies in a folder of recordings: the layouts that are read as they are, found by looking."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from etram_det.data.labels import ETRAM3_CLASSES, LabelSettings, load_array
+from etram_det.data.preprocessed import PreprocessedRecording
+from etram_det.data.raw import RawRecording
+from etram_det.data.recording import NoUsableLabels, Recording
+from etram_det.data.representation import FrameSettings
+from etram_det.types import UserError
+
+SPLITS = ("train", "val", "test")
+_LAYOUTS = (
+    "<split>/<name>_td.h5 (raw eTraM), Static/HDF5/<split>_h5_<n>/<name>_td.h5 (eTraM as "
+    "downloaded) or <split>/<name>/event_representations_v2 (RVT)"
+)
+
+_log = logging.getLogger(__name__)
+
+
+def find_recordings(
+    root: Path,
+    split: str,
+    frames: FrameSettings,
+    labels: LabelSettings,
+    require_labels: bool = True,
+) -> list[Recording]:
+    """The recordings of one split, sorted by name.
+
+    A recording whose boxes leave no usable label (all filtered out, or none after the first
+    interval) is left out with a warning.
+
+    Args:
+        root: folder of the recordings, in any of the layouts.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        frames: how events become frames.
+        labels: which boxes become labels.
+        require_labels: whether each recording needs labels; false for prediction.
+
+    Raises:
+        UserError: no layout fits, or a file of a recording is missing or damaged.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
+    openers = _openers(root, split, labels.class_names, require_labels)
+    if not openers:
+        others = [name for name in SPLITS if _openers(root, name, labels.class_names, False)]
+        found = f"; found only {' and '.join(others)}" if others else ""
+        raise UserError(
+            f"data.root: no {split} recordings under {root}{found}: expected {_LAYOUTS}"
+        )
+    recordings: list[Recording] = []
+    unusable = []
+    for open_recording in openers:
+        try:
+            recordings.append(open_recording(split, frames, labels, require_labels))
+        except NoUsableLabels as error:
+            unusable.append(error)
+    if not recordings:
+        raise unusable[0]
+    if unusable:
+        _log.warning(
+            "%d of %d %s recordings are left out, as they have no usable label: %s%s",
+            *(len(unusable), len(openers), split, unusable[0]),
+            "" if len(unusable) == 1 else f" and {len(unusable) - 1} more",
+        )
+    return sorted(recordings, key=lambda recording: recording.name)
+
+
+def _openers(
+    root: Path, split: str, class_names: tuple[str, ...], require_labels: bool
+) -> list[Callable[..., Recording]]:
+    """For each recording of a split, what makes it when given the rest of the arguments."""
+    folders = _split_folders(root, split)
+    files = {path.name.lower(): path for folder in folders for path in folder.iterdir()}
+    events = [path for name, path in files.items() if name.endswith("_td.h5")]
+    if not events:
+        stored = [path for path in files.values() if (path / "event_representations_v2").is_dir()]
+        return [partial(PreprocessedRecording, path) for path in stored]
+    boxes = {name: path for name, path in files.items() if name.endswith("_bbox.npy")}
+    if class_names != ETRAM3_CLASSES:
+        eight_class_boxes = _eight_class_boxes(root)
+        downloaded = any(folder.name.lower() != split for folder in folders)
+        if eight_class_boxes:
+            boxes = eight_class_boxes
+        elif downloaded and len(class_names) > len(ETRAM3_CLASSES) and _only_three_classes(boxes):
+            if require_labels:
+                raise UserError(
+                    f"data.class_names: {len(class_names)} classes are asked for, but the boxes "
+                    f"under {folders[0].parent} are eTraM's 3-class ones "
+                    f"({', '.join(ETRAM3_CLASSES)}); add eTraM's Eight_class_annotations to "
+                    f"{root}, or ask for these three"
+                )
+            boxes = {}
+    return [
+        partial(RawRecording, path, boxes.get(path.name.lower().replace("_td.h5", "_bbox.npy")))
+        for path in events
+    ]
+
+
+def _split_folders(root: Path, split: str) -> list[Path]:
+    """``train``, or the download's ``train_h5_1``, ``train_h5_2`` … in any case and numbering."""
+    pattern = re.compile(rf"{split}([_-]?h5([_-]?\d+)?)?", re.IGNORECASE)
+    return [path for path in _subfolders(_innermost(root)) if pattern.fullmatch(path.name)]
+
+
+def _innermost(root: Path) -> Path:
+    """``root/Static/HDF5`` of a download, or as much of it as there is."""
+    for wanted in ("static", "hdf5"):
+        root = next((path for path in _subfolders(root) if path.name.lower() == wanted), root)
+    return root
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _eight_class_boxes(root: Path) -> dict[str, Path]:
+    """Box files of the download's ``Eight_class_annotations``, by name in lower case.
+
+    The folder is looked for beside the recordings and beside ``Static`` and ``HDF5`` above them.
+    """
+    bases = [_innermost(root)]
+    while bases[-1].name.lower() in ("hdf5", "static"):
+        bases.append(bases[-1].parent)
+    pattern = re.compile(r"eight[ _-]?class[ _-]?annotations?.*", re.IGNORECASE)
+    return {
+        path.name.lower(): path
+        for base in bases
+        for folder in _subfolders(base)
+        if pattern.fullmatch(folder.name)
+        for path in folder.rglob("*.npy")
+    }
+
+
+def _only_three_classes(boxes: dict[str, Path]) -> bool:
+    """Whether no box file has an id beyond eTraM's three classes."""
+    for path in boxes.values():
+        array = load_array(path)
+        if "class_id" in (array.dtype.names or ()) and array["class_id"].max(initial=0) > 2:
+            return False
+    return True

@@ -1,0 +1,224 @@
+"""Raw recordings as eTraM hands them out: events in HDF5, boxes in an ``.npy`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the compression filters of camera makers' files
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.data.labels import (
+    LabelSettings,
+    boxes_from,
+    filter_boxes,
+    frame_ends,
+    label_times,
+    load_array,
+)
+from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
+from etram_det.types import UserError
+
+Size = tuple[int, int]
+
+_KINDS = {"x": "iu", "y": "iu", "p": "iub", "t": "iu"}  # NumPy's letters for whole numbers
+_CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack it once
+_DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
+_LONGEST_US = 24 * 3600 * 10**6
+
+
+class RawRecording(Recording):
+    """Events of ``<name>_td.h5``, made into frames as they are read.
+
+    Frames lead from one label to the next, by RVT's rule; without labels they follow each other
+    from the first event to the last.
+
+    Args:
+        path: HDF5 file with ``events/x``, ``y``, ``p`` and ``t`` (microseconds).
+        box_path: the box file; None where there is none.
+        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
+        frames: how events become frames.
+        labels: which boxes become labels.
+        require_labels: whether missing labels are an error.
+
+    Raises:
+        UserError: a file is damaged, or the settings do not fit it.
+        NoLabels: there are no boxes.
+        NoUsableLabels: there are boxes, but none that belongs to a frame.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        box_path: Path | None,
+        split: str,
+        frames: FrameSettings,
+        labels: LabelSettings,
+        require_labels: bool = True,
+    ) -> None:
+        with _open_events(path) as events:
+            sensor_size = _sensor_size(events["t"].parent) or frames.sensor_size
+            try:
+                timeline = _labelled_timeline(path, box_path, sensor_size, split, frames, labels)
+            except NoLabels:
+                if require_labels:
+                    raise
+                ends = _consecutive_ends(events["t"], path, frames.window_ms * 1000)
+                timeline = Timeline.without_labels(ends)
+        input_size = frames.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
+        if input_size[0] > sensor_size[0] or input_size[1] > sensor_size[1]:
+            raise UserError(
+                f"data.input_size: must not exceed the sensor's {sensor_size} of {path}, "
+                f"found {input_size}"
+            )
+        name = path.stem.removesuffix("_td")
+        super().__init__(name, path, sensor_size, input_size, timeline)
+        self._window_us = frames.window_ms * 1000
+        self._histogram = StackedHistogram(sensor_size, input_size, frames)
+        self._time_index: TimeIndex | None = None
+
+    def frames(self, start: int, stop: int) -> NDArray[np.uint8]:  # noqa: D102
+        ends = self.frame_end_us[start:stop].tolist()
+        frames = np.zeros((len(ends), *self._histogram.shape), np.uint8)
+        num_outside = 0
+        with _open_events(self.path) as events:
+            if self._time_index is None:
+                self._time_index = cached_time_index(self.path, events["t"])
+            for frame, end_us in zip(frames, ends, strict=True):
+                window_us = end_us - self._window_us, end_us
+                first, times = self._time_index.cut(events["t"], *window_us)
+                x, y, p = (_native(events[name][first : first + len(times)]) for name in "xyp")
+                num_outside += self._histogram.add(frame, x, y, p, times, window_us)
+        if num_outside:
+            reason = "events: outside the sensor"
+            self.dropped[reason] = self.dropped.get(reason, 0) + num_outside
+        return frames
+
+
+@contextmanager
+def _open_events(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
+    """The four columns of a recording, checked; the file is closed afterwards.
+
+    Files are opened without locks, which many network file systems refuse.
+    """
+    try:
+        with h5py.File(path, rdcc_nbytes=_CHUNK_CACHE, locking=False) as file:
+            yield _columns(file, path)
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path}: cannot be read as HDF5 ({error}); fetch the file again"
+        ) from error
+
+
+def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    events = {name: file.get(f"events/{name}") for name in _KINDS}
+    for name, column in events.items():
+        if not isinstance(column, h5py.Dataset):
+            raise UserError(
+                f"{path}: events/x, y, p and t are required, events/{name} is missing; "
+                f"found {', '.join(map(str, file)) or 'nothing'}"
+            )
+        if column.ndim != 1 or column.dtype.kind not in _KINDS[name]:
+            raise UserError(
+                f"{path}: events/{name} must be a row of whole numbers, "
+                f"found {column.dtype} {column.shape}"
+            )
+        properties = column.id.get_create_plist()
+        for i in range(properties.get_nfilters()):
+            code, _, _, title = properties.get_filter(i)
+            if not h5py.h5z.filter_avail(code):
+                raise UserError(
+                    f"{path}: HDF5 filter {code} ({title.decode(errors='replace')}) is not known "
+                    "here; write the file anew with h5repack -f GZIP=1"
+                )
+    lengths = {name: len(column) for name, column in events.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{path}: events/x, y, p and t must be equally long, found {lengths}")
+    return events
+
+
+def _native(column: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The column in this machine's byte order, which the kernel needs."""
+    return column.astype(column.dtype.newbyteorder("="), copy=False)
+
+
+def _sensor_size(events: h5py.Group) -> Size | None:
+    """Height and width as told by ``events/height`` and ``width``, or by attributes."""
+    sources = (
+        {name: events[name][()] for name in ("height", "width") if name in events},
+        events.attrs,
+        events.file.attrs,
+    )
+    for source in sources:
+        if "height" in source and "width" in source:
+            height, width = (int(np.ravel(source[name])[0]) for name in ("height", "width"))
+            if min(height, width) < 2:
+                raise UserError(
+                    f"{events.file.filename}: the sensor's sides must be at least 2 px, "
+                    f"found {height} and {width}"
+                )
+            return height, width
+    return None
+
+
+def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArray[np.int64]:
+    """Ends of the windows that follow each other from the first event to the last."""
+    if len(times) == 0:
+        raise UserError(f"{path}: holds no events; take it out of the folder")
+    first, last = int(times[0]), int(times[-BLOCK:].max())
+    if not 0 <= last - first <= _LONGEST_US:
+        raise UserError(
+            f"{path}: stamps must ascend and span a day at most, in microseconds, found {first} "
+            f"to {last}"
+        )
+    num_frames = (last - first) // window_us + 1
+    return first + window_us * np.arange(1, num_frames + 1)
+
+
+def _labelled_timeline(
+    path: Path,
+    box_path: Path | None,
+    sensor_size: Size,
+    split: str,
+    frames: FrameSettings,
+    labels: LabelSettings,
+) -> Timeline:
+    """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames."""
+    window_us, interval_us = frames.window_ms * 1000, labels.interval_ms * 1000
+    if interval_us % window_us:
+        raise UserError(
+            f"data.interval_ms: must be a multiple of data.window_ms ({frames.window_ms}), "
+            f"found {labels.interval_ms}"
+        )
+    if box_path is None:
+        raise NoLabels(
+            f"{path}: its boxes are required in {path.stem.removesuffix('_td')}_bbox.npy, found no "
+            "such file; add it or take the recording out of its folder"
+        )
+    stored = boxes_from(load_array(box_path), box_path, labels.class_names)
+    if len(stored) == 0:
+        raise NoLabels(f"{box_path}: holds no boxes; take the recording out of its folder")
+    boxes, _, dropped = filter_boxes(stored, sensor_size, split, labels.filters)
+    boxes = boxes[np.argsort(boxes["t"], kind="stable")]
+    times = label_times(np.unique(boxes["t"]), interval_us, labels.jitter_ms * 1000)
+    if not times:
+        raise NoUsableLabels(
+            f"{box_path}: no label at {labels.interval_ms} ms or later among {len(stored)} boxes, "
+            f"{len(stored) - len(boxes)} of which were filtered out"
+        )
+    if times[-1] > _LONGEST_US:
+        raise UserError(
+            f"{box_path}: label times must lie within a day of 0, in microseconds, found "
+            f"{times[-1]}; take the recording's start off the times of boxes and events"
+        )
+    frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us)
+    at_label = np.isin(boxes["t"], times)
+    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label))
+    boxes = boxes[at_label]
+    label_frame = frame_of_time[np.searchsorted(times, boxes["t"])]
+    return Timeline(frame_end_us, label_frame, boxes, dropped)

@@ -1,0 +1,364 @@
+"""Streaming: the sampler is the plan.
+
+A batch sampler says, for each step, which chunk of which recording each lane of the batch takes; a
+map-style dataset loads what it is asked for. As the plan is a pure function of the seed, the
+epoch, the rank and the lanes, and any step of it can be told without the ones before, the batches
+do not depend on the number of workers, and a run resumes at the step where it stopped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, repeat, zip_longest
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from etram_det.data.augment import AugmentSettings, draw
+from etram_det.data.recording import Recording
+from etram_det.types import Batch, Labels
+
+# What is drawn from the seed: each purpose has random numbers of its own.
+_RECORDINGS, _WINDOWS, _AUGMENTATION = range(3)
+
+
+@dataclass(frozen=True)
+class ChunkRequest:
+    """What one lane of a batch is to load.
+
+    Attributes:
+        recording: index of the recording.
+        start: first frame; at or past the end of the recording, all frames are padding.
+        reset: whether the lane's state starts anew.
+        lane: row of the carried state that belongs to the lane.
+        augment_seed: seed of flip and zoom, the same from one reset to the next; None for none.
+        stream: whether the lane follows a recording, rather than taking random chunks.
+    """
+
+    recording: int
+    start: int
+    reset: bool
+    lane: int
+    augment_seed: int | None
+    stream: bool
+
+
+class TrainingPlan(Sampler[list[ChunkRequest]]):
+    """The batches of a training epoch on one rank: streaming lanes first, then random ones.
+
+    **Streaming lanes.** All recordings, shuffled anew in each epoch, are laid end to end into a
+    ring of chunks, and the lanes of all ranks start at even distances on it. So an epoch passes
+    once through each recording, all lanes end within a chunk of each other, and any number of
+    lanes can share any number of recordings. The price: a lane may meet the middle of a recording
+    at the start of an epoch, with a reset, and a few chunks come twice where the ring does not
+    divide evenly. At the end of a recording the lane goes on to the next.
+
+    **Random lanes.** They go through shuffled windows of ``num_steps`` frames, each ending with a
+    labelled frame, as in RVT, and reset in each step. (A labelled frame nearer to the start of its
+    recording is in the first window.) Without streaming lanes, an epoch takes each window once;
+    beside them, as many as fit, and they start over when they run out.
+
+    Args:
+        labelled: for each recording, ``[F]`` bool, true for its labelled frames.
+        num_steps: frames of a chunk, ``T``.
+        stream_lanes: lanes of each rank that follow recordings.
+        random_lanes: lanes of each rank that take random chunks; these need labelled frames.
+        seed: of all that is drawn.
+        rank: of this process among ``world_size``.
+        world_size: number of processes that train together.
+        epoch: the epoch to plan first.
+        start_step: steps to leave out at the start of that epoch, to resume a run.
+
+    Attributes:
+        epoch: the epoch that is planned; see :meth:`set_epoch`.
+        start_step: as given, until the epoch changes.
+    """
+
+    def __init__(
+        self,
+        labelled: Sequence[NDArray[np.bool_]],
+        num_steps: int,
+        stream_lanes: int,
+        random_lanes: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        self.epoch = epoch
+        self.start_step = start_step
+        self._num_steps = num_steps
+        self._stream_lanes = stream_lanes
+        self._random_lanes = random_lanes
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._num_chunks = np.array([-(-len(frames) // num_steps) for frames in labelled])
+        self._windows = _windows_with_labels(labelled, num_steps)
+        assert stream_lanes + random_lanes > 0
+        assert self._num_chunks.sum() > 0
+        assert len(self._windows) > 0 or random_lanes == 0
+
+    @property
+    def sampler(self) -> TrainingPlan:
+        """Itself: Lightning looks here for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Plan another epoch, from its first step. Lightning calls it before each one."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.start_step = 0
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, the same on all ranks."""
+        if self._stream_lanes:
+            return -(-int(self._num_chunks.sum()) // (self._stream_lanes * self._world_size))
+        return -(-len(self._windows) // (self._random_lanes * self._world_size))
+
+    def __iter__(self) -> Iterator[list[ChunkRequest]]:
+        order = self._random(_RECORDINGS).permutation(len(self._num_chunks))
+        ends = np.cumsum(self._num_chunks[order])
+        windows = self._random(_WINDOWS).permutation(self._windows)
+        for step in range(self.start_step, len(self)):
+            streams = [self._stream_chunk(step, j, order, ends) for j in range(self._stream_lanes)]
+            yield streams + [
+                self._random_chunk(step, j, windows) for j in range(self._random_lanes)
+            ]
+
+    def _stream_chunk(
+        self, step: int, lane: int, order: NDArray[np.int64], ends: NDArray[np.int64]
+    ) -> ChunkRequest:
+        """Chunk of a streaming lane from the ring of recordings, which end at ``ends`` chunks."""
+        global_lane = self._rank * self._stream_lanes + lane
+        total = int(ends[-1])
+        begin = global_lane * total // (self._stream_lanes * self._world_size)
+        # Places on the ring are counted on over its end, so that each visit has its own number.
+        lap, position = divmod(begin + step, total)
+        place = int(np.searchsorted(ends, position, side="right"))
+        recording = int(order[place])
+        chunk = position - int(ends[place] - self._num_chunks[recording])
+        visit = lap * len(ends) + place
+        return ChunkRequest(
+            recording=recording,
+            start=chunk * self._num_steps,
+            reset=step == 0 or chunk == 0,
+            lane=lane,
+            augment_seed=self._augment_seed(global_lane, visit),
+            stream=True,
+        )
+
+    def _random_chunk(self, step: int, lane: int, windows: NDArray[np.int64]) -> ChunkRequest:
+        """Chunk of a random lane: windows are dealt out to the random lanes of all ranks."""
+        num_lanes = self._random_lanes * self._world_size
+        deal = step * num_lanes + self._rank * self._random_lanes + lane
+        recording, start = windows[deal % len(windows)]
+        # Numbered after all streaming lanes, so that no two lanes share their draws.
+        global_lane = self._stream_lanes * self._world_size + self._rank * self._random_lanes + lane
+        return ChunkRequest(
+            recording=int(recording),
+            start=int(start),
+            reset=True,
+            lane=self._stream_lanes + lane,
+            augment_seed=self._augment_seed(global_lane, step),
+            stream=False,
+        )
+
+    def _random(self, *purpose: int) -> np.random.Generator:
+        """Random numbers of this epoch for one purpose, the same on all ranks."""
+        key = (self.epoch, *purpose)
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
+
+    def _augment_seed(self, global_lane: int, visit: int) -> int:
+        return int(self._random(_AUGMENTATION, global_lane, visit).integers(2**63))
+
+
+class EvaluationPlan(Sampler[list[ChunkRequest]]):
+    """The batches of an evaluation on one rank: each recording once, from start to end.
+
+    The recordings are dealt out longest first, each to the lane with the least to do, over all
+    ranks. A lane that has run out leaves the batch. All ranks take the same number of steps, as
+    collective operations require: one that has nothing left yields a single lane of padding.
+
+    Args:
+        lengths: number of frames of each recording.
+        num_steps: frames of a chunk, ``T``.
+        lanes: most lanes in a batch; those beyond the recordings stay empty.
+        rank: of this process among ``world_size``.
+        world_size: number of processes that evaluate together.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        num_steps: int,
+        lanes: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._lengths = list(lengths)
+        self._num_steps = num_steps
+        num_chunks = [-(-length // num_steps) for length in lengths]
+        # Ranks alternate, so that each has a recording before any has two.
+        shares = _deal_longest_first(num_chunks, lanes * world_size)
+        self._lanes = shares[rank::world_size]
+        self._num_batches = max(sum(num_chunks[i] for i in share) for share in shares)
+
+    def __len__(self) -> int:
+        """Steps of the evaluation, the same on all ranks."""
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[ChunkRequest]]:
+        idle = ChunkRequest(0, self._lengths[0], True, 0, None, True)
+        lanes = (self._follow(lane, share) for lane, share in enumerate(self._lanes))
+        steps = chain(zip_longest(*lanes), repeat(()))
+        for _, requests in zip(range(len(self)), steps, strict=False):
+            yield [request for request in requests if request is not None] or [idle]
+
+    def _follow(self, lane: int, recordings: Sequence[int]) -> Iterator[ChunkRequest]:
+        """All chunks of one lane, in order."""
+        for recording in recordings:
+            for start in range(0, self._lengths[recording], self._num_steps):
+                yield ChunkRequest(recording, start, start == 0, lane, None, True)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames of one recording with their labels.
+
+    Attributes:
+        request: what was asked for.
+        frames: ``[F, 2 * bins, H, W]`` uint8; fewer than ``T`` at the end of a recording.
+        time_us: ``[F]`` int64, end of each frame's window.
+        labels: place among the frames, boxes ``[M, 4]`` and classes ``[M]`` of each labelled one.
+        recording: name of the recording.
+        scale: pixels of the sensor per pixel of the frame, in x and y.
+    """
+
+    request: ChunkRequest
+    frames: NDArray[np.uint8]
+    time_us: NDArray[np.int64]
+    labels: list[tuple[int, NDArray[np.float32], NDArray[np.int64]]]
+    recording: str
+    scale: tuple[float, float]
+
+
+class ChunkDataset(Dataset[Chunk]):
+    """Loads the chunks that a plan asks for.
+
+    Args:
+        recordings: what the plan's indices stand for.
+        num_steps: frames of a chunk, ``T``.
+        augmentation: how chunks whose request has a seed are varied; None for not at all.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        num_steps: int,
+        augmentation: AugmentSettings | None = None,
+    ) -> None:
+        self.recordings = recordings
+        self.num_steps = num_steps
+        self.augmentation = augmentation
+
+    def __getitem__(self, request: ChunkRequest) -> Chunk:
+        recording = self.recordings[request.recording]
+        stop = min(request.start + self.num_steps, len(recording))
+        frames = recording.frames(request.start, stop)
+        labels = []
+        for frame in range(request.start, stop):
+            labelled = recording.boxes(frame)
+            if labelled is not None:
+                labels.append((frame - request.start, *labelled))
+        chunk = Chunk(
+            request,
+            frames,
+            recording.frame_end_us[request.start : stop],
+            labels,
+            recording.name,
+            recording.scale,
+        )
+        if self.augmentation is not None and request.augment_seed is not None:
+            return _augment(chunk, self.augmentation, request.augment_seed)
+        return chunk
+
+
+def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
+    """Put the chunks of all lanes into one batch, padded to ``num_steps`` frames.
+
+    Args:
+        chunks: one for each of ``B`` lanes.
+        num_steps: frames of a chunk, ``T``.
+    """
+    num_lanes = len(chunks)
+    events = torch.empty(num_steps, num_lanes, *chunks[0].frames.shape[1:], dtype=torch.uint8)
+    if get_worker_info() is not None:
+        events.share_memory_()  # while still empty: the queue would copy it when full
+    padded = torch.ones(num_steps, num_lanes, dtype=torch.bool)
+    time_us = torch.full((num_steps, num_lanes), -1, dtype=torch.int64)
+    labels = []
+    for b, chunk in enumerate(chunks):
+        num_frames = len(chunk.frames)
+        events[:num_frames, b] = torch.from_numpy(chunk.frames)
+        events[num_frames:, b] = 0
+        padded[:num_frames, b] = False
+        time_us[:num_frames, b] = torch.from_numpy(chunk.time_us)
+        labels += [(t * num_lanes + b, boxes, classes) for t, boxes, classes in chunk.labels]
+    labels.sort(key=lambda label: label[0])
+    requests = [chunk.request for chunk in chunks]
+    return Batch(
+        events=events,
+        labels=Labels.stack(
+            [frame for frame, _, _ in labels],
+            [torch.from_numpy(boxes) for _, boxes, _ in labels],
+            [torch.from_numpy(classes) for _, _, classes in labels],
+        ),
+        reset=torch.tensor([request.reset for request in requests]),
+        lane=torch.tensor([request.lane for request in requests]),
+        padded=padded,
+        time_us=time_us,
+        recording=[chunk.recording for chunk in chunks],
+        scale=torch.tensor([chunk.scale for chunk in chunks], dtype=torch.float32),
+        stream=torch.tensor([request.stream for request in requests]),
+    )
+
+
+def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
+    """The chunk under the flip and zoom of its seed; frames left without a box lose their label."""
+    size = (chunk.frames.shape[2], chunk.frames.shape[3])
+    last_boxes = chunk.labels[-1][1] if chunk.labels else None
+    augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
+    labels = []
+    for t, boxes, classes in chunk.labels:
+        boxes, classes = augmentation.apply_to_boxes(boxes, classes)
+        if len(boxes):
+            labels.append((t, boxes, classes))
+    return replace(chunk, frames=augmentation.apply_to_frames(chunk.frames), labels=labels)
+
+
+def _windows_with_labels(
+    labelled: Sequence[NDArray[np.bool_]], num_steps: int
+) -> NDArray[np.int64]:
+    """``[W, 2]`` recording and first frame of each window that ends with a labelled frame."""
+    windows = [np.empty((0, 2), np.int64)]
+    for recording, frames in enumerate(labelled):
+        starts = np.unique((np.flatnonzero(frames) - num_steps + 1).clip(min=0))
+        windows.append(np.stack([np.full_like(starts, recording), starts], axis=1))
+    return np.concatenate(windows)
+
+
+def _deal_longest_first(sizes: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Indices of ``sizes`` in shares of about the same total: the largest goes to the least."""
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    totals = [(0, share) for share in range(num_shares)]
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        total, share = heapq.heappop(totals)
+        shares[share].append(index)
+        heapq.heappush(totals, (total + sizes[index], share))
+    return shares

@@ -1,0 +1,1 @@
+"""Evaluation: size-binned average precision, protocols and confusion."""

@@ -1,0 +1,170 @@
+"""All figures of one evaluation, and what it takes to read them rightly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import isinf
+from typing import Any
+
+import numpy as np
+
+from etram_det.metrics.confusion import confusion_matrix
+from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Matcher
+from etram_det.metrics.frames import EvaluationFrames
+from etram_det.metrics.settings import EvaluationSettings
+
+PARTS_OF_DAY = ("day", "night")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found.
+
+    Attributes:
+        settings: how it was counted.
+        frames: the frames and boxes that counted, boxes in ``settings.pixel_frame`` pixels.
+        curves: precision and recall over all of them.
+        day: the same over the recordings that have ``day`` in their name.
+        night: the same over the recordings that have ``night`` in their name.
+        num_dropped_labels: ground-truth boxes that the protocol left out.
+        num_dropped_detections: detections that the protocol left out.
+    """
+
+    settings: EvaluationSettings
+    frames: EvaluationFrames
+    curves: Curves
+    day: Curves
+    night: Curves
+    num_dropped_labels: int
+    num_dropped_detections: int
+
+    @property
+    def num_recordings(self) -> int:
+        """Recordings that have a frame which counted."""
+        return len(np.unique(self.frames.recording))
+
+    def figures(self) -> dict[str, float]:
+        """Every figure by its flat key; nan where there is no ground truth.
+
+        ``AP``, ``AP50``, ``AP75``, ``AR``, ``num_boxes`` over all boxes; ``AP_<bin>`` …
+        ``num_<bin>`` for every size bin; the same for every class, class group, day and night as
+        ``AP_<name>``, ``AP_<name>_<bin>`` … ``num_<name>_<bin>``; ``AR1`` and ``AR10`` with that
+        many detections for each frame and class; ``num_frames``, ``num_recordings``,
+        ``num_dropped_labels``, ``num_dropped_detections``.
+        """
+        figures = dict(self._figures_of("", self.curves))
+        for limit, number in enumerate(self.settings.detection_limits[:-1]):
+            figures[f"AR{number}"] = self.curves.average_recall(limit=limit)
+        for class_id, name in enumerate(self.settings.reported_classes):
+            figures.update(self._figures_of(f"_{name}", self.curves, [class_id]))
+        for name, class_ids in self.settings.reported_groups.items():
+            figures.update(self._figures_of(f"_{name}", self.curves, class_ids))
+        figures.update(self._figures_of("_day", self.day))
+        figures.update(self._figures_of("_night", self.night))
+        figures["num_frames"] = len(self.frames)
+        figures["num_recordings"] = self.num_recordings
+        figures["num_dropped_labels"] = self.num_dropped_labels
+        figures["num_dropped_detections"] = self.num_dropped_detections
+        return figures
+
+    def per_recording(self) -> dict[str, dict[str, float]]:
+        """AP, AP50, AP75, AR and boxes, over all sizes and by size bin, of each recording."""
+        recording = self.frames.recording
+        matcher = _matcher(self.frames, self.settings)
+        return {
+            str(name): dict(self._figures_of("", matcher.curves(recording == name)))
+            for name in np.unique(recording)
+        }
+
+    def confusion(self, *, score_threshold: float, iou_threshold: float = 0.5) -> np.ndarray:
+        """``[K + 1, K + 1]`` counts of true by detected class, background last.
+
+        Args:
+            score_threshold: detections below this score in [0, 1] are left out.
+            iou_threshold: least overlap of a pair, in [0, 1].
+        """
+        return confusion_matrix(
+            self.frames,
+            self.settings.num_classes,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Protocol, bins, pixels, thresholds and numbers of frames, as plain values for JSON.
+
+        A bin without an upper bound has None there.
+        """
+        settings = self.settings
+        return {
+            "protocol": settings.protocol,
+            **asdict(settings.rules),
+            "pixel_frame": settings.pixel_frame,
+            "size_bins": {
+                name: [low, None if isinf(high) else high]
+                for name, (low, high) in settings.size_bins.items()
+            },
+            "iou_thresholds": [round(float(iou), 2) for iou in IOU_THRESHOLDS],
+            "max_detections": settings.max_detections,
+            "class_names": list(settings.reported_classes),
+            "class_groups": {
+                name: [settings.class_names[i] for i in ids]
+                for name, ids in settings.reported_groups.items()
+            },
+            "frames": len(self.frames),
+            "recordings": self.num_recordings,
+            "dropped_labels": self.num_dropped_labels,
+            "dropped_detections": self.num_dropped_detections,
+        }
+
+    def _figures_of(
+        self, suffix: str, curves: Curves, classes: Sequence[int] | None = None
+    ) -> Iterator[tuple[str, float]]:
+        bins = ("", *(f"_{name}" for name in self.settings.size_bins))
+        for area, size in enumerate(bins):
+            name = suffix + size
+            yield f"AP{name}", curves.average_precision(classes=classes, area=area)
+            yield f"AP50{name}", curves.average_precision(classes=classes, area=area, iou=0.5)
+            yield f"AP75{name}", curves.average_precision(classes=classes, area=area, iou=0.75)
+            yield f"AR{name}", curves.average_recall(classes=classes, area=area)
+            yield f"num{name or '_boxes'}", curves.count(classes=classes, area=area)
+
+
+def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> EvaluationResult:
+    """Apply the protocol and compute all curves.
+
+    Args:
+        frames: all labelled frames with boxes in pixels of the network's input.
+        settings: how to count.
+    """
+    counted = settings.rules.apply(frames.ordered())
+    if settings.pixel_frame == "native":
+        counted = counted.native()
+    matcher = _matcher(counted, settings)
+    everything = matcher.curves(np.ones(len(counted), dtype=bool))
+    part = np.array([part_of_day(str(name)) for name in counted.recording], dtype=object)
+    day, night = (
+        everything if (part == name).all() else matcher.curves(part == name)
+        for name in PARTS_OF_DAY
+    )
+    return EvaluationResult(
+        settings,
+        counted,
+        everything,
+        day,
+        night,
+        num_dropped_labels=len(frames.truth) - len(counted.truth),
+        num_dropped_detections=len(frames.detections) - len(counted.detections),
+    )
+
+
+def part_of_day(recording: str) -> str | None:
+    """``day`` or ``night`` where it is a word of a recording's name, as in ``train_day_0001``."""
+    words = re.split(r"[^a-z]+", recording.lower())
+    return next((part for part in PARTS_OF_DAY if part in words), None)
+
+
+def _matcher(frames: EvaluationFrames, settings: EvaluationSettings) -> Matcher:
+    return Matcher(frames, settings.num_classes, settings.area_ranges, settings.detection_limits)

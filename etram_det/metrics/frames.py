@@ -1,0 +1,116 @@
+"""The boxes of many frames in flat arrays, as every part of the evaluation reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FrameBoxes:
+    """Boxes of many frames, each frame's in their own order.
+
+    Attributes:
+        frame: ``[D]`` int64, index of the frame that holds the box.
+        boxes: ``[D, 4]`` float64, ``xyxy`` in pixels.
+        classes: ``[D]`` int64, class ids.
+        scores: ``[D]`` float64 in [0, 1]; ones for ground truth.
+    """
+
+    frame: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def size(self) -> np.ndarray:
+        """``[D, 2]`` width and height, in pixels."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    @property
+    def area(self) -> np.ndarray:
+        """``[D]`` area, in square pixels."""
+        return self.size.prod(axis=1)
+
+    def select(self, kept: np.ndarray) -> FrameBoxes:
+        """The boxes where ``kept`` ``[D]`` is true, or those of these indices in their order."""
+        return FrameBoxes(self.frame[kept], self.boxes[kept], self.classes[kept], self.scores[kept])
+
+
+@dataclass(frozen=True)
+class EvaluationFrames:
+    """The frames to be evaluated, with what is there and what was found.
+
+    Attributes:
+        recording: ``[F]`` str, name of each frame's recording.
+        time_us: ``[F]`` int64, time in the recording.
+        scale: ``[F, 2]`` float64, sensor pixels per pixel of the boxes, in x and y.
+        truth: ground-truth boxes.
+        detections: detected boxes.
+    """
+
+    recording: np.ndarray
+    time_us: np.ndarray
+    scale: np.ndarray
+    truth: FrameBoxes
+    detections: FrameBoxes
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def ordered(self) -> EvaluationFrames:
+        """The same frames by recording and time.
+
+        Boxes of equal score count in the order of their frames, so a fixed order makes figures
+        independent of how the frames were shared out among lanes and processes.
+        """
+        return self._take(np.lexsort((self.time_us, self.recording)))
+
+    def select(self, kept: np.ndarray) -> EvaluationFrames:
+        """The frames where ``kept`` ``[F]`` is true, with their boxes."""
+        return self._take(np.flatnonzero(kept))
+
+    def native(self) -> EvaluationFrames:
+        """The same frames with boxes in sensor pixels."""
+
+        def scaled(boxes: FrameBoxes) -> FrameBoxes:
+            return replace(boxes, boxes=boxes.boxes * np.tile(self.scale[boxes.frame], 2))
+
+        return replace(
+            self,
+            scale=np.ones_like(self.scale),
+            truth=scaled(self.truth),
+            detections=scaled(self.detections),
+        )
+
+    def without_classes(self) -> EvaluationFrames:
+        """The same frames with all boxes in class 0.
+
+        Boxes of equal score count in the order of their former classes, as in pycocotools.
+        """
+
+        def merged(boxes: FrameBoxes) -> FrameBoxes:
+            boxes = boxes.select(np.argsort(boxes.classes, kind="stable"))
+            return replace(boxes, classes=np.zeros_like(boxes.classes))
+
+        return replace(self, truth=merged(self.truth), detections=merged(self.detections))
+
+    def _take(self, order: np.ndarray) -> EvaluationFrames:
+        place = np.full(len(self), -1, dtype=np.int64)
+        place[order] = np.arange(len(order))
+
+        def taken(boxes: FrameBoxes) -> FrameBoxes:
+            frame = place[boxes.frame]
+            return replace(boxes, frame=frame).select(frame >= 0)
+
+        return EvaluationFrames(
+            self.recording[order],
+            self.time_us[order],
+            self.scale[order],
+            taken(self.truth),
+            taken(self.detections),
+        )

@@ -1,0 +1,151 @@
+"""What an evaluation is asked to report, checked when it is set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Literal, get_args
+
+from etram_det.metrics.protocols import PROTOCOLS, Protocol, ProtocolName
+from etram_det.types import UserError
+
+PixelFrame = Literal["network", "native"]
+
+# COCO's, in square pixels: 32 and 96 pixels squared.
+SIZE_BINS: dict[str, tuple[float, float]] = {
+    "small": (0, 1024),
+    "medium": (1024, 9216),
+    "large": (9216, inf),
+}
+# Figures with these names are always there: see EvaluationResult.figures.
+RESERVED_NAMES = (
+    "boxes",
+    "day",
+    "night",
+    "frames",
+    "recordings",
+    "dropped_labels",
+    "dropped_detections",
+)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How an evaluation counts and what it reports.
+
+    Attributes:
+        class_names: name of each class id.
+        size_bins: least and greatest area of each size bin in square pixels, both included.
+        pixel_frame: pixels in which areas are measured: the network's input or the sensor's.
+        protocol: key of ``PROTOCOLS``.
+        class_groups: ids of the classes in each group; a group's figure is the mean over those
+            of its classes that have ground truth.
+        max_detections: most detections that count for each frame and class.
+
+    Raises:
+        UserError: for settings that do not fit together.
+    """
+
+    class_names: tuple[str, ...]
+    size_bins: dict[str, tuple[float, float]]
+    pixel_frame: PixelFrame
+    protocol: ProtocolName
+    class_groups: dict[str, tuple[int, ...]]
+    max_detections: int
+
+    def __post_init__(self) -> None:
+        _check_choice("protocol", self.protocol, tuple(PROTOCOLS))
+        _check_choice("pixel_frame", self.pixel_frame, get_args(PixelFrame))
+        _check_size_bins(self.size_bins)
+        if self.max_detections < 1:
+            raise UserError(
+                "max_detections: required at least 1, "
+                f"found {self.max_detections}: COCO's own choice is 100"
+            )
+        names = (*self.class_names, *self.size_bins, *self.class_groups)
+        pairs = (
+            f"{a}_{b}" for a in (*self.class_names, *self.class_groups) for b in self.size_bins
+        )
+        for name, count in Counter([*RESERVED_NAMES, *names, *pairs]).items():
+            if count > 1:
+                raise UserError(
+                    "class_names, size_bins, class_groups: names must differ from each other and "
+                    f"from {', '.join(RESERVED_NAMES)}, found {name!r} twice: rename one"
+                )
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol that is named by ``protocol``."""
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def reported_classes(self) -> tuple[str, ...]:
+        """Names of the classes with figures of their own: none where classes are ignored."""
+        return () if self.rules.class_agnostic else self.class_names
+
+    @property
+    def reported_groups(self) -> dict[str, tuple[int, ...]]:
+        """The groups with figures of their own: none where classes are ignored."""
+        return {} if self.rules.class_agnostic else self.class_groups
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the backend tells apart."""
+        return 1 if self.rules.class_agnostic else len(self.class_names)
+
+    @property
+    def area_ranges(self) -> list[tuple[float, float]]:
+        """All areas first, then each bin."""
+        return [(0, inf), *self.size_bins.values()]
+
+    @property
+    def detection_limits(self) -> list[int]:
+        """Numbers of detections for which recall is reported, ascending."""
+        return [n for n in (1, 10) if n < self.max_detections] + [self.max_detections]
+
+
+def class_groups_by_id(
+    class_groups: Mapping[str, Sequence[int | str]], class_names: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Class ids of each group, from ids or names.
+
+    Raises:
+        UserError: for a class that ``class_names`` does not have, or an empty group.
+    """
+    ids = {name: i for i, name in enumerate(class_names)}
+    groups = {}
+    for group, members in class_groups.items():
+        found = [ids.get(member, -1) if isinstance(member, str) else member for member in members]
+        unknown = [m for m, i in zip(members, found, strict=True) if not 0 <= i < len(ids)]
+        if unknown or not found:
+            named = ", ".join(f"{i} {name}" for name, i in ids.items())
+            raise UserError(
+                f"class_groups.{group}: required ids or names out of {named}, "
+                f"found {unknown or 'none'}: correct the group or leave it out"
+            )
+        groups[group] = tuple(dict.fromkeys(found))
+    return groups
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}: required one of {', '.join(choices)}, found {value!r}: choose one")
+
+
+def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
+    previous_name, previous_high = "", 0.0
+    for name, (low, high) in size_bins.items():
+        if not 0 <= low < high:
+            raise UserError(
+                f"size_bins.{name}: required [low, high] in square pixels with 0 <= low < high, "
+                f"found [{low:g}, {high:g}]: correct the bounds (.inf leaves a bin open)"
+            )
+        if low < previous_high:
+            raise UserError(
+                f"size_bins.{name}: required bins in ascending order that share a bound at most, "
+                f"found [{low:g}, {high:g}] after {previous_name} which ends at "
+                f"{previous_high:g}: move a bound or reorder the bins"
+            )
+        previous_name, previous_high = name, high

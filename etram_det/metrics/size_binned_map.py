@@ -1,0 +1,218 @@
+"""Average precision and recall by object size, as a metric that Lightning can accumulate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from etram_det.metrics.evaluation import EvaluationResult, evaluate
+from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.protocols import ProtocolName
+from etram_det.metrics.settings import (
+    SIZE_BINS,
+    EvaluationSettings,
+    PixelFrame,
+    class_groups_by_id,
+)
+from etram_det.types import Detections, Labels, UserError
+
+# What one update appends, as the rows of a tensor for each name. The number of rows for a frame
+# stands in ``frames``, so states of several processes can be joined one after the other.
+_STATES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+    "frames": ((4,), torch.int64),  # time in us, bytes of the name, label rows, detections
+    "scale": ((2,), torch.float32),
+    "names": ((), torch.uint8),
+    "label_boxes": ((4,), torch.float32),
+    "label_classes": ((), torch.int64),
+    "detection_boxes": ((4,), torch.float32),
+    "detection_classes": ((), torch.int64),
+    "detection_scores": ((), torch.float32),
+}
+
+
+class SizeBinnedMAP(Metric):
+    """COCO's AP and AR: overall, by size bin, by class, by group, by day and night.
+
+    Areas and scores follow the protocol and the pixels that are chosen here, and every report
+    names them. A figure without ground truth is nan and left out of means.
+
+    Attributes:
+        settings: what is reported and how it is counted.
+        result: curves, confusion and per-recording figures of the last ``compute()``, on every
+            process over the frames of all of them; None before it.
+
+    Args:
+        class_names: name of each class id.
+        size_bins: least and greatest area of each size bin in square pixels, ascending. Both
+            bounds are included, as in COCO: a box on a shared bound counts in both bins.
+        pixel_frame: pixels in which areas are measured: the network's input or the sensor's.
+        protocol: ``full`` counts every label and scores by objectness times class confidence.
+            ``prophesee`` drops the first 0.5 s and boxes with a side under 20 or a diagonal under
+            60 sensor pixels, and scores by class confidence, as published figures do.
+            ``etram_fork`` is ``prophesee`` with classes ignored.
+        class_groups: class ids or names of each group; its figures are means over its classes.
+        max_detections: most detections that count for each frame and class.
+
+    Raises:
+        UserError: for an unknown choice, bins that overlap, or a group with unknown classes.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    frames: list[Tensor]
+    scale: list[Tensor]
+    names: list[Tensor]
+    label_boxes: list[Tensor]
+    label_classes: list[Tensor]
+    detection_boxes: list[Tensor]
+    detection_classes: list[Tensor]
+    detection_scores: list[Tensor]
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
+        pixel_frame: PixelFrame = "network",
+        protocol: ProtocolName = "full",
+        class_groups: Mapping[str, Sequence[int | str]] | None = None,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.settings = EvaluationSettings(
+            tuple(class_names),
+            dict(size_bins),
+            pixel_frame,
+            protocol,
+            class_groups_by_id(class_groups or {}, class_names),
+            max_detections,
+        )
+        self.result: EvaluationResult | None = None
+        for name in _STATES:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        super().reset()
+        self.result = None
+        # A process without frames must still have something of the right type to gather.
+        for name, (row_shape, dtype) in _STATES.items():
+            getattr(self, name).append(
+                torch.empty((0, *row_shape), dtype=dtype, device=self.device)
+            )
+
+    def update(
+        self,
+        detections: Sequence[Detections],
+        labels: Labels,
+        recording: Sequence[str],
+        time_us: Tensor,
+        scale: Tensor,
+    ) -> None:
+        """Add labelled frames with what was detected in them.
+
+        Args:
+            detections: one for each of the ``N`` labelled frames.
+            labels: ground truth of the same frames, in pixels of the network's input.
+            recording: name of each frame's recording.
+            time_us: ``[N]`` int64, time of each frame in its recording.
+            scale: ``[N, 2]``, sensor pixels per pixel of the boxes, in x and y.
+        """
+        num_frames = len(labels)
+        assert num_frames == len(detections) == len(recording) == len(time_us) == len(scale)
+        if num_frames == 0:
+            return
+        names = [name.encode() for name in recording]
+        sizes = torch.tensor(
+            [
+                [len(name), labels.classes.shape[1], len(found)]
+                for name, found in zip(names, detections, strict=True)
+            ]
+        )
+        by_class_only = not self.settings.rules.uses_objectness
+        scores = [found.class_confidence if by_class_only else found.scores for found in detections]
+        rows = {
+            "frames": torch.cat([time_us.to(self.device)[:, None], sizes.to(self.device)], dim=1),
+            "scale": scale,
+            "names": torch.tensor(list(b"".join(names)), dtype=torch.uint8),
+            "label_boxes": labels.boxes.flatten(0, 1),
+            "label_classes": labels.classes.flatten(),
+            "detection_boxes": torch.cat([found.boxes for found in detections]),
+            "detection_classes": torch.cat([found.classes for found in detections]),
+            "detection_scores": torch.cat(scores),
+        }
+        for name, (_, dtype) in _STATES.items():
+            getattr(self, name).append(rows[name].detach().to(self.device, dtype))
+
+    def compute(self) -> dict[str, Tensor]:
+        """All figures of the frames so far.
+
+        Returns:
+            Scalar float32 tensors by the keys of
+            :meth:`~etram_det.metrics.evaluation.EvaluationResult.figures`, nan where there is no
+            ground truth.
+
+        Raises:
+            UserError: if labels or detections hold a class id without a name.
+        """
+        self.result = evaluate(self._collect(), self.settings)
+        figures = self.result.figures()
+        values = torch.tensor(list(figures.values()), dtype=torch.float32, device=self.device)
+        return dict(zip(figures, values.unbind(), strict=True))
+
+    def _collect(self) -> EvaluationFrames:
+        """All frames of the states, without the labels' padding."""
+        state = {name: _joined(getattr(self, name)) for name in _STATES}
+        time_us, name_bytes, num_labels, num_detections = state["frames"].T
+        ends = np.cumsum(name_bytes)
+        name_data = state["names"].tobytes()
+        recording = [
+            name_data[end - length : end].decode()
+            for end, length in zip(ends.tolist(), name_bytes.tolist(), strict=True)
+        ]
+        index = np.arange(len(time_us))
+        labels = FrameBoxes(
+            np.repeat(index, num_labels),
+            state["label_boxes"].astype(np.float64),
+            state["label_classes"],
+            np.ones(len(state["label_classes"])),
+        )
+        detections = FrameBoxes(
+            np.repeat(index, num_detections),
+            state["detection_boxes"].astype(np.float64),
+            state["detection_classes"],
+            state["detection_scores"].astype(np.float64),
+        )
+        labels = labels.select(labels.classes >= 0)
+        self._check_classes("labels", labels)
+        self._check_classes("detections", detections)
+        return EvaluationFrames(
+            np.array(recording, dtype=str),
+            time_us,
+            state["scale"].astype(np.float64),
+            labels,
+            detections,
+        )
+
+    def _check_classes(self, source: str, boxes: FrameBoxes) -> None:
+        names = self.settings.class_names
+        if len(boxes) and boxes.classes.max() >= len(names):
+            raise UserError(
+                f"class_names: required a name for every class id, found id {boxes.classes.max()} "
+                f"in {source} with {len(names)} names ({', '.join(names)}): use the names of the "
+                "data",
+                exit_code=1,
+            )
+
+
+def _joined(state: Tensor | list[Tensor]) -> np.ndarray:
+    """One array of a state: a list on each process, one tensor after they were gathered."""
+    tensor = torch.cat(state) if isinstance(state, list) else state
+    return tensor.cpu().numpy()

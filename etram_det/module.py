@@ -1,0 +1,296 @@
+"""The LightningModule: training, evaluation and prediction over streams of recordings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from etram_det.boxes import decode_detections, xyxy_to_cxcywh
+from etram_det.metrics.settings import SIZE_BINS
+from etram_det.metrics.size_binned_map import SizeBinnedMAP
+from etram_det.models.detector import Detector
+from etram_det.models.losses import YOLOXLoss
+from etram_det.types import Batch, Detections, State, UserError
+
+
+class LaneStates:
+    """The carried state: one row for each lane, kept between chunks without its gradient."""
+
+    def __init__(self) -> None:
+        self.rows: State | None = None
+
+    def read(self, lane: Tensor, reset: Tensor) -> State | None:
+        """State of the lanes of a batch, zeros for those that start a recording.
+
+        Args:
+            lane: ``[B]`` int64, row of each lane.
+            reset: ``[B]`` bool, true where the lane starts a recording.
+
+        Returns:
+            One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before any chunk.
+        """
+        if self.rows is None:
+            return None
+        fresh = reset[:, None, None, None]
+        return [
+            (hidden[lane].masked_fill(fresh, 0), cell[lane].masked_fill(fresh, 0))
+            for hidden, cell in self.rows
+        ]
+
+    def write(self, lane: Tensor, state: State) -> None:
+        """Keep the state of a batch's lanes; the first batch has all lanes that will come."""
+        new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
+        if self.rows is None or len(lane) == len(self.rows[0][0]):
+            # All lanes are there, in their order: nothing to scatter.
+            self.rows = new
+        else:
+            self.rows = [
+                (old_hidden.index_copy(0, lane, hidden), old_cell.index_copy(0, lane, cell))
+                for (old_hidden, old_cell), (hidden, cell) in zip(self.rows, new, strict=True)
+            ]
+
+    def clear(self) -> None:
+        """Forget all lanes."""
+        self.rows = None
+
+
+class DetectionModule(pl.LightningModule):
+    """A recurrent detector, its loss, schedule and metric.
+
+    Args:
+        class_names: name of each class, in the order of their ids. Follows ``data.class_names``.
+        in_channels: channels of a frame. Follows ``data.bins``: two polarities of them.
+        train_lanes: lanes of a training batch, for the learning rate. Follows
+            ``data.train_lanes``.
+        embed_dim: channels of the first stage: 32 in RVT tiny, 48 in small, 64 in base.
+        dim_multiplier: channels of the four stages, as multiples of ``embed_dim``.
+        num_blocks: attention blocks of each stage.
+        dim_head: channels of one attention head: 32 in RVT tiny, 24 in small, 32 in base.
+        mlp_ratio: hidden channels of the attention blocks' MLPs, as a multiple of their input.
+        layer_scale_init: start value of the attention branches' factors.
+        fpn_stages: stages that the pyramid joins: ``[2, 3, 4]`` in RVT, ``[1, 2, 3, 4]`` adds
+            stride 4 for small objects.
+        fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
+        loss: training loss; RVT's (YOLOX's) unless set.
+        learning_rate: highest learning rate; ``2e-4 * sqrt(effective batch / 8)`` unless set,
+            where the effective batch counts the lanes of all processes and accumulated batches.
+        weight_decay: AdamW's weight decay.
+        schedule: how the learning rate falls after the warm-up: ``linear``, ``cosine``, or
+            ``constant`` for no schedule at all.
+        warmup_share: share of all steps in which the learning rate rises, in (0, 1).
+        div_factor: highest over first learning rate.
+        final_div_factor: highest over last learning rate.
+        score_threshold: least objectness times class confidence of a detection, in [0, 1].
+        nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
+        max_detections: detections kept of each frame, best first.
+        protocol: how detections are judged: ``full`` counts every label; ``prophesee`` drops
+            small boxes and the first 0.5 s, as published numbers do; ``etram_fork`` ignores
+            classes as well.
+        size_bins: least and greatest area of each size bin in square pixels, both included;
+            COCO's small, medium and large (32 and 96 squared) unless set.
+        pixel_frame: whether areas are measured in pixels of the ``network``'s input or of the
+            ``native`` sensor.
+        class_groups: groups of classes, by name or id, for which a mean figure is reported.
+
+    Raises:
+        UserError: if a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        in_channels: int = 20,
+        train_lanes: int = 8,
+        embed_dim: int = 64,
+        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: Sequence[int] = (1, 1, 1, 1),
+        dim_head: int = 32,
+        mlp_ratio: int = 4,
+        layer_scale_init: float = 1e-5,
+        fpn_stages: Sequence[int] = (1, 2, 3, 4),
+        fpn_depth: float = 0.33,
+        loss: YOLOXLoss | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup_share: float = 0.005,
+        div_factor: float = 25.0,
+        final_div_factor: float = 10000.0,
+        score_threshold: float = 0.001,
+        nms_threshold: float = 0.45,
+        max_detections: int = 300,
+        protocol: Literal["full", "prophesee", "etram_fork"] = "full",
+        size_bins: dict[str, tuple[float, float]] | None = None,
+        pixel_frame: Literal["network", "native"] = "network",
+        class_groups: dict[str, list[int | str]] | None = None,
+    ) -> None:
+        super().__init__()
+        # The loss is a module of its own settings, which the run's config.yaml holds; all other
+        # settings are plain values, so that checkpoints load without unpickling code.
+        self.save_hyperparameters(ignore=["loss"])
+        self.class_names = tuple(class_names)
+        self.detector = Detector(
+            num_classes=len(self.class_names),
+            in_channels=in_channels,
+            embed_dim=embed_dim,
+            dim_multiplier=dim_multiplier,
+            num_blocks=num_blocks,
+            dim_head=dim_head,
+            mlp_ratio=mlp_ratio,
+            layer_scale_init=layer_scale_init,
+            fpn_stages=fpn_stages,
+            fpn_depth=fpn_depth,
+        )
+        self.loss = YOLOXLoss() if loss is None else loss
+        self.train_lanes = train_lanes
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_share = warmup_share
+        self.div_factor = div_factor
+        self.final_div_factor = final_div_factor
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.metric = SizeBinnedMAP(
+            class_names=self.class_names,
+            size_bins=SIZE_BINS if size_bins is None else size_bins,
+            pixel_frame=pixel_frame,
+            protocol=protocol,
+            class_groups=class_groups,
+        )
+        self.train_states, self.eval_states = LaneStates(), LaneStates()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of the labelled frames of one chunk; the state goes on to the lanes' next chunk."""
+        features = self._features(batch, self.train_states)
+        labels = batch.labels
+        if not len(labels):
+            # Zero for every parameter: no step is missed on this process while others go on.
+            return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
+        output = self.detector.predict([x[labels.frame] for x in features])
+        losses = self.loss(output, xyxy_to_cxcywh(labels.boxes), labels.classes)
+        named = {f"train/{name}": value.detach() for name, value in losses.items()}
+        loss = named.pop("train/loss")
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        self.log_dict(named, batch_size=len(labels))
+        return losses["loss"]
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the lanes: the plan starts all of them anew."""
+        self.train_states.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Detect in the labelled frames of one chunk and hand the result to the metric."""
+        features = self._features(batch, self.eval_states)
+        labels = batch.labels
+        if not len(labels):
+            return
+        detections = self._detect([x[labels.frame] for x in features])
+        lane = labels.frame % batch.events.shape[1]
+        self.metric.update(
+            detections,
+            labels,
+            recording=[batch.recording[i] for i in lane.tolist()],
+            time_us=batch.time_us.flatten()[labels.frame],
+            scale=batch.scale[lane],
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Start with empty lanes and an empty metric."""
+        self.eval_states.clear()
+        self.metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metric of the whole split; a figure without ground truth is left out."""
+        self._log_metric("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same as validation, on the test split."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Start with empty lanes and an empty metric."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metric of the whole split; a figure without ground truth is left out."""
+        self._log_metric("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Start with empty lanes."""
+        self.eval_states.clear()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+        """Detections of all ``T * B`` frames, frame ``t * B + b`` at place ``t * B + b``."""
+        return self._detect(self._features(batch, self.eval_states))
+
+    def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
+        """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
+        state = states.read(batch.lane, batch.reset)
+        features, state = self.detector.features(batch.events, state)
+        states.write(batch.lane, state)
+        return features
+
+    def _detect(self, features: Sequence[Tensor]) -> list[Detections]:
+        return decode_detections(
+            self.detector.predict(features).decode(),
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
+
+    def _log_metric(self, split: str) -> None:
+        precisions_and_recalls = {
+            f"{split}/{name}": value
+            for name, value in self.metric.compute().items()
+            if name.startswith("A") and not value.isnan()
+        }
+        self.log_dict(precisions_and_recalls)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with RVT's one-cycle schedule."""
+        highest = self.learning_rate
+        if highest is None:
+            lanes = self.train_lanes * self.trainer.world_size
+            highest = 2e-4 * math.sqrt(lanes * self.trainer.accumulate_grad_batches / 8)
+        optimizer = torch.optim.AdamW(
+            self.detector.parameters(), lr=highest, weight_decay=self.weight_decay
+        )
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=highest,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self.warmup_share,
+            anneal_strategy="cos" if self.schedule == "cosine" else "linear",
+            cycle_momentum=False,
+            div_factor=self.div_factor,
+            # PyTorch divides the first learning rate by its factor, RVT the highest.
+            final_div_factor=self.final_div_factor / self.div_factor,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose classes are not this module's.
+
+        Raises:
+            UserError: if the checkpoint's class names differ, or their order.
+        """
+        theirs = tuple(checkpoint.get("hyper_parameters", {}).get("class_names", self.class_names))
+        if theirs != self.class_names:
+            raise UserError(
+                f"data.class_names: must be the checkpoint's {list(theirs)}, found "
+                f"{list(self.class_names)}: set data.class_names to the classes that the "
+                "checkpoint was trained on, or choose another checkpoint"
+            )

@@ -1,0 +1,1 @@
+"""Tables and files that people look at."""

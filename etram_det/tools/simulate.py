@@ -1,0 +1,1 @@
+"""``python -m etram_det simulate``: write simulated traffic in eTraM's own layout."""

@@ -1,0 +1,294 @@
+"""Recordings of both layouts: equal to RVT's preprocessing, however dirty the files."""
+
+import pickle
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from raw_files import boxes_at, random_events, write_raw
+
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import find_recordings
+from etram_det.data.preprocessed import PreprocessedRecording
+from etram_det.data.raw import RawRecording
+from etram_det.data.recording import NoLabels, NoUsableLabels
+from etram_det.data.representation import FrameSettings
+from etram_det.types import UserError
+
+REFERENCE = Path(__file__).parent / "reference"
+RVT = FrameSettings(downsample="nearest")
+SPLITS = {"train": "train_day_0001", "val": "val_night_0001", "test": "test_day_0001"}
+LABEL_TIMES = np.arange(1, 31) * 33_333
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+
+
+def make(path, frames=RVT, labels=None, require_labels=True):
+    box_path = path.with_name(path.name.replace("_td.h5", "_bbox.npy"))
+    box_path = box_path if box_path.exists() else None
+    return RawRecording(path, box_path, "train", frames, labels or LabelSettings(), require_labels)
+
+
+def whole(recording):
+    return recording.frames(0, len(recording))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("filters", [(), ("min_side_5", "max_width")])
+def test_raw_recordings_equal_what_rvt_made_of_them(split, filters):
+    labels = LabelSettings(filters=filters)
+    (raw,) = find_recordings(REFERENCE / "raw_etram", split, RVT, labels)
+    (stored,) = find_recordings(REFERENCE / "preprocessed_etram", split, RVT, labels)
+    folder = REFERENCE / "preprocessed_etram" / split / SPLITS[split]
+    boxes = np.load(folder / "labels_v2" / "labels.npz")["labels"]
+    assert raw.name == stored.name == SPLITS[split]
+    assert raw.sensor_size == stored.sensor_size == (720, 1280)
+    assert raw.input_size == stored.input_size == (360, 640)
+    assert raw.scale == stored.scale == (2.0, 2.0)
+    np.testing.assert_array_equal(raw.frame_end_us, stored.frame_end_us)
+    np.testing.assert_array_equal(raw.label_frame, stored.label_frame)
+    for name in boxes.dtype.names:
+        np.testing.assert_array_equal(raw.label_boxes[name], boxes[name])
+        np.testing.assert_array_equal(stored.label_boxes[name], boxes[name])
+    for frame in range(len(raw)):
+        if not raw.labelled[frame]:
+            assert raw.boxes(frame) is stored.boxes(frame) is None
+            continue
+        for of_raw, of_stored in zip(raw.boxes(frame), stored.boxes(frame), strict=True):
+            np.testing.assert_array_equal(of_raw, of_stored)
+    np.testing.assert_array_equal(whole(raw), whole(stored))
+
+
+def test_what_was_left_out_is_counted():
+    folder = REFERENCE / "raw_etram"
+    (raw,) = find_recordings(folder, "train", RVT, LabelSettings(filters=("min_side_5",)))
+    assert raw.dropped == {
+        "boxes: outside the frame": 2,
+        "boxes: min_side_5": 1,
+        "boxes: between label times": 98,
+    }
+    assert len(raw.label_boxes) + 2 + 1 + 98 == len(
+        np.load(folder / "train/train_day_0001_bbox.npy")
+    )
+
+
+def test_boxes_are_in_pixels_of_the_input(tmp_path):
+    path = write_raw(tmp_path, "a", random_events(100), boxes_at([100_000, 200_000], class_id=3))
+    recording = make(path, FrameSettings(input_size=(12, 32)))
+    assert len(recording) == 4
+    assert recording.labelled.tolist() == [False, True, False, True]
+    boxes, classes = recording.boxes(1)
+    assert (boxes.dtype, classes.dtype) == (np.float32, np.int64)
+    assert boxes.tolist() == [[5.0, 3.0, 15.0, 7.0]]
+    assert classes.tolist() == [3]
+    assert recording.boxes(0) is None
+    assert recording.frames(1, 3).shape == (2, 20, 12, 32)
+
+
+def test_frames_do_not_depend_on_how_they_are_asked_for(tmp_path):
+    events = random_events(60_000)
+    events["t"][1000::500] -= 40_000  # behind by most of a window
+    events["t"][30_000] += 200_000  # lifts the stamps of the 200 ms that follow
+    recording = make(write_raw(tmp_path, "a", events, boxes_at(LABEL_TIMES)))
+    frames = whole(recording)
+    mended = np.maximum.accumulate(events["t"])
+    inside = [((mended >= end - 50_000) & (mended <= end)) for end in recording.frame_end_us]
+    odd = (events["x"] % 2 == 1) & (events["y"] % 2 == 1)
+    assert frames.sum(axis=(1, 2, 3)).tolist() == [np.count_nonzero(odd & each) for each in inside]
+    again = pickle.loads(pickle.dumps(recording))
+    parts = [again.frames(i, min(i + 3, len(again))) for i in range(0, len(again), 3)]
+    np.testing.assert_array_equal(np.concatenate(parts), frames)
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [
+        {},
+        {"compression": "gzip"},
+        {"compression": "lzf"},
+        dict(hdf5plugin.Blosc()),
+        dict(hdf5plugin.Zstd()),
+    ],
+    ids=["none", "gzip", "lzf", "blosc", "zstd"],
+)
+def test_any_packing_of_the_same_events_gives_the_same_frames(tmp_path, compression):
+    events = random_events(5000)
+    expected = whole(make(write_raw(tmp_path, "a", events, boxes_at(LABEL_TIMES))))
+    other = {
+        "x": events["x"].astype(">i4"),
+        "y": events["y"].astype(np.int64),
+        "p": (2 * events["p"] - 1).astype(np.int8),
+        "t": events["t"].astype(np.uint32),
+    }
+    path = write_raw(tmp_path, "b", other, boxes_at(LABEL_TIMES), **compression)
+    np.testing.assert_array_equal(whole(make(path)), expected)
+    assert expected.sum() > 1000
+
+
+def test_events_outside_the_sensor_are_dropped_and_counted(tmp_path):
+    events = random_events(2000, seconds=0.09)
+    expected = whole(make(write_raw(tmp_path, "a", events, boxes_at([100_000]))))
+    order = np.argsort(np.append(events["t"], [1000, 20_000, 70_000]), kind="stable")
+    stray = {"x": [5, 64, 9], "y": [33014, 7, 48], "p": [0, 1, 1], "t": [1000, 20_000, 70_000]}
+    events = {
+        name: np.append(column, np.array(stray[name], column.dtype))[order]
+        for name, column in events.items()
+    }
+    recording = make(write_raw(tmp_path, "b", events, boxes_at([100_000])))
+    np.testing.assert_array_equal(whole(recording), expected)
+    assert recording.dropped["events: outside the sensor"] == 3
+
+
+def test_windows_without_events_are_empty_frames(tmp_path):
+    path = write_raw(tmp_path, "a", random_events(500, seconds=0.1), boxes_at([100_000, 500_000]))
+    recording = make(path)
+    sums = whole(recording).sum(axis=(1, 2, 3))
+    assert len(sums) == 10
+    assert np.all(sums[:2] > 0)
+    assert np.all(sums[2:] == 0)
+    assert whole(make(write_raw(tmp_path, "b", random_events(0), boxes_at([100_000])))).sum() == 0
+
+
+def test_without_labels_frames_follow_each_other_over_the_whole_recording(tmp_path):
+    events = random_events(3000, seconds=0.98)
+    events["t"] += 11_718_656
+    recording = make(
+        write_raw(tmp_path, "a", events), FrameSettings(input_size=(48, 64)), require_labels=False
+    )
+    first, last = events["t"][[0, -1]]
+    assert recording.frame_end_us[0] == first + 50_000
+    assert np.all(np.diff(recording.frame_end_us) == 50_000)
+    assert recording.frame_end_us[-2] <= last < recording.frame_end_us[-1]
+    assert not recording.labelled.any()
+    assert whole(recording).sum() >= 3000  # an event on the edge of two windows lies in both
+
+
+def test_the_sensor_is_the_files_or_the_attributes_or_the_settings(tmp_path):
+    path = write_raw(tmp_path, "a", random_events(9), boxes_at([100_000]), size=None)
+    assert make(path).sensor_size == (720, 1280)
+    assert make(path, FrameSettings(sensor_size=(50, 70))).input_size == (25, 35)
+    with h5py.File(path, "a") as file:
+        file["events"].attrs.update(height=48, width=64)
+    assert make(path).sensor_size == (48, 64)
+
+
+def test_missing_and_unusable_labels_are_told_apart(tmp_path):
+    events = random_events(50)
+    without = write_raw(tmp_path, "without", events)
+    none = write_raw(tmp_path, "none", events, boxes_at([]))
+    early = write_raw(tmp_path, "early", events, boxes_at([33_333, 99_999]))
+    with pytest.raises(NoLabels, match="without_td.h5: its boxes are required in without_bbox.npy"):
+        make(without)
+    with pytest.raises(NoLabels, match="none_bbox.npy: holds no boxes"):
+        make(none)
+    with pytest.raises(NoUsableLabels, match="early_bbox.npy: no label at 100 ms or later among 2"):
+        make(early)
+    for path in (without, none, early):
+        assert len(make(path, require_labels=False)) == 20
+    assert len(make(write_raw(tmp_path, "single", events, boxes_at([133_332])))) == 2
+
+
+def refused(path, match, **settings):
+    with pytest.raises(UserError, match=match) as caught:
+        whole(make(path, FrameSettings(**settings), require_labels=False))
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_are_refused_in_one_line_that_names_them(tmp_path):
+    events = random_events(3000)
+    cut = write_raw(tmp_path, "cut", events)
+    cut.write_bytes(cut.read_bytes()[:-2000])
+    refused(cut, "cannot be read as HDF5 .*truncated")
+    overwritten = write_raw(tmp_path, "overwritten", events, compression="gzip")
+    content = bytearray(overwritten.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 2000)
+    content[middle] = bytes(2000)
+    overwritten.write_bytes(content)
+    refused(overwritten, "cannot be read as HDF5")
+    no_t = {name: events[name] for name in "xyp"}
+    refused(write_raw(tmp_path, "no_t", no_t), "events/t is missing; found events")
+    short = {**events, "p": events["p"][:-1]}
+    refused(write_raw(tmp_path, "short", short), "equally long, found .*'p': 2999, 't': 3000")
+    seconds = {**events, "t": events["t"] / 1e6}
+    refused(write_raw(tmp_path, "seconds", seconds), "events/t must be a row of whole numbers")
+    late = {**events, "t": events["t"] + np.arange(3000) * 10**9}
+    refused(write_raw(tmp_path, "late", late), "span a day at most")
+    refused(write_raw(tmp_path, "no_events", random_events(0)), "holds no events")
+    (tmp_path / "text_td.h5").write_text("not HDF5")
+    refused(tmp_path / "text_td.h5", "cannot be read as HDF5")
+
+
+def test_an_unknown_filter_is_refused_by_number(tmp_path, monkeypatch):
+    path = write_raw(tmp_path, "a", random_events(3000), compression="gzip")
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
+    refused(path, r"HDF5 filter 1 \(deflate\) is not known here")
+
+
+def test_settings_that_do_not_fit_the_recording_are_refused(tmp_path):
+    path = write_raw(tmp_path, "a", random_events(9), boxes_at([100_000]))
+    refused(path, r"data.input_size: must not exceed the sensor's \(48, 64\)", input_size=(49, 64))
+    with pytest.raises(
+        UserError, match=r"data.interval_ms: must be a multiple .* \(50\), found 75"
+    ):
+        make(path, labels=LabelSettings(interval_ms=75))
+    late = write_raw(tmp_path, "late", random_events(9), boxes_at([1_700_000_000_000_000]))
+    with pytest.raises(UserError, match="late_bbox.npy: label times must lie within a day of 0"):
+        make(late)
+
+
+def stored(folder, **frames):
+    return PreprocessedRecording(folder, "train", FrameSettings(**frames), LabelSettings())
+
+
+def write_preprocessed(folder, name="stacked_histogram_dt50_nbins10", num_labels=2, ds2="_ds2"):
+    """Four frames of 6 x 8 whose counts are 0, 4, 8, 12; the second and fourth are labelled."""
+    frames = folder / "event_representations_v2" / name
+    frames.mkdir(parents=True)
+    (folder / "labels_v2").mkdir()
+    with h5py.File(frames / f"event_representations{ds2}_nearest.h5", "w") as file:
+        counts = np.uint8([0, 4, 8, 12])[:, None, None, None]
+        file["data"] = np.broadcast_to(counts, (4, 20, 6, 8)).copy()
+    np.save(frames / "timestamps_us.npy", np.arange(1, 5) * 50_000)
+    np.save(frames / "objframe_idx_2_repr_idx.npy", np.array([1, 3])[:num_labels])
+    boxes = boxes_at([100_000, 200_000], x=2, y=4, w=6, h=2)
+    np.savez(
+        folder / "labels_v2" / "labels.npz", labels=boxes, objframe_idx_2_label_idx=np.array([0, 1])
+    )
+    return frames
+
+
+def test_preprocessed_folders_of_evlib_are_read(tmp_path):
+    write_preprocessed(tmp_path / "a")
+    recording = stored(tmp_path / "a")
+    assert (recording.sensor_size, recording.input_size) == ((12, 16), (6, 8))
+    assert recording.labelled.tolist() == [False, True, False, True]
+    assert recording.boxes(3)[0].tolist() == [[1, 2, 4, 3]]
+    assert whole(recording)[:, 0, 0, 0].tolist() == [0, 4, 8, 10]
+    write_preprocessed(tmp_path / "b", "stacked_histogram_dt=50_nbins=10", ds2="")
+    assert stored(tmp_path / "b").sensor_size == (6, 8)
+
+
+def test_preprocessed_folders_that_do_not_fit_are_refused(tmp_path):
+    frames = write_preprocessed(tmp_path / "a")
+    message = r"stacked_histogram_dt=20_nbins=10 is required by .*, found stacked_histogram_dt50_n"
+    with pytest.raises(UserError, match=message):
+        stored(tmp_path / "a", window_ms=20)
+    message = r"frames of shape \[F, 20, 12, 16\] uint8 are required .*\(4, 20, 6, 8\)"
+    with pytest.raises(UserError, match=message):
+        stored(tmp_path / "a", input_size=(12, 16))
+    np.save(frames / "timestamps_us.npy", np.arange(5))
+    with pytest.raises(UserError, match=r"5 frames are expected by timestamps_us.npy, found 4"):
+        stored(tmp_path / "a")
+    write_preprocessed(tmp_path / "b", num_labels=1)
+    with pytest.raises(UserError, match=r"labels.npz: objframe_idx_2_label_idx and .* must ascend"):
+        stored(tmp_path / "b")
+    (tmp_path / "b" / "labels_v2" / "labels.npz").unlink()
+    with pytest.raises(NoLabels, match=r"labels.npz: required for the boxes, found no such file"):
+        stored(tmp_path / "b")
+    assert len(PreprocessedRecording(tmp_path / "b", "test", RVT, LabelSettings(), False)) == 4

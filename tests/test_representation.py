@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.types import UserError
+
+REFERENCE = np.load(Path(__file__).parent / "reference" / "stacked_histogram.npz")
+
+
+def oracle(events, window_us, sensor_size, input_size, options):
+    """The same frame in plain torch, event by event in one go; and the events outside."""
+    x, y, p, t = (torch.from_numpy(events[name].astype(np.int64)) for name in "xypt")
+    inside = (x >= 0) & (x < sensor_size[1]) & (y >= 0) & (y < sensor_size[0])
+    if len(t) == 0:
+        return np.zeros((2 * options.bins, *input_size), np.uint8), 0
+    first, last = (t[0], t[-1]) if options.timing == "events" else window_us
+    share = (t - first).float() / float(max(last - first, 1))
+    time_bin = (share * options.bins).floor().long().clamp(max=options.bins - 1)
+    channel = (p > 0).long() * options.bins + time_bin
+    flat = (channel * sensor_size[0] + y) * sensor_size[1] + x
+    counts = torch.bincount(
+        flat[inside], minlength=2 * options.bins * sensor_size[0] * sensor_size[1]
+    ).reshape(2 * options.bins, *sensor_size)
+    for axis in (1, 2):
+        source, target = sensor_size[axis - 1], input_size[axis - 1]
+        if options.downsample == "nearest":
+            kept = ((torch.arange(target) + 0.5) * source / target).floor().long()
+            counts = counts.index_select(axis, kept)
+        else:
+            pooled = torch.zeros(*counts.shape[:axis], target, *counts.shape[axis + 1 :]).long()
+            counts = pooled.index_add(axis, torch.arange(source) * target // source, counts)
+    return counts.clamp(max=options.count_cutoff).byte().numpy(), int((~inside).sum())
+
+
+def histogram(events, window_us, sensor_size, input_size, options):
+    stack = StackedHistogram(sensor_size, input_size, options)
+    frame = np.zeros(stack.shape, np.uint8)
+    num_outside = stack.add(frame, *(events[name] for name in "xypt"), window_us)
+    return frame, num_outside
+
+
+@pytest.mark.parametrize("case", ["dense", "empty", "single", "hot_pixel", "same_time"])
+@pytest.mark.parametrize(("size", "suffix"), [((72, 128), ""), ((36, 64), "_ds2_nearest")])
+def test_equals_rvt(case, size, suffix):
+    events = {name: REFERENCE[f"{case}_{name}"] for name in "xypt"}
+    options = FrameSettings(downsample="nearest")
+    frame, num_outside = histogram(events, (0, 0), (72, 128), size, options)
+    np.testing.assert_array_equal(frame, REFERENCE[f"{case}_hist{suffix}"])
+    assert num_outside == 0
+
+
+@st.composite
+def cases(draw):
+    sensor = draw(st.sampled_from([(12, 16), (9, 15), (10, 10)]))
+    target = tuple(draw(st.integers(1, side)) for side in sensor)
+    options = FrameSettings(
+        bins=draw(st.integers(1, 12)),
+        count_cutoff=draw(st.sampled_from([1, 3, 10, 255])),
+        timing=draw(st.sampled_from(["events", "window"])),
+        downsample=draw(st.sampled_from(["sum", "nearest"])),
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    num_events = draw(st.sampled_from([0, 1, 2, 50, 3000]))
+    start = draw(st.sampled_from([0, 777, 3 * 10**8]))
+    length = draw(st.sampled_from([0, 1, 9, 50_000, 10**8]))
+    signed = draw(st.booleans())
+    # A few events lie outside the sensor, as in camera files with a stray bit in x or y.
+    outside = rng.random(num_events) < draw(st.sampled_from([0.0, 0.1]))
+    y = np.where(outside, 33014, rng.integers(0, sensor[0], num_events))
+    events = {
+        "x": rng.integers(-1 if signed else 0, sensor[1] + 1, num_events),
+        "y": y,
+        "p": rng.choice([-1, 1] if signed else [0, 1], num_events).astype(np.int8),
+        "t": np.sort(rng.integers(start, start + length + 1, num_events)),
+    }
+    if not signed:
+        events["x"], events["y"] = events["x"].astype(np.uint16), events["y"].astype(np.uint16)
+    return events, (start, start + length), sensor, target, options
+
+
+@given(cases())
+@settings(deadline=None, max_examples=150)
+def test_equals_the_plain_oracle(case):
+    frame, num_outside = histogram(*case)
+    expected, expected_outside = oracle(*case)
+    np.testing.assert_array_equal(frame, expected)
+    assert num_outside == expected_outside
+
+
+def test_sum_loses_no_event_and_nearest_keeps_odd_pixels():
+    events = {name: REFERENCE[f"dense_{name}"] for name in "xypt"}
+    options = {"count_cutoff": 255}
+    summed, _ = histogram(events, (0, 0), (72, 128), (36, 64), FrameSettings(**options))
+    assert summed.sum() == len(events["t"])
+    nearest = FrameSettings(downsample="nearest", **options)
+    kept, _ = histogram(events, (0, 0), (72, 128), (36, 64), nearest)
+    assert kept.sum() == np.count_nonzero((events["x"] % 2 == 1) & (events["y"] % 2 == 1))
+
+
+def test_window_timing_cuts_the_bins_between_the_bounds_of_the_window():
+    events = {"x": np.zeros(2, int), "y": np.zeros(2, int), "p": np.ones(2, int)}
+    events["t"] = np.array([104_999, 105_000])
+    options = FrameSettings(timing="window")
+    frame, _ = histogram(events, (100_000, 150_000), (1, 1), (1, 1), options)
+    assert np.flatnonzero(frame).tolist() == [10, 11]
+    frame, _ = histogram(events, (100_000, 150_000), (1, 1), (1, 1), FrameSettings())
+    assert np.flatnonzero(frame).tolist() == [10, 19]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("window_ms", 0),
+        ("bins", 0),
+        ("count_cutoff", 256),
+        ("timing", "event"),
+        ("downsample", "mean"),
+        ("input_size", (360,)),
+        ("sensor_size", (0, 640)),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(setting, value):
+    with pytest.raises(UserError, match=f"data.{setting}: must be .*, found"):
+        FrameSettings(**{setting: value})

@@ -1,0 +1,74 @@
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etram_det.data import time_index
+from etram_det.data.time_index import TimeIndex, cached_time_index
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(time_index, "BLOCK", 4)
+    monkeypatch.setattr(time_index, "_READ", 12)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@given(
+    st.lists(st.integers(0, 60), max_size=60),
+    st.integers(-5, 65),
+    st.integers(0, 30),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_a_cut_equals_mending_the_whole_recording(stamps, start, length, nearly_sorted):
+    stamps = np.array(sorted(stamps) if nearly_sorted else stamps, np.int64)
+    if nearly_sorted:
+        stamps[5::7] -= 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_index, "BLOCK", 4)
+        patch.setattr(time_index, "_READ", 12)
+        index = TimeIndex.build(stamps)
+        first, cut = index.cut(stamps, start, start + length)
+    mended = np.maximum.accumulate(stamps)
+    inside = np.flatnonzero((mended >= start) & (mended <= start + length))
+    np.testing.assert_array_equal(cut, mended[inside])
+    if len(inside):
+        assert first == inside[0]
+    assert index.num_mended == np.count_nonzero(mended != stamps)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_index_is_made_once_and_anew_for_a_changed_file(tmp_path, cache, monkeypatch):
+    def write(number):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["t"] = np.arange(number)
+
+    def index():
+        with h5py.File(tmp_path / "a.h5") as file:
+            return cached_time_index(tmp_path / "a.h5", file["t"])
+
+    write(18)
+    assert index().block_time_us.tolist() == [0, 4, 8, 12, 16]
+    (stored,) = (cache / "time_index").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(TimeIndex, "build", None)  # would fail if it were called
+        assert index().block_time_us.tolist() == [0, 4, 8, 12, 16]
+    stored.write_bytes(stored.read_bytes()[:-9])
+    assert index().block_time_us.tolist() == [0, 4, 8, 12, 16]
+    write(5)
+    assert index().block_time_us.tolist() == [0, 4]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, cache):
+    cache.write_text("a file where the folder should be")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["t"] = np.arange(9)
+        assert cached_time_index(tmp_path / "a.h5", file["t"]).block_time_us.tolist() == [0, 4, 8]
