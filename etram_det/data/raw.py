@@ -189,16 +189,16 @@ def _labelled_timeline(
     labels: LabelSettings,
 ) -> Timeline:
     """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames."""
+    if box_path is None:
+        raise NoLabels(
+            f"{path}: its boxes are required in {path.stem.removesuffix('_td')}_bbox.npy, found no "
+            "such file; add it or take the recording out of its folder"
+        )
     window_us, interval_us = frames.window_ms * 1000, labels.interval_ms * 1000
     if interval_us % window_us:
         raise UserError(
             f"data.interval_ms: must be a multiple of data.window_ms ({frames.window_ms}), "
             f"found {labels.interval_ms}"
-        )
-    if box_path is None:
-        raise NoLabels(
-            f"{path}: its boxes are required in {path.stem.removesuffix('_td')}_bbox.npy, found no "
-            "such file; add it or take the recording out of its folder"
         )
     stored = boxes_from(load_array(box_path), box_path, labels.class_names)
     if len(stored) == 0:

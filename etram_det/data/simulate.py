@@ -24,9 +24,9 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from etram_det.data.event_camera import EventCamera, SensorSettings
-from etram_det.data.road_users import BUS, TRAM, TRUCK
-from etram_det.data.scene import draw_scene
+from etram_det.data.simulator.event_camera import EventCamera, SensorSettings
+from etram_det.data.simulator.road_users import BUS, TRAM, TRUCK
+from etram_det.data.simulator.scene import draw_scene
 from etram_det.types import UserError
 
 SIMULATOR_VERSION = 1
@@ -50,7 +50,7 @@ BOX = np.dtype(
 
 # A box is given once this share of the body is in the frame, this share of that is not hidden by
 # anything nearer, and it has caused this many events.
-_MIN_IN_FRAME = 0.25
+_MIN_IN_FRAME = 0.2
 _MIN_VISIBLE = 0.4
 _MIN_EVENTS = 20
 
@@ -95,7 +95,7 @@ class SimulationSettings:
             ("train", 0, 9_999),
             ("val", 0, 9_999),
             ("test", 0, 9_999),
-            ("seconds", 0.05, 3600),
+            ("seconds", 0.1, 3600),
             ("night", 0, 1),
             ("traffic", 0, 100),
             ("seed", 0, 2**32 - 1),
@@ -161,7 +161,7 @@ def _boxes(camera: EventCamera, time_us: int) -> NDArray[Any]:
     boxes["x"], boxes["y"] = visible[tracks, 0], visible[tracks, 1]
     boxes["w"] = visible[tracks, 2] - visible[tracks, 0]
     boxes["h"] = visible[tracks, 3] - visible[tracks, 1]
-    boxes["class_id"], boxes["track_id"] = camera.actors["class_id"][tracks], tracks
+    boxes["class_id"], boxes["track_id"] = camera.stage.actors["class_id"][tracks], tracks
     return boxes
 
 
@@ -233,6 +233,8 @@ def _write_set(
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         futures = [pool.submit(_record, plan, settings, root) for plan in plans]
+        if progress:
+            progress(0, len(plans))
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
             if progress:
@@ -255,7 +257,7 @@ def simulate(
         root: folder to make.
         settings: what to simulate.
         workers: recordings made at the same time; all cores if None.
-        progress: told of each finished recording.
+        progress: told how many recordings are finished, of how many.
 
     Raises:
         UserError: ``root`` is there already and not an empty folder.
@@ -287,7 +289,7 @@ def simulated_root(
     Args:
         settings: what to simulate.
         workers: recordings made at the same time; all cores if None.
-        progress: told of each finished recording if any has to be made.
+        progress: told how many recordings are finished, of how many, if any has to be made.
 
     Returns:
         The folder, and whether it was made now. The cache is the user's cache folder, or

@@ -43,7 +43,7 @@ class TimeIndex:
         latest = np.iinfo(np.int64).min
         for start in range(0, len(times), _READ):
             stamps = _stamps(times, start, start + _READ)
-            mended = _mend(stamps, latest)
+            mended = np.maximum.accumulate(np.maximum(stamps, latest))
             num_mended += int(np.count_nonzero(mended != stamps))
             block_times.append(mended[::BLOCK].copy())  # a view would hold all the stamps
             latest = mended[-1]
@@ -66,7 +66,8 @@ class TimeIndex:
         if end_block <= first_block:
             return 0, np.empty(0, np.int64)
         stamps = _stamps(times, first_block * BLOCK, end_block * BLOCK)
-        mended = _mend(stamps, self.block_time_us[first_block])
+        # Events before these blocks matter no more: their stamps lie before the window.
+        mended = np.maximum.accumulate(stamps)
         first = int(np.searchsorted(mended, start_us))
         end = int(np.searchsorted(mended, end_us, side="right"))
         return first_block * BLOCK + first, mended[first:end]
@@ -107,8 +108,3 @@ def cached_time_index(path: Path, times: h5py.Dataset) -> TimeIndex:
 
 def _stamps(times: h5py.Dataset, start: int, stop: int) -> NDArray[np.int64]:
     return times[start:stop].astype(np.int64, copy=False)
-
-
-def _mend(stamps: NDArray[np.int64], latest: int | np.int64) -> NDArray[np.int64]:
-    """Stamps that never descend, nor fall behind ``latest``."""
-    return np.maximum.accumulate(np.maximum(stamps, latest))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data import road_users
-from etram_det.data.rendering import ACTOR, SHAPE, Camera, Light, distance_driven, project
+from etram_det.data.simulator import road_users
+from etram_det.data.simulator.projection import ACTOR, SHAPE, Camera, distance_driven, project
+from etram_det.data.simulator.rendering import GRAIN_SIZE, Light
 
 Array = NDArray[np.float64]
 
@@ -29,9 +30,11 @@ _ALBEDO = {_PAVEMENT: 0.34, _CYCLES: 0.27, _CARRIAGEWAY: 0.22, _RAILS: 0.26}
 # Lowest and highest speed in metres a second.
 _SPEED = {_PAVEMENT: (0.9, 1.7), _CYCLES: (2.5, 5.0), _CARRIAGEWAY: (4.5, 9.0), _RAILS: (3.5, 6.5)}
 # Shares of the time in view that the classes are given, by class id: rare ones come often.
-_SHARE = np.array([2.6, 1.6, 1.6, 0.6, 1.5, 0.6, 0.5, 1.8])
+_SHARE = np.array([2.6, 1.6, 1.6, 0.6, 1.5, 0.6, 0.4, 1.8])
 _GAP_M = 2.5
 _LATE_S = 5.0
+# How far ahead of a vehicle its lamps may light the road.
+_LIGHT_M = 12.0
 _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12
 
 
@@ -59,8 +62,8 @@ class Scene:
     Attributes:
         camera: where it stands.
         light: the empty scene.
-        actors: as ``rendering.ACTOR``, from far to near.
-        shapes: of all actors, as ``rendering.SHAPE``.
+        actors: as ``projection.ACTOR``, from far to near.
+        shapes: of all actors, as ``projection.SHAPE``.
     """
 
     camera: Camera
@@ -71,7 +74,7 @@ class Scene:
 
 def _draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
     """A camera some metres up that has the horizon in the upper part of its picture."""
-    focal_px = rng.uniform(0.85, 0.95) * width
+    focal_px = rng.uniform(0.85, 0.95) * max(width, 1.5 * height)
     pitch = math.atan2((0.5 - rng.uniform(-0.04, 0.08)) * height, focal_px)
     height_m = rng.uniform(10.0, 14.0)
     return Camera(focal_px, width / 2, height / 2, height_m, math.sin(pitch), math.cos(pitch))
@@ -89,7 +92,7 @@ def _lay_lanes(
     """Pavements outside, cycle lanes, two carriageways, and rails somewhere among them."""
     height, width = size
     order = [_CYCLES, _CARRIAGEWAY, _CARRIAGEWAY, _CARRIAGEWAY, _CARRIAGEWAY, _CYCLES]
-    order.insert(rng.choice([1, 3, 5, 5]), _RAILS)
+    order.insert(rng.choice([1, 3, 3, 5, 5, 5]), _RAILS)
     order = [_PAVEMENT, *order, _PAVEMENT]
     # The nearest pavement is walked just above the lower edge of the picture.
     below = math.atan2(0.44 * height, camera.focal_px) + math.asin(camera.sin_pitch)
@@ -174,22 +177,24 @@ class _Traffic:
         self.actors.append((far, actor))
         return in_view_s
 
-    def _watch(
-        self, actor: np.record, start_m: float, lane: Lane, length: float
-    ) -> float:
+    def _watch(self, actor: np.record, start_m: float, lane: Lane, length: float) -> float:
         """Set when it enters and leaves; returns its seconds in view while being recorded."""
-        times_s = np.arange(-0.5, self.seconds + 0.5, 0.1)
+        times_s, step_s = np.linspace(0, self.seconds, 2 + int(10 * self.seconds), retstep=True)
         along_m = start_m + lane.direction * distance_driven.py_func(actor, times_s)
         beyond_m = np.maximum(lane.view_m[0] - along_m, along_m - lane.view_m[1])
-        near = times_s[beyond_m < 0.5 * length + 12.0]  # 12 m: the light of its headlamps
-        actor["enter_us"], actor["leave_us"] = (near[0] - 0.1) * 1e6, (near[-1] + 0.1) * 1e6
-        recorded = (times_s >= 0) & (times_s <= self.seconds)
-        return 0.1 * float(np.count_nonzero((beyond_m < 0) & recorded))
+        near = times_s[beyond_m < 0.5 * length + _LIGHT_M]
+        actor["enter_us"], actor["leave_us"] = (near[0] - step_s) * 1e6, (near[-1] + step_s) * 1e6
+        return self.seconds * float(np.mean(beyond_m < 0))
 
 
 def _draw_traffic(
-    rng: np.random.Generator, lanes: list[Lane], turn: float, seconds: float, night: bool,
-    users: float, late: int,
+    rng: np.random.Generator,
+    lanes: list[Lane],
+    turn: float,
+    seconds: float,
+    night: bool,
+    users: float,
+    late: int,
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Road users from far to near and their shapes; arguments as in ``draw_scene``."""
     traffic = _Traffic(rng, lanes, turn, seconds, night)
@@ -200,9 +205,7 @@ def _draw_traffic(
         class_id = int(np.argmin((in_view_s + handicap_s) / _SHARE))
         gained_s = traffic.add(class_id)
         in_view_s[class_id] += gained_s
-        handicap_s[class_id] += 0.0 if gained_s else 0.2
-        if handicap_s.min() > 10 * seconds:  # the lanes are full
-            break
+        handicap_s[class_id] += 0.0 if gained_s else 0.2  # no room: let others come first
     if not traffic.actors:
         return np.zeros(0, ACTOR), np.zeros(0, SHAPE)
     order = sorted(range(len(traffic.actors)), key=lambda i: traffic.actors[i][0])
@@ -210,9 +213,9 @@ def _draw_traffic(
 
 
 def _draw_grains(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A texture ``[64, 64]`` in [-1, 1] that repeats without a seam."""
-    fine = rng.uniform(-1, 1, (64, 64))
-    coarse = np.kron(rng.uniform(-1, 1, (16, 16)), np.ones((4, 4)))
+    """A texture ``[GRAIN_SIZE, GRAIN_SIZE]`` in [-1, 1] that repeats without a seam."""
+    fine = rng.uniform(-1, 1, (GRAIN_SIZE, GRAIN_SIZE))
+    coarse = np.kron(rng.uniform(-1, 1, (GRAIN_SIZE // 4, GRAIN_SIZE // 4)), np.ones((4, 4)))
     return (0.5 * fine + 0.5 * coarse).astype(np.float32)
 
 
@@ -283,7 +286,8 @@ def draw_scene(
         late: id of a class that comes after the others, in short recordings not at all.
     """
     camera = _draw_camera(rng, height, width)
-    turn = math.radians(rng.uniform(-20, 20))
+    # Turned by more, the far lanes would leave the picture where they cross its middle.
+    turn = math.atan(rng.uniform(-0.36, 0.36) * width / camera.focal_px)
     lanes = _lay_lanes(rng, camera, (height, width), turn)
     actors, shapes = _draw_traffic(rng, lanes, turn, seconds, night, users, late)
     grains = _draw_grains(rng)

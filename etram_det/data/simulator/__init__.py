@@ -1,0 +1,1 @@
+"""The traffic simulator: bodies, scene, picture, events."""
