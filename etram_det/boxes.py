@@ -21,21 +21,15 @@ BOX_DTYPE = np.dtype(
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Corners ``[..., 4]`` from centre, width and height ``[..., 4]``."""
+    """Corners ``[*, 4]`` from centre, width and height ``[*, 4]``."""
     centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Centre, width and height ``[..., 4]`` from corners ``[..., 4]``."""
+    """Centre, width and height ``[*, 4]`` from corners ``[*, 4]``."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
-
-
-def box_area(boxes: Tensor) -> Tensor:
-    """Area ``[...]`` of ``xyxy`` boxes ``[..., 4]``, in square pixels."""
-    size = boxes[..., 2:] - boxes[..., :2]
-    return size[..., 0] * size[..., 1]
 
 
 def decode_detections(

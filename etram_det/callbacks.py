@@ -43,7 +43,7 @@ class RunProgressBar(TQDMProgressBar):
         """What stands behind the bar: the loss."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics  # type: ignore[return-value]
+        return dict(metrics)
 
 
 class ResultsWriter(Callback):

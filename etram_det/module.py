@@ -43,7 +43,12 @@ class LaneStates:
         ]
 
     def write(self, lane: Tensor, state: State) -> None:
-        """Keep the state of a batch's lanes; the first batch has all lanes that will come."""
+        """Keep the state of a batch's lanes; the first batch has all lanes that will come.
+
+        Args:
+            lane: ``[B]`` int64, row of each lane.
+            state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage.
+        """
         new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
         if self.rows is None or len(lane) == len(self.rows[0][0]):
             # All lanes are there, in their order: nothing to scatter.

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from etram_det.data.labels import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE
 
 
 def random_events(num_events, seconds=1.0, size=(48, 64), seed=0):

@@ -12,7 +12,7 @@ from etram_det.models.detector import Detector
 from etram_det.types import UserError
 
 
-def close(actual, expected, tolerance):
+def assert_close(actual, expected, tolerance):
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
@@ -22,9 +22,9 @@ def test_features_and_states_equal_rvt():
     events = F.pad(reference["events"].float(), (0, 4, 0, 8))
     features, state = detector.backbone(events)
     for i in range(4):
-        close(features[i], reference[f"feature_stage{i + 1}"], 1e-5)
-        close(state[i][0], reference[f"state_h{i + 1}"], 1e-5)
-        close(state[i][1], reference[f"state_c{i + 1}"], 1e-5)
+        assert_close(features[i], reference[f"feature_stage{i + 1}"], 1e-5)
+        assert_close(state[i][0], reference[f"state_h{i + 1}"], 1e-5)
+        assert_close(state[i][1], reference[f"state_c{i + 1}"], 1e-5)
 
 
 @torch.no_grad()
@@ -32,9 +32,9 @@ def test_pyramid_decoding_and_detections_equal_rvt():
     reference, detector = rvt.arrays(), rvt.detector()
     features, _ = detector.features(reference["events"])
     for i, x in enumerate(detector.fpn(features)):
-        close(x, reference[f"fpn_out{i}"], 1e-5)
+        assert_close(x, reference[f"fpn_out{i}"], 1e-5)
     decoded = detector.predict(features).decode()
-    close(decoded, reference["decoded"], 1e-4)
+    assert_close(decoded, reference["decoded"], 1e-4)
     for threshold in (0.1, 0.001):
         for i, found in enumerate(decode_detections(decoded, threshold, 0.45)):
             expected = reference[f"det_conf{threshold}_{i}"]
@@ -55,7 +55,7 @@ def test_pyramid_decoding_and_detections_equal_rvt():
 
 
 def test_training_head_equals_rvt():
-    close(rvt.training_output().decode(), rvt.arrays()["train_decoded"], 1e-3)
+    assert_close(rvt.training_output().decode(), rvt.arrays()["train_decoded"], 1e-3)
 
 
 def small_detector(**settings):
@@ -74,10 +74,10 @@ def test_chunks_equal_the_whole_sequence(chunks):
     for chunk in events.split(chunks):
         output, state = detector(chunk, state)
         rows.append(output.decode())
-    close(torch.cat(rows), whole.decode(), 1e-5 * float(whole.decode().max()))
+    assert_close(torch.cat(rows), whole.decode(), 1e-5 * float(whole.decode().max()))
     for (hidden, cell), (final_hidden, final_cell) in zip(state, final, strict=True):
-        close(hidden, final_hidden, 1e-5)
-        close(cell, final_cell, 1e-5)
+        assert_close(hidden, final_hidden, 1e-5)
+        assert_close(cell, final_cell, 1e-5)
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def test_padded_and_padding_by_hand_agree():
     detector = small_detector()
     events = torch.randint(0, 5, (2, 1, 20, 50, 70), dtype=torch.uint8)
     by_hand = F.pad(events, (0, 128 - 70, 0, 64 - 50))
-    close(detector(events)[0].decode(), detector(by_hand)[0].decode(), 0)
+    assert_close(detector(events)[0].decode(), detector(by_hand)[0].decode(), 0)
 
 
 @torch.no_grad()

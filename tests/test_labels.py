@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_files import boxes_at
 
+from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import (
-    BOX_DTYPE,
     ETRAM3_CLASSES,
     ETRAM_CLASSES,
     LabelSettings,

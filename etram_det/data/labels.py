@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import BOX_DTYPE
 from etram_det.types import UserError
 
 ETRAM_CLASSES = (
@@ -22,19 +23,6 @@ ETRAM3_CLASSES = ("pedestrian", "vehicle", "micro-mobility")
 GEN1_CLASSES = ("car", "pedestrian")
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car")
 
-# Prophesee's box: left, top, width and height in pixels of the sensor, time in microseconds.
-BOX_DTYPE = np.dtype(
-    [
-        ("t", "<i8"),
-        ("x", "<f4"),
-        ("y", "<f4"),
-        ("w", "<f4"),
-        ("h", "<f4"),
-        ("class_id", "<u4"),
-        ("track_id", "<u4"),
-        ("class_confidence", "<f4"),
-    ]
-)
 _NEEDED_FIELDS = ("t", "x", "y", "w", "h", "class_id")
 _OLD_NAMES = {"t": "ts", "class_confidence": "confidence"}
 # What np.load raises for files that are missing, cut short or overwritten.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.labels import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE
 from etram_det.types import UserError
 
 
@@ -30,7 +30,7 @@ class Timeline:
         frame_end_us: ``[F]`` int64, end of each frame's window, ascending.
         label_frame: ``[M]`` int64, the frame of each box, ascending.
         label_boxes: ``[M]`` boxes of the labelled frames, in pixels of the sensor, with the
-            fields of :data:`etram_det.data.labels.BOX_DTYPE`.
+            fields of :data:`etram_det.boxes.BOX_DTYPE`.
         dropped: number of boxes left out, by reason.
     """
 

@@ -39,7 +39,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), init))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale ``[..., C]`` channel by channel."""
+        """Scale ``[*, C]`` channel by channel."""
         return x * self.gamma
 
 

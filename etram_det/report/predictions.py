@@ -35,7 +35,7 @@ class BoxFileWriter:
             detections: boxes ``[D, 4]`` ``xyxy`` in pixels of the input frame.
             scale: pixels of the sensor per pixel of the input frame, in x and y.
         """
-        boxes = detections.boxes.cpu().numpy() * np.tile(np.float32(scale), 2)
+        boxes = detections.boxes.cpu().numpy() * np.array([*scale, *scale], dtype=np.float32)
         part = np.zeros(len(detections), dtype=BOX_DTYPE)
         part["t"] = time_us
         part["x"], part["y"] = boxes[:, 0], boxes[:, 1]
