@@ -93,6 +93,8 @@ class PredictionWriter(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
         lanes = batch.lane.tolist()
         for b, lane in enumerate(lanes):
+            if batch.padded[:, b].all():
+                continue  # this process has run out of recordings and only keeps the others company
             if batch.reset[b]:
                 self._finish(lane)
                 self.writers[lane] = BoxFileWriter(folder, batch.recording[b])

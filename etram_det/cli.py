@@ -180,12 +180,17 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
 def _set_up_messages() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Known and of no use to someone who trains a detector.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within.*")
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
 
 
 def _overview() -> str:

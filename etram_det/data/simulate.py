@@ -24,6 +24,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from etram_det.boxes import BOX_DTYPE
 from etram_det.data.simulator.event_camera import EventCamera, SensorSettings
 from etram_det.data.simulator.road_users import BUS, TRAM, TRUCK
 from etram_det.data.simulator.scene import draw_scene
@@ -33,20 +34,6 @@ SIMULATOR_VERSION = 1
 LABEL_INTERVAL_US = 33_333
 MANIFEST = "simulation.json"
 CACHE_VARIABLE = "ETRAM_DET_CACHE"
-
-BOX = np.dtype(
-    [
-        ("t", "<i8"),
-        ("x", "<f4"),
-        ("y", "<f4"),
-        ("w", "<f4"),
-        ("h", "<f4"),
-        ("class_id", "<u4"),
-        ("track_id", "<u4"),
-        ("class_confidence", "<f4"),
-    ],
-    align=True,
-)
 
 # A box is given once this share of the body is in the frame, this share of that is not hidden by
 # anything nearer, and it has caused this many events.
@@ -136,7 +123,7 @@ def _plan(settings: SimulationSettings) -> list[_Plan]:
 
 
 def _boxes(camera: EventCamera, time_us: int) -> NDArray[Any]:
-    """The labels of this moment, as ``BOX``.
+    """The labels of this moment, as ``BOX_DTYPE``.
 
     A box bounds the silhouette, cut to the frame and to what nearer road users leave visible.
     """
@@ -156,7 +143,7 @@ def _boxes(camera: EventCamera, time_us: int) -> NDArray[Any]:
     shown = (in_frame >= _MIN_IN_FRAME) & (unhidden >= _MIN_VISIBLE)
     shown &= (views["num_own"] > 0) & (views["num_events"] >= _MIN_EVENTS)
     tracks = np.flatnonzero(shown)
-    boxes = np.zeros(len(tracks), BOX)
+    boxes = np.zeros(len(tracks), BOX_DTYPE)
     boxes["t"], boxes["class_confidence"] = time_us, 1
     boxes["x"], boxes["y"] = visible[tracks, 0], visible[tracks, 1]
     boxes["w"] = visible[tracks, 2] - visible[tracks, 0]
@@ -201,6 +188,14 @@ class _EventFile:
         self.file.close()
 
 
+def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:
+    """Write boxes with zeros in the four unused bytes of each."""
+    table = np.zeros(len(boxes), BOX_DTYPE)
+    for name in BOX_DTYPE.names or ():
+        table[name] = boxes[name]
+    np.save(path, table)
+
+
 def _record(plan: _Plan, settings: SimulationSettings, root: Path) -> None:
     """Simulate one recording and write its two files."""
     rng = np.random.default_rng(plan.seed)
@@ -212,14 +207,14 @@ def _record(plan: _Plan, settings: SimulationSettings, root: Path) -> None:
         scene.camera, scene.light, scene.actors, scene.shapes, settings.sensor, rng
     )
     end_us = round(settings.seconds * 1e6)
-    boxes = [np.zeros(0, BOX)]
+    boxes = [np.zeros(0, BOX_DTYPE)]
     file = _EventFile(root / plan.split / f"{plan.name}_td.h5", settings.height, settings.width)
     for time_us in range(LABEL_INTERVAL_US, end_us + 1, LABEL_INTERVAL_US):
         file.append(camera.advance(time_us))
         boxes.append(_boxes(camera, time_us))
     file.append(camera.advance(end_us))
     file.close()
-    np.save(root / plan.split / f"{plan.name}_bbox.npy", np.concatenate(boxes))
+    _save_boxes(root / plan.split / f"{plan.name}_bbox.npy", np.concatenate(boxes))
 
 
 def _write_set(
@@ -245,6 +240,19 @@ def _write_set(
     (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
+def require_new(root: Path) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        UserError: ``root`` is there already and not an empty folder.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(
+            f"output: expected a new or empty folder, found {root} with something in it; "
+            "choose another or remove it"
+        )
+
+
 def simulate(
     root: Path,
     settings: SimulationSettings,
@@ -262,11 +270,7 @@ def simulate(
     Raises:
         UserError: ``root`` is there already and not an empty folder.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(
-            f"output: expected a new or empty folder, found {root} with something in it; "
-            "choose another or remove it"
-        )
+    require_new(root)
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}.partial")
     try:
         _write_set(partial, settings, workers, progress)

@@ -20,8 +20,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import ETRAM_CLASSES
-from etram_det.data.simulate import BOX, SimulationSettings, simulate
+from etram_det.data.simulate import SimulationSettings, require_new, simulate
 
 # A small box covers less than this, in pixels of a network that sees half the sensor's size.
 _SMALL_AREA = 32**2
@@ -53,7 +54,7 @@ def _contents(root: Path) -> _Contents:
     for path in recordings:
         with h5py.File(path, "r") as file:
             num_events += len(file["events/t"])
-    boxes = [np.zeros(0, BOX), *(np.load(path) for path in root.glob("*/*_bbox.npy"))]
+    boxes = [np.zeros(0, BOX_DTYPE), *(np.load(path) for path in root.glob("*/*_bbox.npy"))]
     return _Contents(
         num_recordings=len(recordings),
         num_events=num_events,
@@ -96,6 +97,7 @@ def simulate_command(
     Raises:
         UserError: ``output`` is there already and not an empty folder.
     """
+    require_new(output)  # before any progress is shown
     console = Console()
     started_s = time.monotonic()
     columns = (

@@ -3,6 +3,9 @@
 Each road user is redrawn at a rate of its own: a step moves it by about a pixel at most, so that
 the logarithm of a pixel's intensity may be taken as a straight line between two steps, on which the
 threshold crossings get microsecond stamps (as in ESIM, Rebecq et al., CoRL 2018).
+
+For developers: numba's cache of the kernels here goes stale with this file only. After a change to
+a kernel in ``projection.py`` or ``rendering.py``, touch this file too.
 """
 
 from __future__ import annotations
@@ -195,7 +198,7 @@ def _advance(
         next_us[j] = start_us + step_us[j]
     num_events = 0
     for _ in range(left.sum()):
-        j = np.argmin(next_us)
+        j = int(np.argmin(next_us))
         i, now_us = active[j], next_us[j]
         left[j] -= 1
         next_us[j] = end_us - (left[j] - 1) * step_us[j] if left[j] else np.inf
