@@ -1,47 +1,70 @@
-"""Checkpoints: read safely, summarise, rename RVT's tensors."""
+"""Checkpoints: read without running code, compared, written in one piece, carried over."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etram_det.types import UserError
 
-# RVT's and YOLOX's layer names -> ours; the pyramid's follow in `_fpn_names`.
-_RENAMES = (
-    (r"^mdl\.", ""),
-    (r"downsample_cf2cl\.conv", "downsample"),
-    (r"downsample_cf2cl\.norm", "norm"),
-    (r"self_attn\.qkv", "qkv"),
-    (r"self_attn\.proj", "projection"),
-    (r"\bls([12])\b", r"scale\1"),
-    (r"mlp\.net\.0\.0", "mlp.0"),
-    (r"mlp\.net\.2", "mlp.2"),
-    (r"lstm\.conv1x1", "lstm"),
-    (r"\bbn\b", "norm"),
-    (r"^yolox_head\.", "head."),
-    (r"cls_convs", "class_branches"),
-    (r"reg_convs", "box_branches"),
-    (r"cls_preds", "class_outputs"),
-    (r"reg_preds", "box_outputs"),
-    (r"obj_preds", "objectness_outputs"),
-    (r"(C3_[np]\d)\.conv1", r"\1.process"),
-    (r"(C3_[np]\d)\.conv2", r"\1.bypass"),
-    (r"(C3_[np]\d)\.conv3", r"\1.merge"),
-    (r"(C3_[np]\d)\.m\.(\d+)\.conv1", r"\1.bottlenecks.\2.0"),
-    (r"(C3_[np]\d)\.m\.(\d+)\.conv2", r"\1.bottlenecks.\2.1"),
+# What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
+_DAMAGE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
 )
+# Modules that belong to one scale each: their index counts from the finest scale.
+_OF_ONE_SCALE = re.compile(r"(fpn\.(?:reduce|merge_down|downsample|merge_up)|head\.[a-z_]+)\.(\d+)")
+# Kept by normalisation layers beside their parameters, and of the same fate.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# Name of a parameter, its shape in the checkpoint and in the network, None where it is not there.
+Mismatch = tuple[str, "tuple[int, ...] | None", "tuple[int, ...] | None"]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+class _Placeholder:
+    """Stands where a checkpoint names something of no use here; takes all and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def read_checkpoint(
+    path: str | Path, setting: str = "ckpt_path", ignored: Collection[str] = ()
+) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running code that it may hold.
+
+    PyTorch's restricted reader (``weights_only=True``) takes tensors and plain values only.
+
+    Args:
+        path: the file.
+        setting: what the user set to the path, for messages.
+        ignored: dotted names of classes and functions that the file may mention. They are neither
+            imported nor called: an empty placeholder takes their place.
 
     Raises:
         UserError: if the file is missing, cut short, no checkpoint, or holds more than tensors
@@ -49,62 +72,259 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"ckpt_path: no file {path}: give the path of a checkpoint (.ckpt)")
+        raise UserError(f"{setting}: no file {path}: give the path of a checkpoint (.ckpt)")
+    stand_ins: list[Any] = [(_Placeholder, name) for name in ignored]
+    if ignored:
+        # It is filled after it was made, for which PyTorch wants a dict.
+        stand_ins.append((_empty_dict, "collections.defaultdict"))
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(stand_ins):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # PyTorch names what it refused in "Unsupported global: GLOBAL <name> was not an allowed".
+        # PyTorch names what it refused as "GLOBAL <name>".
         refused = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"it holds {refused[1]}" if refused else "it is no checkpoint of PyTorch's"
+        if not refused:
+            raise UserError(
+                f"{path}: must be a checkpoint of PyTorch's, which it is not: {setting} wants a "
+                ".ckpt file"
+            ) from error
         raise UserError(
-            f"{path}: must hold only tensors and plain values, but {found}: not loaded, since "
-            "that could run code"
+            f"{path}: must hold only tensors and plain values, but it holds {refused[1]}: not "
+            "loaded, since that could run code; if you trust the file, keep its tensors alone: "
+            "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW)"
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]}): "
-            "the file may be cut short; copy it again"
+            f"{path}: cannot be read as a checkpoint ({reason}): the file may be cut short; "
+            "copy it again"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    tensors = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(tensors, Mapping) or not tensors:
         raise UserError(f"{path}: must be a checkpoint with a state_dict, found none in it")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(
+                f"{path}: the state_dict must hold named tensors, found "
+                f"{type(tensor).__name__} as {name!r}"
+            )
     return checkpoint
 
 
-def _fpn_names(num_scales: int) -> dict[str, str]:
-    """RVT's pyramid layers -> ours; the fork's fourth scale continues the numbering downwards."""
-    last = num_scales - 2  # index of the join of the two coarsest scales
-    names = {"lateral_conv0": f"reduce.{last}"}
-    for step in range(num_scales - 1):
-        join = last - step
-        if step:
-            names[f"reduce_conv{step}"] = f"reduce.{join}"
-        names[f"C3_p{4 - step}"] = f"merge_down.{join}"
-        names[f"bu_conv{step + 1}"] = f"downsample.{join}"
-        names[f"C3_n{4 - step}"] = f"merge_up.{join}"
-    return names
+def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint beside its final name, then move it into place.
+
+    Raises:
+        UserError: if the file cannot be written; nothing is left of it then.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(checkpoint), partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        # PyTorch's own writer reports a full disk or a missing permission as RuntimeError.
+        if partial.exists():
+            partial.unlink()
+        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
-def rename_rvt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of an RVT checkpoint under this project's names.
+def require_same_tensors(
+    found: Mapping[str, Tensor],
+    required: Mapping[str, Tensor],
+    source: str,
+    name_in_source: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse tensors that are not exactly those of a network, by name and shape.
 
     Args:
-        state_dict: tensors of an official RVT, eTraM-fork or four-scale-fork checkpoint, with
-            keys ``mdl.backbone.…``, ``mdl.fpn.…``, ``mdl.yolox_head.…``.
+        found: tensors of the checkpoint by this project's names, of any shape ``[*]``.
+        required: tensors of the network by their names; only the shapes count.
+        source: file or setting, for messages.
+        name_in_source: how the checkpoint itself calls its tensors, where it does otherwise.
 
-    Returns:
-        The same tensors, those of the LSTM's 1x1 convolution as matrices ``[4C, 2C]``.
+    Raises:
+        UserError: if a tensor is missing, is one too many, or has another shape.
     """
-    num_scales = len({m[1] for key in state_dict if (m := re.search(r"\bstems\.(\d+)", key))})
-    fpn = _fpn_names(num_scales)
+    theirs = name_in_source or {}
+    extra = [theirs.get(name, name) for name in found if name not in required]
+    if extra:
+        raise UserError(
+            f"{source}: holds {_listed(extra)}, which this network does not have: it must be a "
+            "checkpoint of the same architecture, with every tensor used"
+        )
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise UserError(
+            f"{source}: lacks {_listed(missing)}: all tensors of the network are required; the "
+            "checkpoint may be of another architecture, or incomplete"
+        )
+    for name, tensor in required.items():
+        if found[name].shape != tensor.shape:
+            raise UserError(
+                f"{source}: {theirs.get(name, name)} must have the shape {tuple(tensor.shape)}, "
+                f"found {tuple(found[name].shape)}: the checkpoint is of another architecture"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - 2
+    return ", ".join(names[:2]) + (f" and {rest} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a network took over from a checkpoint of other shapes.
+
+    Attributes:
+        num_loaded: numbers taken over, among the network's parameters.
+        num_parameters: numbers in the network's parameters.
+        carried_classes: classes whose rows in the head were taken over, by name.
+        new_classes: classes that the checkpoint does not know.
+        not_loaded: each parameter that was not taken over as a whole.
+    """
+
+    num_loaded: int
+    num_parameters: int
+    carried_classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
+    not_loaded: tuple[Mismatch, ...]
+
+    def lines(self) -> list[str]:
+        """What was not loaded, one line each, and the summary as the last line."""
+        width = max((len(name) for name, _, _ in self.not_loaded), default=0)
+        lines = [
+            f"not loaded  {name:<{width}}  checkpoint {_shown(theirs)}, model {_shown(ours)}"
+            for name, theirs, ours in self.not_loaded
+        ]
+        share = self.num_loaded / self.num_parameters
+        return [
+            *lines,
+            f"{share:.1%} of the parameters loaded ({self.num_loaded:,} of "
+            f"{self.num_parameters:,}); class rows by name: "
+            f"{', '.join(self.carried_classes) or 'none'}; "
+            f"new classes: {', '.join(self.new_classes) or 'none'}",
+        ]
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else str(shape)
+
+
+def carry_over(
+    path: str | Path, detector: nn.Module, class_names: Sequence[str], dim_head: int
+) -> Transfer:
+    """Load what fits of a checkpoint of another number of scales or classes.
+
+    Scales are matched by their stage, rows of the class outputs by the classes' names, all else
+    by name and shape. What does not fit keeps its start value.
+
+    Args:
+        path: checkpoint of this project, imported ones included.
+        detector: the :class:`~etram_det.models.detector.Detector` to load into.
+        class_names: the detector's classes.
+        dim_head: channels of the detector's attention heads; they decide what the channels of a
+            projection mean.
+
+    Raises:
+        UserError: if it is no such checkpoint, has other attention heads, or nothing in it fits.
+    """
+    tensors, settings = _weights_and_settings(path, dim_head)
+    own = detector.state_dict()
+    theirs = _by_own_scales(tensors, _num_scales(own) - _num_scales(tensors))
+    known = list(settings["class_names"])
+    rows = [known.index(name) if name in known else -1 for name in class_names]
+    loaded: dict[str, Tensor] = {}
+    num_loaded: dict[str, int] = {}
+    not_loaded: list[Mismatch] = []
+    for name, tensor in own.items():
+        value = theirs[name][1] if name in theirs else None
+        loaded[name], num_loaded[name] = _fitting(name, tensor, value, rows)
+        if num_loaded[name] < tensor.numel() and not name.endswith(_STATISTICS):
+            shape = None if value is None else tuple(value.shape)
+            not_loaded.append((name, shape, tuple(tensor.shape)))
+    not_loaded += [
+        (their_name, tuple(value.shape), None)
+        for name, (their_name, value) in theirs.items()
+        if name not in own and not name.endswith(_STATISTICS)
+    ]
+    sizes = {name: parameter.numel() for name, parameter in detector.named_parameters()}
+    if not any(num_loaded[name] for name in sizes):
+        raise UserError(
+            f"model.init_from: no tensor of {path} fits this network: the sizes under model must "
+            f"be near the checkpoint's, model.embed_dim {settings.get('embed_dim')}"
+        )
+    detector.load_state_dict(loaded)
+    return Transfer(
+        sum(num_loaded[name] for name in sizes),
+        sum(sizes.values()),
+        tuple(name for name in class_names if name in known),
+        tuple(name for name in class_names if name not in known),
+        tuple(not_loaded),
+    )
+
+
+def _fitting(
+    name: str, own: Tensor, theirs: Tensor | None, rows: Sequence[int]
+) -> tuple[Tensor, int]:
+    """What a tensor becomes, and how many of its numbers come from the checkpoint.
+
+    Args:
+        name: of the tensor in the network.
+        own: its value so far.
+        theirs: the checkpoint's, if it has one.
+        rows: for each class, its row in the checkpoint's class outputs, -1 for none.
+    """
+    by_class = name.startswith("head.class_outputs.")
+    if theirs is None or theirs.shape[by_class:] != own.shape[by_class:]:
+        return own, 0
+    if not by_class:
+        return theirs, own.numel()
+    merged = own.clone()
+    for i, row in enumerate(rows):
+        if row >= 0:
+            merged[i] = theirs[row]
+    return merged, sum(row >= 0 for row in rows) * own[0].numel()
+
+
+def _weights_and_settings(
+    path: str | Path, dim_head: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The detector's tensors in a checkpoint of this project, and the module's settings."""
+    checkpoint = read_checkpoint(path, "model.init_from")
+    settings = checkpoint.get("hyper_parameters", {})
+    prefix = "detector."
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    if not tensors or "class_names" not in settings:
+        raise UserError(
+            f"model.init_from: must be a checkpoint of this project, {path} is none: import "
+            "RVT's with python -m etram_det import-rvt"
+        )
+    if settings.get("dim_head", dim_head) != dim_head:
+        raise UserError(
+            f"model.dim_head: must be that of model.init_from, {settings['dim_head']}, found "
+            f"{dim_head}: attention heads of another width do not fit the weights"
+        )
+    return tensors, settings
+
+
+def _num_scales(tensors: Mapping[str, Tensor]) -> int:
+    return len({match[1] for name in tensors if (match := re.match(r"head\.stems\.(\d+)", name))})
+
+
+def _by_own_scales(tensors: Mapping[str, Tensor], shift: int) -> dict[str, tuple[str, Tensor]]:
+    """Under the network's numbering of scales, each tensor with its name in the checkpoint.
+
+    Both pyramids end with stage 4, so they differ in the stage that they start with.
+    """
     renamed = {}
-    for key, tensor in state_dict.items():
-        for pattern, replacement in _RENAMES:
-            key = re.sub(pattern, replacement, key)
-        if block := re.search(r"att_blocks\.(\d+)\.att_(window|grid)", key):
-            index = 2 * int(block[1]) + (block[2] == "grid")
-            key = key.replace(block[0], f"attention.{index}")
-        if key.startswith("fpn."):
-            layer = key.split(".")[1]
-            key = key.replace(f"fpn.{layer}.", f"fpn.{fpn.get(layer, layer)}.")
-        renamed[key] = tensor[:, :, 0, 0] if key.endswith("lstm.weight") else tensor
+    for name, tensor in tensors.items():
+        own_name = name
+        if match := _OF_ONE_SCALE.match(name):
+            own_name = f"{match[1]}.{int(match[2]) + shift}{name[match.end() :]}"
+        renamed[own_name] = name, tensor
     return renamed

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from etram_det.checkpoint import read_checkpoint, rename_rvt
+from etram_det.checkpoint import read_checkpoint
 from etram_det.models.detector import Detector
 from etram_det.models.head import HeadOutput
+from etram_det.rvt_checkpoint import rename_rvt
 
 REFERENCE = Path(__file__).parent / "reference"
 
