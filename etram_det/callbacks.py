@@ -7,11 +7,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
 from etram_det.report.predictions import BoxFileWriter
-from etram_det.report.table import metrics_tables, write_metrics
-from etram_det.types import Batch, Detections
+from etram_det.report.results import results_of, write_results
+from etram_det.report.table import detail_tables, summary_tables
+from etram_det.report.tensorboard import show_results
+from etram_det.types import Batch, Detections, UserError
+
+FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
 
 
 class RunProgressBar(TQDMProgressBar):
@@ -20,11 +25,15 @@ class RunProgressBar(TQDMProgressBar):
     Lightning's own counts an epoch, which is of no interest where training goes by steps.
     """
 
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start where a resumed run left off, so that its pace counts only what is done now."""
+        super().on_train_start(trainer)
+        self.train_progress_bar.initial = trainer.fit_loop.total_batch_idx + 1
+
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Set the bar's length once the number of batches is known."""
+        """Set the bar's length, now that the number of batches is known."""
         batches = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         self.train_progress_bar.total = batches
-        self.train_progress_bar.initial = trainer.fit_loop.total_batch_idx + 1
 
     def on_train_batch_end(
         self,
@@ -47,11 +56,24 @@ class RunProgressBar(TQDMProgressBar):
 
 
 class ResultsWriter(Callback):
-    """Shows the size-binned figures as a table and keeps them as ``metrics.json``.
+    """Shows what an evaluation found as tables, and keeps it in the run folder and TensorBoard.
 
-    Both come after each validation and test; the file lies in the run folder and always holds the
-    latest evaluation.
+    It comes after each validation and test; the files hold the latest evaluation. The recordings'
+    figures and the confusion matrix are shown where a checkpoint is evaluated, not in training.
+
+    Args:
+        score_threshold: least score of a detection in the confusion matrix, in [0, 1].
+
+    Raises:
+        UserError: if the threshold is out of its range.
     """
+
+    def __init__(self, score_threshold: float = 0.3) -> None:
+        if not 0 <= score_threshold <= 1:
+            raise UserError(
+                f"results.score_threshold: must lie in [0, 1], found {score_threshold}: correct it"
+            )
+        self.score_threshold = score_threshold
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the validation split, except for Lightning's sanity check."""
@@ -62,16 +84,32 @@ class ResultsWriter(Callback):
         """Report the test split."""
         self._report(trainer, pl_module, "test")
 
-    @staticmethod
-    def _report(trainer: pl.Trainer, module: Any, split: str) -> None:
+    def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
+        if not trainer.is_global_zero:
+            return
         result = module.metric.result  # of the module's own compute(), made just before
-        if trainer.is_global_zero:
-            figures, description = result.figures(), result.description()
-            console = Console()
-            console.rule(f"{split}, after {trainer.global_step} steps")
-            console.print(metrics_tables(figures, description))
-            if trainer.log_dir is not None:
-                write_metrics(Path(trainer.log_dir), figures, description)
+        data = getattr(trainer, "datamodule", None)
+        results = results_of(
+            result,
+            score_threshold=self.score_threshold,
+            dropped_by_data=data.dropped_boxes(split) if data is not None else {},
+        )
+        console = Console()
+        if not console.is_terminal:
+            console.width = FILE_WIDTH
+        console.rule(f"{split}, after {trainer.global_step} steps")
+        console.print(summary_tables(results))
+        if trainer.state.fn != "fit":
+            console.print(detail_tables(results))
+        if trainer.log_dir is not None:
+            # Lightning's CSVLogger has a metrics.csv of its own there.
+            has_own = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
+            figures_file = "evaluation.csv" if has_own else "metrics.csv"
+            write_results(Path(trainer.log_dir), results, result, figures_file)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                show_results(writer, results, result.curves, split, trainer.global_step)
 
 
 class PredictionWriter(Callback):

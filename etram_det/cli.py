@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, auto_cli
@@ -24,6 +25,7 @@ from etram_det import __version__
 from etram_det.callbacks import PredictionWriter, ResultsWriter, RunProgressBar
 from etram_det.checkpoint import read_checkpoint
 from etram_det.data.datamodule import EventDataModule, class_names_of
+from etram_det.data.representation import channels_of
 from etram_det.module import DetectionModule
 from etram_det.types import UserError
 
@@ -36,6 +38,17 @@ LIGHTNING_COMMANDS = {
 }
 TOOLS = {
     "simulate": ("etram_det.tools.simulate", "simulate_command", "make a set of simulated traffic"),
+    "preprocess": (
+        "etram_det.tools.preprocess",
+        "preprocess_command",
+        "prepare recordings once, to load them fast",
+    ),
+    "stats": ("etram_det.tools.stats", "stats_command", "describe the labels of recordings"),
+    "import-rvt": (
+        "etram_det.tools.import_rvt",
+        "import_rvt_command",
+        "turn a checkpoint of RVT or its eTraM fork into one of ours",
+    ),
 }
 # Settings that shape the network: where a checkpoint is read they follow it.
 ARCHITECTURE = (
@@ -47,6 +60,7 @@ ARCHITECTURE = (
     "layer_scale_init",
     "fpn_stages",
     "fpn_depth",
+    "partition_split",
 )
 
 logger = logging.getLogger("etram_det")
@@ -68,9 +82,12 @@ class EtramCLI(LightningCLI):
                 "checkpoint.save_last": True,
             }
         )
+        parser.add_lightning_class_args(ResultsWriter, "results")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", compute_fn=class_names_of)
-        parser.link_arguments("data.bins", "model.in_channels", compute_fn=_channels)
+        parser.link_arguments(
+            ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
+        )
         parser.link_arguments("data.train_lanes", "model.train_lanes")
 
     def _parse_ckpt_path(self) -> None:
@@ -81,10 +98,7 @@ class EtramCLI(LightningCLI):
         if not self.config.get("subcommand"):
             return
         config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if not path or str(path) in ("best", "last", "hpc", "registry"):
-            return
-        stored = read_checkpoint(path).get("hyper_parameters", {})
+        stored = self._checkpoint().get("hyper_parameters", {})
         for name in ARCHITECTURE:
             theirs, ours = stored.get(name), config.model.get(name)
             if theirs is not None and theirs != ours:
@@ -96,15 +110,25 @@ class EtramCLI(LightningCLI):
                 )
                 config.model[name] = theirs
 
+    def _checkpoint(self) -> dict[str, Any]:
+        """What is in ``ckpt_path``; nothing where it is unset or left to Lightning."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if not path or str(path) in ("best", "last", "hpc", "registry"):
+            return {}
+        return read_checkpoint(path)
+
     def _run_subcommand(self, subcommand: str) -> None:
-        # Data that is missing or does not fit must show before a run folder is made.
+        # Data or weights that are missing or do not fit must show before a run folder is made.
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
+        if checkpoint := self._checkpoint():
+            self.model.on_load_checkpoint(checkpoint)
+        elif subcommand == "fit" and not self.config.fit.get("ckpt_path"):
+            self.model.load_initial_weights()
+        if subcommand in ("validate", "test"):
+            # Lightning's own list of a hundred figures would bury the tables of ResultsWriter.
+            self.config_init[subcommand].verbose = False
         super()._run_subcommand(subcommand)
-
-
-def _channels(bins: int) -> int:
-    return 2 * bins
 
 
 def run(args: Sequence[str]) -> int:
@@ -125,7 +149,7 @@ def run(args: Sequence[str]) -> int:
             module, function, _ = TOOLS[command]
             auto_cli(
                 getattr(importlib.import_module(module), function),
-                args=list(args[1:]),
+                args=[_underscored(arg) for arg in args[1:]],
                 prog=f"python -m etram_det {command}",
                 as_positional=False,
                 exit_on_error=False,
@@ -141,6 +165,12 @@ def run(args: Sequence[str]) -> int:
         return _fail(_last_line(error), _exit_code(error))
     except (ArgumentError, MisconfigurationException) as error:
         return _fail(" ".join(str(error).split()), 2)
+    except ValueError as error:
+        # jsonargparse wraps what the constructor of a nested class raises.
+        mistake = _user_error_behind(error)
+        if mistake is None:
+            raise
+        return _fail(str(mistake), mistake.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     return 0
@@ -171,7 +201,7 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
         save_config_kwargs={"overwrite": True},
         parser_kwargs=parser_settings if run else {"exit_on_error": False},
         trainer_defaults={
-            "callbacks": [RunProgressBar(), ResultsWriter(), PredictionWriter()],
+            "callbacks": [RunProgressBar(), PredictionWriter()],
             "use_distributed_sampler": False,  # the plan shares the recordings out itself
         },
     )
@@ -179,7 +209,6 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
 
 def _set_up_messages() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Known and of no use to someone who trains a detector.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -210,9 +239,23 @@ def _overview() -> str:
     )
 
 
+def _underscored(arg: str) -> str:
+    """``--class-names`` as ``--class_names``: tools take both spellings of a flag."""
+    if not arg.startswith("--"):
+        return arg
+    flag, equals, value = arg[2:].partition("=")
+    return f"--{flag.replace('-', '_')}{equals}{value}"
+
+
 def _fail(message: str, code: int) -> int:
     sys.stderr.write(f"etram_det: error: {message}\n")
     return code
+
+
+def _user_error_behind(error: BaseException | None) -> UserError | None:
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def _last_line(error: UserError) -> str:

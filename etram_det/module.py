@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from etram_det.boxes import decode_detections, xyxy_to_cxcywh
+from etram_det.checkpoint import carry_over, require_same_tensors
+from etram_det.metrics.protocols import ProtocolName
 from etram_det.metrics.settings import SIZE_BINS
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.detector import Detector
@@ -81,6 +84,15 @@ class DetectionModule(pl.LightningModule):
         fpn_stages: stages that the pyramid joins: ``[2, 3, 4]`` in RVT, ``[1, 2, 3, 4]`` adds
             stride 4 for small objects.
         fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
+        partition_split: attention windows along each side of the last stage, 1, 2 or 4: 2 in RVT,
+            but 1 for Gen1.
+        gradient_checkpointing: compute attention again in the backward pass: less memory, for a
+            longer step.
+        compile: ``stages`` compiles each stage, the pyramid and the head by ``torch.compile``,
+            in the first steps.
+        init_from: checkpoint of this project, an imported one included, that a new training
+            starts from. What fits is loaded, rows of the classes by name; what does not fit is
+            listed.
         loss: training loss; RVT's (YOLOX's) unless set.
         learning_rate: highest learning rate; ``2e-4 * sqrt(effective batch / 8)`` unless set,
             where the effective batch counts the lanes of all processes and accumulated batches.
@@ -94,8 +106,8 @@ class DetectionModule(pl.LightningModule):
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
         max_detections: detections kept of each frame, best first.
         protocol: how detections are judged: ``full`` counts every label; ``prophesee`` drops
-            small boxes and the first 0.5 s, as published numbers do; ``etram_fork`` ignores
-            classes as well.
+            small boxes and the first 0.5 s, as published numbers do, and ``prophesee_gen1`` is
+            its form for Gen1; ``etram_fork`` ignores classes as well.
         size_bins: least and greatest area of each size bin in square pixels, both included;
             COCO's small, medium and large (32 and 96 squared) unless set.
         pixel_frame: whether areas are measured in pixels of the ``network``'s input or of the
@@ -120,6 +132,10 @@ class DetectionModule(pl.LightningModule):
         layer_scale_init: float = 1e-5,
         fpn_stages: Sequence[int] = (1, 2, 3, 4),
         fpn_depth: float = 0.33,
+        partition_split: int = 2,
+        gradient_checkpointing: bool = False,
+        compile: Literal["none", "stages"] = "none",
+        init_from: str | None = None,
         loss: YOLOXLoss | None = None,
         learning_rate: float | None = None,
         weight_decay: float = 0.0,
@@ -130,7 +146,7 @@ class DetectionModule(pl.LightningModule):
         score_threshold: float = 0.001,
         nms_threshold: float = 0.45,
         max_detections: int = 300,
-        protocol: Literal["full", "prophesee", "etram_fork"] = "full",
+        protocol: ProtocolName = "full",
         size_bins: dict[str, tuple[float, float]] | None = None,
         pixel_frame: Literal["network", "native"] = "network",
         class_groups: dict[str, list[int | str]] | None = None,
@@ -151,7 +167,12 @@ class DetectionModule(pl.LightningModule):
             layer_scale_init=layer_scale_init,
             fpn_stages=fpn_stages,
             fpn_depth=fpn_depth,
+            partition_split=partition_split,
+            gradient_checkpointing=gradient_checkpointing,
         )
+        if compile == "stages":
+            self.detector.compile_parts()
+        self.init_from = init_from
         self.loss = YOLOXLoss() if loss is None else loss
         self.train_lanes = train_lanes
         self.learning_rate = learning_rate
@@ -172,6 +193,45 @@ class DetectionModule(pl.LightningModule):
         )
         self.train_states, self.eval_states = LaneStates(), LaneStates()
 
+    def load_initial_weights(self) -> None:
+        """Load what fits of ``init_from``, once, and tell what was loaded and what was not.
+
+        Raises:
+            UserError: if the file is no checkpoint of this project, or nothing in it fits.
+        """
+        # Forgotten once it is loaded: a second fit goes on from the weights as they are then.
+        path, self.init_from = self.init_from, None
+        if path is not None:
+            dim_head = self.hparams["dim_head"]
+            transfer = carry_over(path, self.detector, self.class_names, dim_head)
+            rank_zero_info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
+
+    def on_fit_start(self) -> None:
+        """Take what a new training starts from: weights, and thresholds that follow the labels.
+
+        Adaptive size weights keep the thresholds that a checkpoint brought.
+
+        Raises:
+            UserError: if ``init_from`` does not fit, or there is no data module to ask for the
+                training labels.
+        """
+        if not self.trainer.ckpt_path:
+            self.load_initial_weights()
+        weight = self.loss.size_weight
+        if weight is None or weight.adapted:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise UserError(
+                "model.loss.adaptive_quantiles: needs the training labels of an EventDataModule, "
+                "found plain loaders: set the thresholds or fit with datamodule=…"
+            )
+        weight.adapt(data.training_box_areas())
+        rank_zero_info(
+            "model.loss: thresholds that follow the training labels: "
+            f"{weight.small_threshold:.0f} and {weight.medium_threshold:.0f} px²"
+        )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the labelled frames of one chunk; the state goes on to the lanes' next chunk."""
         features = self._features(batch, self.train_states)
@@ -180,7 +240,7 @@ class DetectionModule(pl.LightningModule):
             # Zero for every parameter: no step is missed on this process while others go on.
             return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
         output = self.detector.predict([x[labels.frame] for x in features])
-        losses = self.loss(output, xyxy_to_cxcywh(labels.boxes), labels.classes)
+        losses = self.loss(output, xyxy_to_cxcywh(labels.boxes), labels.classes, labels.rows)
         named = {f"train/{name}": value.detach() for name, value in losses.items()}
         loss = named.pop("train/loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
@@ -287,10 +347,11 @@ class DetectionModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose classes are not this module's.
+        """Refuse a checkpoint of another network or of other classes.
 
         Raises:
-            UserError: if the checkpoint's class names differ, or their order.
+            UserError: if the checkpoint's class names differ, or their order, or if its detector's
+                tensors are not exactly this one's.
         """
         theirs = tuple(checkpoint.get("hyper_parameters", {}).get("class_names", self.class_names))
         if theirs != self.class_names:
@@ -298,4 +359,23 @@ class DetectionModule(pl.LightningModule):
                 f"data.class_names: must be the checkpoint's {list(theirs)}, found "
                 f"{list(self.class_names)}: set data.class_names to the classes that the "
                 "checkpoint was trained on, or choose another checkpoint"
+            )
+        prefix = "detector."
+        require_same_tensors(
+            {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)},
+            {k: v for k, v in self.state_dict().items() if k.startswith(prefix)},
+            "ckpt_path",
+        )
+        # A loss may follow another one: it takes over what both have and keeps its own rest.
+        stored, own = checkpoint["state_dict"], self.loss.state_dict(prefix="loss.")
+        checkpoint["state_dict"] = own | {
+            name: tensor
+            for name, tensor in stored.items()
+            if name in own or not name.startswith("loss.")
+        }
+        is_training = self._trainer is not None and self._trainer.training
+        if is_training and not checkpoint.get("optimizer_states"):
+            rank_zero_info(
+                "ckpt_path: the checkpoint holds weights only: training starts from them at step "
+                "0, with a fresh optimiser and schedule"
             )

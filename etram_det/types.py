@@ -52,11 +52,14 @@ class Labels:
         frame: ``[N]`` int64, place of each labelled frame in the batch, ``t * B + b``, ascending.
         boxes: ``[N, M, 4]`` float32, ``xyxy`` in pixels of the input frame; zeros where padded.
         classes: ``[N, M]`` int64, class ids; -1 where padded.
+        rows: ``[G]`` int64, places in ``N * M`` of the boxes that are no padding; known before
+            the labels go to the device, where finding them would mean to wait for it.
     """
 
     frame: Tensor
     boxes: Tensor
     classes: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return self.frame.shape[0]
@@ -84,7 +87,8 @@ class Labels:
         for i, (frame_boxes, frame_classes) in enumerate(zip(boxes, classes, strict=True)):
             padded_boxes[i, : len(frame_classes)] = frame_boxes
             padded_classes[i, : len(frame_classes)] = frame_classes
-        return Labels(torch.tensor(frame, dtype=torch.int64), padded_boxes, padded_classes)
+        rows = (padded_classes.flatten() >= 0).nonzero().squeeze(1)
+        return Labels(torch.tensor(frame, dtype=torch.int64), padded_boxes, padded_classes, rows)
 
 
 @dataclass

@@ -16,6 +16,7 @@ ALLOWED = {
     "metrics": {"types", "boxes"},
     "report": {"types", "boxes", "metrics"},
     "checkpoint": {"types", "boxes", "models"},
+    "rvt_checkpoint": {"types", "boxes", "models", "checkpoint"},
     "callbacks": {"types", "boxes", "metrics", "report"},
     "module": {"types", "boxes", "models", "metrics", "report", "checkpoint"},
 }

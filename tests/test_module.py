@@ -180,7 +180,24 @@ def test_learning_rate_follows_the_effective_batch(lanes, accumulate):
 
 def test_checkpoint_of_other_classes_is_refused_with_both_lists():
     module = small_module()
-    checkpoint = {"hyper_parameters": {"class_names": ("car", "pedestrian")}}
+    checkpoint = {"hyper_parameters": {"class_names": ("car", "pedestrian")}, "state_dict": {}}
     with pytest.raises(UserError, match=r"\['car', 'pedestrian'\].*\['pedestrian', 'car'\]"):
         module.on_load_checkpoint(checkpoint)
-    module.on_load_checkpoint({"hyper_parameters": {"class_names": ["pedestrian", "car"]}})
+    names = {"class_names": ["pedestrian", "car"]}
+    module.on_load_checkpoint({"hyper_parameters": names, "state_dict": module.state_dict()})
+
+
+def test_checkpoint_of_another_network_is_refused_by_its_tensors():
+    module = small_module()
+    for change, message in (
+        (lambda tensors: tensors.popitem(), r"lacks detector\.head"),
+        (lambda tensors: tensors.update({"detector.new": torch.zeros(1)}), r"holds detector\.new"),
+        (
+            lambda tensors: tensors.update({"detector.fpn.reduce.0.conv.weight": torch.zeros(1)}),
+            r"fpn\.reduce\.0\.conv\.weight must have the shape \(8, 16, 1, 1\), found \(1,\)",
+        ),
+    ):
+        tensors = dict(module.state_dict())
+        change(tensors)
+        with pytest.raises(UserError, match=message):
+            module.on_load_checkpoint({"state_dict": tensors})

@@ -1,24 +1,18 @@
-"""Precision over recall for every class and size bin, by one pass of faster-coco-eval."""
+"""Precision over recall for every class and size bin."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 
+import numba
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 
-from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.frames import EvaluationFrames
+from etram_det.metrics.matching import IGNORED, IOU_THRESHOLDS, TRUE, AreaRange, match
 
-# linspace, not arange: the last digits decide whether an IoU of exactly 0.6 matches at 0.6.
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
-
-# Bounds of an area in square pixels, both included.
-AreaRange = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -75,8 +69,8 @@ class Curves:
         return int(counts.sum() if classes is None else counts[list(classes)].sum())
 
 
-class Matcher:
-    """Matches detections with ground truth as COCO does, over any choice of the same frames.
+class Evaluator:
+    """Matches all frames once, then gives the curves over any choice of them.
 
     Args:
         frames: what to evaluate; areas are judged in the pixels of its boxes.
@@ -95,31 +89,30 @@ class Matcher:
         self._truth = frames.truth
         self._num_classes = num_classes
         self._area_ranges = area_ranges
-        self._max_detections = max_detections
-        with _garbage_collection_paused():
-            self._coco_truth = _coco_dataset(frames.truth, len(frames), num_classes)
-            self._coco_detections = _coco_dataset(frames.detections, len(frames), num_classes)
+        self._max_detections = np.array(max_detections)
+        self._matches = match(frames, num_classes, area_ranges, max_detections[-1])
 
     def curves(self, kept: np.ndarray) -> Curves:
-        """Curves over the frames where ``kept`` ``[F]`` is true, in one pass of the backend."""
-        num_boxes = self._count(kept)
-        shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), *num_boxes.shape)
-        if not num_boxes.any():
-            recall = np.full((shape[0], *num_boxes.shape, len(self._max_detections)), nan)
-            return Curves(np.full(shape, nan), recall, num_boxes)
-        backend = COCOeval_faster(self._coco_truth, self._coco_detections, "bbox")
-        backend.params.imgIds = np.flatnonzero(kept).tolist()
-        backend.params.iouThrs = IOU_THRESHOLDS
-        backend.params.recThrs = RECALL_THRESHOLDS
-        backend.params.areaRng = [list(bounds) for bounds in self._area_ranges]
-        backend.params.maxDets = list(self._max_detections)
-        with _garbage_collection_paused():
-            backend.evaluate()
-            backend.accumulate()
-        precision, recall = backend.eval["precision"][..., -1], backend.eval["recall"]
-        return Curves(
-            np.where(precision < 0, nan, precision), np.where(recall < 0, nan, recall), num_boxes
+        """Curves over the frames where ``kept`` ``[F]`` is true."""
+        matches, num_boxes = self._matches, self._count(kept)
+        num_classes, num_ranges = num_boxes.shape
+        precision = np.full(
+            (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), num_classes, num_ranges), nan
         )
+        recall = np.full((len(IOU_THRESHOLDS), *num_boxes.shape, len(self._max_detections)), nan)
+        for class_id in range(num_classes):
+            of_class = slice(matches.first[class_id], matches.first[class_id + 1])
+            counted = kept[matches.frame[of_class]]
+            _accumulate(
+                matches.status[:, :, of_class][:, :, counted],
+                matches.rank[of_class][counted],
+                num_boxes[class_id],
+                self._max_detections,
+                RECALL_THRESHOLDS,
+                precision[:, :, class_id],
+                recall[:, class_id],
+            )
+        return Curves(precision, recall, num_boxes)
 
     def _count(self, kept: np.ndarray) -> np.ndarray:
         """``[K, A]`` ground-truth boxes of the frames that are kept."""
@@ -132,47 +125,44 @@ class Matcher:
         return np.stack(counts, axis=1)
 
 
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Spare the search for cycles, which hundreds of thousands of small objects would trigger."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+@numba.njit(cache=True)
+def _accumulate(
+    status: np.ndarray,
+    rank: np.ndarray,
+    num_boxes: np.ndarray,
+    limits: np.ndarray,
+    recall_thresholds: np.ndarray,
+    precision: np.ndarray,
+    recall: np.ndarray,
+) -> None:
+    """Fill in precision ``[I, R, A]`` and recall ``[I, A, L]`` of one class.
 
-
-def _coco_dataset(boxes: FrameBoxes, num_frames: int, num_classes: int) -> COCO:
-    """Boxes in COCO's own form; ids start at 1 because 0 means unmatched there."""
-    columns = zip(
-        boxes.frame.tolist(),
-        boxes.classes.tolist(),
-        np.concatenate([boxes.boxes[:, :2], boxes.size], axis=1).tolist(),
-        boxes.area.tolist(),
-        boxes.scores.tolist(),
-        strict=True,
-    )
-    annotations = [
-        {
-            "id": i,
-            "image_id": frame,
-            "category_id": class_id,
-            "bbox": xywh,
-            "area": area,
-            "score": score,
-            "iscrowd": 0,
-        }
-        for i, (frame, class_id, xywh, area, score) in enumerate(columns, start=1)
-    ]
-    return COCO(
-        {
-            "images": [{"id": i} for i in range(num_frames)],
-            "categories": [{"id": i} for i in range(num_classes)],
-            "annotations": annotations,
-        }
-    )
+    ``status`` ``[A, I, D]`` and ``rank`` ``[D]`` are those of its detections, best score first.
+    """
+    running, reached = np.empty(len(rank)), np.empty(len(rank))
+    for a in range(len(num_boxes)):
+        if num_boxes[a] == 0:
+            continue
+        for i in range(status.shape[1]):
+            num_true, num_counted = 0, 0
+            recall[i, a] = 0
+            for d in range(len(rank)):
+                if status[a, i, d] == IGNORED:
+                    continue
+                if status[a, i, d] == TRUE:
+                    num_true += 1
+                    recall[i, a] += rank[d] < limits
+                running[num_counted] = num_true / (num_counted + 1)
+                reached[num_counted] = num_true / num_boxes[a]
+                num_counted += 1
+            recall[i, a] /= num_boxes[a]
+            for d in range(num_counted - 2, -1, -1):
+                running[d] = max(running[d], running[d + 1])
+            d = 0
+            for r in range(len(recall_thresholds)):
+                while d < num_counted and reached[d] < recall_thresholds[r]:
+                    d += 1
+                precision[i, r, a] = running[d] if d < num_counted else 0
 
 
 def _mean_of_known(values: np.ndarray) -> float:

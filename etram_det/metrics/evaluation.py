@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from etram_det.metrics.confusion import confusion_matrix
-from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Matcher
+from etram_det.metrics.curves import Curves, Evaluator
 from etram_det.metrics.frames import EvaluationFrames
+from etram_det.metrics.matching import IOU_THRESHOLDS
 from etram_det.metrics.settings import EvaluationSettings
 
 PARTS_OF_DAY = ("day", "night")
@@ -25,6 +26,7 @@ class EvaluationResult:
     Attributes:
         settings: how it was counted.
         frames: the frames and boxes that counted, boxes in ``settings.pixel_frame`` pixels.
+        evaluator: gives the curves over any choice of the frames.
         curves: precision and recall over all of them.
         day: the same over the recordings that have ``day`` in their name.
         night: the same over the recordings that have ``night`` in their name.
@@ -34,6 +36,7 @@ class EvaluationResult:
 
     settings: EvaluationSettings
     frames: EvaluationFrames
+    evaluator: Evaluator
     curves: Curves
     day: Curves
     night: Curves
@@ -69,13 +72,16 @@ class EvaluationResult:
         figures["num_dropped_detections"] = self.num_dropped_detections
         return figures
 
+    def size_figure_names(self) -> list[str]:
+        """Keys of the figures over all sizes and by size bin, as in :meth:`per_recording`."""
+        return [name for name, _ in self._figures_of("", self.curves)]
+
     def per_recording(self) -> dict[str, dict[str, float]]:
         """AP, AP50, AP75, AR and boxes, over all sizes and by size bin, of each recording."""
-        recording = self.frames.recording
-        matcher = _matcher(self.frames, self.settings)
+        names, recording = np.unique(self.frames.recording, return_inverse=True)
         return {
-            str(name): dict(self._figures_of("", matcher.curves(recording == name)))
-            for name in np.unique(recording)
+            str(name): dict(self._figures_of("", self.evaluator.curves(recording == i)))
+            for i, name in enumerate(names)
         }
 
     def confusion(self, *, score_threshold: float, iou_threshold: float = 0.5) -> np.ndarray:
@@ -142,16 +148,19 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
     counted = settings.rules.apply(frames.ordered())
     if settings.pixel_frame == "native":
         counted = counted.native()
-    matcher = _matcher(counted, settings)
-    everything = matcher.curves(np.ones(len(counted), dtype=bool))
+    evaluator = Evaluator(
+        counted, settings.num_classes, settings.area_ranges, settings.detection_limits
+    )
+    everything = evaluator.curves(np.ones(len(counted), dtype=bool))
     part = np.array([part_of_day(str(name)) for name in counted.recording], dtype=object)
     day, night = (
-        everything if (part == name).all() else matcher.curves(part == name)
+        everything if (part == name).all() else evaluator.curves(part == name)
         for name in PARTS_OF_DAY
     )
     return EvaluationResult(
         settings,
         counted,
+        evaluator,
         everything,
         day,
         night,
@@ -164,7 +173,3 @@ def part_of_day(recording: str) -> str | None:
     """``day`` or ``night`` where it is a word of a recording's name, as in ``train_day_0001``."""
     words = re.split(r"[^a-z]+", recording.lower())
     return next((part for part in PARTS_OF_DAY if part in words), None)
-
-
-def _matcher(frames: EvaluationFrames, settings: EvaluationSettings) -> Matcher:
-    return Matcher(frames, settings.num_classes, settings.area_ranges, settings.detection_limits)

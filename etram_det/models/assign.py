@@ -12,8 +12,8 @@ from torch import Tensor
 
 from etram_det.models.head import HeadOutput
 
-CENTER_RADIUS = 1.5  # cells around a box's centre that may learn it
-CANDIDATES = 10  # best overlaps that decide how many anchor points a box gets
+CENTER_RADIUS = 1.5  # cells around a box's centre that may learn it, so 3x3 of them in each scale
+NUM_OVERLAPS = 10  # best overlaps that decide how many anchor points a box gets
 IOU_COST = 3.0
 OUTSIDE_COST = 1.0e6
 
@@ -33,74 +33,146 @@ class Assignment:
     iou: Tensor
 
 
-def pairwise_iou(boxes_cxcywh: Tensor, others_cxcywh: Tensor) -> Tensor:
-    """IoU ``[N, M, A]`` of boxes ``[N, M, 4]`` with boxes ``[N, A, 4]``; 0 where both are empty."""
-    a, b = boxes_cxcywh[:, :, None], others_cxcywh[:, None]
-    low = torch.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
-    high = torch.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-    overlap = (high - low).clamp(min=0).prod(dim=-1)
-    union = a[..., 2:].prod(dim=-1) + b[..., 2:].prod(dim=-1) - overlap
-    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)
-
-
 @torch.no_grad()
-def simota(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> Assignment:
+def simota(
+    output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor, rows: Tensor | None = None
+) -> Assignment:
     """Assign anchor points to boxes by the cost of their predictions.
 
     A point is a candidate if it lies within 1.5 cells of the centre of any box of its frame. A box
     takes as many of the cheapest candidates as the sum of its ten best overlaps, at least one; a
-    point taken by several boxes goes to the one it costs least. The arithmetic is float32.
+    point taken by several boxes goes to the one it costs least. Among equals the first wins. The
+    arithmetic is float32.
+
+    Nothing of size boxes times anchor points is made: the candidates of a frame are gathered by
+    arithmetic on its boxes' centres, and boxes of all frames stand in one list.
 
     Args:
         output: predictions at ``A`` anchor points of ``N`` frames.
         boxes_cxcywh: ``[N, M, 4]`` float32 in pixels of the input frame.
         classes: ``[N, M]`` int64 class ids; -1 where padded.
+        rows: ``[G]`` int64, places of the boxes in ``N * M`` that are no padding. Found here
+            unless given, at the price of a device synchronisation.
     """
-    valid = classes >= 0
     num_frames, num_anchors = output.objectness.shape
-    if boxes_cxcywh.shape[1] == 0:
-        nothing = output.objectness.new_zeros(num_frames, num_anchors, dtype=torch.float32)
-        return Assignment(nothing.bool(), nothing.long(), nothing)
-    near = _near_centre(output, boxes_cxcywh) & valid[:, :, None]
-    candidate = near.any(dim=1, keepdim=True) & valid[:, :, None]
+    most = max(boxes_cxcywh.shape[1], 1)
+    if rows is None:
+        rows = (classes.flatten() >= 0).nonzero().squeeze(1)
+    frame, column = rows // most, rows % most  # [G]
+    boxes = boxes_cxcywh.flatten(0, 1)[rows].float()
+    anchor, known = _candidates(output, boxes_cxcywh.float(), classes)
 
-    iou = pairwise_iou(boxes_cxcywh.float(), output.boxes_cxcywh()) * candidate
-    cost = _class_cost(output, classes) - IOU_COST * torch.log(iou + 1e-8)
-    cost = torch.where(near, cost, cost + OUTSIDE_COST)
-    cost = torch.where(candidate, cost, torch.inf)
+    predicted = output.boxes_cxcywh().gather(1, anchor[..., None].expand(-1, -1, 4))
+    iou = _iou(boxes, predicted[frame]) * known[frame]
+    cost = _class_cost(output, anchor, frame, classes.flatten()[rows])
+    cost = cost - IOU_COST * torch.log(iou + 1e-8)
+    cost = torch.where(_near_centre(output, boxes, anchor[frame]), cost, cost + OUTSIDE_COST)
+    cost = torch.where(known[frame], cost, torch.inf)
+    matched = _settle_contests(_cheapest(cost, _num_points(iou)), cost, frame, anchor.shape)
 
-    num_candidates = min(CANDIDATES, num_anchors)
-    num_points = iou.topk(num_candidates, dim=-1).values.sum(dim=-1).int().clamp(min=1)
-    cheapest = cost.topk(num_candidates, dim=-1, largest=False)
-    rank = torch.arange(num_candidates, device=cost.device)
-    taken = (rank < num_points[..., None]) & cheapest.values.isfinite()
-    matched = torch.zeros_like(candidate).scatter(2, cheapest.indices, taken)
+    def at_anchors(values: Tensor) -> Tensor:
+        """``[G, C]`` values of matched pairs, of which each point has one at most, ``[N, A]``."""
+        values = values * matched
+        by_slot = values.new_zeros(anchor.shape).index_add_(0, frame, values)
+        return values.new_zeros(num_frames, num_anchors).scatter_add_(1, anchor, by_slot)
 
-    contested = matched.sum(dim=1) > 1
-    box_index = torch.where(contested, cost.argmin(dim=1), matched.int().argmax(dim=1))
-    matched_iou = iou.gather(1, box_index[:, None])[:, 0]
-    foreground = matched.any(dim=1)
-    return Assignment(foreground, box_index, matched_iou * foreground)
-
-
-def _near_centre(output: HeadOutput, boxes_cxcywh: Tensor) -> Tensor:
-    """``[N, M, A]``: is the anchor point within 1.5 cells of the box's centre, in x and y."""
-    points = (output.cells + 0.5) * output.strides[:, None]
-    distance = (points - boxes_cxcywh[:, :, None, :2]).abs().amax(dim=-1)
-    return distance < CENTER_RADIUS * output.strides
+    return Assignment(
+        at_anchors(torch.ones_like(cost)) > 0,
+        at_anchors(column[:, None].expand(cost.shape)),
+        at_anchors(iou),
+    )
 
 
-def _class_cost(output: HeadOutput, classes: Tensor) -> Tensor:
-    """Binary cross-entropy ``[N, M, A]`` of a point's class scores with a box's one-hot class.
+def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Points within 1.5 cells of a box's centre: in each scale at most 3x3 for each box.
+
+    Returns:
+        Anchor points ``[N, C]`` of each frame in ascending order, with ``C = 9 * S * M``, and
+        ``[N, C]`` bool, false where one is a repetition or no candidate.
+    """
+    step = torch.arange(-1, 2, device=boxes_cxcywh.device)
+    num_anchors = output.strides.shape[0]
+    centre_x, centre_y = boxes_cxcywh[..., 0, None, None], boxes_cxcywh[..., 1, None, None]
+    anchors = []
+    offset = 0
+    for height, width, stride in output.scales:
+        x, y = (centre_x / stride).floor() + step, (centre_y / stride).floor() + step[:, None]
+        near_x = ((x + 0.5) * stride - centre_x).abs() < CENTER_RADIUS * stride
+        near_y = ((y + 0.5) * stride - centre_y).abs() < CENTER_RADIUS * stride
+        near_x, near_y = near_x & (x >= 0) & (x < width), near_y & (y >= 0) & (y < height)
+        candidate = near_x & near_y & (classes >= 0)[..., None, None]
+        anchor = torch.where(candidate, offset + y * width + x, num_anchors)
+        anchors.append(anchor.long().flatten(1))
+        offset += height * width
+    anchor = torch.cat(anchors, dim=1).sort(dim=1).values
+    known = anchor < num_anchors
+    known[:, 1:] &= anchor[:, 1:] != anchor[:, :-1]
+    return anchor.clamp(max=num_anchors - 1), known
+
+
+def _iou(boxes_cxcywh: Tensor, predicted: Tensor) -> Tensor:
+    """IoU ``[G, C]`` of boxes ``[G, 4]`` with their frames' predictions ``[G, C, 4]``."""
+    x, y, w, h = boxes_cxcywh[:, None].unbind(-1)
+    px, py, pw, ph = predicted.unbind(-1)
+    across = torch.minimum(x + w / 2, px + pw / 2) - torch.maximum(x - w / 2, px - pw / 2)
+    down = torch.minimum(y + h / 2, py + ph / 2) - torch.maximum(y - h / 2, py - ph / 2)
+    overlap = across.clamp(min=0) * down.clamp(min=0)
+    union = w * h + pw * ph - overlap
+    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _near_centre(output: HeadOutput, boxes_cxcywh: Tensor, anchor: Tensor) -> Tensor:
+    """``[G, C]``: is the anchor point within 1.5 cells of the box's own centre, in x and y."""
+    strides = output.strides[anchor]
+    points = (output.cells[anchor] + 0.5) * strides[..., None]
+    distance = (points - boxes_cxcywh[:, None, :2]).abs().amax(dim=-1)
+    return distance < CENTER_RADIUS * strides
+
+
+def _class_cost(output: HeadOutput, anchor: Tensor, frame: Tensor, classes: Tensor) -> Tensor:
+    """Binary cross-entropy ``[G, C]`` of a point's class scores with a box's one-hot class.
 
     The score is the geometric mean of objectness and class probability. Summed over ``K`` classes
-    for "none of them" once, then corrected for the one class of each box, so that nothing of size
-    ``[N, M, A, K]`` is made.
+    for "none of them" once, then corrected for the one class of each box.
     """
-    objectness = output.objectness.float().sigmoid()[..., None]
-    probability = (output.classes.float().sigmoid() * objectness).sqrt()
-    is_class = -probability.log().clamp(min=-100)  # [N, A, K]
+    num_classes = output.classes.shape[-1]
+    objectness = output.objectness.gather(1, anchor).float().sigmoid()[..., None]
+    logits = output.classes.gather(1, anchor[..., None].expand(-1, -1, num_classes))
+    probability = (logits.float().sigmoid() * objectness).sqrt()
+    is_class = -probability.log().clamp(min=-100)  # [N, C, K]
     not_class = -torch.log1p(-probability).clamp(min=-100)
-    correction = (is_class - not_class).transpose(1, 2)  # [N, K, A]
-    index = classes.clamp(min=0)[..., None].expand(-1, -1, correction.shape[-1])
-    return not_class.sum(dim=-1)[:, None] + correction.gather(1, index)
+    correction = (is_class - not_class).transpose(1, 2)  # [N, K, C]
+    return not_class.sum(dim=-1)[frame] + correction[frame, classes]
+
+
+def _num_points(iou: Tensor) -> Tensor:
+    """``[G]`` int64: how many anchor points a box takes."""
+    best = iou.topk(min(NUM_OVERLAPS, iou.shape[1]), dim=1).values
+    return best.sum(dim=1).long().clamp(min=1)
+
+
+def _cheapest(cost: Tensor, num_points: Tensor) -> Tensor:
+    """``[G, C]``: is this one of the ``num_points`` ``[G]`` cheapest, the first among equals."""
+    smallest = cost.topk(min(NUM_OVERLAPS, cost.shape[1]), dim=1, largest=False).values
+    last = smallest.gather(1, (num_points - 1).clamp(max=smallest.shape[1] - 1)[:, None])
+    below, equal = cost < last, cost == last
+    room = num_points[:, None] - below.sum(dim=1, keepdim=True)
+    return (below | (equal & (equal.cumsum(dim=1) <= room))) & cost.isfinite()
+
+
+def _settle_contests(matched: Tensor, cost: Tensor, frame: Tensor, shape: torch.Size) -> Tensor:
+    """``[G, C]``: matches, where a point taken by several boxes is left to the one it costs least.
+
+    Args:
+        matched: ``[G, C]`` bool, points that each box takes.
+        cost: ``[G, C]``, infinite where the point is no candidate.
+        frame: ``[G]`` frame of each box; boxes of a frame share its ``C`` points.
+        shape: ``(N, C)``.
+    """
+    contested = matched.new_zeros(shape, dtype=torch.int32).index_add_(0, frame, matched.int()) > 1
+    place = frame[:, None].expand_as(cost)
+    least = cost.new_full(shape, torch.inf).scatter_reduce_(0, place, cost, "amin")
+    row = torch.arange(len(frame), device=cost.device)[:, None]
+    row = torch.where(cost == least[frame], row, len(frame))
+    first = row.new_full(shape, len(frame)).scatter_reduce_(0, place, row, "amin")
+    return torch.where(contested[frame], row == first[frame], matched)

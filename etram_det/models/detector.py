@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etram_det.models.backbone import SIZE_MULTIPLE, STRIDES, RecurrentBackbone
+from etram_det.models.backbone import STRIDES, RecurrentBackbone
 from etram_det.models.fpn import PAFPN
 from etram_det.models.head import HeadOutput, YOLOXHead
 from etram_det.types import State, UserError
@@ -29,6 +29,9 @@ class Detector(nn.Module):
         fpn_stages: stages that the pyramid joins, a run that ends with 4: ``(2, 3, 4)`` in RVT,
             ``(1, 2, 3, 4)`` adds stride 4 for small objects.
         fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
+        partition_split: attention windows along each side of the last stage: 2 in RVT, but 1 for
+            Gen1.
+        gradient_checkpointing: compute attention again in the backward pass, to keep less.
 
     Raises:
         UserError: if ``fpn_stages`` is not such a run or ``dim_head`` does not fit.
@@ -47,6 +50,8 @@ class Detector(nn.Module):
         layer_scale_init: float = 1e-5,
         fpn_stages: Sequence[int] = (1, 2, 3, 4),
         fpn_depth: float = 0.33,
+        partition_split: int = 2,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         stages = list(fpn_stages)
@@ -63,6 +68,8 @@ class Detector(nn.Module):
             dim_head=dim_head,
             mlp_ratio=mlp_ratio,
             layer_scale_init=layer_scale_init,
+            partition_split=partition_split,
+            gradient_checkpointing=gradient_checkpointing,
         )
         self.first_stage = stages[0] - 1
         dims = self.backbone.dims[self.first_stage :]
@@ -89,11 +96,31 @@ class Detector(nn.Module):
     def features(self, events: Tensor, state: State | None = None) -> tuple[list[Tensor], State]:
         """Backbone features ``[T * B, C_s, h_s, w_s]`` of the pyramid's scales, and the state.
 
-        Frames are zero-padded on the right and at the bottom to multiples of 64 pixels.
+        Frames are zero-padded on the right and at the bottom, to multiples of 32 pixels times
+        ``partition_split``.
         """
-        pad_x, pad_y = -events.shape[-1] % SIZE_MULTIPLE, -events.shape[-2] % SIZE_MULTIPLE
-        features, state = self.backbone(F.pad(events.float(), (0, pad_x, 0, pad_y)), state)
+        multiple = self.backbone.size_multiple
+        pad_x, pad_y = -events.shape[-1] % multiple, -events.shape[-2] % multiple
+        if pad_x or pad_y:
+            events = F.pad(events, (0, pad_x, 0, pad_y))
+        features, state = self.backbone(events, state)
         return [x.flatten(0, 1) for x in features[self.first_stage :]], state
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile each stage, LSTM step, the pyramid and the head in place, each by itself.
+
+        The loop over time stays out, so that one compilation serves chunks of any length; another
+        number of frames or lanes makes that dimension a variable, once.
+
+        Args:
+            backend: of ``torch.compile``.
+        """
+        # All stages share one code object, whose variants (training or not, one frame or several)
+        # would otherwise be too many, and PyTorch would go back to interpreting.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        stages = list(self.backbone.stages)
+        for part in (*stages, *(stage.lstm for stage in stages), self.fpn, self.head):
+            part.compile(backend=backend)
 
     def predict(self, features: Sequence[Tensor]) -> HeadOutput:
         """Pyramid and head on features ``[N, C_s, h_s, w_s]`` of any selection of frames."""

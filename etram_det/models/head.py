@@ -26,6 +26,7 @@ class HeadOutput:
         classes: ``[N, A, K]`` logits.
         cells: ``[A, 2]`` column and row of each anchor point in its scale.
         strides: ``[A]`` pixels of a cell's side.
+        scales: rows, columns and pixels of a cell's side, for each scale.
     """
 
     offsets: Tensor
@@ -33,6 +34,7 @@ class HeadOutput:
     classes: Tensor
     cells: Tensor
     strides: Tensor
+    scales: tuple[tuple[int, int, int], ...]
 
     def boxes_cxcywh(self) -> Tensor:
         """Predicted boxes ``[N, A, 4]`` in pixels, float32: exp overflows in half precision."""
@@ -111,6 +113,9 @@ class YOLOXHead(nn.Module):
             torch.cat(classes, dim=1),
             torch.cat(cells),
             torch.cat(strides),
+            tuple(
+                (*x.shape[-2:], stride) for x, stride in zip(features, self.strides, strict=True)
+            ),
         )
 
     @staticmethod

@@ -1,44 +1,45 @@
-"""Figures of an evaluation as tables on the screen and as files in the run folder."""
+"""Results of an evaluation as tables on the screen, at most 80 columns wide for three size bins."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 from collections.abc import Iterable, Mapping
-from math import isnan
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+SIZES = ("AP", "AP50", "AP75", "AR")
 
-def metrics_tables(metrics: Mapping[str, Any], evaluation: Mapping[str, Any]) -> RenderableType:
-    """How it was evaluated, the figures by size, and those by class and size, for rich to print.
+
+def summary_tables(results: Mapping[str, Any]) -> RenderableType:
+    """How it was evaluated, the figures by size, by class, and by class and size.
 
     Args:
-        metrics: figures by flat key, numbers or scalar tensors, as ``SizeBinnedMAP.compute()``
-            returns them. A figure that is nan or absent shows as ``-``.
-        evaluation: what ``EvaluationResult.description()`` returns.
+        results: what ``etram_det.report.results.results_of`` returns. A figure without ground
+            truth shows as ``-``.
     """
-    figures = {key: float(value) for key, value in metrics.items()}
-    tables: list[RenderableType] = [
-        Text(describe_evaluation(evaluation)),
-        _table_by_size(figures, evaluation),
-    ]
+    evaluation = results["evaluation"]
+    parts: list[RenderableType] = [Text(describe_evaluation(evaluation)), _table_by_size(results)]
     if evaluation["class_names"]:
-        tables.append(_table_by_class(figures, evaluation))
-    return Group(*tables)
+        parts += [_table_by_class(results), _table_by_class_and_size(results)]
+    return Group(*parts)
+
+
+def detail_tables(results: Mapping[str, Any]) -> RenderableType:
+    """The figures of each recording, and the confusion matrix.
+
+    Args:
+        results: what ``etram_det.report.results.results_of`` returns.
+    """
+    return Group(_table_by_recording(results), _confusion_table(results["confusion"]))
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
     """Protocol, pixels, bins, thresholds and numbers of frames in a few lines of text.
 
     Args:
-        evaluation: what ``EvaluationResult.description()`` returns.
+        evaluation: ``evaluation`` of what ``etram_det.report.results.results_of`` returns.
     """
     score = "objectness x class" if evaluation["uses_objectness"] else "class confidence"
     classes = ", class-agnostic" if evaluation["class_agnostic"] else ""
@@ -47,91 +48,98 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
         for name, (low, high) in evaluation["size_bins"].items()
     )
     ious = evaluation["iou_thresholds"]
-    return (
-        f"protocol {evaluation['protocol']}{classes}, score {score}\n"
-        f"areas in {evaluation['pixel_frame']} px²: {bins}\n"
+    labels, detections = evaluation["dropped_labels"], evaluation["dropped_detections"]
+    lines = [
+        f"protocol {evaluation['protocol']}{classes}, score {score}",
+        f"areas in {evaluation['pixel_frame']} px²: {bins}",
         f"IoU {ious[0]:.2f} to {ious[-1]:.2f}, at most {evaluation['max_detections']} detections "
-        f"for each frame and class\n"
-        f"{evaluation['frames']} frames of {evaluation['recordings']} recordings, dropped "
-        f"{evaluation['dropped_labels']} labels, {evaluation['dropped_detections']} detections"
-    )
+        "for each frame and class",
+        f"{_number(evaluation['frames'], 'frame')} of "
+        f"{_number(evaluation['recordings'], 'recording')}; dropped by the protocol: "
+        f"{_number(labels, 'label')}, {_number(detections, 'detection')}",
+    ]
+    dropped = {reason: n for reason, n in evaluation["dropped_by_data"].items() if n}
+    if dropped:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+        lines.append(f"dropped when the labels were read: {reasons}")
+    return "\n".join(lines)
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
-    """Write ``metrics.json`` and ``metrics.csv``, each whole or not at all.
-
-    The JSON holds the figures by flat key, without those that have no ground truth, and the
-    description under ``evaluation``. The CSV holds the same as rows of ``key,value``.
-
-    Args:
-        folder: the run folder, made if need be.
-        metrics: figures by flat key, numbers or scalar tensors, nan without ground truth.
-        evaluation: what ``EvaluationResult.description()`` returns.
-    """
-    figures = {
-        key: int(value) if key.startswith("num_") else float(value)
-        for key, value in metrics.items()
-        if not isnan(value)
-    }
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(("key", "value"))
-    writer.writerows(figures.items())
-    writer.writerows(
-        (f"evaluation.{key}", value if isinstance(value, str) else json.dumps(value))
-        for key, value in evaluation.items()
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / "metrics.csv", rows.getvalue())
-    document = {**figures, "evaluation": dict(evaluation)}
-    _write_whole(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def _table_by_size(figures: Mapping[str, float], evaluation: Mapping[str, Any]) -> Table:
-    table = _new_table("part", ("AP", "AP50", "AP75", "AR", "boxes"))
-    rows = {"all": "", **{name: f"_{name}" for name in (*evaluation["size_bins"], "day", "night")}}
+def _table_by_size(results: Mapping[str, Any]) -> Table:
+    table = _new_table("part", (*SIZES, "boxes"))
+    bins = results["evaluation"]["size_bins"]
+    rows = {"all": "", **{name: f"_{name}" for name in (*bins, "day", "night")}}
     for name, suffix in rows.items():
-        cells = [_figure(figures, f"{kind}{suffix}") for kind in ("AP", "AP50", "AP75", "AR")]
-        table.add_row(name, *cells, _count(figures, suffix or "_boxes"))
+        cells = [_figure(results, f"{kind}{suffix}") for kind in SIZES]
+        table.add_row(name, *cells, _count(results, suffix or "_boxes"))
     return table
 
 
-def _table_by_class(figures: Mapping[str, float], evaluation: Mapping[str, Any]) -> Table:
-    bins = tuple(evaluation["size_bins"])
-    table = _new_table("class", ("AP50", "AP (boxes)", *(f"AP {name}" for name in bins)))
-    for names in (evaluation["class_names"], evaluation["class_groups"]):
+def _table_by_class(results: Mapping[str, Any]) -> Table:
+    table = _new_table("class", (*SIZES, "boxes"))
+    for names in _classes_and_groups(results):
         for name in names:
-            cells = (
-                f"{_figure(figures, f'AP{suffix}')} ({_count(figures, suffix)})"
-                for suffix in (f"_{name}", *(f"_{name}_{size}" for size in bins))
-            )
-            table.add_row(name, _figure(figures, f"AP50_{name}"), *cells)
+            cells = [_figure(results, f"{kind}_{name}") for kind in SIZES]
+            table.add_row(name, *cells, _count(results, f"_{name}"))
         table.add_section()
     return table
 
 
+def _table_by_class_and_size(results: Mapping[str, Any]) -> Table:
+    bins = tuple(results["evaluation"]["size_bins"])
+    table = _new_table("class", (f"AP {name} (boxes)" for name in bins))
+    for names in _classes_and_groups(results):
+        for name in names:
+            suffixes = [f"_{name}_{size}" for size in bins]
+            cells = [f"{_figure(results, f'AP{s}')} ({_count(results, s)})" for s in suffixes]
+            table.add_row(name, *cells)
+        table.add_section()
+    return table
+
+
+def _table_by_recording(results: Mapping[str, Any]) -> Table:
+    bins = tuple(results["evaluation"]["size_bins"])
+    table = _new_table("recording", ("boxes", "AP", "AP50", *(f"AP {name}" for name in bins)))
+    for name, figures in results["recordings"].items():
+        kinds = ("AP", "AP50", *(f"AP_{size}" for size in bins))
+        table.add_row(name, _count(figures, "_boxes"), *(_figure(figures, kind) for kind in kinds))
+    return table
+
+
+def _confusion_table(confusion: Mapping[str, Any]) -> Table:
+    names = confusion["names"]
+    numbers = [str(i) for i in range(len(names) - 1)] + ["none"]
+    table = _new_table("true class, by detected class", numbers)
+    table.caption = (
+        f"score at least {confusion['score_threshold']:g}, "
+        f"IoU at least {confusion['iou_threshold']:g}"
+    )
+    for number, name, counts in zip(numbers, names, confusion["counts"], strict=True):
+        # Background that was found to be background is not counted.
+        cells = [str(n) for n in counts] if name != names[-1] else [*map(str, counts[:-1]), ""]
+        table.add_row(f"{number} {name}", *cells)
+    return table
+
+
+def _classes_and_groups(results: Mapping[str, Any]) -> tuple[Iterable[str], Iterable[str]]:
+    return results["evaluation"]["class_names"], results["evaluation"]["class_groups"]
+
+
 def _new_table(first: str, others: Iterable[str]) -> Table:
     table = Table()
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right")
     return table
 
 
-def _figure(figures: Mapping[str, float], key: str) -> str:
-    value = figures.get(key, float("nan"))
-    return "-" if isnan(value) else f"{value:.3f}"
+def _figure(figures: Mapping[str, Any], key: str) -> str:
+    return f"{figures[key]:.3f}" if key in figures else "-"
 
 
-def _count(figures: Mapping[str, float], suffix: str) -> str:
-    return f"{figures.get(f'num{suffix}', 0):.0f}"
+def _count(figures: Mapping[str, Any], suffix: str) -> str:
+    return str(figures.get(f"num{suffix}", 0))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the place and rename, so that a reader never meets half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -1,0 +1,157 @@
+"""Box losses: how far a predicted box is from the true one, point by point.
+
+Boxes are ``cxcywh`` in pixels of the input frame throughout this file.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision import ops
+
+from etram_det.boxes import cxcywh_to_xyxy
+from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float32
+from etram_det.types import UserError
+
+# Far below a pixel: boxes without area would divide 0 by 0.
+_LEAST_SIDE_PX = 1e-3
+
+
+class BoxLoss(nn.Module):
+    """What a box loss is: ``forward(pred, target)``, both ``[P, 4]``, gives ``[P]``."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(pred, target)")
+
+
+class IOULoss(BoxLoss):
+    """Box loss of YOLOX: one minus the squared IoU."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` in [0, 1] of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        pred, target = at_least_float32(pred), at_least_float32(target)
+        a, b = cxcywh_to_xyxy(pred), cxcywh_to_xyxy(target)
+        size = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
+        # No gradient flows where boxes do not touch, as in YOLOX.
+        overlap = size.prod(dim=1) * (size > 0).all(dim=1)
+        union = pred[:, 2:].prod(dim=1) + target[:, 2:].prod(dim=1) - overlap
+        return 1 - (overlap / (union + 1e-16)) ** 2
+
+
+class GIOULoss(BoxLoss):
+    """One minus the generalised IoU (Rezatofighi et al., 2019), in [0, 2]."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        return ops.generalized_box_iou_loss(_corners(pred), _corners(target))
+
+
+class DIOULoss(BoxLoss):
+    """One minus IoU, plus the centres' distance (Zheng et al., 2020), in [0, 2]."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        return ops.distance_box_iou_loss(_corners(pred), _corners(target))
+
+
+class CIOULoss(BoxLoss):
+    """The distance loss of DIoU, plus the difference in shape (Zheng et al., 2020)."""
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        return ops.complete_box_iou_loss(_corners(pred), _corners(target))
+
+
+class NWDLoss(BoxLoss):
+    """One minus the normalised Wasserstein distance (Wang et al., 2021), in [0, 1].
+
+    Boxes are taken as Gaussians with their centre and half their sides, so that a small box that
+    is missed by a few pixels still tells how far. With ``d`` their 2-Wasserstein distance in
+    pixels the loss is ``1 - exp(-d / scale)``; it says little about boxes that are further apart
+    than some ``scale``, hence its use in a :class:`BlendedBoxLoss`.
+
+    Args:
+        scale: distance in pixels of the input frame over which the similarity falls to 1/e; 12.8
+            is the mean side of the boxes that its authors trained on.
+
+    Raises:
+        UserError: if the scale is not positive.
+    """
+
+    def __init__(self, scale: float = 12.8) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise UserError(f"scale: must be positive, found {scale}: 12.8 is its authors' choice")
+        self.scale = scale
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        difference = at_least_float32(pred) - at_least_float32(target)
+        squared = (difference[:, :2] ** 2).sum(dim=1) + (difference[:, 2:] ** 2).sum(dim=1) / 4
+        # The square root has no finite slope at 0, where the boxes are equal.
+        return 1 - torch.exp(-(squared + 1e-12).sqrt() / self.scale)
+
+
+class BlendedBoxLoss(BoxLoss):
+    """A weighted mean of two box losses.
+
+    Args:
+        first: one box loss; YOLOX's IoU loss unless set.
+        second: the other; the Wasserstein loss unless set.
+        share: weight of the second, in [0, 1]; the first has the rest.
+
+    Raises:
+        UserError: if the share is out of its range.
+    """
+
+    def __init__(
+        self, first: BoxLoss | None = None, second: BoxLoss | None = None, share: float = 0.5
+    ) -> None:
+        super().__init__()
+        if not 0 <= share <= 1:
+            raise UserError(f"share: must lie in [0, 1], found {share}: 0.5 blends both equally")
+        self.first = IOULoss() if first is None else first
+        self.second = NWDLoss() if second is None else second
+        self.share = share
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        return torch.lerp(self.first(pred, target), self.second(pred, target), self.share)
+
+
+class SizeAwareIOULoss(IOULoss):
+    """YOLOX's IoU loss, weighted by the area of the true box.
+
+    Args:
+        size_aware_weight: weight of the smallest boxes, at least 1.
+        small_threshold: area in square pixels up to which a box counts as small.
+        medium_threshold: area in square pixels up to which a box counts as medium.
+        weight_type: how the weight falls with area, see :class:`SizeWeight`.
+    """
+
+    def __init__(
+        self,
+        size_aware_weight: float = 2.0,
+        small_threshold: float = 1024,
+        medium_threshold: float = 9216,
+        weight_type: WeightType = "exponential",
+    ) -> None:
+        super().__init__()
+        self.size_weight = SizeWeight(
+            size_aware_weight, small_threshold, medium_threshold, weight_type
+        )
+
+    def compute_size_weights(self, target_boxes: Tensor) -> Tensor:
+        """Weights ``[P]`` of true boxes ``[P, 4]`` ``cxcywh``."""
+        return self.size_weight.of_boxes(target_boxes)
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Weighted loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
+        return self.compute_size_weights(target) * super().forward(pred, target)
+
+
+def _corners(boxes_cxcywh: Tensor) -> Tensor:
+    """Corners ``[P, 4]`` of boxes that have some area."""
+    centre, size = at_least_float32(boxes_cxcywh).split(2, dim=1)
+    return cxcywh_to_xyxy(torch.cat([centre, size.clamp(min=_LEAST_SIDE_PX)], dim=1))

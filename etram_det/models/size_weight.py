@@ -1,0 +1,139 @@
+"""Weight of a box by its area, shared by all terms of a size-aware loss."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from etram_det.types import UserError
+
+WeightType = Literal["exponential", "linear", "step", "power", "gaussian"]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``[*]``, half precision as float32: areas and exponentials overflow in float16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class SizeWeight(nn.Module):
+    """Weight of a box by its area: ``W`` for the smallest, 1 for large ones.
+
+    With ``W = size_aware_weight``, ``s = small_threshold``, ``m = medium_threshold``:
+
+    - ``exponential``: ``W * exp(-area / s)``, bounded by 1 and ``W``;
+    - ``linear``: from ``W`` at area 0 straight down to 1 at area ``m``, 1 beyond;
+    - ``step``: ``W`` up to area ``s``, ``(W + 1) / 2`` up to area ``m``, else 1;
+    - ``power``: ``1 + (W - 1) / (1 + area / s)``;
+    - ``gaussian``: ``1 + (W - 1) * exp(-(area / s)² / 2)``.
+
+    Args:
+        size_aware_weight: largest weight ``W``, at least 1.
+        small_threshold: area ``s`` in square pixels up to which a box counts as small.
+        medium_threshold: area ``m`` in square pixels up to which a box counts as medium.
+        weight_type: how the weight falls with area.
+        adaptive_quantiles: quantiles, in (0, 1), of the training labels' areas that take the place
+            of both thresholds once :meth:`adapt` was called. They are part of the state then.
+        unit_mean: divide by the mean weight of the boxes at hand, so that it is 1.
+
+    Raises:
+        UserError: if a value is out of its range or the type is unknown.
+    """
+
+    small_threshold: Tensor
+    medium_threshold: Tensor
+    adapted: Tensor
+
+    def __init__(
+        self,
+        size_aware_weight: float = 2.0,
+        small_threshold: float = 1024,
+        medium_threshold: float = 9216,
+        weight_type: WeightType = "exponential",
+        *,
+        adaptive_quantiles: tuple[float, float] | None = None,
+        unit_mean: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 1 <= size_aware_weight < float("inf"):
+            raise UserError(
+                f"size_aware_weight: must be at least 1, found {size_aware_weight}: "
+                "1 turns the weighting off"
+            )
+        if not 0 < small_threshold < medium_threshold:
+            raise UserError(
+                "small_threshold, medium_threshold: must be positive and in ascending order, "
+                f"found {small_threshold} and {medium_threshold}: exchange or correct them"
+            )
+        if weight_type not in get_args(WeightType):
+            raise UserError(
+                f"weight_type: must be one of {', '.join(get_args(WeightType))}, "
+                f"found {weight_type!r}: choose one"
+            )
+        if adaptive_quantiles and not 0 < adaptive_quantiles[0] < adaptive_quantiles[1] < 1:
+            raise UserError(
+                "adaptive_quantiles: must be two shares in (0, 1) in ascending order, "
+                f"found {list(adaptive_quantiles)}: [0.33, 0.67] makes thirds"
+            )
+        self.size_aware_weight = size_aware_weight
+        self.weight_type = weight_type
+        self.adaptive_quantiles = adaptive_quantiles
+        self.unit_mean = unit_mean
+        # Thresholds that were set belong to the configuration, those that were computed to the
+        # checkpoint: with them a resumed run goes on as it began.
+        for name, value in {
+            "small_threshold": torch.tensor(float(small_threshold)),
+            "medium_threshold": torch.tensor(float(medium_threshold)),
+            "adapted": torch.tensor(adaptive_quantiles is None),
+        }.items():
+            self.register_buffer(name, value, persistent=adaptive_quantiles is not None)
+
+    def adapt(self, areas: NDArray[np.floating]) -> None:
+        """Take the thresholds from the labels that will be trained on.
+
+        Args:
+            areas: ``[M]`` areas of the training labels in square pixels of the input frame.
+
+        Raises:
+            UserError: if there are no labels.
+        """
+        if not len(areas):
+            raise UserError(
+                "adaptive_quantiles: needs labels to take the thresholds from, found no box in "
+                "the training split: leave it out or check data.root and data.filters"
+            )
+        assert self.adaptive_quantiles is not None
+        small, medium = np.quantile(areas, self.adaptive_quantiles)
+        self.small_threshold.fill_(float(small))
+        self.medium_threshold.fill_(float(medium))
+        self.adapted.fill_(True)
+
+    def of_boxes(self, boxes_cxcywh: Tensor) -> Tensor:
+        """Weights ``[P]`` of true boxes ``[P, 4]`` in pixels of the input frame."""
+        size = at_least_float32(boxes_cxcywh[:, 2:])
+        return self(size[:, 0] * size[:, 1])
+
+    def forward(self, area: Tensor) -> Tensor:
+        """Weights of areas in square pixels, any shape, in [1, W] unless their mean is kept at 1.
+
+        They are float32, or float64 for areas in float64.
+        """
+        # Rounding must not carry a weight past its bounds.
+        weight = self._falling(at_least_float32(area)).clamp(1, self.size_aware_weight)
+        return weight / weight.mean() if self.unit_mean else weight
+
+    def _falling(self, area: Tensor) -> Tensor:
+        largest, small, medium = self.size_aware_weight, self.small_threshold, self.medium_threshold
+        if self.weight_type == "exponential":
+            return largest * torch.exp(-area / small)
+        if self.weight_type == "linear":
+            return largest - (largest - 1) * (area / medium).clamp(max=1)
+        if self.weight_type == "power":
+            return 1 + (largest - 1) / (1 + area / small)
+        if self.weight_type == "gaussian":
+            return 1 + (largest - 1) * torch.exp(-((area / small) ** 2) / 2)
+        # Each threshold that the area does not pass adds half of what W adds.
+        return 1 + (largest - 1) / 2 * ((area <= small).to(area.dtype) + (area <= medium))

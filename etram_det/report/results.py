@@ -1,0 +1,144 @@
+"""The results of an evaluation as plain values, and as files in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from math import isnan
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from etram_det.metrics.curves import RECALL_THRESHOLDS
+from etram_det.metrics.evaluation import EvaluationResult
+from etram_det.metrics.matching import IOU_THRESHOLDS
+
+CONFUSION_IOU = 0.5
+
+
+def results_of(
+    result: EvaluationResult,
+    *,
+    score_threshold: float,
+    dropped_by_data: Mapping[str, int],
+) -> dict[str, Any]:
+    """Everything that an evaluation found, as it stands in ``metrics.json``.
+
+    Args:
+        result: of ``SizeBinnedMAP.result``.
+        score_threshold: least score, in [0, 1], of the detections in the confusion matrix.
+        dropped_by_data: labels that were left out before the evaluation, by reason.
+
+    Returns:
+        The figures by flat key, without those that have no ground truth; ``evaluation``: what
+        they were computed from and how; ``recordings``: the figures of each recording;
+        ``confusion``: boxes by true class (rows) and detected class (columns), background last,
+        with the thresholds and the names of the rows.
+    """
+    settings = result.settings
+    names = settings.reported_classes or ("any class",)
+    matrix = result.confusion(score_threshold=score_threshold, iou_threshold=CONFUSION_IOU)
+    return {
+        **_known(result.figures()),
+        "evaluation": {**result.description(), "dropped_by_data": dict(dropped_by_data)},
+        "recordings": {name: _known(of) for name, of in result.per_recording().items()},
+        "confusion": {
+            "score_threshold": score_threshold,
+            "iou_threshold": CONFUSION_IOU,
+            "names": [*names, "background"],
+            "counts": matrix.tolist(),
+        },
+    }
+
+
+def figures_in(results: Mapping[str, Any]) -> dict[str, float]:
+    """The figures by flat key, without the tables and descriptions beside them."""
+    return {key: value for key, value in results.items() if not isinstance(value, Mapping)}
+
+
+def write_results(
+    folder: Path,
+    results: Mapping[str, Any],
+    result: EvaluationResult,
+    figures_file: str = "metrics.csv",
+) -> None:
+    """Write an evaluation into a run folder, each file whole or not at all.
+
+    ``metrics.json`` holds everything but the curves; ``metrics.csv`` its figures and description
+    as rows of ``key,value``; ``recordings.csv`` a row for each recording; ``confusion.csv`` the
+    confusion matrix; ``pr_curves.npz`` precision ``[I, R, K, A]`` at IoU thresholds I and recall
+    thresholds R of classes K in area ranges A, nan without ground truth, with their names.
+
+    Args:
+        folder: the run folder, made if need be.
+        results: what :func:`results_of` returned.
+        result: what it was made from.
+        figures_file: another name for ``metrics.csv``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / "metrics.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    described = (
+        (f"evaluation.{key}", value if isinstance(value, str) else json.dumps(value))
+        for key, value in results["evaluation"].items()
+    )
+    rows = [("key", "value"), *figures_in(results).items(), *described]
+    _write_csv(folder / figures_file, rows)
+
+    kinds = [key for key in result.size_figure_names() if key in results]
+    recordings = (
+        [name, *(of.get(kind, "") for kind in kinds)] for name, of in results["recordings"].items()
+    )
+    _write_csv(folder / "recordings.csv", [["recording", *kinds], *recordings])
+
+    confusion = results["confusion"]
+    threshold = f"true / detected at score >= {confusion['score_threshold']}"
+    counts = zip(confusion["names"], confusion["counts"], strict=True)
+    matrix = ([name, *row] for name, row in counts)
+    _write_csv(folder / "confusion.csv", [[threshold, *confusion["names"]], *matrix])
+
+    _write_whole(
+        folder / "pr_curves.npz",
+        lambda file: np.savez_compressed(
+            file,
+            precision=result.curves.precision,
+            num_boxes=result.curves.num_boxes,
+            iou_thresholds=IOU_THRESHOLDS,
+            recall_thresholds=RECALL_THRESHOLDS,
+            classes=np.array(confusion["names"][:-1]),
+            area_ranges=np.array(["all", *result.settings.size_bins]),
+        ),
+    )
+
+
+def _known(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that have ground truth, numbers of things as integers."""
+    return {
+        key: int(value) if key.startswith("num_") else float(value)
+        for key, value in figures.items()
+        if not isnan(value)
+    }
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    _write_text(path, text.getvalue())
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside the place and rename, so that a reader never meets half a file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
