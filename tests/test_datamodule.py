@@ -250,3 +250,25 @@ def test_each_setting_is_explained_in_the_help():
     # Each entry goes on with its meaning, before the type in brackets.
     unexplained = [entry.split()[0] for entry in settings if "\n" not in entry.split("(type:")[0]]
     assert unexplained == []
+
+
+def test_areas_of_the_training_labels_are_those_of_their_boxes(raw_root):
+    data = data_module(raw_root)
+    data.setup("fit")
+    [recording] = data.recordings["train"]
+    frames = [recording.boxes(i) for i in np.flatnonzero(recording.labelled)]
+    sides = np.concatenate([boxes[:, 2:] - boxes[:, :2] for boxes, _ in frames])
+    areas = data.training_box_areas()
+    np.testing.assert_allclose(np.sort(areas), np.sort(sides.prod(axis=1)), rtol=1e-4)
+
+
+def test_dropped_boxes_are_counted_by_reason(raw_root):
+    data = data_module(raw_root, filters=["min_side_5"])
+    data.setup("validate")
+    [recording] = data.recordings["val"]
+    recording.dropped["events: outside the sensor"] = 7
+    stored = len(np.load(raw_root / "val" / "val_night_0001_bbox.npy"))
+    dropped = data.dropped_boxes("val")
+    assert set(dropped) == {"outside the frame", "min_side_5", "between label times"}
+    assert sum(dropped.values()) == stored - len(recording.label_boxes) > 0
+    assert data.dropped_boxes("test") == {}

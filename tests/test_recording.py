@@ -307,3 +307,60 @@ def test_preprocessed_folders_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(NoLabels, match=r"labels.npz: required for the boxes, found no such file"):
         stored(tmp_path / "b")
     assert len(PreprocessedRecording(tmp_path / "b", "test", RVT, LabelSettings(), False)) == 4
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (540, 960), (360, 640), (100, 333)])
+def test_any_input_size_keeps_every_event_and_scales_the_labels(tmp_path, size):
+    events = random_events(4000, seconds=0.25, size=(720, 1280))
+    boxes = boxes_at([100_000, 200_000], x=960, y=540, w=160, h=90)
+    path = write_raw(tmp_path, "a", events, boxes, size=(720, 1280))
+    recording = make(path, FrameSettings(input_size=size, count_cutoff=255))
+    assert recording.scale == (1280 / size[1], 720 / size[0])
+    frames = whole(recording)
+    assert frames.shape == (4, 20, *size)
+    ends = recording.frame_end_us
+    inside = [(events["t"] >= end - 50_000) & (events["t"] <= end) for end in ends]
+    assert frames.sum(axis=(1, 2, 3)).tolist() == [np.count_nonzero(each) for each in inside]
+    first = inside[0]
+    rows = events["y"][first].astype(int) * size[0] // 720
+    columns = events["x"][first].astype(int) * size[1] // 1280
+    pixels = np.zeros(size, int)
+    np.add.at(pixels, (rows, columns), 1)
+    np.testing.assert_array_equal(frames[0].sum(axis=0), pixels)
+    expected = np.array([960, 540, 1120, 630]) / np.tile(recording.scale, 2)
+    np.testing.assert_allclose(recording.boxes(1)[0], [expected], rtol=1e-6)
+
+
+def test_damage_anywhere_ends_in_frames_or_one_line(tmp_path):
+    box_file = tmp_path / "a_bbox.npy"
+    path = write_raw(
+        *(tmp_path, "a", random_events(3000), boxes_at(LABEL_TIMES)), compression="gzip"
+    )
+    intact = {each: each.read_bytes() for each in (path, box_file)}
+    rng = np.random.default_rng(0)
+    refused = 0
+    for i in range(120):
+        damaged = (path, box_file)[i % 2]
+        content = bytearray(intact[damaged])
+        if i % 5 == 0:
+            content = content[: rng.integers(len(content))]
+        else:
+            start = rng.integers(len(content))
+            length = min(int(rng.integers(1, 40)), len(content) - start)
+            content[start : start + length] = rng.bytes(length)
+        damaged.write_bytes(content)
+        refusal = None
+        try:
+            recording = make(path)
+            frames = recording.frames(0, min(len(recording), 6))
+        except UserError as error:
+            refusal = str(error)
+        damaged.write_bytes(intact[damaged])
+        if refusal is None:
+            assert frames.max(initial=0) <= 10
+            assert np.all(np.diff(recording.frame_end_us) >= 0)
+        else:
+            refused += 1
+            assert "\n" not in refusal
+            assert str(tmp_path) in refusal
+    assert 30 < refused < 120

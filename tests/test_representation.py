@@ -6,7 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.representation import (
+    FrameSettings,
+    MixedDensityStack,
+    StackedHistogram,
+    representation_of,
+)
 from etram_det.types import UserError
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "stacked_histogram.npz")
@@ -122,8 +127,93 @@ def test_window_timing_cuts_the_bins_between_the_bounds_of_the_window():
         ("downsample", "mean"),
         ("input_size", (360,)),
         ("sensor_size", (0, 640)),
+        ("representation", "voxel_grid"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(setting, value):
     with pytest.raises(UserError, match=f"data.{setting}: must be .*, found"):
         FrameSettings(**{setting: value})
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 50])
+def test_threads_share_a_window_without_changing_it(num_threads):
+    events = {name: REFERENCE[f"dense_{name}"] for name in "xypt"}
+    events["y"] = np.where(np.arange(len(events["y"])) % 50 == 0, 33014, events["y"])
+    options = FrameSettings()
+    expected, num_outside = histogram(events, (0, 0), (72, 128), (36, 64), options)
+    stack = StackedHistogram((72, 128), (36, 64), options, num_threads)
+    frame = np.zeros(stack.shape, np.uint8)
+    assert stack.add(frame, *(events[name] for name in "xypt"), (0, 0)) == num_outside > 0
+    np.testing.assert_array_equal(frame, expected)
+
+
+def mixed_density(events, window_us, sensor_size, input_size, options):
+    stack = representation_of(sensor_size, input_size, options)
+    assert isinstance(stack, MixedDensityStack)
+    frame = np.zeros(stack.shape, stack.dtype)
+    num_outside = stack.add(frame, *(events[name] for name in "xypt"), window_us)
+    return frame, num_outside
+
+
+def mixed_density_oracle(events, window_us, sensor_size, input_size, options):
+    """The same frame in plain torch, from the formula: bin = N - log(time) / log(1/2)."""
+    x, y, p, t = (torch.from_numpy(events[name].astype(np.int64)) for name in "xypt")
+    inside = (x >= 0) & (x < sensor_size[1]) & (y >= 0) & (y < sensor_size[0])
+    if len(t) == 0:
+        return np.zeros((options.bins, *input_size), np.int8), 0
+    first, last = (t[0], t[-1]) if options.timing == "events" else window_us
+    share = ((t - first).float() / float(max(last - first, 1))).clamp(1e-6, 1 - 1e-6)
+    time_bin = (options.bins - share.log() / np.log(0.5)).clamp(min=0).floor().long()
+    flat = (time_bin * sensor_size[0] + y) * sensor_size[1] + x
+    sums = torch.zeros(options.bins * sensor_size[0] * sensor_size[1], dtype=torch.int64)
+    sums.index_add_(0, flat[inside], torch.where(p[inside] > 0, 1, -1))
+    sums = sums.reshape(options.bins, *sensor_size).cumsum(0)
+    for axis in (1, 2):
+        source, target = sensor_size[axis - 1], input_size[axis - 1]
+        if options.downsample == "nearest":
+            kept = ((torch.arange(target) + 0.5) * source / target).floor().long()
+            sums = sums.index_select(axis, kept)
+        else:
+            pooled = torch.zeros(*sums.shape[:axis], target, *sums.shape[axis + 1 :]).long()
+            sums = pooled.index_add(axis, torch.arange(source) * target // source, sums)
+    frame = sums.clamp(-options.count_cutoff, options.count_cutoff)
+    return frame.to(torch.int8).numpy(), int((~inside).sum())
+
+
+@given(cases())
+@settings(deadline=None, max_examples=100)
+def test_mixed_density_equals_the_plain_oracle(case):
+    events, window_us, sensor_size, input_size, options = case
+    options = FrameSettings(
+        bins=options.bins,
+        count_cutoff=min(options.count_cutoff, 127),
+        timing=options.timing,
+        downsample=options.downsample,
+        representation="mixed_density",
+    )
+    case = (events, window_us, sensor_size, input_size, options)
+    frame, num_outside = mixed_density(*case)
+    expected, expected_outside = mixed_density_oracle(*case)
+    assert num_outside == expected_outside
+    np.testing.assert_array_equal(frame, expected)
+
+
+def test_mixed_density_halves_the_window_again_and_again():
+    t = np.array([0, 120, 130, 260, 510, 900, 1000])
+    events = {"x": np.zeros(7, int), "y": np.zeros(7, int), "t": t}
+    events["p"] = np.array([1, 1, 1, 0, 1, 1, 1])
+    options = FrameSettings(bins=4, representation="mixed_density", timing="window")
+    frame, _ = mixed_density(events, (0, 1000), (1, 1), (1, 1), options)
+    # The sums up to 1/8, 1/4, 1/2 and all of the window.
+    assert frame.ravel().tolist() == [2, 3, 2, 5]
+    saturated = FrameSettings(bins=4, representation="mixed_density", count_cutoff=2)
+    frame, _ = mixed_density(events, (0, 1000), (1, 1), (1, 1), saturated)
+    assert frame.ravel().tolist() == [2, 2, 2, 2]
+
+
+def test_a_mixed_density_counts_in_eight_signed_bits():
+    options = FrameSettings(representation="mixed_density", bins=7, count_cutoff=127)
+    assert (options.channels, options.dtype) == (7, np.int8)
+    assert (FrameSettings().channels, FrameSettings().dtype) == (20, np.uint8)
+    with pytest.raises(UserError, match="count_cutoff: must be at most 127 for mixed_density"):
+        FrameSettings(representation="mixed_density", count_cutoff=128)

@@ -7,6 +7,7 @@ its seed until its next reset, hence its flip and zoom: motion stays motion.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class Augmentation:
     shift: tuple[float, float] = (0.0, 0.0)
     least_visible: float = 0.1
 
-    def apply_to_frames(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def apply_to_frames(self, frames: NDArray[Any]) -> NDArray[Any]:
         """Frames ``[T, C, H, W]`` under this map, by nearest neighbour, zero beyond the source."""
         if self.zoom != 1:
             row = _source_of_target(self.size[0], self.zoom, self.shift[1])

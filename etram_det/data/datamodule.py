@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -35,6 +38,7 @@ from etram_det.data.streaming import (
     TrainingPlan,
     collate,
 )
+from etram_det.data.subset import choose_subset, class_share_difference
 from etram_det.types import Batch, UserError
 
 CLASS_NAMES_OF = {
@@ -58,18 +62,25 @@ class EventDataModule(pl.LightningDataModule):
             ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
         input_size: height and width of the network's frames in pixels.
         window_ms: length of a frame's window, and the step from one frame to the next, in ms.
-        bins: equal parts in time of a window; a frame has ``2 * bins`` channels.
-        count_cutoff: event counts saturate at this value, in [1, 255].
+        bins: parts in time of a window; a frame has ``2 * bins`` channels, ``bins`` of a
+            ``mixed_density``.
+        count_cutoff: event counts saturate at this value, in [1, 255]; at most 127 for a
+            ``mixed_density``.
         timing: ``events`` cuts the bins between the first and the last event of a window, as RVT
             does, ``window`` between the bounds of the window itself. Raw recordings only.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does. Raw recordings only.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not tell.
+        representation: ``stacked_histogram`` counts events by polarity in equal parts of the
+            window, ``mixed_density`` sums polarities over its whole, half, quarter and so on.
         interval_ms: time between labelled frames of raw recordings in ms, a multiple of
             ``window_ms``.
         jitter_ms: how far a label of raw recordings may lie off the interval, in ms.
         filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
             and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
+        subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
+            class shares stay close to the whole, or a text file of names, one in each line.
+        subset_seed: of the choice of a share; another seed chooses others.
         num_steps: frames of a chunk, through which gradients flow.
         train_lanes: lanes of a training batch on each process.
         eval_lanes: most lanes of a batch in evaluation and prediction, on each process.
@@ -100,9 +111,12 @@ class EventDataModule(pl.LightningDataModule):
         timing: Literal["events", "window"] = "events",
         downsample: Literal["sum", "nearest"] = "sum",
         sensor_size: tuple[int, int] = (720, 1280),
+        representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
         interval_ms: int = 100,
         jitter_ms: int = 2,
         filters: Sequence[str] = (),
+        subset: float | str | None = None,
+        subset_seed: int = 0,
         num_steps: int = 5,
         train_lanes: int = 6,
         eval_lanes: int = 2,
@@ -127,11 +141,14 @@ class EventDataModule(pl.LightningDataModule):
         self.class_names = class_names_of(class_names)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
-            self.input_size, window_ms, bins, count_cutoff, timing, downsample, sensor_size
+            *(self.input_size, window_ms, bins, count_cutoff, timing, downsample, sensor_size),
+            representation=representation,
         )
         self.label_settings = LabelSettings(
             self.class_names, interval_ms, jitter_ms, tuple(filters)
         )
+        self.subset = subset
+        self.subset_seed = subset_seed
         self.num_steps = num_steps
         self.train_lanes = train_lanes
         self.eval_lanes = eval_lanes
@@ -151,8 +168,8 @@ class EventDataModule(pl.LightningDataModule):
 
     @property
     def in_channels(self) -> int:
-        """Channels of a frame: each bin for each polarity."""
-        return 2 * self.frame_settings.bins
+        """Channels of a frame."""
+        return self.frame_settings.channels
 
     def prepare_data(self) -> None:
         """Generate the simulated traffic, where it is used and not yet in the user's cache."""
@@ -182,13 +199,33 @@ class EventDataModule(pl.LightningDataModule):
         for name in splits[stage]:
             if name not in self.recordings:
                 predicts = name == "predict"
-                self.recordings[name] = find_recordings(
+                recordings = find_recordings(
                     root.expanduser(),
                     self.predict_split if predicts else name,
                     self.frame_settings,
                     self.label_settings,
                     require_labels=not predicts,
                 )
+                self.recordings[name] = self._subset_of(name, recordings)
+
+    def _subset_of(self, name: str, recordings: list[Recording]) -> list[Recording]:
+        """The part of a split's recordings to work on, told in a line."""
+        if self.subset is None:
+            return recordings
+        chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)
+        whole, part = (
+            np.bincount(
+                np.concatenate([each.label_boxes["class_id"] for each in some]),
+                minlength=self.num_classes,
+            )
+            for some in (recordings, chosen)
+        )
+        rank_zero_info(
+            f"data.subset: {name} has {len(chosen)} of {len(recordings)} recordings, class shares "
+            f"within {class_share_difference(part, whole):.1%} of the whole: "
+            f"{', '.join(recording.name for recording in chosen)}"
+        )
+        return chosen
 
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
@@ -228,11 +265,36 @@ class EventDataModule(pl.LightningDataModule):
         """Copy a batch while the device still works on the one before.
 
         Args:
-            batch: ``T`` frames of ``B`` lanes, events ``[T, B, 2 * bins, H, W]``.
+            batch: ``T`` frames of ``B`` lanes, events ``[T, B, channels, H, W]``.
             device: where it is to go.
             dataloader_idx: of the loader; there is one for each stage.
         """
         return batch.to(device, non_blocking=True)
+
+    def training_box_areas(self) -> NDArray[np.float32]:
+        """Areas ``[M]`` of all training labels in square pixels of the input frame."""
+        areas: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
+        for recording in self.recordings["train"]:
+            scale_x, scale_y = recording.scale
+            boxes = recording.label_boxes
+            areas.append(boxes["w"] * boxes["h"] / np.float32(scale_x * scale_y))
+        return np.concatenate(areas)
+
+    def dropped_boxes(self, split: str) -> dict[str, int]:
+        """Labels of a split that were left out when they were read, by reason.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+        """
+        counts: Counter[str] = Counter()
+        for recording in self.recordings.get(split, []):
+            counts.update(recording.dropped)
+        # Events are counted there too, by each process for itself.
+        return {
+            reason.removeprefix("boxes: "): count
+            for reason, count in counts.items()
+            if reason.startswith("boxes: ")
+        }
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -140,6 +140,11 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: tuple[str, ...]) ->
     return boxes
 
 
+def packed(boxes: NDArray[Any]) -> NDArray[Any]:
+    """The same boxes without unused bytes, whose values are chance, to be written to a file."""
+    return boxes.astype([(name, BOX_DTYPE[name]) for name in BOX_DTYPE.names or ()])
+
+
 def crop_to_frame(boxes: NDArray[Any], sensor_size: tuple[int, int]) -> NDArray[Any]:
     """Boxes cropped to the last row and column of the sensor, as RVT does it.
 
@@ -151,11 +156,12 @@ def crop_to_frame(boxes: NDArray[Any], sensor_size: tuple[int, int]) -> NDArray[
         ``[M]`` boxes; those outside the frame have no area.
     """
     height, width = sensor_size
-    left, right = (np.clip(side, 0, width - 1) for side in (boxes["x"], boxes["x"] + boxes["w"]))
-    top, bottom = (np.clip(side, 0, height - 1) for side in (boxes["y"], boxes["y"] + boxes["h"]))
     cropped = boxes.copy()
-    cropped["x"], cropped["y"] = left, top
-    cropped["w"], cropped["h"] = right - left, bottom - top
+    with np.errstate(invalid="ignore", over="ignore"):  # nan has no area and falls out later
+        right = np.clip(boxes["x"] + boxes["w"], 0, width - 1)
+        bottom = np.clip(boxes["y"] + boxes["h"], 0, height - 1)
+        cropped["x"], cropped["y"] = boxes["x"].clip(0, width - 1), boxes["y"].clip(0, height - 1)
+        cropped["w"], cropped["h"] = right - cropped["x"], bottom - cropped["y"]
     return cropped
 
 
@@ -199,13 +205,36 @@ def filter_boxes(
         The boxes left, their places among ``boxes``, and how many boxes each step removed.
     """
     cropped = crop_to_frame(boxes, sensor_size)
-    kept = np.flatnonzero((cropped["w"] > 0) & (cropped["h"] > 0))
-    dropped = {"boxes: outside the frame": len(boxes) - len(kept)}
+    inside = np.flatnonzero((cropped["w"] > 0) & (cropped["h"] > 0))
+    kept, dropped = apply_filters(cropped[inside], sensor_size, split, filters)
+    dropped = {"boxes: outside the frame": len(boxes) - len(inside), **dropped}
+    return cropped[inside[kept]], inside[kept], dropped
+
+
+def apply_filters(
+    boxes: NDArray[Any],
+    sensor_size: tuple[int, int],
+    split: str,
+    filters: tuple[str, ...],
+) -> tuple[NDArray[np.intp], dict[str, int]]:
+    """Apply the named filters, in their order, to boxes that lie in the frame.
+
+    Args:
+        boxes: ``[M]`` boxes, :data:`BOX_DTYPE`.
+        sensor_size: height and width of the sensor in pixels.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        filters: keys of :data:`FILTERS`.
+
+    Returns:
+        The places of the boxes left, and how many boxes each filter removed.
+    """
+    kept = np.arange(len(boxes))
+    dropped = {}
     for name in filters:
-        keep = FILTERS[name](cropped[kept], sensor_size, split)
+        keep = FILTERS[name](boxes[kept], sensor_size, split)
         dropped[f"boxes: {name}"] = int(np.count_nonzero(~keep))
         kept = kept[keep]
-    return cropped[kept], kept, dropped
+    return kept, dropped
 
 
 def label_times(times_us: NDArray[np.int64], interval_us: int, jitter_us: int) -> list[int]:

@@ -8,17 +8,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from etram_det.data.camera_files import CAMERA_SUFFIXES, CameraRecording
 from etram_det.data.labels import ETRAM3_CLASSES, LabelSettings, load_array
 from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.raw import RawRecording
 from etram_det.data.recording import NoUsableLabels, Recording
 from etram_det.data.representation import FrameSettings
+from etram_det.data.sparse import FRAMES_FILE, SparseRecording
 from etram_det.types import UserError
 
 SPLITS = ("train", "val", "test")
 _LAYOUTS = (
     "<split>/<name>_td.h5 (raw eTraM), Static/HDF5/<split>_h5_<n>/<name>_td.h5 (eTraM as "
-    "downloaded) or <split>/<name>/event_representations_v2 (RVT)"
+    "downloaded), <split>/<name>/sparse_frames.h5 (preprocessed) or "
+    "<split>/<name>/event_representations_v2 (RVT); .raw, .dat or .aedat4 in place of _td.h5 will "
+    "do, and files need no <split> for prediction"
 )
 
 _log = logging.getLogger(__name__)
@@ -37,7 +41,8 @@ def find_recordings(
     interval) is left out with a warning.
 
     Args:
-        root: folder of the recordings, in any of the layouts.
+        root: folder of the recordings, in any of the layouts; where no labels are required, also
+            a file of events, or a folder of such files.
         split: ``"train"``, ``"val"`` or ``"test"``.
         frames: how events become frames.
         labels: which boxes become labels.
@@ -46,11 +51,16 @@ def find_recordings(
     Raises:
         UserError: no layout fits, or a file of a recording is missing or damaged.
     """
-    if not root.is_dir():
+    if not root.is_dir() and (require_labels or not root.is_file()):
         raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
-    openers = _openers(root, split, labels.class_names, require_labels)
+    openers = _openers(root, split, labels.class_names, require_labels) if root.is_dir() else []
+    if not openers and not require_labels:
+        files = sorted(root.iterdir()) if root.is_dir() else [root]
+        openers = [
+            _event_file_opener(path) for path in files if root.is_file() or _has_events(path)
+        ]
     if not openers:
-        others = [name for name in SPLITS if _openers(root, name, labels.class_names, False)]
+        others = splits_of(root)
         found = f"; found only {' and '.join(others)}" if others else ""
         raise UserError(
             f"data.root: no {split} recordings under {root}{found}: expected {_LAYOUTS}"
@@ -73,14 +83,49 @@ def find_recordings(
     return sorted(recordings, key=lambda recording: recording.name)
 
 
+def open_recording(path: Path, frames: FrameSettings) -> Recording:
+    """One recording without its labels, to detect in.
+
+    Args:
+        path: a file of events: raw eTraM's ``.h5``, or a camera's ``.raw``, ``.dat`` or
+            ``.aedat4``; or the folder of a preprocessed recording.
+        frames: how events become frames.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read as a recording.
+    """
+    if (path / FRAMES_FILE).is_file():
+        opener: Callable[..., Recording] = partial(SparseRecording, path)
+    elif (path / "event_representations_v2").is_dir():
+        opener = partial(PreprocessedRecording, path)
+    elif path.is_file():
+        opener = _event_file_opener(path)
+    else:
+        raise UserError(f"{path}: a file of events or a preprocessed recording, found no such file")
+    return opener("test", frames, LabelSettings(), False)
+
+
+def splits_of(root: Path) -> list[str]:
+    """The splits of which there are recordings under ``root``, in any of the layouts."""
+    return [split for split in SPLITS if _openers(root, split, ETRAM3_CLASSES, False)]
+
+
 def _openers(
     root: Path, split: str, class_names: tuple[str, ...], require_labels: bool
 ) -> list[Callable[..., Recording]]:
     """For each recording of a split, what makes it when given the rest of the arguments."""
     folders = _split_folders(root, split)
-    files = {path.name.lower(): path for folder in folders for path in folder.iterdir()}
-    events = [path for name, path in files.items() if name.endswith("_td.h5")]
+    files = {
+        path.name.lower(): path
+        for folder in folders
+        for path in folder.iterdir()
+        if not path.name.startswith(".")  # what is being written, or another system's notes
+    }
+    events = [path for name, path in files.items() if name.endswith(("_td.h5", *CAMERA_SUFFIXES))]
     if not events:
+        cached = [path for path in files.values() if (path / FRAMES_FILE).is_file()]
+        if cached:
+            return [partial(SparseRecording, path) for path in cached]
         stored = [path for path in files.values() if (path / "event_representations_v2").is_dir()]
         return [partial(PreprocessedRecording, path) for path in stored]
     boxes = {name: path for name, path in files.items() if name.endswith("_bbox.npy")}
@@ -99,9 +144,52 @@ def _openers(
                 )
             boxes = {}
     return [
-        partial(RawRecording, path, boxes.get(path.name.lower().replace("_td.h5", "_bbox.npy")))
+        _event_file_opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
         for path in events
     ]
+
+
+def _has_events(path: Path) -> bool:
+    """Whether this is a file of events, by its name."""
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in (".h5", ".hdf5", *CAMERA_SUFFIXES)
+
+
+def _event_file_opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:
+    """What makes a recording of a file, by the file's suffix."""
+    if path.suffix.lower() in CAMERA_SUFFIXES:
+        return partial(CameraRecording, path, box_path)
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return partial(RawRecording, path, box_path)
+    raise UserError(
+        f"{path}: a file of events, .h5, .hdf5, {', '.join(CAMERA_SUFFIXES)}, is required"
+    )
+
+
+def find_box_files(root: Path, split: str, class_names: tuple[str, ...]) -> list[Path]:
+    """Box files of a split where there need be no recordings, sorted by name.
+
+    They are those of ``Eight_class_annotations`` where these are there and more than eTraM's three
+    classes are asked for, else those of the split's own folders.
+
+    Args:
+        root: folder of recordings in the raw layout, or of nothing but their boxes.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        class_names: name of each class id.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
+    found = {path.name.lower(): path for path in root.glob(f"*{split}*/*_bbox.npy")}
+    for folder in _split_folders(root, split):
+        found |= {path.name.lower(): path for path in folder.glob("*_bbox.npy")}
+    if class_names != ETRAM3_CLASSES:
+        eight_class_boxes = {
+            name: path
+            for name, path in _eight_class_boxes(root).items()
+            if path.parent.name.lower().endswith(split) or name.startswith(split)
+        }
+        found = eight_class_boxes or found
+    return [found[name] for name in sorted(found)]
 
 
 def _split_folders(root: Path, split: str) -> list[Path]:

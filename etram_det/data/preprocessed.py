@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  RVT stores its frames with blosc
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.labels import LabelSettings, boxes_from, filter_boxes, load_array
+from etram_det.data.hdf5_file import new_hdf5_file
+from etram_det.data.labels import LabelSettings, boxes_from, filter_boxes, load_array, packed
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.types import UserError
 
 # RVT writes stacked_histogram_dt=50_nbins=10, evlib stacked_histogram_dt50_nbins10.
-_REPRESENTATION = re.compile(r"stacked_histogram_dt=?(\d+)_nbins=?(\d+)")
+_REPRESENTATION = {
+    "stacked_histogram": re.compile(r"stacked_histogram_dt=?(\d+)_nbins=?(\d+)"),
+    "mixed_density": re.compile(r"mixeddensity_stack_dt=?(\d+)_nbins=?(\d+)(?:_cutoff=?\d+)?"),
+}
 _DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
 
 
@@ -69,28 +75,36 @@ class PreprocessedRecording(Recording):
         super().__init__(folder.name, path, sensor_size, shape[2:], timeline)
         self._count_cutoff = frames.count_cutoff
 
-    def frames(self, start: int, stop: int) -> NDArray[np.uint8]:  # noqa: D102
+    def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         try:
             with h5py.File(self.path, locking=False) as file:
                 frames = file["data"][start:stop]
         except _DAMAGE as error:
             raise UserError(f"{self.path}: cannot be read as HDF5 ({error})") from error
-        return np.minimum(frames, self._count_cutoff, out=frames)
+        least = 0 if frames.dtype == np.uint8 else -self._count_cutoff
+        return np.clip(frames, least, self._count_cutoff, out=frames)
 
 
 def _representation(folder: Path, frames: FrameSettings) -> Path:
     """The folder with the expected window and number of bins."""
     candidates = sorted(path for path in folder.glob("event_representations_v2/*") if path.is_dir())
     for candidate in candidates:
-        match = _REPRESENTATION.fullmatch(candidate.name)
+        match = _REPRESENTATION[frames.representation].fullmatch(candidate.name)
         if match and (int(match[1]), int(match[2])) == (frames.window_ms, frames.bins):
             return candidate
     found = ", ".join(path.name for path in candidates) or "none"
     raise UserError(
-        f"{folder / 'event_representations_v2'}: a folder "
-        f"stacked_histogram_dt={frames.window_ms}_nbins={frames.bins} is required by "
-        f"data.window_ms and data.bins, found {found}"
+        f"{folder / 'event_representations_v2'}: a folder {_folder_name(frames)} is required by "
+        f"data.representation, data.window_ms and data.bins, found {found}"
     )
+
+
+def _folder_name(frames: FrameSettings) -> str:
+    """RVT's name of the representation."""
+    window_and_bins = f"dt={frames.window_ms}_nbins={frames.bins}"
+    if frames.representation == "stacked_histogram":
+        return f"stacked_histogram_{window_and_bins}"
+    return f"mixeddensity_stack_{window_and_bins}_cutoff={frames.count_cutoff}"
 
 
 def _frames_file(
@@ -104,14 +118,14 @@ def _frames_file(
                 shape, dtype = file["data"].shape, file["data"].dtype
         except _DAMAGE as error:
             raise UserError(f"{path}: cannot be read as HDF5 ({error})") from error
-        fits = len(shape) == 4 and shape[1] == 2 * frames.bins and dtype == np.uint8
+        fits = len(shape) == 4 and shape[1] == frames.channels and dtype == frames.dtype
         if fits and frames.input_size in (None, shape[2:]):
             return path, shape
         found.append(f"{path.name} {dtype} {shape}")
     size = frames.input_size or ("H", "W")
     raise UserError(
-        f"{representation}: frames of shape [F, {2 * frames.bins}, {size[0]}, {size[1]}] uint8 are "
-        "required by data.bins and data.input_size, "
+        f"{representation}: frames of shape [F, {frames.channels}, {size[0]}, {size[1]}] "
+        f"{frames.dtype} are required by data.bins and data.input_size, "
         f"found {', '.join(found) or 'no .h5 file'}"
     )
 
@@ -148,3 +162,49 @@ def _stored_timeline(
         raise NoUsableLabels(f"{path}: no label is left of {len(stored)} boxes")
     label_frame = np.repeat(frame, boxes_of_frame)[kept]
     return Timeline(frame_end_us, label_frame, boxes, dropped)
+
+
+def write_rvt(
+    folder: Path, recording: Recording, frames: FrameSettings, batches: Iterable[NDArray[Any]]
+) -> None:
+    """Write a recording's frames and labels as RVT's preprocessing does.
+
+    Args:
+        folder: the recording's folder.
+        recording: its labels, times and sizes are taken.
+        frames: what its frames are.
+        batches: its frames in order, as arrays ``[n, channels, H, W]``.
+
+    Raises:
+        UserError: the frames are neither as large as the sensor nor half as large.
+    """
+    half = tuple(side // 2 for side in recording.sensor_size)
+    if recording.input_size not in (recording.sensor_size, half):
+        raise UserError(
+            f"data.input_size: RVT's layout holds frames of the sensor's size or half of it, "
+            f"{recording.sensor_size} or {half} for {recording.path}, found {recording.input_size}"
+        )
+    representation = folder / "event_representations_v2" / _folder_name(frames)
+    representation.mkdir(parents=True)
+    labels = folder / "labels_v2"
+    labels.mkdir()
+    suffix = "" if recording.input_size == recording.sensor_size else "_ds2_nearest"
+    shape = (frames.channels, *recording.input_size)
+    with new_hdf5_file(representation / f"event_representations{suffix}.h5") as file:
+        data = file.create_dataset(
+            *("data", (0, *shape), frames.dtype),
+            maxshape=(None, *shape),
+            chunks=(1, *shape),
+            track_times=False,
+            **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.SHUFFLE),
+        )
+        for batch in batches:
+            data.resize(len(data) + len(batch), axis=0)
+            data[-len(batch) :] = batch
+            file.raise_error()
+    labelled, first_box = np.unique(recording.label_frame, return_index=True)
+    np.save(representation / "timestamps_us.npy", recording.frame_end_us)
+    np.save(representation / "objframe_idx_2_repr_idx.npy", labelled)
+    np.save(labels / "timestamps_us.npy", recording.frame_end_us[labelled])
+    boxes = packed(recording.label_boxes)
+    np.savez(labels / "labels.npz", labels=boxes, objframe_idx_2_label_idx=first_box)

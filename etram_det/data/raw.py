@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the compression filters of camera makers' files
@@ -20,7 +21,7 @@ from etram_det.data.labels import (
     load_array,
 )
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
-from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.types import UserError
 
@@ -30,6 +31,7 @@ _KINDS = {"x": "iu", "y": "iu", "p": "iub", "t": "iu"}  # NumPy's letters for wh
 _CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack it once
 _DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
 _LONGEST_US = 24 * 3600 * 10**6
+_LONGEST_SIDE = 2**14
 
 
 class RawRecording(Recording):
@@ -64,7 +66,7 @@ class RawRecording(Recording):
         with _open_events(path) as events:
             sensor_size = _sensor_size(events["t"].parent) or frames.sensor_size
             try:
-                timeline = _labelled_timeline(path, box_path, sensor_size, split, frames, labels)
+                timeline = labelled_timeline(path, box_path, sensor_size, split, frames, labels)
             except NoLabels:
                 if require_labels:
                     raise
@@ -79,13 +81,20 @@ class RawRecording(Recording):
         name = path.stem.removesuffix("_td")
         super().__init__(name, path, sensor_size, input_size, timeline)
         self._window_us = frames.window_ms * 1000
-        self._histogram = StackedHistogram(sensor_size, input_size, frames)
+        self._representation = representation_of(sensor_size, input_size, frames)
         self._time_index: TimeIndex | None = None
 
-    def frames(self, start: int, stop: int) -> NDArray[np.uint8]:  # noqa: D102
+    def event_rate(self) -> float | None:  # noqa: D102
+        with _open_events(self.path) as events:
+            times = events["t"]
+            first, last = (int(times[0]), int(times[-1])) if len(times) else (0, 0)
+            return len(times) / ((last - first) / 1e6) if last > first else None
+
+    def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         ends = self.frame_end_us[start:stop].tolist()
-        frames = np.zeros((len(ends), *self._histogram.shape), np.uint8)
-        num_outside = 0
+        shape, dtype = self._representation.shape, self._representation.dtype
+        frames = np.zeros((len(ends), *shape), dtype)
+        num_events = num_outside = 0
         with _open_events(self.path) as events:
             if self._time_index is None:
                 self._time_index = cached_time_index(self.path, events["t"])
@@ -93,7 +102,10 @@ class RawRecording(Recording):
                 window_us = end_us - self._window_us, end_us
                 first, times = self._time_index.cut(events["t"], *window_us)
                 x, y, p = (_native(events[name][first : first + len(times)]) for name in "xyp")
-                num_outside += self._histogram.add(frame, x, y, p, times, window_us)
+                num_events += len(times)
+                num_outside += self._representation.add(frame, x, y, p, times, window_us)
+        self.events["in windows"] = self.events.get("in windows", 0) + num_events
+        self.events["with a mended stamp"] = self._time_index.num_mended if len(ends) else 0
         if num_outside:
             reason = "events: outside the sensor"
             self.dropped[reason] = self.dropped.get(reason, 0) + num_outside
@@ -116,6 +128,11 @@ def _open_events(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
 
 
 def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    if "CD/events" in file:
+        raise UserError(
+            f"{path}: Prophesee's HDF5, coded with its ECF filter, cannot be read; write it as DAT "
+            f"with OpenEB's metavision_file_to_dat -i {path.name}"
+        )
     events = {name: file.get(f"events/{name}") for name in _KINDS}
     for name, column in events.items():
         if not isinstance(column, h5py.Dataset):
@@ -157,9 +174,9 @@ def _sensor_size(events: h5py.Group) -> Size | None:
     for source in sources:
         if "height" in source and "width" in source:
             height, width = (int(np.ravel(source[name])[0]) for name in ("height", "width"))
-            if min(height, width) < 2:
+            if not (2 <= height <= _LONGEST_SIDE and 2 <= width <= _LONGEST_SIDE):
                 raise UserError(
-                    f"{events.file.filename}: the sensor's sides must be at least 2 px, "
+                    f"{events.file.filename}: the sensor's sides must be 2 to {_LONGEST_SIDE} px, "
                     f"found {height} and {width}"
                 )
             return height, width
@@ -180,7 +197,7 @@ def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArra
     return first + window_us * np.arange(1, num_frames + 1)
 
 
-def _labelled_timeline(
+def labelled_timeline(
     path: Path,
     box_path: Path | None,
     sensor_size: Size,
@@ -188,7 +205,21 @@ def _labelled_timeline(
     frames: FrameSettings,
     labels: LabelSettings,
 ) -> Timeline:
-    """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames."""
+    """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames.
+
+    Args:
+        path: the recording, which need not be there.
+        box_path: its box file; None where there is none.
+        sensor_size: height and width of the sensor in pixels.
+        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
+        frames: how events become frames.
+        labels: which boxes become labels.
+
+    Raises:
+        UserError: the file is damaged, or the settings do not fit it.
+        NoLabels: there are no boxes.
+        NoUsableLabels: there are boxes, but none that belongs to a frame.
+    """
     if box_path is None:
         raise NoLabels(
             f"{path}: its boxes are required in {path.stem.removesuffix('_td')}_bbox.npy, found no "

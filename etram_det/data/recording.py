@@ -60,6 +60,8 @@ class Recording(ABC):
         frame_end_us, label_frame, label_boxes: as in :class:`Timeline`.
         dropped: number of boxes left out and, of the frames that this process has read, events;
             by reason.
+        events: number of events in the frames that this process has read, and of those in the
+            file whose stamp was behind an earlier one; empty where frames are stored as such.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Recording(ABC):
         self.label_frame = timeline.label_frame
         self.label_boxes = timeline.label_boxes
         self.dropped = dict(timeline.dropped)
+        self.events: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.frame_end_us)
@@ -111,9 +114,15 @@ class Recording(ABC):
         corners /= np.array(self.scale * 2, np.float32)
         return corners, boxes["class_id"].astype(np.int64)
 
+    def event_rate(self) -> float | None:
+        """Events in a second, where that is known without reading them."""
+        return None
+
     @abstractmethod
-    def frames(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Frames ``start`` to ``stop`` (not included), ``[stop - start, 2 * bins, H, W]``.
+    def frames(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames ``start`` to ``stop`` (not included), ``[stop - start, channels, H, W]``.
+
+        Their counts are uint8, those of a mixed density int8.
 
         Raises:
             UserError: the file is damaged where it is read.

@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat, zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -233,7 +234,7 @@ class Chunk:
 
     Attributes:
         request: what was asked for.
-        frames: ``[F, 2 * bins, H, W]`` uint8; fewer than ``T`` at the end of a recording.
+        frames: ``[F, channels, H, W]`` uint8 or int8; fewer than ``T`` at the end of a recording.
         time_us: ``[F]`` int64, end of each frame's window.
         labels: place among the frames, boxes ``[M, 4]`` and classes ``[M]`` of each labelled one.
         recording: name of the recording.
@@ -241,7 +242,7 @@ class Chunk:
     """
 
     request: ChunkRequest
-    frames: NDArray[np.uint8]
+    frames: NDArray[Any]
     time_us: NDArray[np.int64]
     labels: list[tuple[int, NDArray[np.float32], NDArray[np.int64]]]
     recording: str
@@ -297,7 +298,8 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         num_steps: frames of a chunk, ``T``.
     """
     num_lanes = len(chunks)
-    events = torch.empty(num_steps, num_lanes, *chunks[0].frames.shape[1:], dtype=torch.uint8)
+    frames = torch.from_numpy(chunks[0].frames)
+    events = torch.empty(num_steps, num_lanes, *frames.shape[1:], dtype=frames.dtype)
     if get_worker_info() is not None:
         events.share_memory_()  # while still empty: the queue would copy it when full
     padded = torch.ones(num_steps, num_lanes, dtype=torch.bool)

@@ -1,0 +1,215 @@
+"""Recordings as cameras write them: RAW (EVT2, EVT3), DAT and AEDAT4, decoded by eventcv.
+
+A file is decoded once into the user's cache, in the raw layout; from there on it is read like any
+other raw recording, with bounded memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import eventcv
+import hdf5plugin
+import platformdirs
+
+from etram_det.data.hdf5_file import new_hdf5_file
+from etram_det.data.labels import LabelSettings
+from etram_det.data.raw import RawRecording
+from etram_det.data.recording import NoLabels
+from etram_det.data.representation import FrameSettings
+from etram_det.types import UserError
+
+CAMERA_SUFFIXES = (".raw", ".dat", ".aedat4")
+_VERSION = 1  # of what is kept in the cache; raise it when that changes
+_SLICE = 2**20  # events decoded at a time: 32 MB
+_CHUNK = 2**15
+_HEADER = 2**16  # bytes in which the lines of a header are looked for
+# Wider than any coordinate that the formats can hold: left to itself, eventcv drops events outside
+# the sensor without a word.
+_EVERYWHERE = (2**14, 2**14)
+# Height and width by the plugin that wrote a RAW file, for headers without a size.
+_SENSORS = {
+    "gen31": (480, 640),
+    "gen3": (480, 640),
+    "gen41": (720, 1280),
+    "gen4": (720, 1280),
+    "imx636": (720, 1280),
+    "genx320": (320, 320),
+}
+_log = logging.getLogger(__name__)
+
+
+class CameraRecording(RawRecording):
+    """Events of a ``.raw``, ``.dat`` or ``.aedat4`` file, made into frames as they are read.
+
+    Args:
+        path: the file.
+        box_path: the box file; None where there is none.
+        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
+        frames: how events become frames.
+        labels: which boxes become labels.
+        require_labels: whether missing labels are an error.
+
+    Raises:
+        UserError: the file is damaged or of another encoding, or the settings do not fit it.
+        NoLabels: there are no boxes.
+        NoUsableLabels: there are boxes, but none that belongs to a frame.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        box_path: Path | None,
+        split: str,
+        frames: FrameSettings,
+        labels: LabelSettings,
+        require_labels: bool = True,
+    ) -> None:
+        name = path.stem.removesuffix("_td")
+        if box_path is None and require_labels:
+            raise NoLabels(
+                f"{path}: its boxes are required in {name}_bbox.npy, found no such file; add it or "
+                "take the recording out of its folder"
+            )
+        decoded = _decoded(path, frames.sensor_size)
+        try:
+            super().__init__(decoded, box_path, split, frames, labels, require_labels)
+        except UserError as error:  # of the same kind, but naming the file that is known
+            raise type(error)(str(error).replace(str(decoded), str(path))) from error
+        self.name = name
+
+
+def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
+    """The file in the user's cache that holds the same events, made now if need be."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{default_size}|{_VERSION}"
+    cache = Path(os.environ.get("ETRAM_DET_CACHE") or platformdirs.user_cache_path("etram_det"))
+    folder = cache / "camera_files"
+    decoded = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.h5"
+    if decoded.is_file():
+        return decoded
+    unfinished = folder / f".{decoded.stem}.{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _decode_into(path, unfinished, default_size)
+        unfinished.replace(decoded)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the events of {path} cannot be kept here ({error.strerror or error}); make "
+            "room, or set ETRAM_DET_CACHE to another folder",
+            exit_code=1,
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    return decoded
+
+
+def _decode_into(path: Path, target: Path, default_size: tuple[int, int]) -> None:
+    """Write all events of a camera's file into an HDF5 file of the raw layout."""
+    height, width = _sensor_size(path, default_size)
+    reader = _reader(path)
+    _log.info("decoding %s once: %d events, sensor %dx%d", path, reader.n_events, width, height)
+    with new_hdf5_file(target) as file:
+        group = file.create_group("events")
+        group["height"], group["width"] = height, width
+        columns = {
+            name: group.create_dataset(
+                *(name, (reader.n_events,), dtype),
+                chunks=(min(_CHUNK, reader.n_events),),
+                **hdf5plugin.Blosc(cname="lz4", shuffle=hdf5plugin.Blosc.BITSHUFFLE),
+            )
+            for name, dtype in (("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "u1"))
+        }
+        start = 0
+        for i in range(reader.n_slices):
+            events = _call(path, lambda i=i: reader.slice(i).numpy())
+            for place, name in enumerate("xytp"):
+                columns[name][start : start + len(events)] = events[:, place]
+            start += len(events)
+            file.raise_error()
+    if start != reader.n_events:
+        raise _damaged(path, f"{reader.n_events} events announced, {start} found")
+
+
+def _reader(path: Path) -> Any:
+    reader = _call(
+        path, lambda: eventcv.open(str(path), max_events=_SLICE, sensor_size=_EVERYWHERE)
+    )
+    if reader.n_events == 0:
+        raise UserError(f"{path}: holds no events; take it out of the folder")
+    return reader
+
+
+def _call(path: Path, function: Any) -> Any:
+    """What eventcv returns; what it raises, as one line that names the file."""
+    try:
+        return function()
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path}: cannot be decoded ({' '.join(why.split())}); record or fetch it anew"
+    )
+
+
+def _sensor_size(path: Path, default_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width by the file's header, or by the sensor it names, or by the settings."""
+    if path.suffix.lower() == ".aedat4":
+        width, height = _call(path, lambda: eventcv.open(str(path), max_events=_SLICE).sensor_size)
+        return height, width
+    header = _header(path)
+    if path.suffix.lower() == ".raw":
+        _require_known_encoding(path, header)
+    sizes = {
+        name: re.search(rf"\b{name}\s*[= ]\s*(\d+)", header, re.IGNORECASE)
+        for name in ("height", "width")
+    }
+    if sizes["height"] and sizes["width"]:
+        return int(sizes["height"][1]), int(sizes["width"][1])
+    geometry = re.search(r"\bgeometry\s+(\d+)x(\d+)", header, re.IGNORECASE)
+    if geometry:
+        return int(geometry[2]), int(geometry[1])
+    plugin = re.search(r"plugin_name\s+(\S+)", header)
+    for name, size in _SENSORS.items():
+        if plugin and name in plugin[1]:
+            return size
+    return default_size
+
+
+def _header(path: Path) -> str:
+    """The lines that begin with a per cent sign."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    lines = []
+    while start.startswith(b"%") and b"\n" in start:
+        line, start = start.split(b"\n", 1)
+        lines.append(line.decode("latin-1").strip())
+    return "\n".join(lines)
+
+
+def _require_known_encoding(path: Path, header: str) -> None:
+    """Refuse what eventcv would take for something else, EVT 2.1 above all."""
+    found = re.search(r"^%\s*(?:evt|format)\s+(?:EVT)?(\d(?:\.?\d)?)", header, re.M | re.I)
+    encoding = found[1].replace(".", "") if found else "unknown"
+    if encoding not in ("2", "20", "3", "30"):
+        name = f"EVT {encoding[0]}.{encoding[1]}" if len(encoding) == 2 else encoding
+        raise UserError(
+            f"{path}: EVT 2.0 or EVT 3.0 is required, found encoding {name}; write it as DAT with "
+            f"OpenEB's metavision_file_to_dat -i {path.name}"
+        )

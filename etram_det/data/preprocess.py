@@ -1,0 +1,314 @@
+"""Recordings prepared once: written in our sparse cache or in RVT's layout, in parallel.
+
+A recording appears under its name when all of it is on the disk, and not before. So a run that was
+killed is resumed by running it again: what is there is kept, whatever lies half-written is not
+looked at and removed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import find_recordings, splits_of
+from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
+from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
+from etram_det.data.sparse import write_sparse
+from etram_det.types import UserError
+
+MANIFEST = "manifest.json"
+COUNTS = "counts.json"
+_VERSION = 1
+_BATCH = 4  # frames made at a time: 20 MB at 640x360
+_UNFINISHED = ".partial"
+
+# Called with the number of finished frames and the number of all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One recording to write.
+
+    Attributes:
+        recording: what is read.
+        folder: what is written.
+        layout: ``"sparse"`` or ``"rvt"``.
+        frames, labels: the settings that ``recording`` was opened with.
+    """
+
+    recording: Recording
+    folder: Path
+    layout: str
+    frames: FrameSettings
+    labels: LabelSettings
+
+
+def preprocess(
+    root: Path,
+    output: Path,
+    frames: FrameSettings,
+    labels: LabelSettings,
+    layout: Literal["sparse", "rvt"] = "sparse",
+    workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the frames and labels of all recordings under ``root``.
+
+    The same settings give the same files, byte for byte, with any number of workers and shards,
+    and however often the run was interrupted.
+
+    Args:
+        root: folder of the recordings, in any layout.
+        output: folder to write, or one that an earlier run with the same settings wrote.
+        frames: how events become frames.
+        labels: which boxes become labels.
+        layout: our sparse cache, or RVT's layout.
+        workers: processes that work at the same time; one for each core if None.
+        shard: number ``i`` of ``n``: this run takes the ``i``-th of ``n`` parts.
+        progress: told how many frames are done, of how many.
+
+    Returns:
+        The manifest: settings, and what was counted in each recording that is finished.
+
+    Raises:
+        UserError: no layout fits, ``output`` has other settings or cannot be written, or
+            recordings are damaged (the others are written all the same).
+    """
+    if not 1 <= shard[0] <= shard[1]:
+        raise UserError(f"shard: i/n with 1 <= i <= n is required, found {shard[0]}/{shard[1]}")
+    splits = splits_of(root) if root.is_dir() else ["train"]
+    found = [
+        (split, recording)
+        for split in splits or ["train"]
+        for recording in find_recordings(root, split, frames, labels)
+    ]
+    _require_stored_settings_fit(found[0][1], frames)
+    settings = _settings(layout, frames, labels)
+    try:
+        _claim(output, settings)
+        tasks = [
+            _Task(recording, output / split / recording.name, layout, frames, labels)
+            for split, recording in found[shard[0] - 1 :: shard[1]]
+        ]
+        faults = _run(tasks, workers or os.cpu_count() or 1, progress or (lambda done, total: None))
+        manifest = _write_manifest(output, settings)
+    except OSError as error:
+        raise UserError(
+            f"output: {output} cannot be written ({error.strerror or error}); make room or choose "
+            "another, then run again: what is finished is kept",
+            exit_code=1,
+        ) from error
+    if faults:
+        raise UserError(
+            f"{len(faults)} of {len(tasks)} recordings could not be preprocessed, the others are "
+            f"finished: {faults[0]}",
+            exit_code=1,
+        )
+    return manifest
+
+
+def _require_stored_settings_fit(recording: Recording, frames: FrameSettings) -> None:
+    """Frames that RVT made cannot follow other settings, and must not be stored under them."""
+    if isinstance(recording, PreprocessedRecording):
+        for name, required in (("downsample", "nearest"), ("timing", "events")):
+            found = getattr(frames, name)
+            if found != required:
+                raise UserError(
+                    f"data.{name}: {required} is required by {recording.path}, as RVT made its "
+                    f"frames so, found {found}"
+                )
+
+
+def _settings(layout: str, frames: FrameSettings, labels: LabelSettings) -> dict[str, Any]:
+    """All settings by name, as JSON gives them back."""
+    settings = {"version": _VERSION, "format": layout, **asdict(frames), **asdict(labels)}
+    return json.loads(json.dumps(settings))
+
+
+def _claim(output: Path, settings: dict[str, Any]) -> None:
+    """Make the folder with its manifest, or see that it has the same settings."""
+    manifest = output / MANIFEST
+    if not manifest.exists():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(
+                f"output: a new or empty folder, or one with {MANIFEST}, is required, found "
+                f"{output} with something else in it; choose another"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        _write_manifest(output, settings)
+        return
+    try:
+        stored = json.loads(manifest.read_text())["settings"]
+        differing = sorted(
+            name for name in settings | stored if settings.get(name) != stored.get(name)
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{manifest}: cannot be read ({error}); choose another output") from error
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{name}: {stored.get(name)} is required by {manifest}, found {settings.get(name)}; "
+            "set it so, or choose another output"
+        )
+
+
+def _run(tasks: list[_Task], workers: int, progress: Progress) -> list[str]:
+    """Write what is not there yet; returns the faults of recordings that cannot be read."""
+    waiting = [task for task in tasks if not task.folder.exists()]
+    total = sum(len(task.recording) for task in tasks)
+    done = total - sum(len(task.recording) for task in waiting)
+    progress(done, total)
+    if workers == 1 or len(waiting) == 1:
+        results = []
+        for task in waiting:
+            results.append(_write(task))
+            done += len(task.recording)
+            progress(done, total)
+        return [fault for fault in results if fault]
+    # Spawned, not forked: this process may hold threads and GPU state.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    pool = ProcessPoolExecutor(
+        max(1, min(workers, len(waiting))),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(counter,),
+    )
+    try:
+        # Longest first, so that all end at about the same time.
+        waiting.sort(key=lambda task: -len(task.recording))
+        futures: list[Future[str | None]] = [pool.submit(_write, task) for task in waiting]
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, timeout=0.2)
+            for future in finished:
+                future.result()
+            progress(min(done + counter.value, total), total)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [fault for future in futures if (fault := future.result())]
+
+
+_frames_done: Synchronized[int] | None = None
+
+
+def _start_worker(counter: Synchronized[int]) -> None:
+    """Count this worker's frames for all to see, and let it end with its parent."""
+    global _frames_done
+    _frames_done = counter
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _write(task: _Task) -> str | None:
+    """Write one recording; returns what is wrong with it, if anything."""
+    parent, name = task.folder.parent, task.folder.name
+    parent.mkdir(parents=True, exist_ok=True)
+    for left_over in parent.glob(f".{name}.*{_UNFINISHED}"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    unfinished = parent / f".{name}.{uuid.uuid4().hex}{_UNFINISHED}"
+    unfinished.mkdir()
+    try:
+        batches = _batches(task.recording)
+        if task.layout == "rvt":
+            write_rvt(unfinished, task.recording, task.frames, batches)
+        else:
+            settings = {**asdict(task.frames), **asdict(task.labels)}
+            write_sparse(unfinished, task.recording, settings, batches)
+        (unfinished / COUNTS).write_text(_as_json(_counts(task.recording)))
+        _commit(unfinished, task.folder)
+    except UserError as error:
+        return str(error)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return None
+
+
+def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
+    """All frames of a recording, some at a time."""
+    for start in range(0, len(recording), _BATCH):
+        frames = recording.frames(start, min(start + _BATCH, len(recording)))
+        yield frames
+        if _frames_done is not None:
+            with _frames_done.get_lock():
+                _frames_done.value += len(frames)
+
+
+def _commit(unfinished: Path, folder: Path) -> None:
+    """Put a written folder into its place, once all of it is on the disk."""
+    for path in sorted(unfinished.rglob("*")):
+        _synchronise(path)
+    _synchronise(unfinished)
+    os.replace(unfinished, folder)
+    _synchronise(folder.parent)
+
+
+def _synchronise(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows has no such thing for folders
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _counts(recording: Recording) -> dict[str, int]:
+    counts = {
+        "frames": len(recording),
+        "labelled frames": int(np.count_nonzero(recording.labelled)),
+        "boxes": len(recording.label_boxes),
+    }
+    events = {f"events: {name}": number for name, number in recording.events.items()}
+    dropped = {f"dropped {reason}": number for reason, number in recording.dropped.items()}
+    return counts | events | dropped
+
+
+def _write_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings, and the counts of what is finished, by whichever run and shard."""
+    recordings = {
+        path.parent.relative_to(output).as_posix(): json.loads(path.read_text())
+        for path in sorted(output.glob(f"*/*/{COUNTS}"))
+        if not path.parent.name.startswith(".")
+    }
+    totals: dict[str, int] = {"recordings": len(recordings)}
+    for counts in recordings.values():
+        for name, number in counts.items():
+            totals[name] = totals.get(name, 0) + number
+    manifest = {"settings": settings, "totals": totals, "recordings": recordings}
+    beside = output / f".{MANIFEST}.{uuid.uuid4().hex}"
+    try:
+        beside.write_text(_as_json(manifest))
+        _synchronise(beside)
+        os.replace(beside, output / MANIFEST)
+    finally:
+        beside.unlink(missing_ok=True)
+    return manifest
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,251 @@
+"""Our own cache: the frames of a recording as lists of their non-zero counts, fast to read.
+
+A frame is one list of 16-bit entries. Each holds how many places its count lies after the one
+before it, in the frame's flat order, and the count in its lowest bits. Where nothing lies within
+reach, an entry of count 0 bridges the gap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.boxes import BOX_DTYPE
+from etram_det.data.hdf5_file import new_hdf5_file
+from etram_det.data.labels import LabelSettings, apply_filters, packed
+from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.representation import FrameSettings
+from etram_det.types import UserError
+
+FRAMES_FILE = "sparse_frames.h5"
+_VERSION = 1
+_CHUNK = 2**15  # entries that are packed together: about a frame of traffic
+_ENTRY_BITS = 16
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # of damaged HDF5 or JSON
+# Of the settings that a cache is made with, those that reading cannot change any more.
+_FIXED = (
+    *("window_ms", "bins", "timing", "downsample", "representation"),
+    *("class_names", "interval_ms", "jitter_ms"),
+)
+
+
+class SparseRecording(Recording):
+    """Frames and labels of ``<split>/<name>/sparse_frames.h5``.
+
+    Both are what the settings of its making gave. More filters and a lower ``count_cutoff`` still
+    apply; all other settings must be those it was made with.
+
+    Args:
+        folder: the recording's folder.
+        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
+        frames: the frames that are expected.
+        labels: which boxes become labels.
+        require_labels: whether missing labels are an error.
+
+    Raises:
+        UserError: the file is damaged, or was made with other settings.
+        NoLabels: there are no boxes.
+        NoUsableLabels: there are boxes, but the filters left none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        frames: FrameSettings,
+        labels: LabelSettings,
+        require_labels: bool = True,
+    ) -> None:
+        path = folder / FRAMES_FILE
+        try:
+            with h5py.File(path, locking=False) as file:
+                about = json.loads(file.attrs["about"])
+                self._first_entry = file["first_entry"][:]
+                frame_end_us, label_frame = file["frame_end_us"][:], file["label_frame"][:]
+                boxes = file["label_boxes"][:].astype(BOX_DTYPE)
+                num_entries = len(file["entries"])
+            settings, sensor_size = about["settings"], tuple(about["sensor_size"])
+            self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
+            lengths = len(self._first_entry) - 1, len(boxes)
+            _require(lengths == (len(frame_end_us), len(label_frame)), "lengths do not agree")
+            _require_ascending(self._first_entry, 0, num_entries)
+            _require_ascending(label_frame, 0, len(frame_end_us) - 1)
+        except _DAMAGE as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); remove it and preprocess again"
+            ) from error
+        _require_same_settings(path, settings, self._shape, frames, labels)
+        kept, dropped = apply_filters(boxes, sensor_size, split, labels.filters)
+        if require_labels and len(kept) == 0:
+            error = NoUsableLabels if len(boxes) else NoLabels
+            raise error(f"{path}: no label is left of {len(boxes)} boxes")
+        already = {name: number for name, number in about["dropped"].items()}
+        for reason, number in dropped.items():
+            already[reason] = already.get(reason, 0) + number
+        timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], already)
+        super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
+        self.events = about["events"]
+        self._window_us = int(settings["window_ms"]) * 1000
+        self._dtype = frames.dtype
+        lower = frames.count_cutoff < settings["count_cutoff"]
+        self._count_cutoff = frames.count_cutoff if lower else None
+
+    def event_rate(self) -> float | None:  # noqa: D102
+        num_events = self.events.get("in windows")
+        return None if num_events is None else num_events / (len(self) * self._window_us / 1e6)
+
+    def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
+        first_entry = self._first_entry[start : stop + 1]
+        frames = np.zeros((len(first_entry) - 1, *self._shape), np.uint8)
+        try:
+            with h5py.File(self.path, locking=False) as file:
+                entries = file["entries"][first_entry[0] : first_entry[-1]]
+        except _DAMAGE as error:
+            raise UserError(
+                f"{self.path}: cannot be read ({error}); remove it and preprocess again"
+            ) from error
+        flat = frames.reshape(len(frames), math.prod(self._shape))
+        if not _decode(flat, entries, first_entry - first_entry[0], self._count_bits):
+            raise UserError(f"{self.path}: frames are damaged; remove it and preprocess again")
+        counts = frames.view(self._dtype)
+        if self._count_cutoff is not None:
+            least = 0 if self._dtype == np.uint8 else -self._count_cutoff
+            np.clip(counts, least, self._count_cutoff, out=counts)
+        return counts
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise ValueError(fault)
+
+
+def _require_ascending(numbers: NDArray[np.int64], least: int, most: int) -> None:
+    inside = len(numbers) == 0 or (numbers[0] >= least and numbers[-1] <= most)
+    _require(bool(inside and np.all(np.diff(numbers) >= 0)), "numbers do not ascend")
+
+
+def _require_same_settings(
+    path: Path,
+    made_with: Mapping[str, Any],
+    shape: tuple[int, ...],
+    frames: FrameSettings,
+    labels: LabelSettings,
+) -> None:
+    """Refuse settings that the stored frames and labels cannot follow."""
+    for name in _FIXED:
+        wanted = getattr(frames if hasattr(frames, name) else labels, name)
+        stored = made_with[name]
+        if (tuple(stored) if isinstance(stored, list) else stored) != wanted:
+            raise _other_settings(path, name, stored, wanted)
+    if frames.input_size not in (None, shape[1:]):
+        raise _other_settings(path, "input_size", list(shape[1:]), frames.input_size)
+    if frames.count_cutoff > made_with["count_cutoff"]:
+        raise _other_settings(path, "count_cutoff", made_with["count_cutoff"], frames.count_cutoff)
+    if not set(made_with["filters"]) <= set(labels.filters):
+        raise _other_settings(path, "filters", made_with["filters"], list(labels.filters))
+
+
+def _other_settings(path: Path, name: str, stored: object, wanted: object) -> UserError:
+    return UserError(
+        f"data.{name}: {stored} is required by {path}, which was preprocessed with it, "
+        f"found {wanted}; set it so, or preprocess again"
+    )
+
+
+def write_sparse(
+    folder: Path, recording: Recording, settings: Mapping[str, Any], batches: Iterable[NDArray[Any]]
+) -> None:
+    """Write a recording's frames and labels.
+
+    Args:
+        folder: where ``sparse_frames.h5`` is to lie.
+        recording: its labels, times and sizes are taken.
+        settings: frame and label settings by name, stored with it.
+        batches: its frames in order, as arrays ``[n, channels, H, W]``.
+    """
+    with new_hdf5_file(folder / FRAMES_FILE) as file:
+        entries = file.create_dataset(
+            *("entries", (0,), np.uint16),
+            maxshape=(None,),
+            chunks=(_CHUNK,),
+            fletcher32=True,  # damage on the disk must not pass for counts
+            track_times=False,
+            **hdf5plugin.Bitshuffle(),
+        )
+        # Signed counts need all their bits; of unsigned ones, those that the cutoff needs.
+        signed = settings["representation"] == "mixed_density"
+        count_bits = 8 if signed else int(settings["count_cutoff"]).bit_length()
+        num_entries = [0]
+        shape: tuple[int, ...] = ()
+        for batch in batches:
+            shape = batch.shape[1:]
+            parts = [_encode(frame.reshape(-1).view(np.uint8), count_bits) for frame in batch]
+            num_entries += [len(part) for part in parts]
+            stored = len(entries)
+            entries.resize(stored + sum(map(len, parts)), axis=0)
+            entries[stored:] = np.concatenate(parts)
+            file.raise_error()
+        for name, values in {
+            "first_entry": np.cumsum(num_entries),
+            "frame_end_us": recording.frame_end_us,
+            "label_frame": recording.label_frame,
+            "label_boxes": packed(recording.label_boxes),
+        }.items():
+            checked = {"chunks": values.shape, "fletcher32": True} if len(values) else {}
+            file.create_dataset(name, data=values, track_times=False, **checked)
+        about = {
+            "version": _VERSION,
+            "settings": dict(settings),
+            "sensor_size": recording.sensor_size,
+            "shape": shape,
+            "count_bits": count_bits,
+            "dropped": recording.dropped,
+            "events": recording.events,
+        }
+        file.attrs["about"] = json.dumps(about)
+
+
+@numba.njit(cache=True, nogil=True)
+def _encode(counts: NDArray, count_bits: int) -> NDArray:
+    """Entries of one frame, from its counts [C * H * W] uint8."""
+    longest = (1 << (_ENTRY_BITS - count_bits)) - 1
+    num_entries, last = 0, -1
+    for place in range(len(counts)):
+        if counts[place]:
+            num_entries += (place - last + longest - 1) // longest
+            last = place
+    entries = np.empty(num_entries, np.uint16)
+    i, last = 0, -1
+    for place in range(len(counts)):
+        if counts[place]:
+            while place - last > longest:
+                entries[i] = longest << count_bits
+                i += 1
+                last += longest
+            entries[i] = ((place - last) << count_bits) | counts[place]
+            i += 1
+            last = place
+    return entries
+
+
+@numba.njit(cache=True, nogil=True)
+def _decode(frames: NDArray, entries: NDArray, first_entry: NDArray, count_bits: int) -> bool:
+    """Set the counts of frames [n, C * H * W], all zero before; False for damaged entries."""
+    mask = (1 << count_bits) - 1
+    for frame in range(len(frames)):
+        place = -1
+        for i in range(first_entry[frame], first_entry[frame + 1]):
+            place += entries[i] >> count_bits
+            if place >= frames.shape[1]:
+                return False
+            frames[frame, place] = entries[i] & mask
+    return True

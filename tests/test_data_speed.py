@@ -1,0 +1,144 @@
+"""How fast recordings become frames, in figures and ratios of one run on this machine."""
+
+import subprocess
+import sys
+import time
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+import torch
+from raw_files import boxes_at, write_raw
+from test_representation import oracle
+
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import find_recordings
+from etram_det.data.preprocess import preprocess
+from etram_det.data.representation import FrameSettings, StackedHistogram
+
+SENSOR, INPUT = (720, 1280), (360, 640)
+
+pytestmark = pytest.mark.slow
+
+
+def traffic(num_events, seconds, seed=0):
+    """Events of 40 moving blobs, one in five of them noise, with ascending stamps."""
+    rng = np.random.default_rng(seed)
+    blob = rng.integers(0, 40, num_events)
+    centre_x, centre_y = rng.integers(0, 1280, 40), rng.integers(200, 720, 40)
+    x = (centre_x[blob] + rng.normal(0, 25, num_events)).clip(0, 1279)
+    y = (centre_y[blob] + rng.normal(0, 15, num_events)).clip(0, 719)
+    noise = rng.random(num_events) < 0.2
+    x[noise], y[noise] = rng.integers(0, 1280, noise.sum()), rng.integers(0, 720, noise.sum())
+    return {
+        "x": x.astype(np.uint16),
+        "y": y.astype(np.uint16),
+        "p": rng.integers(0, 2, num_events).astype(np.uint8),
+        "t": np.sort(rng.integers(0, int(seconds * 1e6), num_events)),
+    }
+
+
+def best_seconds(function, repeats=20):
+    """The shortest of several runs, after one that compiles and fills caches."""
+    function()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def kernel_seconds(events, num_threads):
+    stack = StackedHistogram(SENSOR, INPUT, FrameSettings(), num_threads)
+    frame = np.zeros(stack.shape, np.uint8)
+    columns = [events[name] for name in "xypt"]
+    return best_seconds(lambda: stack.add(frame, *columns, (0, 50_000)))
+
+
+def test_the_kernel():
+    events = traffic(250_000, 0.05)  # 5 million events in a second
+    one, two = (kernel_seconds(events, num_threads) for num_threads in (1, 2))
+    torch.set_num_threads(1)
+    plain = best_seconds(lambda: oracle(events, (0, 50_000), SENSOR, INPUT, FrameSettings()), 3)
+    print(
+        f"\nkernel: {0.25 / one:.0f} M events/s on one core, {0.25 / two:.0f} on two; plain torch "
+        f"{0.25 / plain:.0f} ({plain / one:.1f} times slower)"
+    )
+    assert 0.25 / one > 150
+    assert plain / one > 3
+    assert two < one
+
+
+def test_the_sparse_cache_against_rvts_layout(tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    times = np.arange(1, 21) * 100_000
+    # 100,000 events in a window, as in traffic.
+    write_raw(tmp_path / "raw" / "train", "a", traffic(4_000_000, 2), boxes_at(times), SENSOR)
+    frames = FrameSettings(input_size=INPUT, downsample="nearest")
+    milliseconds, kilobytes = {}, {}
+    for layout in ("rvt", "sparse"):
+        output = tmp_path / layout
+        preprocess(tmp_path / "raw", output, frames, LabelSettings(), layout, workers=1)
+        (recording,) = find_recordings(output, "train", frames, LabelSettings())
+        seconds = best_seconds(lambda recording=recording: recording.frames(10, 20))
+        milliseconds[layout] = seconds / 10 * 1e3
+        kilobytes[layout] = recording.path.stat().st_size / len(recording) / 1e3
+    ratio = milliseconds["rvt"] / milliseconds["sparse"]
+    print(f"\nms a frame {milliseconds}, kB a frame {kilobytes}, {ratio:.1f} times faster")
+    assert kilobytes["sparse"] <= kilobytes["rvt"]
+    assert ratio > 15
+
+
+def test_gzip_raw_to_frames(tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    events = traffic(4_000_000, 2)
+    times = np.arange(1, 21) * 100_000
+    write_raw(tmp_path / "train", "a", events, boxes_at(times), SENSOR, compression="gzip")
+    (recording,) = find_recordings(tmp_path, "train", FrameSettings(), LabelSettings())
+
+    def read():
+        for start in range(0, 40, 5):
+            recording.frames(start, start + 5)
+
+    frames_per_second = 40 / best_seconds(read, 3)
+    print(f"\nraw gzip: {frames_per_second:.0f} frames/s, one worker, 100,000 events a window")
+    assert frames_per_second > 150
+
+
+def test_memory_of_a_recording_of_300_million_events(tmp_path):
+    num_events, part = 300_000_000, 2**20
+    with h5py.File(tmp_path / "a_td.h5", "w") as file:
+        for name, dtype in (("x", "u2"), ("y", "u2"), ("p", "u1"), ("t", "i8")):
+            column = file.create_dataset(
+                f"events/{name}", (num_events,), dtype, chunks=(2**16,), **hdf5plugin.LZ4()
+            )
+            pattern = np.arange(part) % {"x": 1280, "y": 720, "p": 2, "t": part}[name]
+            for start in range(0, num_events, part):
+                values = (start + pattern) // 2 if name == "t" else pattern
+                column[start : start + part] = values[: num_events - start]
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from etram_det.data.layouts import open_recording\n"
+        "from etram_det.data.representation import FrameSettings\n"
+        "def peak():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3\n"
+        "before = peak()\n"
+        "recording = open_recording(Path(sys.argv[1]), FrameSettings())\n"
+        "for start in range(0, len(recording), 250):\n"
+        "    recording.frames(start, start + 5)\n"
+        "print(len(recording), peak() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a_td.h5")],
+        env={"ETRAM_DET_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    num_frames, megabytes = map(float, done.stdout.split())
+    print(f"\n300 million events: {megabytes:.0f} MB more than before")
+    assert num_frames == 3000
+    assert megabytes < 400
