@@ -8,6 +8,7 @@ that shows only at run time with 1.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import re
 import sys
@@ -48,6 +49,11 @@ TOOLS = {
         "etram_det.tools.import_rvt",
         "import_rvt_command",
         "turn a checkpoint of RVT or its eTraM fork into one of ours",
+    ),
+    "sweep": (
+        "etram_det.tools.sweep.command",
+        "sweep_command",
+        "search loss variants and settings",
     ),
 }
 # Settings that shape the network: where a checkpoint is read they follow it.
@@ -149,7 +155,7 @@ def run(args: Sequence[str]) -> int:
             module, function, _ = TOOLS[command]
             auto_cli(
                 getattr(importlib.import_module(module), function),
-                args=[_underscored(arg) for arg in args[1:]],
+                args=_tool_arguments(args[1:]),
                 prog=f"python -m etram_det {command}",
                 as_positional=False,
                 exit_on_error=False,
@@ -237,6 +243,26 @@ def _overview() -> str:
             "",
         ]
     )
+
+
+def _tool_arguments(args: Sequence[str]) -> list[str]:
+    """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``."""
+    own, fit = list(args), None
+    if "--" in args:
+        own, fit = own[: own.index("--")], own[own.index("--") + 1 :]
+    words: list[list[str]] = []  # a flag and its values
+    for arg in own:
+        if arg.startswith("--") or arg == "-h" or not words:
+            words.append([_underscored(arg)])
+        else:
+            words[-1].append(arg)
+    if fit is not None:
+        words.append(["--fit", json.dumps(fit)])
+    return [
+        word
+        for flag, *values in words
+        for word in ([flag, *values] if len(values) < 2 else [flag, json.dumps(values)])
+    ]
 
 
 def _underscored(arg: str) -> str:

@@ -317,7 +317,10 @@ def full_disk(root, output, layout, workers):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of file sizes are POSIX's")
-@pytest.mark.parametrize(("layout", "workers"), [("sparse", 1), ("rvt", 1), ("sparse", 2)])
+@pytest.mark.parametrize(
+    ("layout", "workers"),
+    [("sparse", 1), ("rvt", 1), pytest.param("sparse", 2, marks=pytest.mark.slow)],
+)
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(root, tmp_path, layout, workers):
     output = tmp_path / "out"
     with multiprocessing.get_context("fork").Pool(1) as pool:

@@ -44,8 +44,8 @@ def oracle(events, window_us, sensor_size, input_size, options):
 
 def histogram(events, window_us, sensor_size, input_size, options):
     stack = StackedHistogram(sensor_size, input_size, options)
-    frame = np.zeros(stack.shape, np.uint8)
-    num_outside = stack.add(frame, *(events[name] for name in "xypt"), window_us)
+    frame = np.full(stack.shape, 7, np.uint8)
+    num_outside = stack.fill(frame, *(events[name] for name in "xypt"), window_us)
     return frame, num_outside
 
 
@@ -142,16 +142,16 @@ def test_threads_share_a_window_without_changing_it(num_threads):
     options = FrameSettings()
     expected, num_outside = histogram(events, (0, 0), (72, 128), (36, 64), options)
     stack = StackedHistogram((72, 128), (36, 64), options, num_threads)
-    frame = np.zeros(stack.shape, np.uint8)
-    assert stack.add(frame, *(events[name] for name in "xypt"), (0, 0)) == num_outside > 0
+    frame = np.full(stack.shape, 7, np.uint8)
+    assert stack.fill(frame, *(events[name] for name in "xypt"), (0, 0)) == num_outside > 0
     np.testing.assert_array_equal(frame, expected)
 
 
 def mixed_density(events, window_us, sensor_size, input_size, options):
     stack = representation_of(sensor_size, input_size, options)
     assert isinstance(stack, MixedDensityStack)
-    frame = np.zeros(stack.shape, stack.dtype)
-    num_outside = stack.add(frame, *(events[name] for name in "xypt"), window_us)
+    frame = np.full(stack.shape, 7, stack.dtype)
+    num_outside = stack.fill(frame, *(events[name] for name in "xypt"), window_us)
     return frame, num_outside
 
 

@@ -142,16 +142,14 @@ class EventDataModule(pl.LightningDataModule):
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
             *(self.input_size, window_ms, bins, count_cutoff, timing, downsample, sensor_size),
-            representation=representation,
+            representation,
         )
         self.label_settings = LabelSettings(
             self.class_names, interval_ms, jitter_ms, tuple(filters)
         )
-        self.subset = subset
-        self.subset_seed = subset_seed
+        self.subset, self.subset_seed = subset, subset_seed
         self.num_steps = num_steps
-        self.train_lanes = train_lanes
-        self.eval_lanes = eval_lanes
+        self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
         self.sampling = sampling
         self.augmentation = augmentation
         self.seed = seed

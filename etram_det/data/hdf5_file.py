@@ -63,7 +63,7 @@ class HDF5FileToWrite(h5py.File):
 def new_hdf5_file(path: Path) -> Iterator[HDF5FileToWrite]:
     """Write a new HDF5 file; leaving it raises ``OSError`` if any of it could not be written."""
     with path.open("w+b", buffering=0) as file:
-        guarded = _GuardedFile(file)  # type: ignore[arg-type]
+        guarded = _GuardedFile(file)
         with HDF5FileToWrite(guarded) as hdf5_file:
             yield hdf5_file
         guarded.raise_error()

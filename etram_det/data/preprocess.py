@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.labels import LabelSettings
-from etram_det.data.layouts import find_recordings, splits_of
+from etram_det.data.layouts import SPLITS, find_recordings, splits_of
 from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
@@ -94,20 +94,10 @@ def preprocess(
     """
     if not 1 <= shard[0] <= shard[1]:
         raise UserError(f"shard: i/n with 1 <= i <= n is required, found {shard[0]}/{shard[1]}")
-    splits = splits_of(root) if root.is_dir() else ["train"]
-    found = [
-        (split, recording)
-        for split in splits or ["train"]
-        for recording in find_recordings(root, split, frames, labels)
-    ]
-    _require_stored_settings_fit(found[0][1], frames)
+    tasks = _tasks(root, output, frames, labels, layout)[shard[0] - 1 :: shard[1]]
     settings = _settings(layout, frames, labels)
     try:
         _claim(output, settings)
-        tasks = [
-            _Task(recording, output / split / recording.name, layout, frames, labels)
-            for split, recording in found[shard[0] - 1 :: shard[1]]
-        ]
         faults = _run(tasks, workers or os.cpu_count() or 1, progress or (lambda done, total: None))
         manifest = _write_manifest(output, settings)
     except OSError as error:
@@ -123,6 +113,20 @@ def preprocess(
             exit_code=1,
         )
     return manifest
+
+
+def _tasks(
+    root: Path, output: Path, frames: FrameSettings, labels: LabelSettings, layout: str
+) -> list[_Task]:
+    """All recordings under ``root``, and where they go."""
+    splits = splits_of(root) if root.is_dir() else []
+    tasks = [
+        _Task(recording, output / split / recording.name, layout, frames, labels)
+        for split in splits or SPLITS[:1]  # where there are none, the first says what is required
+        for recording in find_recordings(root, split, frames, labels)
+    ]
+    _require_stored_settings_fit(tasks[0].recording, frames)
+    return tasks
 
 
 def _require_stored_settings_fit(recording: Recording, frames: FrameSettings) -> None:

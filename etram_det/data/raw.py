@@ -93,7 +93,7 @@ class RawRecording(Recording):
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         ends = self.frame_end_us[start:stop].tolist()
         shape, dtype = self._representation.shape, self._representation.dtype
-        frames = np.zeros((len(ends), *shape), dtype)
+        frames = np.empty((len(ends), *shape), dtype)
         num_events = num_outside = 0
         with _open_events(self.path) as events:
             if self._time_index is None:
@@ -103,7 +103,7 @@ class RawRecording(Recording):
                 first, times = self._time_index.cut(events["t"], *window_us)
                 x, y, p = (_native(events[name][first : first + len(times)]) for name in "xyp")
                 num_events += len(times)
-                num_outside += self._representation.add(frame, x, y, p, times, window_us)
+                num_outside += self._representation.fill(frame, x, y, p, times, window_us)
         self.events["in windows"] = self.events.get("in windows", 0) + num_events
         self.events["with a mended stamp"] = self._time_index.num_mended if len(ends) else 0
         if num_outside:

@@ -115,7 +115,7 @@ class Representation(ABC):
         self._column = _target_of_source(sensor_size[1], input_size[1], settings.downsample)
 
     @abstractmethod
-    def add(
+    def fill(
         self,
         frame: NDArray[Any],
         x: NDArray[np.integer],
@@ -124,10 +124,10 @@ class Representation(ABC):
         t_us: NDArray[np.int64],
         window_us: tuple[int, int],
     ) -> int:
-        """Count the events of one window into a frame.
+        """Make the events of one window into a frame.
 
         Args:
-            frame: ``[channels, H, W]`` zeros, contiguous, changed in place.
+            frame: ``[channels, H, W]``, contiguous, overwritten.
             x: ``[E]`` columns on the sensor.
             y: ``[E]`` rows on the sensor.
             p: ``[E]`` polarities, 0 and 1 or -1 and 1.
@@ -163,7 +163,7 @@ class StackedHistogram(Representation):
         edges = np.linspace(0, settings.bins, min(num_threads, settings.bins) + 1).astype(int)
         self._bin_shares = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
-    def add(  # noqa: D102
+    def fill(  # noqa: D102
         self,
         frame: NDArray[Any],
         x: NDArray[np.integer],
@@ -173,6 +173,7 @@ class StackedHistogram(Representation):
         window_us: tuple[int, int],
     ) -> int:
         if len(t_us) == 0:
+            frame[:] = 0
             return 0
         planes = frame.reshape(self.shape[0], -1)
         span = self._time_span(t_us, window_us)
@@ -199,7 +200,7 @@ class MixedDensityStack(Representation):
     where RVT's 8-bit ones would wrap. (Nam et al., "Stereo depth from events cameras", CVPR 2022.)
     """
 
-    def add(  # noqa: D102
+    def fill(  # noqa: D102
         self,
         frame: NDArray[Any],
         x: NDArray[np.integer],
@@ -209,6 +210,7 @@ class MixedDensityStack(Representation):
         window_us: tuple[int, int],
     ) -> int:
         if len(t_us) == 0:
+            frame[:] = 0
             return 0
         planes = frame.reshape(self.shape[0], -1)
         span = self._time_span(t_us, window_us)
@@ -282,6 +284,9 @@ def _scatter(
     start = _first_of_bin(t, 0, first, last, bins, first_bin)
     for this_bin in range(first_bin, end_bin):
         stop = _first_of_bin(t, start, first, last, bins, this_bin + 1)
+        # Cleared only now, so that they are in the cache when they are counted into.
+        planes[this_bin] = 0
+        planes[this_bin + bins] = 0
         for i in range(start, stop):
             # Compared as signed numbers: camera files hold coordinates with a stray high bit.
             source_x, source_y = np.int64(x[i]), np.int64(y[i])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _FIXED = (
     *("window_ms", "bins", "timing", "downsample", "representation"),
     *("class_names", "interval_ms", "jitter_ms"),
 )
+_NARROWED = ("count_cutoff", "filters")  # those that it can still narrow
 
 
 class SparseRecording(Recording):
@@ -68,12 +70,17 @@ class SparseRecording(Recording):
         path = folder / FRAMES_FILE
         try:
             with h5py.File(path, locking=False) as file:
-                about = json.loads(file.attrs["about"])
+                text, checksum = str(file.attrs["about"]), int(file.attrs["about_crc32"])
                 self._first_entry = file["first_entry"][:]
                 frame_end_us, label_frame = file["frame_end_us"][:], file["label_frame"][:]
                 boxes = file["label_boxes"][:].astype(BOX_DTYPE)
                 num_entries = len(file["entries"])
-            settings, sensor_size = about["settings"], tuple(about["sensor_size"])
+            _require(zlib.crc32(text.encode()) == checksum, "its description is damaged")
+            about = json.loads(text)
+            _require(about["version"] == _VERSION, f"written by version {about['version']}")
+            settings = {name: about["settings"][name] for name in (*_FIXED, *_NARROWED)}
+            sensor_size, already_dropped = tuple(about["sensor_size"]), dict(about["dropped"])
+            num_events = dict(about["events"])
             self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
             lengths = len(self._first_entry) - 1, len(boxes)
             _require(lengths == (len(frame_end_us), len(label_frame)), "lengths do not agree")
@@ -86,14 +93,13 @@ class SparseRecording(Recording):
         _require_same_settings(path, settings, self._shape, frames, labels)
         kept, dropped = apply_filters(boxes, sensor_size, split, labels.filters)
         if require_labels and len(kept) == 0:
-            error = NoUsableLabels if len(boxes) else NoLabels
-            raise error(f"{path}: no label is left of {len(boxes)} boxes")
-        already = {name: number for name, number in about["dropped"].items()}
-        for reason, number in dropped.items():
-            already[reason] = already.get(reason, 0) + number
-        timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], already)
+            kind = NoUsableLabels if len(boxes) else NoLabels
+            raise kind(f"{path}: no label is left of {len(boxes)} boxes")
+        for reason, number in already_dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + number
+        timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
-        self.events = about["events"]
+        self.events = num_events
         self._window_us = int(settings["window_ms"]) * 1000
         self._dtype = frames.dtype
         lower = frames.count_cutoff < settings["count_cutoff"]
@@ -211,7 +217,8 @@ def write_sparse(
             "dropped": recording.dropped,
             "events": recording.events,
         }
-        file.attrs["about"] = json.dumps(about)
+        text = json.dumps(about)
+        file.attrs["about"], file.attrs["about_crc32"] = text, zlib.crc32(text.encode())
 
 
 @numba.njit(cache=True, nogil=True)

@@ -299,7 +299,7 @@ def _sizes_figure(
     for split, recordings in splits.items():
         sides = _labels(recordings)[1].prod(axis=1) ** 0.5
         if len(sides):
-            edges = np.geomspace(1, 1.01 * max(float(sides.max()), 2), 40)
+            edges = np.geomspace(0.99 * sides.min(), 1.01 * sides.max(), 40).tolist()
             axes.hist(sides, edges, histtype="step", density=True, label=split)
     for name in ("small_threshold", "medium_threshold"):
         axes.axvline(statistics[name] ** 0.5, color="gray", linestyle="dashed", linewidth=1)
