@@ -13,6 +13,7 @@ from etram_det.boxes import BOX_DTYPE
 from etram_det.data.simulate import (
     MANIFEST,
     SimulationSettings,
+    _plan,
     simulate,
     simulated_root,
 )
@@ -125,6 +126,15 @@ def test_boxes_lie_in_the_frame(street: Path) -> None:
         assert boxes["h"].min() > 1
         assert (boxes["x"] + boxes["w"]).max() <= 640 + 1e-3
         assert (boxes["y"] + boxes["h"]).max() <= 360 + 1e-3
+
+
+@pytest.mark.parametrize("night", [0.0, 1 / 3, 0.5])
+def test_neither_days_nor_nights_hold_back_one_class_for_good(night: float) -> None:
+    plans = _plan(SimulationSettings(train=18, val=0, test=0, night=night))
+    for is_night in {plan.night for plan in plans}:
+        late = [plan.late for plan in plans if plan.night == is_night]
+        assert len(set(late)) == 3
+        assert max(late.count(class_id) for class_id in late) <= len(late) / 3 + 1
 
 
 def test_all_classes_come_and_a_third_of_the_boxes_is_small(street: Path) -> None:

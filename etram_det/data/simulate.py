@@ -30,7 +30,7 @@ from etram_det.data.simulator.road_users import BUS, TRAM, TRUCK
 from etram_det.data.simulator.scene import draw_scene
 from etram_det.types import UserError
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 LABEL_INTERVAL_US = 33_333
 MANIFEST = "simulation.json"
 CACHE_VARIABLE = "ETRAM_DET_CACHE"
@@ -117,7 +117,10 @@ def _plan(settings: SimulationSettings) -> list[_Plan]:
             nights = [int(n * settings.night + 0.5) for n in (number - 1, number)]
             night = nights[1] > nights[0]
             name = f"{split}_{'night' if night else 'day'}_{number:04d}"
-            late = (BUS, TRUCK, TRAM)[number % 3]
+            # In turn among the days and among the nights, so that neither goes without a class;
+            # a step apart, so that two recordings hold all of them.
+            turn = nights[1] + 1 if night else number - nights[1]
+            late = (BUS, TRUCK, TRAM)[turn % 3]
             plans.append(_Plan(split, name, night, late, (settings.seed, split_id, number)))
     return plans
 
