@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,25 +197,25 @@ def _advice_text(advice: Mapping[str, Any]) -> str:
 
 
 def _splits_table(splits: Mapping[str, Any]) -> Table:
-    table = _new_table(
-        "split",
-        *("recordings", "day", "night", "minutes", "frames", "labelled", "labels/s", "boxes"),
-        *("boxes/label", "dropped boxes", "M events/s"),
-    )
-    for split, figures in splits.items():
-        rates = figures["events_per_second"]
-        numbers = [
-            *(figures[name] for name in ("recordings", "recordings_day", "recordings_night")),
-            f"{figures['seconds'] / 60:.1f}",
-            figures["frames"],
-            figures["labelled_frames"],
-            _number(figures["labelled_frames_per_second"]),
-            figures["boxes"],
-            _number(figures["boxes_per_labelled_frame"]),
-            sum(figures["dropped"].values()),
-            "-" if rates is None else f"{rates['0.5'] / 1e6:.2f}",
-        ]
-        table.add_row(split, *(f"{n:,}" if isinstance(n, int) else n for n in numbers))
+    """A column for each split, which leaves room for its facts' names."""
+    table = _new_table("of", *splits)
+    facts: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "recordings": lambda figures: f"{figures['recordings']:,}",
+        "by day": lambda figures: f"{figures['recordings_day']:,}",
+        "by night": lambda figures: f"{figures['recordings_night']:,}",
+        "minutes": lambda figures: f"{figures['seconds'] / 60:.1f}",
+        "frames": lambda figures: f"{figures['frames']:,}",
+        "labelled frames": lambda figures: f"{figures['labelled_frames']:,}",
+        "labelled frames a second": lambda figures: _number(figures["labelled_frames_per_second"]),
+        "boxes": lambda figures: f"{figures['boxes']:,}",
+        "boxes a labelled frame": lambda figures: _number(figures["boxes_per_labelled_frame"]),
+        "boxes between labelled frames or dropped": lambda figures: (
+            f"{sum(figures['dropped'].values()):,}"
+        ),
+        "million events a second, median": lambda figures: _millions(figures["events_per_second"]),
+    }
+    for name, of_split in facts.items():
+        table.add_row(name, *(of_split(figures) for figures in splits.values()))
     return table
 
 
@@ -233,10 +233,13 @@ def _classes_table(splits: Mapping[str, Any]) -> Table:
 def _quantiles_table(splits: Mapping[str, Any]) -> Table:
     table = _new_table("split", "of", *(f"{q:.0%}" for q in QUANTILES))
     for split, figures in splits.items():
-        for name in ("width", "height", "area", "events_per_second"):
+        for name in ("width", "height", "area"):
             if figures[name] is not None:
                 cells = [f"{value:,.0f}" for value in figures[name].values()]
-                table.add_row(split, name.replace("_", " "), *cells)
+                table.add_row(split, name, *cells)
+        if figures["events_per_second"] is not None:
+            cells = [f"{value / 1e6:.2f}" for value in figures["events_per_second"].values()]
+            table.add_row(split, "M events/s", *cells)
         table.add_section()
     return table
 
@@ -247,6 +250,10 @@ def _new_table(first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="left" if name in ("class", "of") else "right")
     return table
+
+
+def _millions(rates: Mapping[str, float] | None) -> str:
+    return "-" if rates is None else f"{rates['0.5'] / 1e6:.2f}"
 
 
 def _number(value: float | None) -> str:
