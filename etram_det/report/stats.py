@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_SHOWN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # on screen; files hold all
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ def statistics_tables(statistics: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         _splits_table(splits),
         Text(
-            f"Boxes by class; small and large by areas of {thresholds} px² ({statistics['pixels']})"
+            f"Boxes by class, and their median area; small and large by areas of {thresholds} px² "
+            f"({statistics['pixels']})"
         ),
         _classes_table(splits),
         Text("Quantiles of the boxes' sides and areas in pixels, and of recordings' event rates"),
@@ -220,25 +222,28 @@ def _splits_table(splits: Mapping[str, Any]) -> Table:
 
 
 def _classes_table(splits: Mapping[str, Any]) -> Table:
-    columns = ("boxes", "small", "medium", "large", "day", "night", "median area")
+    columns = ("boxes", "small", "medium", "large", "day", "night", "median")
     table = _new_table("split", "class", *columns)
     for split, figures in splits.items():
         for name, of_class in figures["classes"].items():
             numbers = [f"{of_class[column]:,}" for column in columns[:-1]]
-            table.add_row(split, name, *numbers, _number(of_class["median_area"]))
+            median = of_class["median_area"]
+            numbers.append("-" if median is None else f"{median:,.0f}")
+            table.add_row(split, name, *numbers)
         table.add_section()
     return table
 
 
 def _quantiles_table(splits: Mapping[str, Any]) -> Table:
-    table = _new_table("split", "of", *(f"{q:.0%}" for q in QUANTILES))
+    table = _new_table("split", "of", *(f"{q:.0%}" for q in _SHOWN_QUANTILES))
+    shown = [str(q) for q in _SHOWN_QUANTILES]
     for split, figures in splits.items():
         for name in ("width", "height", "area"):
             if figures[name] is not None:
-                cells = [f"{value:,.0f}" for value in figures[name].values()]
+                cells = [f"{figures[name][q]:,.0f}" for q in shown]
                 table.add_row(split, name, *cells)
         if figures["events_per_second"] is not None:
-            cells = [f"{value / 1e6:.2f}" for value in figures["events_per_second"].values()]
+            cells = [f"{figures['events_per_second'][q] / 1e6:.2f}" for q in shown]
             table.add_row(split, "M events/s", *cells)
         table.add_section()
     return table
@@ -246,9 +251,10 @@ def _quantiles_table(splits: Mapping[str, Any]) -> Table:
 
 def _new_table(first: str, *others: str) -> Table:
     table = Table()
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="left" if name in ("class", "of") else "right")
+        is_text = name in ("class", "of")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
     return table
 
 
