@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
@@ -84,6 +84,15 @@ class ResultsWriter(Callback):
         """Report the test split."""
         self._report(trainer, pl_module, "test")
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the best checkpoint lies."""
+        kept = trainer.checkpoint_callback
+        if isinstance(kept, ModelCheckpoint) and kept.best_model_path and trainer.is_global_zero:
+            figure = (
+                "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
+            )
+            Console().print(f"\nbest checkpoint{figure}: {kept.best_model_path}", soft_wrap=True)
+
     def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
         if not trainer.is_global_zero:
             return
@@ -97,6 +106,7 @@ class ResultsWriter(Callback):
         console = Console()
         if not console.is_terminal:
             console.width = FILE_WIDTH
+        console.print()  # off the progress bar's line
         console.rule(f"{split}, after {trainer.global_step} steps")
         console.print(summary_tables(results))
         if trainer.state.fn != "fit":
@@ -128,7 +138,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take the detections of one chunk; a recording that has ended is written."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        folder = self._folder(trainer)
         lanes = batch.lane.tolist()
         for b, lane in enumerate(lanes):
             if batch.padded[:, b].all():
@@ -147,6 +157,12 @@ class PredictionWriter(Callback):
         """Write the recordings that ended with the split."""
         for lane in list(self.writers):
             self._finish(lane)
+        if trainer.is_global_zero:
+            Console().print(f"\ndetections: {self._folder(trainer)}", soft_wrap=True)
+
+    @staticmethod
+    def _folder(trainer: pl.Trainer) -> Path:
+        return Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
 
     def _finish(self, lane: int) -> None:
         writer: Any = self.writers.pop(lane, None)
