@@ -13,8 +13,8 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError, auto_cli
@@ -45,6 +45,7 @@ TOOLS = {
         "prepare recordings once, to load them fast",
     ),
     "stats": ("etram_det.tools.stats", "stats_command", "describe the labels of recordings"),
+    "bench": ("etram_det.tools.bench.command", "bench_command", "measure how fast it all is"),
     "import-rvt": (
         "etram_det.tools.import_rvt",
         "import_rvt_command",
@@ -123,6 +124,18 @@ class EtramCLI(LightningCLI):
             return {}
         return read_checkpoint(path)
 
+    def before_instantiate_classes(self) -> None:
+        """Leave out the progress bar where it is turned off, which Lightning takes for a clash."""
+        config = (
+            self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
+        )
+        if config.trainer.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"] = [
+                callback
+                for callback in self.trainer_defaults["callbacks"]
+                if not isinstance(callback, RunProgressBar)
+            ]
+
     def _run_subcommand(self, subcommand: str) -> None:
         # Data or weights that are missing or do not fit must show before a run folder is made.
         self.datamodule.prepare_data()
@@ -152,12 +165,13 @@ def run(args: Sequence[str]) -> int:
         if command in LIGHTNING_COMMANDS:
             lightning_cli(args)
         elif command in TOOLS:
-            module, function, _ = TOOLS[command]
+            module, name, _ = TOOLS[command]
+            function = getattr(importlib.import_module(module), name)
             auto_cli(
-                getattr(importlib.import_module(module), function),
-                args=_tool_arguments(args[1:]),
+                function,
+                args=_tool_arguments(args[1:], function),
                 prog=f"python -m etram_det {command}",
-                as_positional=False,
+                as_positional=command == "bench",
                 exit_on_error=False,
             )
         elif command in ("-h", "--help"):
@@ -245,17 +259,22 @@ def _overview() -> str:
     )
 
 
-def _tool_arguments(args: Sequence[str]) -> list[str]:
+def _tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[str]:
     """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``."""
+    lists = {
+        f"--{name}"
+        for name, hint in get_type_hints(function).items()
+        if {get_origin(each) for each in (hint, *get_args(hint))} & {tuple, Sequence}
+    }
     own, fit = list(args), None
     if "--" in args:
         own, fit = own[: own.index("--")], own[own.index("--") + 1 :]
-    words: list[list[str]] = []  # a flag and its values
+    words: list[list[str]] = []  # each with its further values
     for arg in own:
-        if arg.startswith("--") or arg == "-h" or not words:
-            words.append([_underscored(arg)])
-        else:
+        if words and words[-1][0] in lists and not re.match(r"--|-\D", arg):
             words[-1].append(arg)
+        else:
+            words.append([_underscored(arg)])
     if fit is not None:
         words.append(["--fit", json.dumps(fit)])
     return [

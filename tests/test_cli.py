@@ -176,6 +176,13 @@ def test_other_loggers_can_be_chosen():
     assert "AP50," in written.with_name("evaluation.csv").read_text()
 
 
+def test_the_progress_bar_can_be_turned_off(capsys):
+    assert run(["fit", *SMALL_RAW, "--trainer.enable_progress_bar", "false"]) == 0
+    shown = capsys.readouterr().out
+    assert "it/s" not in shown
+    assert "best checkpoint (val/AP" in shown
+
+
 @pytest.mark.parametrize("root", [RAW, PREPROCESSED], ids=["raw", "preprocessed"])
 def test_fast_dev_run_on_both_layouts(root):
     settings = [*TINY, "--data.root", str(root), "--data.downsample", "nearest"]

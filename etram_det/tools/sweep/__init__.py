@@ -1,0 +1,1 @@
+"""``python -m etram_det sweep``: search loss variants and settings with Optuna."""
