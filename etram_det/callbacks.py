@@ -94,6 +94,7 @@ class ResultsWriter(Callback):
             Console().print(f"\nbest checkpoint{figure}: {kept.best_model_path}", soft_wrap=True)
 
     def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
+        folder = trainer.log_dir  # agreed upon by all processes, so all must ask
         if not trainer.is_global_zero:
             return
         result = module.metric.result  # of the module's own compute(), made just before
@@ -111,11 +112,11 @@ class ResultsWriter(Callback):
         console.print(summary_tables(results))
         if trainer.state.fn != "fit":
             console.print(detail_tables(results))
-        if trainer.log_dir is not None:
+        if folder is not None:
             # Lightning's CSVLogger has a metrics.csv of its own there.
             has_own = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
             figures_file = "evaluation.csv" if has_own else "metrics.csv"
-            write_results(Path(trainer.log_dir), results, result, figures_file)
+            write_results(Path(folder), results, result, figures_file)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
@@ -157,11 +158,13 @@ class PredictionWriter(Callback):
         """Write the recordings that ended with the split."""
         for lane in list(self.writers):
             self._finish(lane)
+        folder = self._folder(trainer)
         if trainer.is_global_zero:
-            Console().print(f"\ndetections: {self._folder(trainer)}", soft_wrap=True)
+            Console().print(f"\ndetections: {folder}", soft_wrap=True)
 
     @staticmethod
     def _folder(trainer: pl.Trainer) -> Path:
+        # Agreed upon by all processes: all must ask, or none.
         return Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
 
     def _finish(self, lane: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, distributed
 
 from etram_det.boxes import decode_detections, xyxy_to_cxcywh
 from etram_det.checkpoint import carry_over, require_same_tensors
@@ -268,7 +268,11 @@ class DetectionModule(pl.LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
-        """Start with empty lanes and an empty metric."""
+        """Start with empty lanes and an empty metric, and the same network on all processes."""
+        if distributed.is_available() and distributed.is_initialized():
+            # Each process's batch normalisation has seen its own batches; the first one's is saved.
+            for buffer in self.detector.buffers():
+                distributed.broadcast(buffer, src=0)
         self.eval_states.clear()
         self.metric.reset()
 

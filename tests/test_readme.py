@@ -38,7 +38,8 @@ def test_every_configured_command_parses(command, monkeypatch):
     if "--ckpt_path" in settings:
         place = settings.index("--ckpt_path")
         del settings[place : place + 2]
-    lightning_cli(["fit", *settings, "--trainer.precision", "32-true"], run=False)
+    cli = lightning_cli(["fit", *settings, "--trainer.precision", "32-true"], run=False)
+    assert cli.model.class_names == cli.datamodule.class_names
 
 
 def test_files_and_folders_that_it_names_exist():

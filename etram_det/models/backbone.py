@@ -41,6 +41,23 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+class PixelLinear(nn.Linear):
+    """Linear layer on the channels of ``[cells, pixels, C]``.
+
+    In float32 on a CPU it runs as the 1x1 convolution of oneDNN, which adds the bias on its way and
+    was measured twice as fast as the matrix product that PyTorch takes for linear layers there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[F, P, C_in]`` to ``[F, P, C_out]``: ``P`` pixels of each of ``F`` cells."""
+        in_float32 = self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if x.device.type != "cpu" or not in_float32:
+            return super().forward(x)
+        pixels = x[:, :, None].permute(0, 3, 1, 2)  # [cells, C, pixels, 1], channels last
+        x = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
+        return x.permute(0, 2, 3, 1).squeeze(2)
+
+
 class PartitionAttention(nn.Module):
     """Transformer block whose attention is confined to the cells of a window or grid partition.
 
@@ -67,12 +84,12 @@ class PartitionAttention(nn.Module):
         self.grid = grid
         self.num_heads = dim // dim_head
         self.norm1 = nn.LayerNorm(dim) if first_norm else nn.Identity()
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.projection = nn.Linear(dim, dim)
+        self.qkv = PixelLinear(dim, 3 * dim)
+        self.projection = PixelLinear(dim, dim)
         self.scale1 = LayerScale(dim, layer_scale_init)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim)
+            PixelLinear(dim, mlp_ratio * dim), nn.GELU(), PixelLinear(mlp_ratio * dim, dim)
         )
         self.scale2 = LayerScale(dim, layer_scale_init)
 
@@ -153,8 +170,12 @@ class PixelLSTM(nn.Module):
         Returns:
             Hidden states ``[T, B, h, w, C]``, and hidden and cell state after the last step.
         """
-        if x.device.type == "cpu":
-            return self._scan_on_cpu(x, hidden, cell)
+        scan = self._scan_on_cpu if x.device.type == "cpu" else self._scan_in_steps
+        return scan(x, hidden, cell)
+
+    def _scan_in_steps(
+        self, x: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         # The input's share of the gates does not depend on time: one product for the whole chunk.
         inputs = F.linear(x, self.weight[:, : self.dim], self.bias)
         outputs = []
@@ -244,8 +265,9 @@ class Stage(nn.Module):
         Returns:
             Features ``[F, h, w, C]``.
         """
-        # Type and layout change in one pass, from the bytes that events come as.
-        x = x.to(self.downsample.weight.dtype, memory_format=torch.channels_last)
+        # Type and layout change in one pass, from the bytes that events come as; bfloat16 would be
+        # slower there.
+        x = x.to(torch.float32, memory_format=torch.channels_last).to(self.downsample.weight.dtype)
         x = self.norm(self.downsample(x).permute(0, 2, 3, 1))
         for attention in self.attention:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -354,6 +376,7 @@ class RecurrentBackbone(nn.Module):
         partition = (x.shape[-2] // self.size_multiple, x.shape[-1] // self.size_multiple)
         features, new_state = [], []
         for i, stage in enumerate(self.stages):
+            assert isinstance(stage, Stage)
             x, stage_state = stage.run(x, None if state is None else state[i], partition)
             features.append(x)
             new_state.append(stage_state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etram_det.models.backbone import STRIDES, RecurrentBackbone
+from etram_det.models.backbone import STRIDES, PixelLSTM, RecurrentBackbone
 from etram_det.models.fpn import PAFPN
 from etram_det.models.head import HeadOutput, YOLOXHead
 from etram_det.types import State, UserError
@@ -118,8 +118,9 @@ class Detector(nn.Module):
         # All stages share one code object, whose variants (training or not, one frame or several)
         # would otherwise be too many, and PyTorch would go back to interpreting.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        stages = list(self.backbone.stages)
-        for part in (*stages, *(stage.lstm for stage in stages), self.fpn, self.head):
+        parts = [*self.backbone.stages, self.fpn, self.head]
+        parts += [part for part in self.modules() if isinstance(part, PixelLSTM)]
+        for part in parts:
             part.compile(backend=backend)
 
     def predict(self, features: Sequence[Tensor]) -> HeadOutput:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ConvBlock(nn.Sequential):
@@ -26,8 +27,13 @@ class ConvBlock(nn.Sequential):
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_dim, out_dim, kernel_size, stride, kernel_size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(out_dim)
+        self.norm: nn.Module = nn.BatchNorm2d(out_dim)
         self.activation = nn.SiLU()
+
+    def fold(self) -> None:
+        """Merge the normalisation into the convolution, in evaluation mode: one pass less."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
 
 class CSPBlock(nn.Module):

@@ -1,0 +1,1 @@
+"""``python -m etram_det bench``: how fast it is, and how far from what the machine could do."""

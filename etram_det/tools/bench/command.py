@@ -1,0 +1,173 @@
+"""``python -m etram_det bench``: runs the benchmarks, shows tables and writes JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from etram_det.tools.bench.assign import bench_assign
+from etram_det.tools.bench.data import bench_data
+from etram_det.tools.bench.measure import Figure, Section, device_of, in_one_line, machine
+from etram_det.tools.bench.metric import bench_metric
+from etram_det.tools.bench.settings import BenchSettings, Precision, Preset
+from etram_det.tools.bench.stream import bench_stream
+from etram_det.tools.bench.train import bench_growth, bench_train
+from etram_det.types import UserError
+
+_FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
+
+
+def bench_command(
+    what: Literal["train", "stream", "assign", "metric", "data", "all"],
+    preset: Preset = "tiny",
+    input_size: tuple[int, int] = (384, 640),
+    lanes: int = 2,
+    steps: int = 5,
+    scales: Literal[3, 4] = 3,
+    precision: Sequence[Precision] = ("32-true", "bf16-mixed"),
+    compile: Literal["none", "stages"] = "none",
+    gradient_checkpointing: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    repeats: int = 10,
+    data: bool = False,
+    growth: bool = False,
+    frames: int = 4000,
+    output: Path | None = None,
+) -> None:
+    """Measure speed against the plain path and against the counted arithmetic.
+
+    Variants take turns, A B A B, so that their ratios hold on a machine with other load too.
+
+    Args:
+        what: a training step, streaming inference, assignment, the metric, loading, or all.
+        preset: sizes of the network, as in RVT.
+        input_size: height and width of the frames in pixels.
+        lanes: lanes of a training batch.
+        steps: time steps of a training chunk.
+        scales: scales of the pyramid: 3 as in RVT, or 4.
+        precision: precisions to measure, one after the other.
+        compile: ``stages`` measures compiled variants as well; compiling takes minutes.
+        gradient_checkpointing: compute attention again in the backward pass.
+        device: where to compute; ``auto`` takes an accelerator where there is one.
+        repeats: measurements of each variant, of which the median counts.
+        data: also train on batches from the loader, of simulated traffic in the user's cache.
+        growth: also time our training step with more lanes, steps, pixels and scales.
+        frames: frames that the metric is timed on.
+        output: JSON file to write.
+
+    Raises:
+        UserError: for a setting that does not fit. What cannot be measured here takes one line
+            of the report instead, and the rest is measured.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)
+    failures: dict[str, str] = {}
+    try:
+        chosen = device_of(device)
+    except UserError as error:
+        failures["device"] = f"{in_one_line(error)}; what follows was measured on the CPU"
+        chosen = device_of("cpu")
+        console.print(failures["device"], highlight=False, soft_wrap=True)
+    settings = BenchSettings(
+        preset,
+        (input_size[0], input_size[1]),
+        lanes,
+        steps,
+        scales,
+        tuple(precision),
+        compile,
+        gradient_checkpointing,
+        repeats,
+        chosen,
+    )
+    header = machine(chosen)
+    console.print(_header(header), highlight=False, soft_wrap=True)
+    sections: list[Section] = []
+    for name, run in _parts(what, settings, data, growth, frames).items():
+        with console.status(f"measuring: {name}"):
+            found = run()
+        for section in found:
+            console.print(_table(section))
+        sections += found
+    if output is not None:
+        report = {"machine": header, "failures": failures, "sections": list(map(asdict, sections))}
+        _write(output, report)
+        console.print(f"written to {output}", highlight=False, soft_wrap=True)
+
+
+def _parts(
+    what: str, settings: BenchSettings, data: bool, growth: bool, frames: int
+) -> dict[str, Callable[[], list[Section]]]:
+    """The benchmarks that are asked for, by name."""
+    device, repeats = settings.device, settings.repeats
+    parts: dict[str, Callable[[], list[Section]]] = {
+        "train": lambda: [bench_train(settings, data)],
+        "growth": lambda: [bench_growth(settings)],
+        "stream": lambda: [bench_stream(settings)],
+        "assign": lambda: [bench_assign(device, repeats)],
+        "metric": lambda: [bench_metric(frames, max(repeats // 3, 1))],
+        "data": lambda: bench_data(repeats),
+    }
+    wanted = list(parts) if what == "all" else [what, *(["growth"] if what == "train" else [])]
+    return {name: parts[name] for name in wanted if growth or name != "growth"}
+
+
+def _header(header: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {found}" for name, found in header["packages"].items())
+    accelerator = f", {header['accelerator']}, CUDA {header['cuda']}" if header["cuda"] else ""
+    lines = [
+        f"{header['date']}  {header['command']}",
+        f"{header['processor']}, {header['cores']} cores, {header['threads']} threads{accelerator}",
+        f"{header['system']}, Python {header['python']}, {packages}",
+    ]
+    if header["busy"]:
+        lines.append(
+            f"other processes load this machine ({header['load_before']:.1f} cores): ratios hold, "
+            "durations are too long"
+        )
+    return "\n".join(lines)
+
+
+def _table(section: Section) -> Table:
+    table = Table(title=section.title, title_justify="left")
+    table.add_column("what", no_wrap=True)
+    for name in ("median", "quartiles", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for figure in section.figures:
+        table.add_row(*_cells(figure))
+    for name, reason in section.failures.items():
+        table.add_row(name, "-", "", "", reason)
+    return table
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    spread = p95 = ""
+    if figure.low is not None and figure.high is not None and figure.p95 is not None:
+        spread, p95 = f"{_digits(figure.low)} to {_digits(figure.high)}", _digits(figure.p95)
+    return figure.name, f"{_digits(figure.value)} {figure.unit}", spread, p95, figure.note
+
+
+def _digits(value: float) -> str:
+    """At least three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    """Write beside and move into place, so that a report is whole or not there."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(report, indent=2) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"output: {path} cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,128 @@
+"""``bench data``: events to frames, and reading frames from each layout."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import torch
+
+from etram_det.boxes import BOX_DTYPE
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import find_recordings
+from etram_det.data.preprocess import preprocess
+from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.simulate import SimulationSettings, simulate
+from etram_det.tools.bench.events import plain_histogram, random_events
+from etram_det.tools.bench.measure import Section, figure_of_times, measure
+
+_SENSOR, _FRAME = (720, 1280), (360, 640)
+_KERNEL_EVENTS = 250_000  # of a window, at 5 million events a second
+_RAW_EVENTS = 100_000
+_RAW_WINDOWS = 60
+_CHUNK = 5  # frames read at a time, as in training
+_CPU = torch.device("cpu")
+
+
+def bench_data(repeats: int) -> list[Section]:
+    """Time the kernel, raw recordings and both preprocessed layouts.
+
+    Args:
+        repeats: measurements.
+    """
+    return [_kernel(repeats), _reading(repeats)]
+
+
+def _kernel(repeats: int) -> Section:
+    section = Section(f"Events to a frame: {_KERNEL_EVENTS:,} in 50 ms, 720x1280 to 360x640")
+    columns = random_events(_KERNEL_EVENTS, _SENSOR)
+    settings = FrameSettings()
+    frame = np.empty((settings.channels, *_FRAME), np.uint8)
+    plain = "plain torch, one thread"
+    runs: dict[str, Callable[[], Any]] = {
+        plain: partial(plain_histogram, *columns, _SENSOR, settings.bins, settings.count_cutoff)
+    }
+    for threads in (1, 2):
+        histogram = StackedHistogram(_SENSOR, _FRAME, settings, threads)
+        runs[f"kernel, threads: {threads}"] = partial(histogram.fill, frame, *columns, (0, 50_000))
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = measure(runs, 3 * repeats, _CPU, section)
+    torch.set_num_threads(torch_threads)
+    for name, values in times.items():
+        median_ms = figure_of_times("", values).value
+        note = f"{_KERNEL_EVENTS / median_ms / 1e3:.0f} M events/s"
+        if name != plain and plain in times:
+            note += f", {figure_of_times('', times[plain]).value / median_ms:.1f} times plain torch"
+        section.add_times(name, values, note)
+    return section
+
+
+def _reading(repeats: int) -> Section:
+    section = Section(f"Frames 360x640 read {_CHUNK} at a time, by one process")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        recordings: dict[str, Recording] = {}
+        sizes: dict[str, float] = {}
+        with section.part("raw"):
+            name = f"raw, gzip, {_RAW_EVENTS:,} events a window"
+            recordings[name] = _raw_recording(root / "gzip")
+        with section.part("simulated traffic"):
+            traffic = SimulationSettings(train=1, val=0, test=0)
+            simulate(root / "traffic", traffic, workers=1)
+            layouts: tuple[Literal["rvt", "sparse"], ...] = ("rvt", "sparse")
+            for layout in layouts:
+                output = root / layout
+                frames = FrameSettings(input_size=_FRAME)
+                preprocess(root / "traffic", output, frames, LabelSettings(), layout, workers=1)
+                recordings[layout] = _only(output)
+                files = [path for path in output.rglob("*.h5") if path.is_file()]
+                num_bytes = sum(path.stat().st_size for path in files)
+                sizes[layout] = num_bytes / len(recordings[layout])
+        runs = {name: partial(_read, recording) for name, recording in recordings.items()}
+        times = measure(runs, repeats, _CPU, section, warm_up=1)
+    medians = {
+        name: figure_of_times("", values).value / len(recordings[name])
+        for name, values in times.items()
+    }
+    for name, milliseconds in medians.items():
+        note = f"{1e3 / milliseconds:.0f} frames/s"
+        if name in sizes:
+            note += f", {sizes[name] / 1e3:.1f} kB a frame"
+        if name == "sparse" and "rvt" in medians:
+            note += f", {medians['rvt'] / milliseconds:.1f} times as fast as rvt"
+        section.add(f"{name}, a frame", milliseconds, "ms", note)
+    return section
+
+
+def _read(recording: Recording) -> None:
+    for start in range(0, len(recording), _CHUNK):
+        recording.frames(start, min(start + _CHUNK, len(recording)))
+
+
+def _only(root: Path) -> Recording:
+    [recording] = find_recordings(root, "train", FrameSettings(input_size=_FRAME), LabelSettings())
+    return recording
+
+
+def _raw_recording(root: Path) -> Recording:
+    """A recording of random events in eTraM's layout, compressed by gzip."""
+    folder = root / "train"
+    folder.mkdir(parents=True)
+    num_events, duration_us = _RAW_WINDOWS * _RAW_EVENTS, _RAW_WINDOWS * 50_000
+    columns = random_events(num_events, _SENSOR, duration_us)
+    with h5py.File(folder / "train_day_0001_td.h5", "w") as file:
+        for name, values in zip("xypt", columns, strict=True):
+            file.create_dataset(f"events/{name}", data=values, chunks=(65_536,), compression="gzip")
+        file["events/height"], file["events/width"] = _SENSOR
+    boxes = np.zeros(duration_us // 100_000, BOX_DTYPE)
+    boxes["t"] = np.arange(1, len(boxes) + 1) * 100_000
+    boxes["x"] = boxes["y"] = boxes["w"] = boxes["h"] = 100
+    np.save(folder / "train_day_0001_bbox.npy", boxes)
+    return _only(root)

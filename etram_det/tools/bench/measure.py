@@ -1,0 +1,254 @@
+"""Timing: warm-up, synchronisation, interleaving, medians; and what the machine can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etram_det.types import UserError
+
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "h5py", "numpy")
+_LOAD_ALLOWED = 0.5  # other processes' share of a core before the header warns of them
+_REASONS = {
+    "out of memory": "out of memory: use fewer lanes or steps, or a smaller input size",
+    "InvalidCxxCompiler": "torch.compile needs a C++ compiler such as g++",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured or counted value.
+
+    Attributes:
+        name: what it is.
+        value: median of the repetitions, or the value itself.
+        unit: of the value.
+        low: first quartile, where there are repetitions.
+        high: third quartile, where there are repetitions.
+        p95: 95th percentile, where there are repetitions.
+        note: how it compares.
+    """
+
+    name: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    p95: float | None = None
+    note: str = ""
+
+
+@dataclass
+class Section:
+    """What one benchmark found.
+
+    Attributes:
+        title: what was measured, with its sizes.
+        figures: in the order of the table.
+        failures: what could not be measured, by name, and why.
+    """
+
+    title: str
+    figures: list[Figure] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, unit: str, note: str = "") -> None:
+        """Add a value that has no spread."""
+        self.figures.append(Figure(name, value, unit, note=note))
+
+    def add_times(self, name: str, times_s: list[float], note: str = "") -> None:
+        """Add the median of durations in seconds, in ms."""
+        self.figures.append(figure_of_times(name, times_s, note))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Note a failure in one line and go on, so that the other figures still come."""
+        try:
+            yield
+        except (RuntimeError, MemoryError, ImportError, ValueError, OSError) as error:
+            self.failures[name] = in_one_line(error)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, without a traceback, in at most some 200 characters."""
+    text = f"{type(error).__name__}: {error}"
+    for sign, reason in _REASONS.items():
+        if sign in text:
+            return reason
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def figure_of_times(name: str, times_s: list[float], note: str = "") -> Figure:
+    """Median, quartiles and 95th percentile of durations in seconds, in ms."""
+    times_ms = sorted(1e3 * t for t in times_s)
+    if len(times_ms) < 2:
+        return Figure(name, times_ms[0], "ms", note=note)
+    low, median, high = statistics.quantiles(times_ms, n=4, method="inclusive")
+    p95 = statistics.quantiles(times_ms, n=20, method="inclusive")[-1]
+    return Figure(name, median, "ms", low, high, p95, note)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that is asked for, ``auto`` for an accelerator where there is one.
+
+    Raises:
+        UserError: if this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is required, found none here: use --device cpu")
+    return torch.device(name)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Durations of the parts of a step, by name.
+
+    Args:
+        device: is waited for at the end of each part.
+
+    Attributes:
+        times_s: durations in seconds, one for each step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.times_s: dict[str, list[float]] = {}
+        self._device = device
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure what happens inside."""
+        synchronise(self._device)
+        started_s = time.perf_counter()
+        yield
+        synchronise(self._device)
+        self.times_s.setdefault(name, []).append(time.perf_counter() - started_s)
+
+    def clear(self) -> None:
+        """Forget what was measured while warming up."""
+        self.times_s.clear()
+
+
+def measure(
+    variants: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: torch.device,
+    section: Section,
+    warm_up: int = 2,
+) -> dict[str, list[float]]:
+    """Time variants in turn, A B A B, so that whatever else loads the machine meets them all.
+
+    Args:
+        variants: what to run, by name.
+        repeats: durations of each.
+        device: is waited for after each run.
+        section: where those that fail are noted.
+        warm_up: runs of each before the first that counts; compiled ones compile then.
+
+    Returns:
+        Durations in seconds of each variant that did not fail.
+    """
+    ready: dict[str, Callable[[], Any]] = {}
+    for name, run in variants.items():
+        with section.part(name):
+            for _ in range(warm_up):
+                run()
+            synchronise(device)
+            ready[name] = run
+    stopwatch = Stopwatch(device)
+    for _ in range(repeats):
+        for name, run in list(ready.items()):
+            with section.part(name), stopwatch.part(name):
+                run()
+            if name in section.failures:
+                del ready[name]
+    return {name: stopwatch.times_s[name] for name in ready}
+
+
+class LargeProduct:
+    """A large matrix product: what arithmetic can reach on a device.
+
+    Args:
+        device: where to multiply.
+        dtype: of the matrices.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._side = 8192 if device.type == "cuda" else 2048
+        self._matrix = torch.randn(self._side, self._side, device=device, dtype=dtype)
+
+    def __call__(self) -> None:
+        """Multiply once."""
+        self._matrix @ self._matrix
+
+    def rate(self, times_s: list[float]) -> float:
+        """Operations a second, in 1e9; the fastest product counts, as it is a limit."""
+        return 2 * self._side**3 / min(times_s) / 1e9
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Processor, accelerator, system, versions and load, for the header of a report."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "load_before": load,
+        "busy": load is not None and load > _LOAD_ALLOWED,
+        "command": " ".join(["python -m etram_det", *sys.argv[1:]]),
+    }
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Most memory in MB: of the accelerator's tensors since the last reset, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,114 @@
+"""``bench metric``: the metric against torchmetrics' mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+from etram_det.boxes import cxcywh_to_xyxy
+from etram_det.metrics.size_binned_map import SizeBinnedMAP
+from etram_det.tools.bench.measure import Section, figure_of_times, measure
+from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
+from etram_det.types import Detections, Labels
+
+_LABELS, _DETECTIONS = 6, 30  # of a frame
+_BATCH = 50  # frames of an update
+_SIZE = (384, 640)
+_OURS = "SizeBinnedMAP, all figures"
+
+
+def bench_metric(num_frames: int, repeats: int) -> Section:
+    """Time updates and result over frames with 6 labels and 30 detections each.
+
+    Args:
+        num_frames: of the simulated evaluation.
+        repeats: measurements.
+    """
+    section = Section(f"Metric: {num_frames} frames, {_LABELS} labels, {_DETECTIONS} detections")
+    labels, detections = _evaluation(num_frames)
+    found: dict[str, float] = {}
+
+    def ours() -> None:
+        found[_OURS] = _run_ours(labels, detections)
+
+    def theirs(backend: str) -> Callable[[], None]:
+        def run() -> None:
+            found[backend] = _run_theirs(labels, detections, backend)
+
+        return run
+
+    runs: dict[str, Callable[[], Any]] = {_OURS: ours}
+    for backend in ("faster_coco_eval", "pycocotools"):
+        if find_spec(backend) is None:
+            section.failures[f"torchmetrics, {backend}"] = f"needs: pip install {backend}"
+        else:
+            runs[backend] = theirs(backend)
+    times = measure(runs, repeats, torch.device("cpu"), section, warm_up=1)
+    base = figure_of_times("", times[_OURS]).value if _OURS in times else None
+    for name, values in times.items():
+        if name == _OURS:
+            section.add_times(name, values)
+            continue
+        note = f"AP differs by {abs(found[name] - found[_OURS]):.1e}" if _OURS in found else ""
+        if base is not None:
+            note = f"{figure_of_times('', values).value / base:.1f} times ours; {note}"
+        section.add_times(f"torchmetrics, {name}, classes", values, note)
+    return section
+
+
+def _evaluation(num_frames: int) -> tuple[tuple[Tensor, Tensor], list[Detections]]:
+    """Labels, and detections of which some are labels that moved a little."""
+    boxes, classes = random_boxes(num_frames, _LABELS, _SIZE, torch.device("cpu"))
+    boxes = cxcywh_to_xyxy(boxes)
+    generator = torch.Generator().manual_seed(1)
+    false, false_classes = random_boxes(num_frames, _DETECTIONS, _SIZE, torch.device("cpu"))
+    moved = boxes + 3 * torch.randn(boxes.shape, generator=generator)
+    found = cxcywh_to_xyxy(false)
+    found[:, :_LABELS], false_classes[:, :_LABELS] = moved, classes
+    scores = torch.rand(num_frames, _DETECTIONS, generator=generator)
+    scores[:, :_LABELS] = 0.5 + scores[:, :_LABELS] / 2
+    scores, order = scores.sort(dim=1, descending=True)
+    detections = [
+        Detections(
+            found[i, order[i]], scores[i], torch.ones(_DETECTIONS), false_classes[i, order[i]]
+        )
+        for i in range(num_frames)
+    ]
+    return (boxes, classes), detections
+
+
+def _run_ours(labels: tuple[Tensor, Tensor], detections: list[Detections]) -> float:
+    metric = SizeBinnedMAP(class_names=[f"class{i}" for i in range(NUM_CLASSES)])
+    boxes, classes = labels
+    for start in range(0, len(boxes), _BATCH):
+        rows = slice(start, start + _BATCH)
+        count = len(boxes[rows])
+        metric.update(
+            detections[rows],
+            Labels(torch.arange(count), boxes[rows], classes[rows]),
+            recording=["recording_day_0001"] * count,
+            time_us=torch.arange(start, start + count) * 100_000,
+            scale=torch.ones(count, 2),
+        )
+    return float(metric.compute()["AP"])
+
+
+def _run_theirs(labels: tuple[Tensor, Tensor], detections: list[Detections], backend: Any) -> float:
+    metric: Any = MeanAveragePrecision(backend=backend, class_metrics=True)
+    metric.warn_on_many_detections = False
+    boxes, classes = labels
+    for start in range(0, len(boxes), _BATCH):
+        rows = slice(start, start + _BATCH)
+        metric.update(
+            [{"boxes": d.boxes, "scores": d.scores, "labels": d.classes} for d in detections[rows]],
+            [
+                {"boxes": frame_boxes, "labels": frame_classes}
+                for frame_boxes, frame_classes in zip(boxes[rows], classes[rows], strict=True)
+            ],
+        )
+    return float(metric.compute()["map"])

@@ -1,0 +1,114 @@
+"""What a benchmark runs on: network, sizes, precision and simulated input."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from etram_det.models.detector import Detector
+from etram_det.types import UserError
+
+NUM_CLASSES = 8
+BOXES_PER_FRAME = 8
+Preset = Literal["tiny", "small", "base"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_PRESETS: dict[str, tuple[int, int, float]] = {  # embed_dim, dim_head, fpn_depth
+    "tiny": (32, 32, 0.33),
+    "small": (48, 24, 0.33),
+    "base": (64, 32, 0.67),
+}
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is measured.
+
+    Attributes:
+        preset: sizes of the network, as in RVT.
+        input_size: height and width of the frames in pixels.
+        lanes: lanes of a batch, ``B``.
+        steps: time steps of a chunk, ``T``.
+        scales: scales of the pyramid, 3 as in RVT or 4.
+        precision: precisions that are measured, one after the other.
+        compile: ``stages`` measures compiled variants as well.
+        gradient_checkpointing: compute attention again in the backward pass.
+        repeats: measurements of each variant.
+        device: where to compute.
+    """
+
+    preset: Preset
+    input_size: tuple[int, int]
+    lanes: int
+    steps: int
+    scales: Literal[3, 4]
+    precision: tuple[Precision, ...]
+    compile: Literal["none", "stages"]
+    gradient_checkpointing: bool
+    repeats: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "steps", "repeats"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: at least 1 is required, found {getattr(self, name)}")
+        if len(self.input_size) != 2 or min(self.input_size) < 1:
+            raise UserError(
+                f"input_size: height and width in pixels are required, found {self.input_size}"
+            )
+        if not self.precision:
+            raise UserError(f"precision: one of {', '.join(DTYPES)} is required, found none")
+
+    @property
+    def frame(self) -> str:
+        """The sizes in words."""
+        height, width = self.input_size
+        return f"{self.preset}, {height}x{width}, {self.scales} scales"
+
+    def detector(self, device: torch.device | None = None) -> Detector:
+        """A detector with random weights, the same each time."""
+        embed_dim, dim_head, fpn_depth = _PRESETS[self.preset]
+        torch.manual_seed(0)
+        detector = Detector(
+            num_classes=NUM_CLASSES,
+            embed_dim=embed_dim,
+            dim_head=dim_head,
+            fpn_depth=fpn_depth,
+            fpn_stages=(2, 3, 4) if self.scales == 3 else (1, 2, 3, 4),
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
+        return detector.to(self.device if device is None else device)
+
+    def events(self, steps: int, lanes: int) -> Tensor:
+        """Frames ``[T, B, 20, H, W]`` uint8, nine in ten of their counts zero."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (steps, lanes, 20, *self.input_size)
+        counts = torch.randint(-90, 10, shape, generator=generator, dtype=torch.int8)
+        return counts.clamp(min=0).to(torch.uint8).to(self.device)
+
+    def labels(self, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Boxes ``[N, M, 4]`` ``cxcywh`` and classes ``[N, M]``."""
+        return random_boxes(num_frames, BOXES_PER_FRAME, self.input_size, self.device)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """As Lightning does it for ``trainer.precision``."""
+    if precision == "32-true":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])
+
+
+def random_boxes(
+    num_frames: int, num_boxes: int, size: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Boxes ``[N, M, 4]`` ``cxcywh`` of 8 to 72 pixels in frames of a size, and classes."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.rand(num_frames, num_boxes, 2, generator=generator)
+    centre = centre * torch.tensor([size[1], size[0]])
+    sides = 8 + 64 * torch.rand(num_frames, num_boxes, 2, generator=generator)
+    classes = torch.randint(0, NUM_CLASSES, (num_frames, num_boxes), generator=generator)
+    return torch.cat([centre, sides], dim=-1).to(device), classes.to(device)
