@@ -2,14 +2,16 @@
 
 import copy
 import json
+import math
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from etram_det.cli import run
+from etram_det.cli import lightning_cli, run
 from etram_det.data.representation import FrameSettings, StackedHistogram
 from etram_det.models.assign import simota
 from etram_det.models.backbone import PixelLinear, PixelLSTM
@@ -210,6 +212,32 @@ def test_compiled_parts_survive_other_numbers_of_steps_and_lanes(backend):
     graphs = numbers_of_graphs(backend)
     # Once each has met both modes, one frame and several, nothing is compiled again.
     assert graphs[-1] == graphs[5]
+
+
+def test_training_in_bfloat16_stays_finite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = Path(__file__).parent
+    cli = lightning_cli(
+        [
+            "fit",
+            *("--config", str(root.parent / "configs" / "size_aware.yaml")),
+            *("--data.root", str(root / "reference" / "raw_etram")),
+            *("--data.input_size", "[90, 160]", "--data.num_workers", "0"),
+            *("--data.train_lanes", "2", "--model.embed_dim", "8", "--model.dim_head", "4"),
+            *("--trainer.max_steps", "6", "--trainer.val_check_interval", "6"),
+            *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
+            *("--trainer.accelerator", "cpu", "--trainer.precision", "bf16-mixed"),
+        ]
+    )
+    figures = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    assert cli.trainer.global_step == 6
+    assert figures["train/loss"] > 0
+    assert all(map(math.isfinite, figures.values()))
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in cli.model.parameters())
+    for hidden, cell in cli.model.train_states.rows:
+        assert hidden.dtype == cell.dtype == torch.float32
+        assert hidden.isfinite().all()
+        assert cell.isfinite().all()
 
 
 def test_copies_of_a_compiled_detector_are_their_own():

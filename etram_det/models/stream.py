@@ -40,10 +40,9 @@ class DetectorStream:
         for module in self.detector.modules():
             if isinstance(module, ConvBlock):
                 module.fold()
-        for parameter in (
-            p for name, p in self.detector.named_parameters() if ".lstm." not in name
-        ):
-            parameter.data = parameter.data.to(dtype)
+        for name, parameter in self.detector.named_parameters():
+            if ".lstm." not in name:
+                parameter.data = parameter.data.to(dtype)
         if compile:
             self.detector.compile_parts()
         self.dtype = dtype
