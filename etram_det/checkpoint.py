@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import struct
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etram_det.files import replacing
 from etram_det.types import UserError
 
 # What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
@@ -117,15 +117,11 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         UserError: if the file cannot be written; nothing is left of it then.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(checkpoint), partial)
-        os.replace(partial, path)
+        with replacing(path) as unfinished:
+            torch.save(dict(checkpoint), unfinished)
     except (OSError, RuntimeError) as error:
         # PyTorch's own writer reports a full disk or a missing permission as RuntimeError.
-        if partial.exists():
-            partial.unlink()
         raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 

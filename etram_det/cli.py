@@ -23,7 +23,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from etram_det import __version__
-from etram_det.callbacks import PredictionWriter, ResultsWriter, RunProgressBar
+from etram_det.callbacks.predictions import PredictionWriter
+from etram_det.callbacks.progress import RunProgressBar
+from etram_det.callbacks.results import ResultsWriter
 from etram_det.checkpoint import read_checkpoint
 from etram_det.data.datamodule import EventDataModule, class_names_of
 from etram_det.data.representation import channels_of

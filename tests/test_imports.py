@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "etram_det"
-LIGHTNING_HOMES = {"module.py", "callbacks.py", "cli.py", "data/datamodule.py"}
+LIGHTNING_HOMES = {"module.py", "callbacks", "cli.py", "data/datamodule.py"}
 # Part of the package -> the parts it may import from. Tools and the command line may use all.
 ALLOWED = {
     "types": set(),
     "boxes": {"types"},
-    "data": {"types", "boxes"},
-    "models": {"types", "boxes"},
-    "metrics": {"types", "boxes"},
-    "report": {"types", "boxes", "metrics"},
-    "checkpoint": {"types", "boxes", "models"},
-    "rvt_checkpoint": {"types", "boxes", "models", "checkpoint"},
-    "callbacks": {"types", "boxes", "metrics", "report"},
-    "module": {"types", "boxes", "models", "metrics", "report", "checkpoint"},
+    "files": set(),
+    "data": {"types", "boxes", "files"},
+    "models": {"types", "boxes", "files"},
+    "metrics": {"types", "boxes", "files"},
+    "report": {"types", "boxes", "files", "metrics"},
+    "checkpoint": {"types", "boxes", "files", "models"},
+    "rvt_checkpoint": {"types", "boxes", "files", "models", "checkpoint"},
+    "callbacks": {"types", "boxes", "files", "metrics", "report"},
+    "module": {"types", "boxes", "files", "models", "metrics", "report", "checkpoint"},
 }
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -56,7 +57,7 @@ def test_lightning_stays_in_its_homes(source):
     uses = any(
         m.split(".")[0] in ("pytorch_lightning", "lightning") for m in imported_modules(source)
     )
-    assert not uses or source in LIGHTNING_HOMES
+    assert not uses or {source, part_of(source)} & LIGHTNING_HOMES
 
 
 def test_no_room_without_a_name_of_its_own():

@@ -21,7 +21,7 @@ from etram_det.cli import run
 from etram_det.data import preprocess as preprocess_module
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
-from etram_det.data.preprocess import preprocess
+from etram_det.data.preprocess import MANIFEST, preprocess
 from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.recording import NoUsableLabels
 from etram_det.data.representation import FrameSettings
@@ -237,6 +237,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(root, tmp_path):
     kill_and_resume(output, start, 3, seconds, seed=0)
     preprocess(root, output, SMALL, LABELS, workers=1)
     assert files_of(output) == files_of(tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_at_its_very_first_file_resumes(root, tmp_path):
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / f".{MANIFEST}.1-of-1.partial").write_text("{")
+    preprocess(root, tmp_path / "killed", SMALL, LABELS, workers=1)
+    preprocess(root, tmp_path / "whole", SMALL, LABELS, workers=1)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
 
 
 @pytest.mark.slow

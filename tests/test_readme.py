@@ -46,7 +46,7 @@ def test_files_and_folders_that_it_names_exist():
     for path in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert (ROOT / path).exists(), path
     tour = README.split("## A tour", 1)[1].split("```")[1]
-    for name in re.findall(r"[a-z_]+\.(?:yaml|py)", tour):
+    for name in re.findall(r"[\w*]+\.(?:yaml|py)", tour):
         assert list(ROOT.rglob(name)), name
 
 

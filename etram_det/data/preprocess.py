@@ -30,13 +30,13 @@ from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.sparse import write_sparse
+from etram_det.files import UNFINISHED, move_into_place, write_text
 from etram_det.types import UserError
 
 MANIFEST = "manifest.json"
 COUNTS = "counts.json"
 _VERSION = 1
 _BATCH = 4  # frames made at a time: 20 MB at 640x360
-_UNFINISHED = ".partial"
 
 # Called with the number of finished frames and the number of all.
 Progress = Callable[[int, int], None]
@@ -97,9 +97,10 @@ def preprocess(
     tasks = _tasks(root, output, frames, labels, layout)[shard[0] - 1 :: shard[1]]
     settings = _settings(layout, frames, labels)
     try:
-        _claim(output, settings)
+        writer = f"{shard[0]}-of-{shard[1]}"  # shards may write the manifest at the same time
+        _claim(output, settings, writer)
         faults = _run(tasks, workers or os.cpu_count() or 1, progress or (lambda done, total: None))
-        manifest = _write_manifest(output, settings)
+        manifest = _write_manifest(output, settings, writer)
     except OSError as error:
         raise UserError(
             f"output: {output} cannot be written ({error.strerror or error}); make room or choose "
@@ -147,17 +148,17 @@ def _settings(layout: str, frames: FrameSettings, labels: LabelSettings) -> dict
     return json.loads(json.dumps(settings))
 
 
-def _claim(output: Path, settings: dict[str, Any]) -> None:
+def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
     """Make the folder with its manifest, or see that it has the same settings."""
     manifest = output / MANIFEST
     if not manifest.exists():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and not (output.is_dir() and _is_unclaimed(output)):
             raise UserError(
                 f"output: a new or empty folder, or one with {MANIFEST}, is required, found "
                 f"{output} with something else in it; choose another"
             )
         output.mkdir(parents=True, exist_ok=True)
-        _write_manifest(output, settings)
+        _write_manifest(output, settings, writer)
         return
     try:
         stored = json.loads(manifest.read_text())["settings"]
@@ -172,6 +173,11 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
             f"{name}: {stored.get(name)} is required by {manifest}, found {settings.get(name)}; "
             "set it so, or choose another output"
         )
+
+
+def _is_unclaimed(output: Path) -> bool:
+    """Whether nothing is in a folder, other than what a killed run left of its manifest."""
+    return all(path.name.startswith(f".{MANIFEST}.") for path in output.iterdir())
 
 
 def _run(tasks: list[_Task], workers: int, progress: Progress) -> list[str]:
@@ -232,9 +238,9 @@ def _write(task: _Task) -> str | None:
     """Write one recording; returns what is wrong with it, if anything."""
     parent, name = task.folder.parent, task.folder.name
     parent.mkdir(parents=True, exist_ok=True)
-    for left_over in parent.glob(f".{name}.*{_UNFINISHED}"):
+    for left_over in parent.glob(f".{name}.*{UNFINISHED}"):
         shutil.rmtree(left_over, ignore_errors=True)
-    unfinished = parent / f".{name}.{uuid.uuid4().hex}{_UNFINISHED}"
+    unfinished = parent / f".{name}.{uuid.uuid4().hex}{UNFINISHED}"
     unfinished.mkdir()
     try:
         batches = _batches(task.recording)
@@ -244,7 +250,7 @@ def _write(task: _Task) -> str | None:
             settings = {**asdict(task.frames), **asdict(task.labels)}
             write_sparse(unfinished, task.recording, settings, batches)
         (unfinished / COUNTS).write_text(_as_json(_counts(task.recording)))
-        _commit(unfinished, task.folder)
+        move_into_place(unfinished, task.folder)
     except UserError as error:
         return str(error)
     finally:
@@ -262,25 +268,6 @@ def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
                 _frames_done.value += len(frames)
 
 
-def _commit(unfinished: Path, folder: Path) -> None:
-    """Put a written folder into its place, once all of it is on the disk."""
-    for path in sorted(unfinished.rglob("*")):
-        _synchronise(path)
-    _synchronise(unfinished)
-    os.replace(unfinished, folder)
-    _synchronise(folder.parent)
-
-
-def _synchronise(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows has no such thing for folders
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _counts(recording: Recording) -> dict[str, int]:
     counts = {
         "frames": len(recording),
@@ -292,7 +279,7 @@ def _counts(recording: Recording) -> dict[str, int]:
     return counts | events | dropped
 
 
-def _write_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _write_manifest(output: Path, settings: dict[str, Any], writer: str) -> dict[str, Any]:
     """Settings, and the counts of what is finished, by whichever run and shard."""
     recordings = {
         path.parent.relative_to(output).as_posix(): json.loads(path.read_text())
@@ -304,13 +291,7 @@ def _write_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
         for name, number in counts.items():
             totals[name] = totals.get(name, 0) + number
     manifest = {"settings": settings, "totals": totals, "recordings": recordings}
-    beside = output / f".{MANIFEST}.{uuid.uuid4().hex}"
-    try:
-        beside.write_text(_as_json(manifest))
-        _synchronise(beside)
-        os.replace(beside, output / MANIFEST)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(output / MANIFEST, _as_json(manifest), writer)
     return manifest
 
 

@@ -28,6 +28,7 @@ from etram_det.boxes import BOX_DTYPE
 from etram_det.data.simulator.event_camera import EventCamera, SensorSettings
 from etram_det.data.simulator.road_users import BUS, TRAM, TRUCK
 from etram_det.data.simulator.scene import draw_scene
+from etram_det.files import UNFINISHED, move_into_place
 from etram_det.types import UserError
 
 SIMULATOR_VERSION = 2
@@ -274,12 +275,10 @@ def simulate(
         UserError: ``root`` is there already and not an empty folder.
     """
     require_new(root)
-    partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}.partial")
+    partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         _write_set(partial, settings, workers, progress)
-        if root.exists():
-            root.rmdir()  # not every system replaces an empty folder
-        os.replace(partial, root)
+        move_into_place(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.files import replacing
 from etram_det.types import Detections
 
 
@@ -46,10 +46,7 @@ class BoxFileWriter:
 
     def write(self) -> Path:
         """Write the file beside its final name, then move it into place."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         boxes = np.concatenate(self.parts) if self.parts else np.zeros(0, dtype=BOX_DTYPE)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("wb") as file:
+        with replacing(self.path) as unfinished, unfinished.open("wb") as file:
             np.save(file, boxes, allow_pickle=False)
-        os.replace(partial, self.path)
         return self.path

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import isnan
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from etram_det.files import replacing, write_text
 from etram_det.metrics.curves import RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.metrics.matching import IOU_THRESHOLDS
@@ -80,7 +80,7 @@ def write_results(
         figures_file: another name for ``metrics.csv``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / "metrics.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "metrics.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
     described = (
         (f"evaluation.{key}", value if isinstance(value, str) else json.dumps(value))
         for key, value in results["evaluation"].items()
@@ -100,9 +100,8 @@ def write_results(
     matrix = ([name, *row] for name, row in counts)
     _write_csv(folder / "confusion.csv", [[threshold, *confusion["names"]], *matrix])
 
-    _write_whole(
-        folder / "pr_curves.npz",
-        lambda file: np.savez_compressed(
+    with replacing(folder / "pr_curves.npz") as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(
             file,
             precision=result.curves.precision,
             num_boxes=result.curves.num_boxes,
@@ -110,8 +109,7 @@ def write_results(
             recall_thresholds=RECALL_THRESHOLDS,
             classes=np.array(confusion["names"][:-1]),
             area_ranges=np.array(["all", *result.settings.size_bins]),
-        ),
-    )
+        )
 
 
 def _known(figures: Mapping[str, float]) -> dict[str, float]:
@@ -126,19 +124,4 @@ def _known(figures: Mapping[str, float]) -> dict[str, float]:
 def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write_whole(path, lambda file: file.write(text.encode()))
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write beside the place and rename, so that a reader never meets half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(path, text.getvalue())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from etram_det.files import write_text
 from etram_det.tools.bench.assign import bench_assign
 from etram_det.tools.bench.data import bench_data
 from etram_det.tools.bench.measure import Figure, Section, device_of, in_one_line, machine
@@ -163,11 +163,7 @@ def _digits(value: float) -> str:
 
 def _write(path: Path, report: dict[str, Any]) -> None:
     """Write beside and move into place, so that a report is whole or not there."""
-    unfinished = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(unfinished, path)
+        write_text(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"output: {path} cannot be written ({error.strerror or error})") from error

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import os
+import socket
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.table import Table
 
+from etram_det.files import write_text
 from etram_det.tools.sweep.study import SharedStudy, seconds_of
 
 if TYPE_CHECKING:
@@ -157,11 +158,5 @@ def _duration(seconds: float) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write beside the place and rename: processes that share the folder never meet half a file."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
-    ) as file:
-        file.write(text)
-    # Temporary files are for their owner only.
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
+    # Processes that share the folder must not meet in one unfinished file.
+    write_text(path, text, writer=f"{socket.gethostname()}.{os.getpid()}")

@@ -1,0 +1,44 @@
+"""How far a training has come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+
+class RunProgressBar(TQDMProgressBar):
+    """One bar for the whole training, so that it tells when the run will end.
+
+    Lightning's own counts an epoch, which is of no interest where training goes by steps.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start where a resumed run left off, so that its pace counts only what is done now."""
+        super().on_train_start(trainer)
+        self.train_progress_bar.initial = trainer.fit_loop.total_batch_idx + 1
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Set the bar's length, now that the number of batches is known."""
+        batches = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        self.train_progress_bar.total = batches
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count batches from the start of the run."""
+        super().on_train_batch_end(
+            trainer, pl_module, outputs, batch, trainer.fit_loop.total_batch_idx
+        )
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar: the loss."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return dict(metrics)

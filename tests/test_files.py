@@ -1,0 +1,61 @@
+"""Files are whole or not there."""
+
+import os
+
+import pytest
+
+from etram_det.files import UNFINISHED, move_into_place, replacing, write_text
+
+
+def test_a_file_takes_its_name_when_it_is_written(tmp_path):
+    path = tmp_path / "new" / "metrics.json"
+    with replacing(path) as unfinished:
+        unfinished.write_text("1")
+        assert not path.exists()
+        assert unfinished.parent == path.parent
+    assert [each.name for each in path.parent.iterdir()] == ["metrics.json"]
+    assert path.read_text() == "1"
+
+
+def test_what_stops_the_writing_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "last.ckpt"
+    write_text(path, "whole")
+
+    def write_half():
+        with replacing(path) as unfinished:
+            unfinished.write_text("ha")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "whole"
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_what_a_kill_left_goes_with_the_next_writing(tmp_path):
+    path = tmp_path / "last.ckpt"
+    left_over = path.with_name(f".last.ckpt{UNFINISHED}")
+    left_over.write_text("half")
+    write_text(path, "whole")
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_writers_have_places_of_their_own(tmp_path):
+    path = tmp_path / "manifest.json"
+    with replacing(path, "1-of-2") as first, replacing(path, "2-of-2") as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert path.read_text() == "1"  # the outer one ends last
+
+
+def test_a_folder_replaces_an_empty_one_only(tmp_path):
+    for name in ("empty", "full", "a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "kept").touch()
+    (tmp_path / "a" / "new").touch()
+    move_into_place(tmp_path / "a", tmp_path / "empty")
+    assert os.listdir(tmp_path / "empty") == ["new"]
+    with pytest.raises(OSError, match="not empty"):
+        move_into_place(tmp_path / "b", tmp_path / "full")
+    assert os.listdir(tmp_path / "full") == ["kept"]
