@@ -1,0 +1,167 @@
+"""Frames and boxes as pictures that one can tell apart, whatever one's colour vision.
+
+Pictures are RGB, ``[H, W, 3]`` uint8. Events are blue where it grew brighter and orange where it
+grew darker, on black; classes have the palette of Okabe and Ito (2008), which keeps apart under
+all common kinds of colour blindness, and always come with their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import cv2
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+BRIGHTER, DARKER = (86, 180, 255), (255, 140, 0)
+BACKGROUND = (0, 0, 0)
+# Okabe and Ito's palette, without black, which is the background; grey fills the eighth place.
+CLASS_COLOURS = (
+    (240, 228, 66),
+    (86, 180, 233),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (213, 94, 0),
+    (0, 114, 178),
+    (190, 190, 190),
+)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SATURATION = 4  # events of a pixel that show in full brightness
+_FAINTEST = 0.35  # brightness of a single event
+
+
+def frame_image(
+    frame: NDArray[Any],
+    representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+) -> Image:
+    """A frame in two colours, ``[H, W, 3]``: what prevails in a pixel, by the number of events.
+
+    Args:
+        frame: ``[C, H, W]``: counts of a ``stacked_histogram``, first of darker, then of brighter
+            events; or sums of polarities of a ``mixed_density``, the first over the whole window.
+        representation: how the frame was made.
+    """
+    if representation == "mixed_density":
+        whole = frame[0].astype(np.int16)
+        darker, brighter = np.maximum(-whole, 0), np.maximum(whole, 0)
+    else:
+        darker, brighter = _sums(np.ascontiguousarray(frame))
+    return _coloured(darker, brighter, _shades())
+
+
+def draw_boxes(
+    image: Image,
+    boxes: NDArray[Any],
+    classes: NDArray[Any],
+    class_names: Sequence[str],
+    scores: NDArray[Any] | None = None,
+    track_ids: NDArray[Any] | None = None,
+    dashed: bool = False,
+) -> None:
+    """Draw boxes with the names of their classes into a picture.
+
+    Args:
+        image: ``[H, W, 3]``, changed in place.
+        boxes: ``[D, 4]`` ``xyxy`` in pixels of the picture; what lies outside is cut off.
+        classes: ``[D]`` class ids.
+        class_names: name of each class id.
+        scores: ``[D]``, written behind the name.
+        track_ids: ``[D]``, written before the name; negative for none.
+        dashed: for labels, which are drawn beside detections and without a name of their own.
+    """
+    size = np.array([image.shape[1], image.shape[0]] * 2)
+    corners = np.clip(np.nan_to_num(boxes, posinf=1e6, neginf=-1e6), 0, size - 1).astype(int)
+    # The best one last, on top of all others.
+    for i in reversed(range(len(corners))):
+        left, top, right, bottom = (int(each) for each in corners[i])
+        colour = CLASS_COLOURS[int(classes[i]) % len(CLASS_COLOURS)]
+        if dashed:
+            _dashed_rectangle(image, (left, top), (right, bottom))
+            continue
+        cv2.rectangle(image, (left, top), (right, bottom), colour, 1)
+        text = class_names[int(classes[i])]
+        if track_ids is not None and track_ids[i] >= 0:
+            text = f"{int(track_ids[i])} {text}"
+        if scores is not None:
+            text = f"{text} {scores[i]:.2f}"
+        _tag(image, text, (left, top, bottom), colour)
+
+
+def draw_text(image: Image, text: str, corner: tuple[int, int]) -> None:
+    """Write a line into a picture, on a dark ground.
+
+    Args:
+        image: ``[H, W, 3]``, changed in place.
+        text: in ASCII, as the font has nothing else.
+        corner: x and y of the line's upper left corner in pixels.
+    """
+    (width, height), below = cv2.getTextSize(text, _FONT, 0.45, 1)
+    x, y = corner
+    cv2.rectangle(image, (x, y), (x + width + 3, y + height + below + 2), BACKGROUND, -1)
+    cv2.putText(image, text, (x + 2, y + height + 1), _FONT, 0.45, (255,) * 3, 1, cv2.LINE_AA)
+
+
+def _tag(
+    image: Image, text: str, place: tuple[int, int, int], colour: tuple[int, int, int]
+) -> None:
+    """Write a box's name above it, or below where there is no room."""
+    left, top, bottom = place
+    (width, height), below = cv2.getTextSize(text, _FONT, 0.38, 1)
+    line = height + below
+    x = max(0, min(left, image.shape[1] - width - 1))
+    y = top - line if top >= line else min(bottom + 1, image.shape[0] - line)
+    cv2.rectangle(image, (x, y), (x + width, y + line - 1), colour, -1)
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 110
+    ink = (0,) * 3 if bright else (255,) * 3
+    cv2.putText(image, text, (x, y + height), _FONT, 0.38, ink, 1, cv2.LINE_AA)
+
+
+def _dashed_rectangle(image: Image, start: tuple[int, int], end: tuple[int, int]) -> None:
+    (left, top), (right, bottom) = start, end
+    for row in (top, bottom):
+        for x in range(left, right + 1, 6):
+            image[row, x : min(x + 3, right + 1)] = 255
+    for column in (left, right):
+        for y in range(top, bottom + 1, 6):
+            image[y : min(y + 3, bottom + 1), column] = 255
+
+
+def _shades() -> NDArray[np.uint8]:
+    """``[2, saturation + 1, 3]`` colours of darker and brighter pixels by number of events."""
+    strength = np.linspace(_FAINTEST, 1, _SATURATION)[:, None]
+    shades = np.zeros((2, _SATURATION + 1, 3))
+    shades[:, 0] = BACKGROUND
+    shades[0, 1:], shades[1, 1:] = strength * DARKER, strength * BRIGHTER
+    return shades.round().astype(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _sums(frame: NDArray) -> tuple[NDArray, NDArray]:
+    """Events [H, W] of each polarity, over all bins of a histogram [2 * bins, H, W]."""
+    channels, height, width = frame.shape
+    sums = np.zeros((2, height, width), np.int16)
+    for channel in range(channels):
+        plane = sums[channel // (channels // 2)]
+        for y in range(height):
+            for x in range(width):
+                plane[y, x] += frame[channel, y, x]
+    return sums[0], sums[1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _coloured(darker: NDArray, brighter: NDArray, shades: NDArray) -> NDArray:
+    height, width = darker.shape
+    image = np.empty((height, width, 3), np.uint8)
+    most = shades.shape[1] - 1
+    for y in range(height):
+        for x in range(width):
+            polarity = 1 if brighter[y, x] >= darker[y, x] else 0
+            number = min(most, max(brighter[y, x], darker[y, x]))
+            for c in range(3):
+                image[y, x, c] = shades[polarity, number, c]
+    return image
