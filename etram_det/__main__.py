@@ -14,13 +14,13 @@ def main() -> None:
     # Loading processes share the cores with PyTorch's threads, which would by default wait for
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _keep_freed_memory()
+    keep_freed_memory()
     from etram_det.cli import run
 
     sys.exit(run(sys.argv[1:]))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc use large blocks again, which it would hand back to the system each time.
 
     Getting them back, page by page, took a fifth of a training step on a CPU.

@@ -12,6 +12,7 @@ import torch
 from raw_files import boxes_at, write_raw
 from test_representation import oracle
 
+from etram_det.__main__ import keep_freed_memory
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocess import preprocess
@@ -20,6 +21,8 @@ from etram_det.data.representation import FrameSettings, StackedHistogram
 SENSOR, INPUT = (720, 1280), (360, 640)
 
 pytestmark = pytest.mark.slow
+# As the program itself does: without it, most of the time goes into getting memory from the system.
+keep_freed_memory()
 
 
 def traffic(num_events, seconds, seed=0):

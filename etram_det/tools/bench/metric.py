@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -101,6 +102,7 @@ def _run_ours(labels: tuple[Tensor, Tensor], detections: list[Detections]) -> fl
 def _run_theirs(labels: tuple[Tensor, Tensor], detections: list[Detections], backend: Any) -> float:
     metric: Any = MeanAveragePrecision(backend=backend, class_metrics=True)
     metric.warn_on_many_detections = False
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # a table for each class
     boxes, classes = labels
     for start in range(0, len(boxes), _BATCH):
         rows = slice(start, start + _BATCH)
