@@ -1,3 +1,5 @@
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,18 @@ def test_threads_share_a_window_without_changing_it(num_threads):
     frame = np.full(stack.shape, 7, np.uint8)
     assert stack.fill(frame, *(events[name] for name in "xypt"), (0, 0)) == num_outside > 0
     np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_threads_work_on_in_a_fork():
+    events = {name: np.arange(100) % 2 for name in "xyp"} | {"t": np.arange(100)}
+    columns = [events[name] for name in "xypt"]
+    stack = StackedHistogram((72, 128), (36, 64), FrameSettings(), num_threads=2)
+    stack.fill(np.empty(stack.shape, np.uint8), *columns, (0, 99))
+    pool = multiprocessing.get_context("fork").Pool(1)
+    with pool:
+        args = (np.empty(stack.shape, np.uint8), *columns, (0, 99))
+        assert pool.apply_async(stack.fill, args).get(timeout=30) == 0
 
 
 def mixed_density(events, window_us, sensor_size, input_size, options):

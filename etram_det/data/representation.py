@@ -6,9 +6,11 @@ is counted into the planes of its bin, which then stay in the processor's cache.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numba
@@ -186,10 +188,10 @@ class StackedHistogram(Representation):
 
         if len(self._bin_shares) == 1:
             return count(self._bin_shares[0])
-        # Bins are planes of their own, so threads need no locks. They live for one window only:
-        # kept ones would be lost in a fork.
-        with ThreadPoolExecutor(len(self._bin_shares)) as pool:
-            return sum(pool.map(count, self._bin_shares))
+        # Bins are planes of their own, so threads need no locks.
+        first, *others = self._bin_shares
+        counting = [_threads().submit(count, bins) for bins in others]
+        return count(first) + sum(each.result() for each in counting)
 
 
 class MixedDensityStack(Representation):
@@ -218,6 +220,17 @@ class MixedDensityStack(Representation):
             *(planes, self.shape[2], x, y, p, t_us, *span),
             *(self._row, self._column, self._count_cutoff),
         )
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads of this process that are kept from window to window."""
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork has none of the threads, though it has the object.
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def representation_of(
