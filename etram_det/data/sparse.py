@@ -31,6 +31,7 @@ FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1
 _CHUNK = 2**15  # entries that are packed together: about a frame of traffic
 _ENTRY_BITS = 16
+_CLEARED = 2**16  # counts that are set to zero at a time
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # of damaged HDF5 or JSON
 # Of the settings that a cache is made with, those that reading cannot change any more.
 _FIXED = (
@@ -111,7 +112,7 @@ class SparseRecording(Recording):
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         first_entry = self._first_entry[start : stop + 1]
-        frames = np.zeros((len(first_entry) - 1, *self._shape), np.uint8)
+        frames = np.empty((len(first_entry) - 1, *self._shape), np.uint8)
         try:
             with h5py.File(self.path, locking=False) as file:
                 entries = file["entries"][first_entry[0] : first_entry[-1]]
@@ -246,13 +247,19 @@ def _encode(counts: NDArray, count_bits: int) -> NDArray:
 
 @numba.njit(cache=True, nogil=True)
 def _decode(frames: NDArray, entries: NDArray, first_entry: NDArray, count_bits: int) -> bool:
-    """Set the counts of frames [n, C * H * W], all zero before; False for damaged entries."""
-    mask = (1 << count_bits) - 1
+    """Write the counts of frames [n, C * H * W]; False for damaged entries."""
+    mask, size = (1 << count_bits) - 1, frames.shape[1]
     for frame in range(len(frames)):
-        place = -1
+        counts = frames[frame]
+        place, cleared = -1, 0
         for i in range(first_entry[frame], first_entry[frame + 1]):
             place += entries[i] >> count_bits
-            if place >= frames.shape[1]:
+            if place >= size:
                 return False
-            frames[frame, place] = entries[i] & mask
+            if place >= cleared:
+                # A block at a time, so that it is still in the cache when it is counted into.
+                counts[cleared : place + _CLEARED] = 0
+                cleared = place + _CLEARED
+            counts[place] = entries[i] & mask
+        counts[cleared:] = 0
     return True
