@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etram_det.checkpoint_contents import Placeholder, is_plain, require_readable
 from etram_det.files import replacing
 from etram_det.types import UserError
 
@@ -37,16 +38,6 @@ _OF_ONE_SCALE = re.compile(r"(fpn\.(?:reduce|merge_down|downsample|merge_up)|hea
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # Name of a parameter, its shape in the checkpoint and in the network, None where it is not there.
 Mismatch = tuple[str, "tuple[int, ...] | None", "tuple[int, ...] | None"]
-
-
-class _Placeholder:
-    """Stands where a checkpoint names something of no use here; takes all and does nothing."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def _empty_dict(*_: object) -> dict[Any, Any]:
@@ -73,7 +64,7 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{setting}: no file {path}: give the path of a checkpoint (.ckpt)")
-    stand_ins: list[Any] = [(_Placeholder, name) for name in ignored]
+    stand_ins: list[Any] = [(Placeholder, name) for name in ignored]
     if ignored:
         # It is filled after it was made, for which PyTorch wants a dict.
         stand_ins.append((_empty_dict, "collections.defaultdict"))
@@ -103,11 +94,12 @@ def read_checkpoint(
     if not isinstance(tensors, Mapping) or not tensors:
         raise UserError(f"{path}: must be a checkpoint with a state_dict, found none in it")
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not is_plain(tensor):
             raise UserError(
-                f"{path}: the state_dict must hold named tensors, found "
+                f"{path}: the state_dict must hold plain, named tensors, found "
                 f"{type(tensor).__name__} as {name!r}"
             )
+    require_readable(path, checkpoint)
     return checkpoint
 
 

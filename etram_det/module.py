@@ -13,58 +13,14 @@ from torch import Tensor, distributed
 
 from etram_det.boxes import decode_detections, xyxy_to_cxcywh
 from etram_det.checkpoint import carry_over, require_same_tensors
+from etram_det.lanes import LaneStates
 from etram_det.metrics.protocols import ProtocolName
 from etram_det.metrics.settings import SIZE_BINS
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
-from etram_det.types import Batch, Detections, State, UserError
-
-
-class LaneStates:
-    """The carried state: one row for each lane, kept between chunks without its gradient."""
-
-    def __init__(self) -> None:
-        self.rows: State | None = None
-
-    def read(self, lane: Tensor, reset: Tensor) -> State | None:
-        """State of the lanes of a batch, zeros for those that start a recording.
-
-        Args:
-            lane: ``[B]`` int64, row of each lane.
-            reset: ``[B]`` bool, true where the lane starts a recording.
-
-        Returns:
-            One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before any chunk.
-        """
-        if self.rows is None:
-            return None
-        fresh = reset[:, None, None, None]
-        return [
-            (hidden[lane].masked_fill(fresh, 0), cell[lane].masked_fill(fresh, 0))
-            for hidden, cell in self.rows
-        ]
-
-    def write(self, lane: Tensor, state: State) -> None:
-        """Keep the state of a batch's lanes; the first batch has all lanes that will come.
-
-        Args:
-            lane: ``[B]`` int64, row of each lane.
-            state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage.
-        """
-        new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
-        if self.rows is None or len(lane) == len(self.rows[0][0]):
-            # All lanes are there, in their order: nothing to scatter.
-            self.rows = new
-        else:
-            self.rows = [
-                (old_hidden.index_copy(0, lane, hidden), old_cell.index_copy(0, lane, cell))
-                for (old_hidden, old_cell), (hidden, cell) in zip(self.rows, new, strict=True)
-            ]
-
-    def clear(self) -> None:
-        """Forget all lanes."""
-        self.rows = None
+from etram_det.schedule import OneCycle
+from etram_det.types import Batch, Detections, UserError
 
 
 class DetectionModule(pl.LightningModule):
@@ -152,6 +108,16 @@ class DetectionModule(pl.LightningModule):
         class_groups: dict[str, list[int | str]] | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least, most in (
+            ("learning_rate", learning_rate, 0, 100),
+            ("warmup_share", warmup_share, 0, 1),
+            ("div_factor", div_factor, 0, math.inf),
+            ("final_div_factor", final_div_factor, 0, math.inf),
+        ):
+            if value is not None and not least < value < most:
+                raise UserError(
+                    f"model.{name}: must lie between {least} and {most}, found {value}: correct it"
+                )
         # The loss is a module of its own settings, which the run's config.yaml holds; all other
         # settings are plain values, so that checkpoints load without unpickling code.
         self.save_hyperparameters(ignore=["loss"])
@@ -192,6 +158,8 @@ class DetectionModule(pl.LightningModule):
             class_groups=class_groups,
         )
         self.train_states, self.eval_states = LaneStates(), LaneStates()
+        # Of the last training step, for whoever has to tell what was wrong with it.
+        self.loss_parts: dict[str, Tensor] = {}
 
     def load_initial_weights(self) -> None:
         """Load what fits of ``init_from``, once, and tell what was loaded and what was not.
@@ -236,12 +204,14 @@ class DetectionModule(pl.LightningModule):
         """Loss of the labelled frames of one chunk; the state goes on to the lanes' next chunk."""
         features = self._features(batch, self.train_states)
         labels = batch.labels
+        self.loss_parts = {}
         if not len(labels):
             # Zero for every parameter: no step is missed on this process while others go on.
             return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
         output = self.detector.predict([x[labels.frame] for x in features])
         losses = self.loss(output, xyxy_to_cxcywh(labels.boxes), labels.classes, labels.rows)
-        named = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.loss_parts = {name: value.detach() for name, value in losses.items()}
+        named = {f"train/{name}": value for name, value in self.loss_parts.items()}
         loss = named.pop("train/loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
         self.log_dict(named, batch_size=len(labels))
@@ -323,6 +293,20 @@ class DetectionModule(pl.LightningModule):
         }
         self.log_dict(precisions_and_recalls)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, unless the step is skipped and has none left: PyTorch wants some."""
+        if any(parameter.grad is not None for parameter in self.detector.parameters()):
+            self.clip_gradients(
+                optimizer,
+                gradient_clip_val=gradient_clip_val,
+                gradient_clip_algorithm=gradient_clip_algorithm,
+            )
+
     def configure_optimizers(self) -> Any:
         """AdamW with RVT's one-cycle schedule."""
         highest = self.learning_rate
@@ -334,7 +318,7 @@ class DetectionModule(pl.LightningModule):
         )
         if self.schedule == "constant":
             return optimizer
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        scheduler = OneCycle(
             optimizer,
             max_lr=highest,
             total_steps=int(self.trainer.estimated_stepping_batches),

@@ -7,7 +7,7 @@ a frame (padded), ``D`` detections, ``K`` classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -35,12 +35,12 @@ class UserError(ValueError):
 def _map_tensors(container: Container, function: Any) -> Container:
     """Apply ``function`` to each tensor in a container, nested containers included."""
     changes = {}
-    for field in fields(container):
-        value = getattr(container, field.name)
+    for name in (each.name for each in fields(container)):
+        value = getattr(container, name)
         if isinstance(value, Tensor):
-            changes[field.name] = function(value)
+            changes[name] = function(value)
         elif isinstance(value, Labels):
-            changes[field.name] = _map_tensors(value, function)
+            changes[name] = _map_tensors(value, function)
     return replace(container, **changes)
 
 
@@ -134,6 +134,8 @@ class Batch:
         recording: name of each lane's recording, ``B`` of them.
         scale: ``[B, 2]`` float32, pixels of the sensor per pixel of the input frame, in x and y.
         stream: ``[B]`` bool, true for lanes that follow a recording, false for random chunks.
+        faults: for each lane whose chunk could not be read, by its place among the ``B``, what was
+            wrong; all its frames are padding then.
     """
 
     events: Tensor
@@ -145,6 +147,7 @@ class Batch:
     recording: list[str]
     scale: Tensor
     stream: Tensor
+    faults: dict[int, str] = field(default_factory=dict)
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""

@@ -1,9 +1,40 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Two pytest workers share two cores.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Recordings of seconds, for tiny runs."""
+    from tiny_runs import write_data  # there, as it imports all of the package
+
+    root = tmp_path_factory.mktemp("recordings")
+    write_data(root)
+    return root
+
+
+@pytest.fixture
+def tiny_folder(tiny_data, tmp_path, monkeypatch):
+    """A folder of its own with the recordings in it, for runs that start there."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(tiny_data)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def short_outcome(tiny_data, tmp_path_factory):
+    """What the short run leaves that is never stopped."""
+    from tiny_runs import SHORT, unbroken
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("unbroken"))
+        Path("data").symlink_to(tiny_data)
+        return unbroken(SHORT)

@@ -3,14 +3,20 @@
 import faulthandler
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from raw_files import boxes_at, random_events, write_raw
 
-from etram_det.cli import lightning_cli
+from etram_det.cli import lightning_cli, run
+from etram_det.data.raw import RawRecording
+from etram_det.models.detector import Detector
 
 ROOT = Path(__file__).parent.parent
 BASE = [
@@ -40,11 +46,13 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def work(rank, num_processes, port, folder, arguments):
+def work(rank, num_processes, port, folder, arguments, fault):
     """One process of a run; leaves its metrics and weights beside the run."""
     faulthandler.dump_traceback_later(120, exit=True)
     os.chdir(folder)
     torch.set_num_threads(1)
+    if fault is not None:
+        fault(rank)
     if num_processes > 1:
         # As torchrun and SLURM do it: each process is told who it is.
         os.environ.update(
@@ -55,6 +63,10 @@ def work(rank, num_processes, port, folder, arguments):
             LOCAL_RANK=str(rank),
         )
         arguments = [*arguments, "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    if fault is fail_to_read:
+        with Path(f"rank{rank}.txt").open("w") as sys.stderr:
+            code = run(arguments)
+        sys.exit(code)
     cli = lightning_cli(arguments)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     outcome = {
@@ -66,14 +78,14 @@ def work(rank, num_processes, port, folder, arguments):
     torch.save(outcome, folder / f"rank{rank}.pt")
 
 
-def run_in_processes(num_processes, folder, arguments, timeout_s=240):
+def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=240):
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=work, args=(rank, num_processes, port, folder, arguments))
+        context.Process(target=work, args=(rank, num_processes, port, folder, arguments, fault))
         for rank in range(num_processes)
     ]
     for process in processes:
@@ -82,8 +94,36 @@ def run_in_processes(num_processes, folder, arguments, timeout_s=240):
         process.join(timeout_s)
         if process.is_alive():
             process.kill()
-    assert [process.exitcode for process in processes] == [0] * num_processes
+    assert [process.exitcode for process in processes] == [code] * num_processes
+    if code:
+        return [(folder / f"rank{rank}.txt").read_text() for rank in range(num_processes)]
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(num_processes)]
+
+
+def nan_on_the_second(rank):
+    """Two training steps on one process have features that are no numbers."""
+    original = Detector.features
+    calls = iter(range(1000))
+
+    def features(self, events, state):
+        features, state = original(self, events, state)
+        is_bad = self.training and next(calls) in (3, 4) and rank == 1
+        return [x * float("nan") for x in features] if is_bad else features, state
+
+    Detector.features = features
+
+
+def fail_to_read(rank):
+    """One process cannot read its fourth chunk."""
+    original = RawRecording.frames
+    calls = iter(range(1000))
+
+    def frames(self, start, stop):
+        if rank == 1 and next(calls) == 7:
+            raise OSError(5, "Input/output error")
+        return original(self, start, stop)
+
+    RawRecording.frames = frames
 
 
 @pytest.mark.slow
@@ -112,3 +152,68 @@ def test_two_processes_train_validate_and_save_as_one(root, tmp_path):
         assert pair[1]["metrics"][name] == pair[0]["metrics"][name]
         # What was logged while training is the checkpoint's own figure.
         assert first["metrics"][name] == pytest.approx(single["metrics"][name], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_all_processes_skip_what_is_not_finite_on_one(root, tmp_path):
+    arguments = ["fit", *BASE, "--data.root", str(root)]
+    first, second = run_in_processes(2, tmp_path / "nan", arguments, nan_on_the_second)
+    assert first["steps"] == second["steps"] == 9
+    for outcome in (first, second):
+        assert outcome["metrics"]["train/skipped_steps"] == 2
+        assert all(value.isfinite().all() for value in outcome["weights"].values())
+    for name, value in first["weights"].items():
+        assert value.equal(second["weights"][name]), name
+
+
+@pytest.mark.slow
+def test_one_that_cannot_read_ends_the_others(root, tmp_path):
+    arguments = ["fit", *BASE, "--data.root", str(root)]
+    first, second = run_in_processes(2, tmp_path / "read", arguments, fail_to_read, code=1)
+    assert "_td.h5: [Errno 5] Input/output error" in second
+    assert "etram_det: error: another process of the run is gone" in first
+    assert "Traceback" not in first + second
+
+
+def wait_for(condition, timeout_s, what):
+    end = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+    return found
+
+
+def child_of(process):
+    numbers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(n): Path(f"/proc/{n}/cmdline").read_text() for n in numbers}
+    return next((n for n, text in commands.items() if "etram_det" in text), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_process_ends_the_other_with_a_line(root, tmp_path, killed):
+    command = [
+        *(sys.executable, "-m", "etram_det", "fit", *BASE, "--data.root", str(root)),
+        *("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "-1"),
+        *("--trainer.max_steps", "100000", "--checkpoint.every_n_steps", "1"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = tmp_path / "told.txt"
+    with told.open("w") as file:
+        first = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            wait_for(lambda: list(tmp_path.rglob("last.ckpt")), 60, "no step")
+            second = wait_for(lambda: child_of(first), 60, "no second process")
+            os.kill((first.pid, second)[killed], signal.SIGKILL)
+            # 30 s of patience, where the backend does not notice by itself.
+            assert first.wait(45) == (-signal.SIGKILL, 1)[killed]
+            wait_for(lambda: not Path(f"/proc/{second}").exists(), 45, "still there")
+        finally:
+            os.killpg(first.pid, signal.SIGKILL) if first.poll() is None else None
+    lines = [line for line in told.read_text().splitlines() if "error:" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("etram_det: error: another process of the run is gone")
+    assert "Traceback" not in told.read_text()

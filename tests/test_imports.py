@@ -12,14 +12,29 @@ ALLOWED = {
     "types": set(),
     "boxes": {"types"},
     "files": set(),
+    "faults": {"types"},
+    "settings_files": set(),
     "data": {"types", "boxes", "files"},
     "models": {"types", "boxes", "files"},
     "metrics": {"types", "boxes", "files"},
     "report": {"types", "boxes", "files", "metrics"},
-    "checkpoint": {"types", "boxes", "files", "models"},
+    "checkpoint_contents": {"types"},
+    "checkpoint": {"types", "checkpoint_contents", "boxes", "files", "models"},
     "rvt_checkpoint": {"types", "boxes", "files", "models", "checkpoint"},
-    "callbacks": {"types", "boxes", "files", "metrics", "report"},
-    "module": {"types", "boxes", "files", "models", "metrics", "report", "checkpoint"},
+    "lanes": {"types"},
+    "streaming_detector": {"types", "boxes", "data", "models", "checkpoint"},
+    "tracking": {"types"},
+    "schedule": set(),
+    "run_folders": {"types", "checkpoint"},
+    "inspection": {
+        *("types", "boxes", "data", "models", "metrics", "report", "checkpoint"),
+        *("streaming_detector", "cli"),
+    },
+    "callbacks": {"types", "boxes", "files", "metrics", "report", "checkpoint"},
+    "module": {
+        *("types", "boxes", "files", "models", "metrics", "report", "checkpoint"),
+        *("lanes", "schedule"),
+    },
 }
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

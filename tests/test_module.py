@@ -6,7 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from etram_det.module import DetectionModule, LaneStates
+from etram_det.lanes import LaneStates
+from etram_det.module import DetectionModule
 from etram_det.types import Batch, Labels, UserError
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from etram_det.cli import _tool_arguments, run
+from etram_det.cli import run
+from etram_det.tool_arguments import tool_arguments
 from etram_det.tools.sweep import command, study
 from etram_det.tools.sweep.outcome import progress_line, write_outcome
 from etram_det.tools.sweep.space import SearchSpace
@@ -423,12 +424,12 @@ def _pretended(tmp_path, monkeypatch):
 
 def test_several_values_of_a_flag_are_a_list_and_the_rest_is_for_fit():
     given = ["--out-put", "x", "y", "--seeds", "1", "-2", "-h", "--", "--a.b-c", "1", "2"]
-    assert _tool_arguments(given, command.sweep_command) == [
+    assert tool_arguments(given, command.sweep_command) == [
         *("--out_put", "x", "y", "--seeds", '["1", "-2"]', "-h"),
         *("--fit", '["--a.b-c", "1", "2"]'),
     ]
     rate = ["--learning-rate", "null", "--trials=3"]
-    assert _tool_arguments(rate, command.sweep_command) == ["--learning_rate", *rate[1:]]
+    assert tool_arguments(rate, command.sweep_command) == ["--learning_rate", *rate[1:]]
 
 
 @pytest.mark.usefixtures("_pretended")

@@ -18,11 +18,11 @@ class RunProgressBar(TQDMProgressBar):
         """Start where a resumed run left off, so that its pace counts only what is done now."""
         super().on_train_start(trainer)
         self.train_progress_bar.initial = trainer.fit_loop.total_batch_idx + 1
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Set the bar's length, now that the number of batches is known."""
         batches = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         self.train_progress_bar.total = batches
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Leave the bar as it is: it is that of the whole run."""
 
     def on_train_batch_end(
         self,

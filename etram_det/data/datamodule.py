@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +20,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
-from etram_det.data.labels import (
-    ETRAM3_CLASSES,
-    ETRAM_CLASSES,
-    GEN1_CLASSES,
-    ONE_MPX_CLASSES,
-    LabelSettings,
-)
+from etram_det.data.fingerprint import fingerprint, lengths_of, place_in_plan
+from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
+from etram_det.data.loading import outlive_signals
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.simulate import SimulationSettings, simulated_root
@@ -40,13 +37,6 @@ from etram_det.data.streaming import (
 )
 from etram_det.data.subset import choose_subset, class_share_difference
 from etram_det.types import Batch, UserError
-
-CLASS_NAMES_OF = {
-    "etram": ETRAM_CLASSES,
-    "etram3": ETRAM3_CLASSES,
-    "gen1": GEN1_CLASSES,
-    "1mpx": ONE_MPX_CLASSES,
-}
 
 
 class EventDataModule(pl.LightningDataModule):
@@ -93,6 +83,9 @@ class EventDataModule(pl.LightningDataModule):
         multiprocessing_context: how the loading processes are started: ``fork``, ``spawn`` or
             ``forkserver``; the platform's own way unless set.
         predict_split: the split that ``predict`` works on; it needs no labels.
+        on_bad_recording: what happens to a recording that cannot be read while training:
+            ``error`` ends the run, ``skip`` goes on without the frames that are missing, tells it
+            and counts them. In evaluation it is always an error.
 
     Raises:
         UserError: if a setting is out of its range.
@@ -127,6 +120,7 @@ class EventDataModule(pl.LightningDataModule):
         pin_memory: bool = True,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
+        on_bad_recording: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
         _require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
@@ -157,7 +151,12 @@ class EventDataModule(pl.LightningDataModule):
         self.pin_memory = pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.predict_split = predict_split
+        self.on_bad_recording = on_bad_recording
         self.recordings: dict[str, list[Recording]] = {}
+        # Epoch and step at which a checkpoint enters the training plan, and whether the plan is
+        # the one that the checkpoint was trained by.
+        self.resume_at: tuple[int, int] | None = None
+        self.resumes_exactly = False
 
     @property
     def num_classes(self) -> int:
@@ -228,6 +227,10 @@ class EventDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
         rank, world_size = self._rank_and_world_size()
+        # Lightning tells the epoch only after the first batches have been asked for.
+        epoch, step = 0 if self.trainer is None else self.trainer.current_epoch, 0
+        if self.resume_at is not None and self.resume_at[0] >= epoch:
+            epoch, step = self.resume_at
         random_lanes = {"stream": 0, "random": self.train_lanes, "mixed": self.train_lanes // 2}
         plan = TrainingPlan(
             [recording.labelled for recording in self.recordings["train"]],
@@ -237,8 +240,8 @@ class EventDataModule(pl.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            # Lightning tells the epoch only after the first batches have been asked for.
-            epoch=0 if self.trainer is None else self.trainer.current_epoch,
+            epoch=epoch,
+            start_step=step,
         )
         augmentation = self.augmentation if self.augmentation.enabled else None
         return self._loader("train", plan, augmentation)
@@ -268,6 +271,55 @@ class EventDataModule(pl.LightningDataModule):
             dataloader_idx: of the loader; there is one for each stage.
         """
         return batch.to(device, non_blocking=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training plan, and all that the plan and its batches follow from."""
+        if self.trainer is None or "train" not in self.recordings:
+            return {}
+        loop = self.trainer.fit_loop
+        batches: Any = loop.epoch_loop.batch_progress.current
+        return {
+            "epoch": max(loop.epoch_progress.current.ready - 1, 0),
+            "step": batches.processed,
+            **self._what_the_plan_follows_from(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the checkpoint's place in the plan, if the plan is still the same.
+
+        What has changed is told: the plan is another one then, and its epoch starts anew.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        self.resume_at, changes = place_in_plan(state_dict, self._what_the_plan_follows_from())
+        self.resumes_exactly = not changes
+        if changes:
+            rank_zero_info(
+                "ckpt_path: training cannot go on exactly where the checkpoint stopped, its epoch "
+                f"starts anew: {'; '.join(changes)}"
+            )
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Names, lengths, sizes and a digest of the recordings found so far, by split."""
+        return {name: fingerprint(recordings) for name, recordings in self.recordings.items()}
+
+    def _what_the_plan_follows_from(self) -> dict[str, Any]:
+        """Settings and training recordings on which the batches depend, as plain values."""
+        _, world_size = self._rank_and_world_size()
+        of_data = {
+            "seed": self.seed,
+            "sampling": self.sampling,
+            "train_lanes": self.train_lanes,
+            "num_steps": self.num_steps,
+            "augmentation": asdict(self.augmentation),
+            **asdict(self.frame_settings),
+            **asdict(self.label_settings),
+        }
+        settings = {f"data.{name}": value for name, value in of_data.items()}
+        return {
+            "settings": settings | {"number of processes": world_size},
+            "recordings": lengths_of(self.recordings["train"]),
+        }
 
     def training_box_areas(self) -> NDArray[np.float32]:
         """Areas ``[M]`` of all training labels in square pixels of the input frame."""
@@ -315,11 +367,15 @@ class EventDataModule(pl.LightningDataModule):
         if self.num_workers:
             loads_apart = {
                 "multiprocessing_context": self.multiprocessing_context,
+                "worker_init_fn": outlive_signals,
                 # Training and its validation come back to their loaders.
                 "persistent_workers": name in ("train", "val"),
             }
+        no_frames = None
+        if name == "train" and self.on_bad_recording == "skip":
+            no_frames = np.empty((0, self.in_channels, *self.input_size), self.frame_settings.dtype)
         return DataLoader(
-            ChunkDataset(self.recordings[name], self.num_steps, augmentation),
+            ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),
             batch_sampler=plan,
             collate_fn=partial(collate, num_steps=self.num_steps),
             num_workers=self.num_workers,
@@ -328,18 +384,6 @@ class EventDataModule(pl.LightningDataModule):
             generator=torch.Generator(),
             **loads_apart,
         )
-
-
-def class_names_of(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes, given themselves or the name of a data set (see ``data``)."""
-    if isinstance(class_names, str):
-        if class_names not in CLASS_NAMES_OF:
-            raise UserError(
-                f"data.class_names: must be names or one of {', '.join(CLASS_NAMES_OF)}, "
-                f"found {class_names}"
-            )
-        return CLASS_NAMES_OF[class_names]
-    return tuple(class_names)
 
 
 def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ ETRAM_CLASSES = (
 ETRAM3_CLASSES = ("pedestrian", "vehicle", "micro-mobility")
 GEN1_CLASSES = ("car", "pedestrian")
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car")
+CLASS_NAMES_OF = {
+    "etram": ETRAM_CLASSES,
+    "etram3": ETRAM3_CLASSES,
+    "gen1": GEN1_CLASSES,
+    "1mpx": ONE_MPX_CLASSES,
+}
 
 _NEEDED_FIELDS = ("t", "x", "y", "w", "h", "class_id")
 _OLD_NAMES = {"t": "ts", "class_confidence": "confidence"}
@@ -37,6 +43,18 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+def class_names_of(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, given themselves or the name of a data set (see ``data``)."""
+    if isinstance(class_names, str):
+        if class_names not in CLASS_NAMES_OF:
+            raise UserError(
+                f"data.class_names: must be names or one of {', '.join(CLASS_NAMES_OF)}, "
+                f"found {class_names}"
+            )
+        return CLASS_NAMES_OF[class_names]
+    return tuple(class_names)
 
 
 @dataclass(frozen=True)
@@ -85,13 +103,29 @@ def load_array(path: Path, key: str | None = None) -> NDArray[Any]:
             found = "a single array"
         else:
             with loaded:
-                if key in loaded.files:
-                    return loaded[key]
+                # What is no array in an archive comes as its bytes.
+                if key in loaded.files and isinstance(array := loaded[key], np.ndarray):
+                    return array
             found = f"the arrays {loaded.files}"
     except _DAMAGE as error:
         raise UserError(f"{path}: cannot be read as a NumPy file ({error})") from error
     wanted = "a single array" if key is None else f"the array {key!r}"
     raise UserError(f"{path}: {wanted} is required, found {found}")
+
+
+def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
+    """A row of whole numbers, from where :func:`load_array` finds it.
+
+    Raises:
+        UserError: as there, or there is something else.
+    """
+    array = load_array(path, key)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: {'' if key is None else f'{key} '}must be a row of whole numbers, found "
+            f"{array.dtype} {array.shape}"
+        )
+    return array.astype(np.int64)
 
 
 def boxes_from(array: NDArray[Any], path: Path, class_names: tuple[str, ...]) -> NDArray[Any]:

@@ -105,6 +105,28 @@ def open_recording(path: Path, frames: FrameSettings) -> Recording:
     return opener("test", frames, LabelSettings(), False)
 
 
+def recording_paths(path: Path) -> list[Path]:
+    """The recordings that a path stands for, each for ``open_recording``.
+
+    Args:
+        path: a recording itself, or a folder of recordings.
+
+    Raises:
+        UserError: there is no such path, or no recording in the folder.
+    """
+    if _has_frames(path) or (path.exists() and not path.is_dir()):
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: a recording or a folder of recordings, found no such file")
+    found = [each for each in sorted(path.iterdir()) if _has_events(each) or _has_frames(each)]
+    if not found:
+        raise UserError(
+            f"{path}: no recordings in this folder: expected .h5, .hdf5, "
+            f"{', '.join(CAMERA_SUFFIXES)}, or folders that preprocess made"
+        )
+    return found
+
+
 def splits_of(root: Path) -> list[str]:
     """The splits of which there are recordings under ``root``, in any of the layouts."""
     return [split for split in SPLITS if _openers(root, split, ETRAM3_CLASSES, False)]
@@ -147,6 +169,11 @@ def _openers(
         _event_file_opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
         for path in events
     ]
+
+
+def _has_frames(path: Path) -> bool:
+    """Whether this is the folder of a preprocessed recording."""
+    return (path / FRAMES_FILE).is_file() or (path / "event_representations_v2").is_dir()
 
 
 def _has_events(path: Path) -> bool:

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.hdf5_file import new_hdf5_file
-from etram_det.data.labels import LabelSettings, boxes_from, filter_boxes, load_array, packed
+from etram_det.data.labels import (
+    LabelSettings,
+    boxes_from,
+    filter_boxes,
+    load_array,
+    load_numbers,
+    packed,
+)
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.types import UserError
@@ -57,7 +64,7 @@ class PreprocessedRecording(Recording):
         path, shape = _frames_file(representation, frames)
         factor = 2 if "ds2" in path.stem else 1
         sensor_size = shape[2] * factor, shape[3] * factor
-        frame_end_us = load_array(representation / "timestamps_us.npy").astype(np.int64)
+        frame_end_us = load_numbers(representation / "timestamps_us.npy")
         if frame_end_us.shape != shape[:1]:
             raise UserError(
                 f"{path}: {len(frame_end_us)} frames are expected by timestamps_us.npy, "
@@ -115,7 +122,10 @@ def _frames_file(
     for path in sorted(representation.glob("*.h5")):
         try:
             with h5py.File(path, locking=False) as file:
-                shape, dtype = file["data"].shape, file["data"].dtype
+                data = file["data"]
+                if not isinstance(data, h5py.Dataset):
+                    raise UserError(f"{path}: data must be an array of frames, found a group")
+                shape, dtype = data.shape, data.dtype
         except _DAMAGE as error:
             raise UserError(f"{path}: cannot be read as HDF5 ({error})") from error
         fits = len(shape) == 4 and shape[1] == frames.channels and dtype == frames.dtype
@@ -142,8 +152,8 @@ def _stored_timeline(
     if not path.exists():
         raise NoLabels(f"{path}: required for the boxes, found no such file")
     stored = boxes_from(load_array(path, "labels"), path, labels.class_names)
-    first_box = load_array(path, "objframe_idx_2_label_idx")
-    frame = load_array(representation / "objframe_idx_2_repr_idx.npy")
+    first_box = load_numbers(path, "objframe_idx_2_label_idx")
+    frame = load_numbers(representation / "objframe_idx_2_repr_idx.npy")
     boxes_of_frame = np.diff(first_box, append=len(stored))
     if (
         len(first_box) != len(frame)

@@ -30,6 +30,7 @@ Size = tuple[int, int]
 _KINDS = {"x": "iu", "y": "iu", "p": "iub", "t": "iu"}  # NumPy's letters for whole numbers
 _CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack it once
 _DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
+_PACKED = 100  # no real events shrink to less than a hundredth of their size
 _LONGEST_US = 24 * 3600 * 10**6
 _LONGEST_SIDE = 2**14
 
@@ -64,6 +65,7 @@ class RawRecording(Recording):
         require_labels: bool = True,
     ) -> None:
         with _open_events(path) as events:
+            _require_stored(events, path)
             sensor_size = _sensor_size(events["t"].parent) or frames.sensor_size
             try:
                 timeline = labelled_timeline(path, box_path, sensor_size, split, frames, labels)
@@ -159,6 +161,21 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     return events
 
 
+def _require_stored(events: dict[str, h5py.Dataset], path: Path) -> None:
+    """Refuse columns that claim more events than were ever written; reading them would not end."""
+    for name, column in events.items():
+        if column.nbytes <= _PACKED * path.stat().st_size:
+            continue  # counting the chunks of a long recording takes its time
+        room = column.id.get_storage_size() // column.dtype.itemsize
+        if column.chunks is not None:
+            room = column.id.get_num_chunks() * column.chunks[0]
+        if room < len(column):
+            raise UserError(
+                f"{path}: events/{name} must hold the {len(column)} events it claims, found room "
+                f"for {room}: the file was not written to its end; fetch it again"
+            )
+
+
 def _native(column: NDArray[np.integer]) -> NDArray[np.integer]:
     """The column in this machine's byte order, which the kernel needs."""
     return column.astype(column.dtype.newbyteorder("="), copy=False)
@@ -173,13 +190,17 @@ def _sensor_size(events: h5py.Group) -> Size | None:
     )
     for source in sources:
         if "height" in source and "width" in source:
-            height, width = (int(np.ravel(source[name])[0]) for name in ("height", "width"))
-            if not (2 <= height <= _LONGEST_SIDE and 2 <= width <= _LONGEST_SIDE):
+            height, width = source["height"], source["width"]
+            try:
+                sides = int(np.ravel(height)[0]), int(np.ravel(width)[0])
+            except (IndexError, OverflowError, TypeError, ValueError):
+                sides = (0, 0)  # no numbers at all
+            if not all(2 <= side <= _LONGEST_SIDE for side in sides):
                 raise UserError(
                     f"{events.file.filename}: the sensor's sides must be 2 to {_LONGEST_SIDE} px, "
                     f"found {height} and {width}"
                 )
-            return height, width
+            return sides
     return None
 
 

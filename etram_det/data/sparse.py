@@ -31,6 +31,7 @@ FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1
 _CHUNK = 2**15  # entries that are packed together: about a frame of traffic
 _ENTRY_BITS = 16
+_LONGEST_SIDE = 2**14
 _CLEARED = 2**16  # counts that are set to zero at a time
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # of damaged HDF5 or JSON
 # Of the settings that a cache is made with, those that reading cannot change any more.
@@ -83,6 +84,9 @@ class SparseRecording(Recording):
             sensor_size, already_dropped = tuple(about["sensor_size"]), dict(about["dropped"])
             num_events = dict(about["events"])
             self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
+            _require_sizes(self._shape, sensor_size, self._count_bits)
+            counts = (*already_dropped.values(), *num_events.values())
+            _require(all(isinstance(count, int) for count in counts), "counts are no numbers")
             lengths = len(self._first_entry) - 1, len(boxes)
             _require(lengths == (len(frame_end_us), len(label_frame)), "lengths do not agree")
             _require_ascending(self._first_entry, 0, num_entries)
@@ -133,6 +137,13 @@ class SparseRecording(Recording):
 def _require(holds: bool, fault: str) -> None:
     if not holds:
         raise ValueError(fault)
+
+
+def _require_sizes(shape: tuple[Any, ...], sensor_size: tuple[Any, ...], count_bits: int) -> None:
+    sides = (*shape, *sensor_size)
+    are_sides = all(isinstance(side, int) and 1 <= side <= _LONGEST_SIDE for side in sides)
+    _require(are_sides and (len(shape), len(sensor_size)) == (3, 2), f"frames of {list(shape)}")
+    _require(1 <= count_bits <= 8, f"counts of {count_bits} bits")
 
 
 def _require_ascending(numbers: NDArray[np.int64], least: int, most: int) -> None:

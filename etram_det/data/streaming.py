@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from etram_det.data.augment import AugmentSettings, draw
 from etram_det.data.recording import Recording
-from etram_det.types import Batch, Labels
+from etram_det.types import Batch, Labels, UserError
 
 # What is drawn from the seed: each purpose has random numbers of its own.
 _RECORDINGS, _WINDOWS, _AUGMENTATION = range(3)
@@ -239,6 +239,7 @@ class Chunk:
         labels: place among the frames, boxes ``[M, 4]`` and classes ``[M]`` of each labelled one.
         recording: name of the recording.
         scale: pixels of the sensor per pixel of the frame, in x and y.
+        fault: why the recording could not be read, in which case there are no frames.
     """
 
     request: ChunkRequest
@@ -247,6 +248,7 @@ class Chunk:
     labels: list[tuple[int, NDArray[np.float32], NDArray[np.int64]]]
     recording: str
     scale: tuple[float, float]
+    fault: str | None = None
 
 
 class ChunkDataset(Dataset[Chunk]):
@@ -256,6 +258,11 @@ class ChunkDataset(Dataset[Chunk]):
         recordings: what the plan's indices stand for.
         num_steps: frames of a chunk, ``T``.
         augmentation: how chunks whose request has a seed are varied; None for not at all.
+        no_frames: ``[0, channels, H, W]``, what a chunk has that cannot be read, beside the reason;
+            None where such a chunk is an error.
+
+    Raises:
+        UserError: from a chunk that cannot be read.
     """
 
     def __init__(
@@ -263,15 +270,27 @@ class ChunkDataset(Dataset[Chunk]):
         recordings: Sequence[Recording],
         num_steps: int,
         augmentation: AugmentSettings | None = None,
+        no_frames: NDArray[Any] | None = None,
     ) -> None:
         self.recordings = recordings
         self.num_steps = num_steps
         self.augmentation = augmentation
+        self.no_frames = no_frames
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
         stop = min(request.start + self.num_steps, len(recording))
-        frames = recording.frames(request.start, stop)
+        try:
+            frames = recording.frames(request.start, stop)
+        except (UserError, OSError) as error:
+            fault = str(error) if isinstance(error, UserError) else f"{recording.path}: {error}"
+            if self.no_frames is None:
+                raise UserError(fault, exit_code=1) from error
+            request = replace(request, reset=True)
+            no_times = np.empty(0, np.int64)
+            return Chunk(
+                *(request, self.no_frames, no_times, [], recording.name, recording.scale, fault)
+            )
         labels = []
         for frame in range(request.start, stop):
             labelled = recording.boxes(frame)
@@ -328,6 +347,7 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         recording=[chunk.recording for chunk in chunks],
         scale=torch.tensor([chunk.scale for chunk in chunks], dtype=torch.float32),
         stream=torch.tensor([request.stream for request in requests]),
+        faults={b: chunk.fault for b, chunk in enumerate(chunks) if chunk.fault is not None},
     )
 
 

@@ -18,6 +18,9 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from etram_det.data.labels import load_numbers
+from etram_det.types import UserError
+
 BLOCK = 2**14  # events from one stamp of the index to the next
 _READ = 64 * BLOCK  # events read at a time while the index is made: 8 MB of stamps
 _VERSION = 1  # of the index on disk; raise it when what is stored changes
@@ -88,10 +91,10 @@ def cached_time_index(path: Path, times: h5py.Dataset) -> TimeIndex:
     folder = Path(os.environ.get("ETRAM_DET_CACHE") or platformdirs.user_cache_path("etram_det"))
     stored = folder / "time_index" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     try:
-        numbers = np.load(stored, allow_pickle=False)
+        numbers = load_numbers(stored)
         if numbers.shape == (1 + -(-len(times) // BLOCK),):
             return TimeIndex(numbers[1:], int(numbers[0]))
-    except (OSError, ValueError, EOFError):
+    except UserError:
         pass  # not there yet, or damaged
     index = TimeIndex.build(times)
     unfinished = stored.with_suffix(f".{os.getpid()}")

@@ -1,50 +1,116 @@
-"""Which class was taken for which, with background as a class of its own."""
+"""What became of labels and detections at one score: found, taken for another class, missed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from etram_det.metrics.frames import EvaluationFrames
+from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+
+# What becomes of a ground-truth box, in the order of `outcomes_by_size`.
+OUTCOMES = ("found", "other_class", "missed")
 
 
-def confusion_matrix(
-    frames: EvaluationFrames,
-    num_classes: int,
-    *,
-    score_threshold: float,
-    iou_threshold: float = 0.5,
-) -> np.ndarray:
-    """Count boxes by true and by detected class.
+@dataclass(frozen=True)
+class Pairing:
+    """Which detection took which ground-truth box.
+
+    Attributes:
+        truth: the ``M`` ground-truth boxes.
+        detections: the ``D`` detections that took turns, as they were given.
+        detection_of: ``[M]`` int64, detection that took each ground-truth box; -1 for none.
+        truth_of: ``[D]`` int64, ground-truth box that each detection took; -1 for none.
+    """
+
+    truth: FrameBoxes
+    detections: FrameBoxes
+    detection_of: np.ndarray
+    truth_of: np.ndarray
+
+
+def pair_boxes(
+    frames: EvaluationFrames, *, score_threshold: float, iou_threshold: float = 0.5
+) -> Pairing:
+    """Pair detections with ground truth, whatever the class.
 
     Detections take turns, best score first; each takes the free ground-truth box of its frame
-    that it overlaps most, of whatever class.
+    that it overlaps most.
 
     Args:
         frames: what to evaluate.
-        num_classes: K; class ids lie below it.
         score_threshold: detections below this score in [0, 1] are left out.
         iou_threshold: least overlap of a pair, in [0, 1].
+    """
+    truth = frames.truth
+    detections = frames.detections.select(frames.detections.scores >= score_threshold)
+    detection_of = np.full(len(truth), -1, dtype=np.int64)
+    truth_of = np.full(len(detections), -1, dtype=np.int64)
+    detection, box, overlap = _overlapping_pairs(frames, detections.frame, detections.boxes)
+    order = np.lexsort((-overlap, detection, -detections.scores[detection]))
+    for pair in order[overlap[order] >= iou_threshold]:
+        d, t = detection[pair], box[pair]
+        if truth_of[d] < 0 and detection_of[t] < 0:
+            truth_of[d], detection_of[t] = t, d
+    return Pairing(truth, detections, detection_of, truth_of)
+
+
+def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
+    """Count boxes by true and by detected class.
+
+    Args:
+        pairing: what became of the boxes.
+        num_classes: K; class ids lie below it.
 
     Returns:
         ``[K + 1, K + 1]`` int64: rows true classes, columns detected classes, background last.
         Missed boxes lie in the last column, false detections in the last row.
     """
-    truth = frames.truth
-    detections = frames.detections.select(frames.detections.scores >= score_threshold)
-    matched_truth = np.zeros(len(truth), dtype=bool)
-    matched_detection = np.zeros(len(detections), dtype=bool)
+    truth, detections = pairing.truth.classes, pairing.detections.classes
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    detection, box, overlap = _overlapping_pairs(frames, detections.frame, detections.boxes)
-    order = np.lexsort((-overlap, detection, -detections.scores[detection]))
-    for pair in order[overlap[order] >= iou_threshold]:
-        d, t = detection[pair], box[pair]
-        if not (matched_detection[d] or matched_truth[t]):
-            matched_detection[d] = matched_truth[t] = True
-            matrix[truth.classes[t], detections.classes[d]] += 1
-    missed, false = truth.classes[~matched_truth], detections.classes[~matched_detection]
-    matrix[:-1, -1] = np.bincount(missed, minlength=num_classes)
+    paired = pairing.detection_of >= 0
+    np.add.at(matrix, (truth[paired], detections[pairing.detection_of[paired]]), 1)
+    matrix[:-1, -1] = np.bincount(truth[~paired], minlength=num_classes)
+    false = detections[pairing.truth_of < 0]
     matrix[-1, :-1] = np.bincount(false, minlength=num_classes)
     return matrix
+
+
+def outcomes_by_size(pairing: Pairing, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count what became of ground-truth boxes by class and area, which doubles from bin to bin.
+
+    Args:
+        pairing: what became of the boxes.
+        num_classes: K; class ids lie below it.
+
+    Returns:
+        The ``Q + 1`` bounds of the areas, powers of two in square pixels, the lower one included;
+        and counts ``[3, K, Q]`` int64 of boxes that were ``OUTCOMES``: found, taken for another
+        class, missed. Boxes under one square pixel are in the first bin.
+    """
+    truth = pairing.truth
+    # The exponent that frexp gives is one above the logarithm, rounded down.
+    octave = np.frexp(np.maximum(truth.area, 1))[1] - 1
+    first, last = (octave.min(), octave.max()) if len(truth) else (0, 0)
+    paired = pairing.detection_of >= 0
+    outcome = np.where(paired, OUTCOMES.index("other_class"), OUTCOMES.index("missed"))
+    detected = pairing.detections.classes[pairing.detection_of[paired]]
+    outcome[np.flatnonzero(paired)[detected == truth.classes[paired]]] = OUTCOMES.index("found")
+    counts = np.zeros((len(OUTCOMES), num_classes, last - first + 1), dtype=np.int64)
+    np.add.at(counts, (outcome, truth.classes, octave - first), 1)
+    return 2.0 ** np.arange(first, last + 2), counts
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU ``[P]`` in [0, 1] of boxes ``[P, 4]`` ``xyxy``, pair by pair; either may be ``[4]``."""
+    shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = shared.clip(min=0).prod(axis=-1)
+    union = _area(a) + _area(b) - intersection
+    return intersection / np.maximum(union, np.finfo(float).tiny)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
 
 
 def _overlapping_pairs(
@@ -58,8 +124,4 @@ def _overlapping_pairs(
     detection = np.repeat(np.arange(len(detection_frame)), repeats)
     offset = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     box = by_frame[first_truth[detection_frame[detection]] + offset]
-    a, b = detection_boxes[detection], frames.truth.boxes[box]
-    shared = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = shared.clip(min=0).prod(axis=1)
-    union = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1) - intersection
-    return detection, box, intersection / np.maximum(union, np.finfo(float).tiny)
+    return detection, box, overlaps(detection_boxes[detection], frames.truth.boxes[box])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from etram_det.metrics.confusion import confusion_matrix
+from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
 from etram_det.metrics.curves import Curves, Evaluator
 from etram_det.metrics.frames import EvaluationFrames
 from etram_det.metrics.matching import IOU_THRESHOLDS
@@ -84,6 +84,15 @@ class EvaluationResult:
             for i, name in enumerate(names)
         }
 
+    def pairing(self, *, score_threshold: float, iou_threshold: float = 0.5) -> Pairing:
+        """Which detection took which ground-truth box, whatever the class.
+
+        Args:
+            score_threshold: detections below this score in [0, 1] are left out.
+            iou_threshold: least overlap of a pair, in [0, 1].
+        """
+        return pair_boxes(self.frames, score_threshold=score_threshold, iou_threshold=iou_threshold)
+
     def confusion(self, *, score_threshold: float, iou_threshold: float = 0.5) -> np.ndarray:
         """``[K + 1, K + 1]`` counts of true by detected class, background last.
 
@@ -91,12 +100,8 @@ class EvaluationResult:
             score_threshold: detections below this score in [0, 1] are left out.
             iou_threshold: least overlap of a pair, in [0, 1].
         """
-        return confusion_matrix(
-            self.frames,
-            self.settings.num_classes,
-            score_threshold=score_threshold,
-            iou_threshold=iou_threshold,
-        )
+        pairing = self.pairing(score_threshold=score_threshold, iou_threshold=iou_threshold)
+        return confusion_matrix(pairing, self.settings.num_classes)
 
     def description(self) -> dict[str, Any]:
         """Protocol, bins, pixels, thresholds and numbers of frames, as plain values for JSON.

@@ -22,6 +22,7 @@ from etram_det.types import State, UserError
 
 # Stage 1 looks at patches of 4x4 pixels; each later stage halves the resolution.
 STRIDES = (4, 8, 16, 32)
+_MOST = 4096  # channels, blocks: more is a slip
 
 
 class LayerScale(nn.Module):
@@ -315,8 +316,8 @@ class RecurrentBackbone(nn.Module):
         gradient_checkpointing: compute attention again in the backward pass, to keep less.
 
     Raises:
-        UserError: if ``dim_head`` does not divide the channels of a stage, or
-            ``partition_split`` is none of these.
+        UserError: if a number is out of its range, ``dim_head`` does not divide the channels of a
+            stage, or ``partition_split`` is none of these.
     """
 
     def __init__(
@@ -338,6 +339,18 @@ class RecurrentBackbone(nn.Module):
                 f"model.partition_split: must be 1, 2 or 4, found {partition_split}: RVT has 1 for "
                 "Gen1 and 2 for 1 Mpx and eTraM"
             )
+        for name, values in (("dim_multiplier", dim_multiplier), ("num_blocks", num_blocks)):
+            if len(values) != 4 or not all(0 < value <= _MOST for value in values):
+                raise UserError(
+                    f"model.{name}: must be four numbers from 1 to {_MOST}, found {list(values)}"
+                )
+        for name, value in (
+            ("embed_dim", embed_dim),
+            ("dim_head", dim_head),
+            ("mlp_ratio", mlp_ratio),
+        ):
+            if not 0 < value <= _MOST:
+                raise UserError(f"model.{name}: must be from 1 to {_MOST}, found {value}")
         # Sides of frames must be multiples of this, so that the partition divides every stage.
         self.size_multiple = STRIDES[-1] * partition_split
         self.dims = tuple(embed_dim * multiplier for multiplier in dim_multiplier)

@@ -34,7 +34,7 @@ class Detector(nn.Module):
         gradient_checkpointing: compute attention again in the backward pass, to keep less.
 
     Raises:
-        UserError: if ``fpn_stages`` is not such a run or ``dim_head`` does not fit.
+        UserError: if ``fpn_stages`` is not such a run, or a number does not fit.
     """
 
     def __init__(
@@ -59,6 +59,11 @@ class Detector(nn.Module):
             raise UserError(
                 f"model.fpn_stages: must be a run of stages that ends with 4, found {stages}: "
                 "use [2, 3, 4] (RVT) or [1, 2, 3, 4]"
+            )
+        if not 0 < fpn_depth <= 16:
+            raise UserError(
+                f"model.fpn_depth: must lie above 0 and up to 16, found {fpn_depth}: RVT has 0.33 "
+                "or 0.67"
             )
         self.backbone = RecurrentBackbone(
             in_channels=in_channels,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from etram_det.files import replacing, write_text
+from etram_det.metrics.confusion import OUTCOMES, confusion_matrix, outcomes_by_size
 from etram_det.metrics.curves import RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.metrics.matching import IOU_THRESHOLDS
@@ -30,18 +31,23 @@ def results_of(
 
     Args:
         result: of ``SizeBinnedMAP.result``.
-        score_threshold: least score, in [0, 1], of the detections in the confusion matrix.
+        score_threshold: least score, in [0, 1], of the detections in the confusion matrix and
+            among those that found a label or missed it.
         dropped_by_data: labels that were left out before the evaluation, by reason.
 
     Returns:
         The figures by flat key, without those that have no ground truth; ``evaluation``: what
         they were computed from and how; ``recordings``: the figures of each recording;
         ``confusion``: boxes by true class (rows) and detected class (columns), background last,
-        with the thresholds and the names of the rows.
+        with the thresholds and the names of the rows; ``found_by_size``: labels that were
+        ``found``, taken for an ``other_class`` or ``missed``, by class (rows) and area (columns),
+        with the bounds of the areas.
     """
     settings = result.settings
     names = settings.reported_classes or ("any class",)
-    matrix = result.confusion(score_threshold=score_threshold, iou_threshold=CONFUSION_IOU)
+    pairing = result.pairing(score_threshold=score_threshold, iou_threshold=CONFUSION_IOU)
+    matrix = confusion_matrix(pairing, settings.num_classes)
+    area_bounds, outcomes = outcomes_by_size(pairing, settings.num_classes)
     return {
         **_known(result.figures()),
         "evaluation": {**result.description(), "dropped_by_data": dict(dropped_by_data)},
@@ -51,6 +57,10 @@ def results_of(
             "iou_threshold": CONFUSION_IOU,
             "names": [*names, "background"],
             "counts": matrix.tolist(),
+        },
+        "found_by_size": {
+            "area_bounds": area_bounds.tolist(),
+            **dict(zip(OUTCOMES, outcomes.tolist(), strict=True)),
         },
     }
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from etram_det.checkpoint import read_checkpoint, write_checkpoint
-from etram_det.data.datamodule import CLASS_NAMES_OF
+from etram_det.data.labels import CLASS_NAMES_OF
 from etram_det.rvt_checkpoint import (
     DIM_HEAD_OF,
     IGNORED_GLOBALS,

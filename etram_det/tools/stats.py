@@ -75,7 +75,7 @@ def _facts(
         with_recordings = splits_of(root)
         if with_recordings:
             return {
-                split: [_facts_of(each) for each in find_recordings(root, split, frames, labels)]
+                split: [facts_of(each) for each in find_recordings(root, split, frames, labels)]
                 for split in with_recordings
             }
     box_files = {split: find_box_files(root, split, labels.class_names) for split in SPLITS}
@@ -89,7 +89,8 @@ def _facts(
     return splits
 
 
-def _facts_of(recording: Recording) -> RecordingFacts:
+def facts_of(recording: Recording) -> RecordingFacts:
+    """What is known of a recording without reading its events."""
     timeline = Timeline(
         recording.frame_end_us, recording.label_frame, recording.label_boxes, recording.dropped
     )

@@ -17,14 +17,14 @@ from etram_det.tools.bench.measure import Section, figure_of_times, measure
 from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
 from etram_det.types import Detections, Labels
 
-_LABELS, _DETECTIONS = 6, 30  # of a frame
+_LABELS, _DETECTIONS = 8, 28  # of a frame
 _BATCH = 50  # frames of an update
 _SIZE = (384, 640)
 _OURS = "SizeBinnedMAP, all figures"
 
 
 def bench_metric(num_frames: int, repeats: int) -> Section:
-    """Time updates and result over frames with 6 labels and 30 detections each.
+    """Time updates and result over frames with 8 labels and 28 detections each.
 
     Args:
         num_frames: of the simulated evaluation.

@@ -1,0 +1,1 @@
+"""Looking into checkpoints and recordings, as the notebooks do."""

@@ -1,0 +1,70 @@
+"""The state that lanes carry from one chunk to the next."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from etram_det.types import State
+
+
+class LaneStates:
+    """The carried state: one row for each lane, kept between chunks without its gradient."""
+
+    def __init__(self) -> None:
+        self.rows: State | None = None
+
+    def read(self, lane: Tensor, reset: Tensor) -> State | None:
+        """State of the lanes of a batch, zeros for those that start a recording.
+
+        Args:
+            lane: ``[B]`` int64, row of each lane.
+            reset: ``[B]`` bool, true where the lane starts a recording.
+
+        Returns:
+            One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before any chunk.
+        """
+        if self.rows is None:
+            return None
+        fresh = reset[:, None, None, None]
+        return [
+            (hidden[lane].masked_fill(fresh, 0), cell[lane].masked_fill(fresh, 0))
+            for hidden, cell in self.rows
+        ]
+
+    def write(self, lane: Tensor, state: State) -> None:
+        """Keep the state of a batch's lanes; the first batch has all lanes that will come.
+
+        Args:
+            lane: ``[B]`` int64, row of each lane.
+            state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage.
+        """
+        new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
+        if self.rows is None or len(lane) == len(self.rows[0][0]):
+            # All lanes are there, in their order: nothing to scatter.
+            self.rows = new
+        else:
+            self.rows = [
+                (old_hidden.index_copy(0, lane, hidden), old_cell.index_copy(0, lane, cell))
+                for (old_hidden, old_cell), (hidden, cell) in zip(self.rows, new, strict=True)
+            ]
+
+    def clear(self) -> None:
+        """Forget all lanes."""
+        self.rows = None
+
+    def clear_lanes(self, cleared: Tensor) -> None:
+        """Let some lanes start anew: ``[B]`` bool, one for each lane, true for those."""
+        fresh = cleared[:, None, None, None]
+        if self.rows is not None:
+            self.rows = [
+                (hidden.masked_fill(fresh, 0), cell.masked_fill(fresh, 0))
+                for hidden, cell in self.rows
+            ]
+
+    def clear_not_finite(self) -> None:
+        """Let those lanes start anew whose state holds a nan or an infinity."""
+        if self.rows is not None:
+            parts = [part for pair in self.rows for part in pair]
+            are_finite = torch.stack([part.flatten(1).isfinite().all(dim=1) for part in parts])
+            self.clear_lanes(~are_finite.all(dim=0))

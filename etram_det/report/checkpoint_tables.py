@@ -1,0 +1,75 @@
+"""Tables about a checkpoint, and of one beside another, for notebooks and the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Settings by dotted name; nested ones are taken apart, unset ones left out.
+
+    Args:
+        settings: plain values, lists and mappings of them.
+    """
+    table = Table("setting", "value")
+    for name, value in _leaves(settings):
+        table.add_row(name, str(value))
+    return table
+
+
+def parameters_table(counts: Mapping[str, int]) -> Table:
+    """Learnt numbers of each part of a network, their share and their size in float32.
+
+    Args:
+        counts: by part, at least one.
+    """
+    table = Table("part")
+    for name in ("parameters", "share", "MiB"):
+        table.add_column(name, justify="right")
+    total = sum(counts.values())
+    for name, count in counts.items():
+        table.add_row(name, *_parameter_cells(count, total))
+    table.add_section()
+    table.add_row("all", *_parameter_cells(total, total))
+    return table
+
+
+def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Average precision over all, by size, class and part of the day, of two evaluations.
+
+    Args:
+        runs: two, by name: what ``metrics.json`` holds, of the same data.
+    """
+    (first, one), (second, other) = runs.items()
+    evaluation = one["evaluation"]
+    names = ["AP", "AP50", "AP75", "AR"]
+    names += [f"AP_{name}" for name in (*evaluation["size_bins"], "day", "night")]
+    classes = [f"AP_{name}" for name in evaluation["class_names"]]
+    table = Table("figure")
+    for heading in (first, second, "difference"):
+        table.add_column(heading, justify="right")
+    for group in (names, classes):
+        for name in group:
+            if name in one and name in other:
+                values = one[name], other[name]
+                cells = [f"{value:.3f}" for value in values]
+                table.add_row(name, *cells, f"{values[1] - values[0]:+.3f}")
+        table.add_section()
+    return table
+
+
+def _parameter_cells(count: int, total: int) -> tuple[str, str, str]:
+    return f"{count:,}", f"{count / total:.1%}", f"{count * 4 / 2**20:.2f}"
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            leaves += _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            leaves.append((f"{prefix}{name}", value))
+    return leaves

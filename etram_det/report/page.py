@@ -1,0 +1,184 @@
+"""The report: one HTML page of one run, or of two side by side, that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from etram_det import __version__
+from etram_det.files import write_text
+from etram_det.report import plots, size_plots
+from etram_det.report.evaluated_run import EvaluatedRun, read_run
+from etram_det.report.page_facts import differing_evaluation, differing_settings, facts_of
+from etram_det.report.page_tables import (
+    UNKNOWN,
+    class_size_table,
+    class_table,
+    confusion_table,
+    day_night_table,
+    difference_colour,
+    recording_table,
+    signed,
+    size_table,
+)
+
+FILE_NAME = "report.html"
+
+
+def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the report of one run, or of two side by side.
+
+    Args:
+        folders: one or two run folders that hold an evaluation.
+        output: file to write; ``report.html`` in the run folder unless set, for two runs in the
+            current one.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: a folder holds no evaluation, or it is damaged.
+        OSError: a file may not be read or written.
+    """
+    runs = [read_run(folder) for folder in folders]
+    if output is None:
+        output = (folders[0] if len(folders) == 1 else Path()) / FILE_NAME
+    environment = Environment(
+        loader=PackageLoader("etram_det.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_text(output, environment.get_template("page.html").render(_content(runs)))
+    return output
+
+
+def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
+    """What the template shows."""
+    letters = ("A", "B")[: len(runs)]
+    named = list(zip(letters, runs, strict=True))
+    titled = dict(named) if len(runs) == 2 else {"all classes": runs[0]}
+    return {
+        "version": __version__,
+        "names": _names(runs),
+        "letters": letters,
+        "summaries": [_summary(run) for run in runs],
+        "differing": list(differing_evaluation(*runs)) if len(runs) == 2 else [],
+        "missing": [
+            f"{letter}: {text}" if len(runs) == 2 else text
+            for letter, run in named
+            for text in run.missing
+        ],
+        "tiles": [_tile(name, runs) for name in _tile_names(runs)],
+        "threshold": runs[0].results["confusion"]["score_threshold"],
+        "iou": runs[0].results["confusion"]["iou_threshold"],
+        "size_table": size_table(runs),
+        "class_size_table": class_size_table(runs),
+        "class_table": class_table(runs),
+        "day_night_table": day_night_table(runs),
+        "recording_table": recording_table(runs),
+        "confusion_tables": [
+            confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
+        ],
+        "curve_plots": list(plots.curve_plots(runs)),
+        "curve_key": _curve_key(runs),
+        "size_plots": list(size_plots.size_plots(titled)),
+        "class_size_plots": list(size_plots.class_size_plots(runs)),
+        "outcome_colours": size_plots.OUTCOMES,
+        "day_colours": plots.PARTS_OF_DAY,
+        "day_night_plots": list(plots.day_night_plots(titled)),
+        "galleries": [
+            (kind, letter, _cards(run, key))
+            for key, kind in (("misses", "misses"), ("false_alarms", "false alarms"))
+            for letter, run in named
+        ],
+        "facts": facts_of(runs),
+        "settings": differing_settings(*runs) if len(runs) == 2 else [],
+    }
+
+
+def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Short names of the runs; their whole paths where these would be the same."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+def _summary(run: EvaluatedRun) -> str:
+    """What was evaluated, in a line."""
+    evaluation, facts = run.results["evaluation"], run.results.get("run", {})
+    parts = [
+        f"split {facts['split']}" if facts.get("split") else "",
+        f"{evaluation['frames']:,} frames of {evaluation['recordings']:,} recordings",
+        f"{run.results.get('num_boxes', 0):,} labels",
+        f"protocol {evaluation['protocol']}",
+        f"sizes in {evaluation['pixel_frame']} pixels",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _tile_names(runs: Sequence[EvaluatedRun]) -> list[str]:
+    bins = dict.fromkeys(name for run in runs for name in run.results["evaluation"]["size_bins"])
+    return ["AP", "AP50", *(f"AP {name}" for name in bins), "labels found"]
+
+
+def _tile(name: str, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
+    """One of the figures that come first, with the difference between two runs."""
+    if name == "labels found":
+        values = [_share_found(run) for run in runs]
+        texts = [UNKNOWN if value is None else f"{value:.1%}" for value in values]
+    else:
+        values = [run.results.get(name.replace(" ", "_", 1)) for run in runs]
+        texts = [UNKNOWN if value is None else f"{value:.3f}" for value in values]
+    difference = None
+    if len(values) == 2 and values[0] is not None and values[1] is not None:
+        change = values[1] - values[0]
+        text = signed(change) if name != "labels found" else f"{signed(100 * change, 1)} points"
+        difference = {"text": text, "colour": difference_colour(change)}
+    return {"name": name, "texts": texts, "difference": difference}
+
+
+def _share_found(run: EvaluatedRun) -> float | None:
+    """Share of the labels that a detection of their class took."""
+    counts = run.results["confusion"]["counts"][:-1]
+    total = sum(map(sum, counts))
+    return sum(row[i] for i, row in enumerate(counts)) / total if total else None
+
+
+def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
+    """Name, colour and dash of each line in the plots of precision over recall."""
+    if len(runs) == 2:
+        return [(name, *style) for name, style in zip(("A", "B"), plots.RUNS, strict=True)]
+    names = ["all sizes", *runs[0].results["evaluation"]["size_bins"]]
+    styles = (plots.WHOLE, *plots.PARTS)
+    return [(name, *style) for name, style in zip(names, styles, strict=False)]
+
+
+def _cards(run: EvaluatedRun, kind: str) -> list[dict[str, Any]]:
+    """Pictures of a gallery that are there, with what is to be said of them."""
+    return [
+        {"source": run.pictures[each["file"]], "title": title, "lines": lines}
+        for each in run.results.get("gallery", {}).get(kind, [])
+        if each["file"] in run.pictures
+        for title, lines in [_caption(each, kind)]
+    ]
+
+
+def _caption(mistake: Mapping[str, Any], kind: str) -> tuple[str, list[str]]:
+    left, top, right, bottom = mistake["box"]
+    closest = mistake["closest"]
+    other = "detection" if kind == "misses" else "label"
+    if closest is None:
+        nearest = f"no {other} overlaps it"
+    else:
+        score = f" {closest['score']:.2f}" if kind == "misses" else ""
+        nearest = f"closest {other}: {closest['class']}{score} at IoU {closest['iou']:.2f}"
+    title = mistake["class"] + (f" {mistake['score']:.2f}" if "score" in mistake else "")
+    return title, [
+        f"{right - left:.0f} x {bottom - top:.0f} px, events in {mistake['active']:.0%} of them",
+        nearest,
+        f"{mistake['recording']} at {mistake['time_us'] / 1e6:.2f} s",
+    ]

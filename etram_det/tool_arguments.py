@@ -1,0 +1,69 @@
+"""How the tools' flags may be written on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from typing import Any, get_args, get_origin, get_type_hints
+
+_ANSWERS = ("true", "false")
+
+
+def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``.
+
+    A flag that is true or false may stand alone. Where the first parameter is a list without a
+    default, words that no flag takes are its values.
+
+    Args:
+        args: of the command line, without the command.
+        function: the tool.
+    """
+    hints = get_type_hints(function).items()
+    lists = {
+        f"--{name}"
+        for name, hint in hints
+        if {get_origin(each) for each in (hint, *get_args(hint))} & {tuple, Sequence}
+    }
+    first = next(iter(signature(function).parameters.values()))
+    gathers = f"--{first.name}" in lists and first.default is Parameter.empty
+    own, fit = list(args), None
+    if "--" in args:
+        own, fit = own[: own.index("--")], own[own.index("--") + 1 :]
+    switches = {f"--{name}" for name, hint in hints if hint is bool}
+    own = [
+        f"{arg}=true" if _underscored(arg) in switches and following not in _ANSWERS else arg
+        for arg, following in zip(own, [*own, ""][1:], strict=True)
+    ]
+    words: list[list[str]] = []  # each with its further values
+    gathered: list[str] = []
+    lacks_value = False  # whether the word before is a flag whose value is still to come
+    for arg in own:
+        is_flag = re.match(r"--|-\D", arg) is not None
+        if not is_flag and words and words[-1][0] in lists:
+            words[-1].append(arg)
+        elif not is_flag and gathers and not lacks_value:
+            gathered.append(arg)
+        else:
+            words.append([_underscored(arg)])
+        lacks_value = is_flag and "=" not in arg
+    if fit is not None:
+        words.append(["--fit", json.dumps(fit)])
+    return [
+        *([json.dumps(gathered)] if gathered else []),
+        *(
+            word
+            for flag, *values in words
+            for word in ([flag, *values] if len(values) < 2 else [flag, json.dumps(values)])
+        ),
+    ]
+
+
+def _underscored(arg: str) -> str:
+    """``--class-names`` as ``--class_names``: tools take both spellings of a flag."""
+    if not arg.startswith("--"):
+        return arg
+    flag, equals, value = arg[2:].partition("=")
+    return f"--{flag.replace('-', '_')}{equals}{value}"

@@ -1,0 +1,1 @@
+"""Detection in recordings of any length: the command ``detect``."""

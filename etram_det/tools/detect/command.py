@@ -1,0 +1,111 @@
+"""``python -m etram_det detect``: run a checkpoint on recordings, and look."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from etram_det.data.placement import Fit
+from etram_det.data.representation import FrameSettings
+from etram_det.streaming_detector import (
+    Precision,
+    StreamingDetector,
+    TrainedDetector,
+    read_detector,
+)
+from etram_det.tools.detect.run import Run
+from etram_det.types import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def detect_command(
+    files: Sequence[str],
+    ckpt_path: Path | None = None,
+    output: Path = Path("detections"),
+    score: float = 0.3,
+    nms: float = 0.45,
+    window_ms: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    fit: Fit = "scale",
+    downsample: Literal["sum", "nearest"] | None = None,
+    sensor_size: tuple[int, int] | None = None,
+    video: bool = True,
+    slow_motion: float = 1.0,
+    track: bool = False,
+    precision: Precision = "float32",
+    device: str = "auto",
+) -> None:
+    """Detect in recordings: a video, box files and a summary of each.
+
+    Frames are made as in the checkpoint's training, unless a setting says otherwise.
+
+    Args:
+        files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
+            ``preprocess`` or RVT made of one, or folders of any of these.
+        ckpt_path: checkpoint of the detector (.ckpt); required.
+        output: folder to write to: ``<name>.mp4``, ``<name>_bbox.npy``, ``<name>_coco.json`` and
+            ``<name>_detections.csv`` for each recording.
+        score: least score of a detection, objectness times class confidence, in [0, 1].
+        nms: IoU above which the lower-scored of two boxes of a class is dropped.
+        window_ms: length of a window in ms.
+        input_size: height and width of the network's frames in pixels.
+        fit: ``scale`` fills the frame with the sensor's picture, each side by a factor of its own;
+            ``pad`` scales both sides by one factor and leaves the rest empty.
+        downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
+            ``nearest`` keeps one of them, as RVT does.
+        sensor_size: height and width of the sensor in pixels, for recordings that do not tell.
+        video: whether to write videos.
+        slow_motion: how many times slower than in reality videos run.
+        track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
+        precision: of the network's weights.
+        device: ``auto`` takes a CUDA device where there is one; or ``cpu``, ``cuda:1`` and so on.
+
+    Raises:
+        UserError: a setting or file does not fit; the message names it. What was done until then
+            is kept.
+    """
+    if ckpt_path is None:
+        raise UserError(
+            "ckpt_path: required: give the detector's checkpoint, --ckpt_path FILE.ckpt"
+        )
+    if slow_motion <= 0:
+        raise UserError(f"slow_motion: must be positive, found {slow_motion}: 1 is real time")
+    trained = read_detector(ckpt_path.expanduser())
+    changes = {
+        "window_ms": window_ms,
+        "input_size": input_size,
+        "downsample": downsample,
+        "sensor_size": sensor_size,
+    }
+    frames = _frame_settings(trained, changes, ckpt_path)
+    detector = StreamingDetector(
+        trained,
+        frames=frames,
+        fit=fit,
+        score_threshold=score,
+        nms_threshold=nms,
+        precision=precision,
+        device=device,
+    )
+    rate = 1000 / frames.window_ms / slow_motion if video else None
+    Run(detector, fit, output.expanduser(), rate, track).detect_and_report(files)
+
+
+def _frame_settings(
+    trained: TrainedDetector, changes: dict[str, Any], ckpt_path: Path
+) -> FrameSettings:
+    """The checkpoint's, with those changes that are not None; a line tells what is a guess."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    frames = replace(trained.frames, **given)
+    if not trained.tells_frames:
+        _log.info(
+            "%s does not tell how its frames were made: taking input_size %s, window_ms %d, "
+            "downsample %s",
+            *(ckpt_path, frames.input_size or "half of the sensor's", frames.window_ms),
+            frames.downsample,
+        )
+    return frames

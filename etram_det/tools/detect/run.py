@@ -1,0 +1,228 @@
+"""From one recording after the other to its video and box files, window by window."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from etram_det.data.layouts import recording_paths
+from etram_det.data.placement import Fit, Placement, open_placed
+from etram_det.data.recording import Recording
+from etram_det.report.predictions import DetectionWriter, box_rows
+from etram_det.report.video import DetectionVideo
+from etram_det.streaming_detector import StreamingDetector
+from etram_det.tools.detect.summary import Figures, summary
+from etram_det.tracking import Tracker
+from etram_det.types import Detections, UserError
+
+
+@dataclass
+class Run:
+    """One call of the command.
+
+    Attributes:
+        detector: of the checkpoint.
+        fit: how sensors are fitted into frames.
+        output: folder to write to.
+        video_rate: frames in a second of the videos; None for no videos.
+        track: whether to number the objects.
+        finished: figures of the recordings so far, by name.
+    """
+
+    detector: StreamingDetector
+    fit: Fit
+    output: Path
+    video_rate: float | None
+    track: bool
+    finished: dict[str, Figures] = field(default_factory=dict)
+
+    def detect_and_report(self, files: Sequence[str]) -> None:
+        """Detect in all recordings, then show figures of those that were begun.
+
+        Raises:
+            UserError: a recording cannot be read, or a result not be written.
+        """
+        try:
+            self.detect([Path(each).expanduser() for each in files])
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.output}: cannot be written "
+                f"({error.strerror or error}): make room or choose another --output",
+                exit_code=1,
+            ) from error
+        finally:
+            if self.finished:
+                console = Console()
+                console.print(summary(self.finished, self.detector.class_names))
+                console.print(f"detections: {self.output}", highlight=False, soft_wrap=True)
+
+    def detect(self, given: Sequence[Path]) -> None:
+        """Detect in all recordings; those that cannot be read are named at the end.
+
+        Raises:
+            UserError: a recording cannot be read, or it was interrupted.
+            OSError: the results cannot be written.
+        """
+        if self.track:
+            Tracker(self.detector.score_threshold)  # what is missing shows before any work
+        failures: list[UserError] = []
+        paths: list[Path] = []
+        for path in given:
+            try:
+                paths += recording_paths(path)
+            except UserError as error:
+                failures.append(error)
+        num_given = len(paths) + len(failures)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, *times, console=Console(stderr=True)) as bar:
+            for path in paths:
+                try:
+                    recording, placement = open_placed(path, self.detector.frames, self.fit)
+                    if recording.name in self.finished:
+                        raise UserError(
+                            f"{path}: another recording is named {recording.name} too: detect in "
+                            "it apart, with another --output"
+                        )
+                except UserError as error:
+                    failures.append(error)
+                    continue
+                task = bar.add_task(recording.name, total=len(recording))
+                failure = self._detect_in(recording, placement, partial(bar.advance, task))
+                failures += [failure] if failure else []
+        if failures and num_given == 1:
+            raise failures[0]
+        if failures:
+            raise UserError(
+                f"{len(failures)} of {num_given} recordings could not be read to the end: "
+                f"{'; '.join(map(str, failures))}",
+                exit_code=1,
+            )
+
+    def _detect_in(
+        self, recording: Recording, placement: Placement, advance: Callable[[], None]
+    ) -> UserError | None:
+        """Detect in one recording; whatever ends it, what is complete so far is kept.
+
+        Returns:
+            What is wrong with the recording, if it could not be read to the end.
+        """
+        results = _Results(self, recording, placement)
+        figures = self.finished[recording.name] = Figures()
+        self.detector.reset()
+        started_s = time.perf_counter()
+        window = 0
+        with _interrupts_held() as interrupt:
+            try:
+                for window, end_us in enumerate(recording.frame_end_us.tolist()):
+                    interrupt()
+                    asked_s = time.perf_counter()
+                    try:
+                        frame = placement.place(recording.frames(window, window + 1))[0]
+                    except UserError as error:
+                        kept = f"{window} of {len(recording)} windows are kept"
+                        return UserError(f"{error}; {kept}", exit_code=1)
+                    detections = self.detector.detect_frame(frame)
+                    figures.latencies_s.append(time.perf_counter() - asked_s)
+                    figures.counts.update(detections.classes.tolist())
+                    results.add(frame, end_us, detections)
+                    advance()
+            except KeyboardInterrupt:
+                raise UserError(
+                    f"interrupted in {recording.path} after {window} of {len(recording)} windows: "
+                    f"what was done until then is in {self.output}",
+                    exit_code=1,
+                ) from None
+            finally:
+                results.finish()
+                figures.elapsed_s = time.perf_counter() - started_s
+        return None
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C and SIGTERM back until the function that this yields is called.
+
+    So they come between windows, and all files end with the same one. The second one comes at
+    once.
+
+    Yields:
+        What raises ``KeyboardInterrupt`` if there was a signal.
+    """
+    received = False
+
+    def note(*_: object) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+
+    def interrupt() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt  # signals reach the main thread only
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield interrupt
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class _Results:
+    """What is written of one recording."""
+
+    def __init__(self, run: Run, recording: Recording, placement: Placement) -> None:
+        class_names, sensor_size = run.detector.class_names, recording.sensor_size
+        self._scale = placement.scale
+        self._tracker = Tracker(run.detector.score_threshold) if run.track else None
+        self._video: DetectionVideo | None = None
+        if run.video_rate is not None:
+            self._video = DetectionVideo(
+                run.output / f"{recording.name}.mp4",
+                sensor_size=sensor_size,
+                content_size=placement.content_size,
+                class_names=class_names,
+                rate=run.video_rate,
+                representation=run.detector.frames.representation,
+            )
+        self._boxes = DetectionWriter(run.output, recording.name, class_names, sensor_size)
+
+    def add(self, frame: NDArray[Any], end_us: int, detections: Detections) -> None:
+        """Write one window."""
+        rows = box_rows(end_us, detections, self._scale)
+        if self._tracker is not None:
+            rows["track_id"] = self._tracker.update(end_us, rows)
+        self._boxes.add(end_us, rows, with_tracks=self._tracker is not None)
+        if self._video is not None:
+            self._video.add(frame, end_us, rows)
+
+    def finish(self) -> None:
+        """Complete all files and move them into place."""
+        try:
+            self._boxes.finish()
+        finally:
+            if self._video is not None:
+                self._video.finish()

@@ -1,0 +1,54 @@
+"""How fast a detection was and what it found, as tables."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+
+@dataclass
+class Figures:
+    """What was found in one recording, and how fast.
+
+    Attributes:
+        latencies_s: from asking for a window's events to its boxes, for each window.
+        elapsed_s: the time of it all, writing included.
+        counts: detections by class id.
+    """
+
+    latencies_s: array[float] = field(default_factory=lambda: array("d"))
+    elapsed_s: float = 0.0
+    counts: Counter[int] = field(default_factory=Counter)
+
+
+def summary(finished: dict[str, Figures], class_names: Sequence[str]) -> Group:
+    """Speed of each recording, and its detections by class; ``-`` where there was no window."""
+    speed = _table("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
+    for name, figures in finished.items():
+        windows = len(figures.latencies_s)
+        latencies_ms = 1000 * np.quantile(figures.latencies_s or [np.nan], [0.5, 0.95])
+        speed.add_row(
+            *(name, str(windows), f"{windows / max(figures.elapsed_s, 1e-9):.1f}"),
+            *(f"{each:.1f}" if windows else "-" for each in latencies_ms),
+            str(figures.counts.total()),
+        )
+    speed.caption = "latency: from reading a window's events to its boxes"
+    found = _table("recording", class_names)
+    for name, figures in finished.items():
+        found.add_row(name, *(str(figures.counts[i]) for i in range(len(class_names))))
+    found.title = "detections"
+    return Group(speed, found)
+
+
+def _table(first: str, others: Iterable[str]) -> Table:
+    table = Table()
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    return table

@@ -1,0 +1,31 @@
+"""``python -m etram_det report``: one page of one evaluated run, or of two side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from etram_det.report.page import write_report
+from etram_det.types import UserError
+
+
+def report_command(runs: Sequence[str], output: Path | None = None) -> None:
+    """Write a page of figures, curves and pictures that opens without a network.
+
+    Args:
+        runs: one or two run folders that ``validate`` or ``test`` wrote, or ``fit``, which leaves
+            out pictures. Two are shown side by side, with the second one's differences from the
+            first.
+        output: file to write. Unset: ``report.html`` in the run folder; for two runs, in the
+            current folder.
+
+    Raises:
+        UserError: there are not one or two runs, or one holds no evaluation or is damaged.
+    """
+    if not 1 <= len(runs) <= 2:
+        raise UserError(f"report: required one or two run folders, found {len(runs)}")
+    folders = [Path(run).expanduser() for run in runs]
+    path = write_report(folders, None if output is None else output.expanduser())
+    Console().print(f"report: {path}", highlight=False, soft_wrap=True)

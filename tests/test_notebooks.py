@@ -1,0 +1,117 @@
+"""The notebooks are clean, short, run top to bottom, and show the right figures."""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from etram_det.cli import run
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MOST_LINES = 20  # of a cell: what is longer belongs into the package
+SIMULATION = {"height": 96, "width": 160, "train": 2, "val": 2, "test": 0, "seconds": 1.0}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder for notebooks that knows no runs, with a cache and settings of its own."""
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("CHECKPOINT", "OTHER_CHECKPOINT", "DATA", "CLASS_NAMES"):
+        monkeypatch.delenv(f"ETRAM_DET_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture
+def trained(place):
+    """The run folder of a tiny detector on tiny simulated traffic."""
+    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("size_aware", "quick")]
+    flags = [f"--data.simulation.{name}={value}" for name, value in SIMULATION.items()]
+    flags += ["--data.input_size", "[48, 80]", "--data.num_workers", "0"]
+    flags += ["--model.embed_dim", "8", "--model.dim_head", "4", "--pictures.number", "0"]
+    flags += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    flags += ["--trainer.logger.save_dir", str(place.parent / "elsewhere")]
+    assert run(["fit", *configs, *flags]) == 0
+    return place.parent / "elsewhere" / "size_aware" / "version_0"
+
+
+def execute(name, place, change=None):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = re.sub(*change, cell.source) if change else cell.source
+    resources = {"metadata": {"path": str(place)}}
+    NotebookClient(notebook, timeout=110, kernel_name="python3", resources=resources).execute()
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(outputs):
+    texts = [each.get("text", "") for each in outputs]
+    return "".join(texts + [each.get("data", {}).get("text/plain", "") for each in outputs])
+
+
+def num_figures(outputs):
+    return sum("image/png" in each.get("data", {}) for each in outputs)
+
+
+def test_there_are_two():
+    assert [path.stem for path in NOTEBOOKS] == ["explore_data", "inspect_checkpoint"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_they_hold_no_outputs_and_short_cells(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in code_cells(notebook):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= MOST_LINES, cell.source
+    titles = [c.source for c in notebook.cells if c.cell_type == "markdown"]
+    assert len(titles) >= 5
+
+
+def test_inspect_checkpoint(place, trained, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CHECKPOINT", str(trained / "checkpoints" / "best.ckpt"))
+    outputs = execute("inspect_checkpoint", place)
+    shown = text_of(outputs)
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}; recordings: 2" in shown
+    assert "after 2 steps" in shown
+    assert "0 pedestrian" in shown
+    assert "7 wheelchair" in shown
+    assert re.search(r"model.embed_dim\s+│ 8 ", shown)
+    assert re.search(r"data.simulation.height\s+│ 96 ", shown)
+    # Weights, pictures, features, memory twice, AP, its difference, two pictures.
+    assert num_figures(outputs) == 8
+
+
+def test_explore_data(place, trained, monkeypatch):
+    [root] = (place.parent / "cache").glob("simulated-96x160-*")
+    monkeypatch.setenv("ETRAM_DET_DATA", str(root))
+    outputs = execute("explore_data", place, (r"INPUT_SIZE = .*", "INPUT_SIZE = (48, 80)"))
+    shown = text_of(outputs)
+    assert "train_day_0001: 18 frames" in shown
+    assert "80x48 frame" in shown
+    assert num_figures(outputs) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_they_run_as_they_are_within_two_minutes(path, place):
+    started = time.monotonic()
+    outputs = execute(path.stem, place)
+    assert time.monotonic() - started < 120
+    assert num_figures(outputs) >= 5
