@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 
 import torch
+from jsonargparse import ArgumentError
 from torch import distributed
 
 from etram_det.types import UserError
 
-_RESUME = "the last checkpoint is whole: mend it and go on from there"
 _LOST_PROCESS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed? ?out|nccl|gloo|tcpstore|peer",
     re.IGNORECASE,
 )
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
+
+
+class StoppedBySignal(Exception):
+    """A run that a signal has ended, after its checkpoint was written.
+
+    Attributes:
+        exit_code: what the command line exits with: 128 and the signal's number, as shells have it.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} {message}")
+        self.exit_code = 128 + number
 
 
 def in_one_line(error: BaseException) -> str | None:
@@ -36,7 +49,7 @@ def in_one_line(error: BaseException) -> str | None:
         if "DataLoader worker" in text and re.search("killed by signal|exited unexpected", text):
             return (
                 f"data.num_workers: a loading process was ended from outside ({_last_line(text)}): "
-                f"mostly for want of memory, then lower data.num_workers; {_RESUME}"
+                f"mostly for want of memory, then lower data.num_workers"
             )
         if _NO_MEMORY.search(text):
             return _of_memory(error)
@@ -44,24 +57,41 @@ def in_one_line(error: BaseException) -> str | None:
         if is_shared and _LOST_PROCESS.search(text):
             return (
                 "another process of the run is gone, its own message tells why "
-                f"({_first_line(text).split('. ')[0]}); {_RESUME}"
+                f"({_first_line(text).split('. ')[0]})"
             )
     return None
 
 
-def message_and_code(error: UserError) -> tuple[str, int]:
-    """What a mistake says and the exit code, also where a loader's worker put its traceback around.
+def message_and_code(error: BaseException) -> tuple[str, int] | None:
+    """What a user should read of an error, in one line, and the exit code.
 
     Args:
         error: what ended a command.
+
+    Returns:
+        The message, and 2 for a mistake in settings or files, 1 for a fault at run time; None for
+        an error that only its traceback explains.
     """
-    text = str(error)
-    message = re.sub(r"^[\w.]*UserError: ", "", _last_line(text))
-    # What a worker meets comes up while running, whatever code it had there.
-    return message, 1 if "in DataLoader worker" in text else error.exit_code
+    if isinstance(error, UserError):
+        text = str(error)
+        message = re.sub(r"^[\w.]*UserError: ", "", _last_line(text))
+        # What a worker meets comes up while running, whatever code it had there.
+        return message, 1 if "in DataLoader worker" in text else error.exit_code
+    if isinstance(error, ArgumentError):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, UnicodeDecodeError):
+        return f"--config: a file of settings must be text in UTF-8, found {error}", 2
+    if isinstance(error, ValueError):
+        # jsonargparse wraps what the constructor of a nested class raises.
+        mistake = _user_error_behind(error)
+        return None if mistake is None else (str(mistake), mistake.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 1
+    fault = in_one_line(error)
+    return None if fault is None else (fault, 1)
 
 
-def user_error_behind(error: BaseException | None) -> UserError | None:
+def _user_error_behind(error: BaseException | None) -> UserError | None:
     """The mistake that an error was raised from, if there is one."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
@@ -72,7 +102,7 @@ def _of_files(error: OSError) -> str:
     what = error.strerror or _last_line(str(error))
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}cannot be written, the disk is full ({what}): make room; {_RESUME}"
+        return f"{where}cannot be written, the disk is full ({what}): make room"
     return f"{where}{what}"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from etram_det.cli import lightning_cli, run
+from etram_det.cli import run
 from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.lightning_commands import lightning_cli
 from etram_det.models.assign import simota
 from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector

@@ -27,6 +27,7 @@ from tiny_runs import (
 from etram_det import cli, files
 from etram_det.callbacks.signals import requeue_job
 from etram_det.checkpoint import read_checkpoint
+from etram_det.lightning_commands import lightning_cli
 from etram_det.module import DetectionModule
 
 pytestmark = pytest.mark.usefixtures("tiny_folder")
@@ -223,7 +224,7 @@ def test_a_checkpoint_of_something_else_has_nothing_to_tell(capfd):
 def lightning_parameters():
     """Numbers in the detector's parameters, by part, counted in the network itself."""
     flags = [flag for flag in SHORT[1:-2]]
-    detector = cli.lightning_cli(["fit", *flags], run=False).model.detector
+    detector = lightning_cli(["fit", *flags], run=False).model.detector
     return {
         name: sum(each.numel() for each in part.parameters())
         for name, part in detector.named_children()

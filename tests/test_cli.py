@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from etram_det.cli import EtramCLI, lightning_cli, run
+from etram_det.cli import run
+from etram_det.lightning_commands import EtramCLI, lightning_cli
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

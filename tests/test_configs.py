@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from etram_det.cli import lightning_cli, run
+from etram_det.cli import run
+from etram_det.lightning_commands import lightning_cli
 from etram_det.models.box_losses import BlendedBoxLoss
 from etram_det.models.class_losses import BCELoss, FocalLoss
 from etram_det.models.losses import SizeAwareLossWrapper, YOLOXLoss

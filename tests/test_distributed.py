@@ -14,8 +14,9 @@ import pytest
 import torch
 from raw_files import boxes_at, random_events, write_raw
 
-from etram_det.cli import lightning_cli, run
+from etram_det.cli import run
 from etram_det.data.raw import RawRecording
+from etram_det.lightning_commands import lightning_cli
 from etram_det.models.detector import Detector
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.checkpoint import read_checkpoint
-from etram_det.cli import lightning_cli, run
+from etram_det.cli import run
 from etram_det.data.labels import CLASS_NAMES_OF
+from etram_det.lightning_commands import lightning_cli
 from etram_det.models.detector import Detector
 from etram_det.rvt_checkpoint import IGNORED_GLOBALS, rename_rvt
 

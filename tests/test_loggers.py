@@ -21,7 +21,8 @@ from test_distributed import BASE as DISTRIBUTED
 from test_distributed import run_in_processes
 
 from etram_det.callbacks.pictures import choose_frames
-from etram_det.cli import lightning_cli, run
+from etram_det.cli import run
+from etram_det.lightning_commands import lightning_cli
 from etram_det.report.render import draw_boxes, draw_text, frame_image
 
 ROOT = Path(__file__).parent.parent

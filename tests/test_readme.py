@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from etram_det.cli import LIGHTNING_COMMANDS, TOOLS, lightning_cli
+from etram_det.cli import LIGHTNING_COMMANDS, TOOLS
+from etram_det.lightning_commands import lightning_cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

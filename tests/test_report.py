@@ -204,7 +204,5 @@ def test_mistakes_take_one_line(tmp_path, capsys):
 
 def assert_one_line(arguments, message, capsys):
     assert run(arguments) in (1, 2)
-    text = capsys.readouterr().err
-    assert len(text.splitlines()) == 1, text
-    line = text
+    [line] = capsys.readouterr().err.splitlines()
     assert message in line

@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from etram_det.callbacks.signals import StoppedBySignal, StopSignals, requeue_job
+from etram_det.callbacks.signals import StopSignals, requeue_job
 from etram_det.checkpoint import read_checkpoint
+from etram_det.faults import StoppedBySignal
 from etram_det.files import replacing
 from etram_det.types import UserError
 

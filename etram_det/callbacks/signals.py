@@ -12,18 +12,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 
-class StoppedBySignal(Exception):
-    """A run that a signal has ended, after its checkpoint was written.
-
-    Attributes:
-        exit_code: what the command line exits with: 128 and the signal's number, as shells have it.
-    """
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} {message}")
-        self.exit_code = 128 + number
-
-
 class StopSignals:
     """Remembers that this process was asked to end; training looks between its steps.
 

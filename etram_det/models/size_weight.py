@@ -130,7 +130,7 @@ class SizeWeight(nn.Module):
         if self.weight_type == "exponential":
             return largest * torch.exp(-area / small)
         if self.weight_type == "linear":
-            return largest - (largest - 1) * (area / medium).clamp(max=1)
+            return 1 + (largest - 1) * (1 - area / medium).clamp(min=0)
         if self.weight_type == "power":
             return 1 + (largest - 1) / (1 + area / small)
         if self.weight_type == "gaussian":

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from etram_det.cli import lightning_cli
+from etram_det.lightning_commands import lightning_cli
 from etram_det.tools.sweep.outcome import progress_line, trials_table, write_outcome
 from etram_det.tools.sweep.space import SearchSpace
 from etram_det.tools.sweep.study import SharedStudy, run_fit

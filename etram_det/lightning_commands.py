@@ -1,0 +1,269 @@
+"""Lightning's fit, validate, test and predict, with this project's settings and rules."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from etram_det.callbacks.bad_recordings import BadRecordings
+from etram_det.callbacks.bad_steps import BadSteps
+from etram_det.callbacks.checkpoints import RunCheckpoint, WholeFiles
+from etram_det.callbacks.hyper_parameters import HyperParameters
+from etram_det.callbacks.loggers import require_packages
+from etram_det.callbacks.optimisation import OptimisationMonitor
+from etram_det.callbacks.pictures import Pictures
+from etram_det.callbacks.predictions import PredictionWriter
+from etram_det.callbacks.process_watch import ProcessWatch
+from etram_det.callbacks.progress import RunProgressBar
+from etram_det.callbacks.provenance import Provenance
+from etram_det.callbacks.results import ResultsWriter
+from etram_det.callbacks.resume import ExactResume
+from etram_det.checkpoint import read_checkpoint
+from etram_det.checkpoint_contents import require_same_kind
+from etram_det.data.datamodule import EventDataModule
+from etram_det.data.labels import class_names_of
+from etram_det.data.representation import channels_of
+from etram_det.module import DetectionModule
+from etram_det.run_folders import chosen_checkpoint, tell_changes
+from etram_det.types import UserError
+
+# Settings that shape the network: where a checkpoint is read they follow it.
+ARCHITECTURE = (
+    "embed_dim",
+    "dim_multiplier",
+    "num_blocks",
+    "dim_head",
+    "mlp_ratio",
+    "layer_scale_init",
+    "fpn_stages",
+    "fpn_depth",
+    "partition_split",
+)
+
+logger = logging.getLogger("etram_det")
+
+
+class EtramCLI(LightningCLI):
+    """LightningCLI with this project's module, data, callbacks and rules for checkpoints."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that can be set by their own keys, and link what must agree."""
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ResultsWriter, "results")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(BadSteps, "bad_steps")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("data.class_names", "model.class_names", compute_fn=class_names_of)
+        parser.link_arguments(
+            ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
+        )
+        parser.link_arguments("data.train_lanes", "model.train_lanes")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands, each with those of its settings that are not for users."""
+        # Whether a checkpoint may run code as it is read is not a matter of settings: it may not.
+        return {
+            name: hidden | {"weights_only"} for name, hidden in LightningCLI.subcommands().items()
+        }
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=Literal["auto", "never"] | None,
+                default=None,
+                help="``auto`` goes on from the newest last.ckpt of a run with the same model, "
+                "data and seed, and starts anew where there is none; so does a job that SLURM has "
+                "requeued, unless this is ``never``",
+            )
+        return parser
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        own = {"weights_only": True, "ckpt_path": self.ckpt_path}
+        return super()._prepare_subcommand_kwargs(subcommand) | own
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the network follow the checkpoint; all other settings stay as they were given.
+
+        Lightning would let every stored setting override the command line.
+        """
+        if not self.config.get("subcommand"):
+            return
+        config = self.config[self.config.subcommand]
+        self.ckpt_path = chosen_checkpoint(self.config.subcommand, self._plain(config))
+        stored = self._checkpoint().get("hyper_parameters", {})
+        for name in ARCHITECTURE:
+            theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
+            if theirs is None:
+                continue
+            require_same_kind(self.ckpt_path, f"model.{name}", theirs, ours)
+            if theirs != ours:
+                logger.info(
+                    "model.%s follows the checkpoint: %s (the configuration says %s)",
+                    name,
+                    theirs,
+                    ours,
+                )
+                config.model[name] = theirs
+
+    def _plain(self, config: Namespace) -> dict[str, Any]:
+        parser = self._parser(self.config.subcommand)
+        return json.loads(parser.dump(config, skip_none=False, format="json"))
+
+    def _checkpoint(self) -> dict[str, Any]:
+        """What is in the chosen checkpoint; nothing where none is set or it is Lightning's."""
+        if not self.ckpt_path or self.ckpt_path in ("hpc", "registry"):
+            return {}
+        return read_checkpoint(self.ckpt_path)
+
+    def before_instantiate_classes(self) -> None:
+        """Look for the loggers' packages, and leave out a progress bar that is turned off.
+
+        Lightning would take it for a clash.
+        """
+        config = (
+            self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
+        )
+        require_packages(config.trainer.logger)
+        if config.trainer.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"] = [
+                callback
+                for callback in self.trainer_defaults["callbacks"]
+                if not isinstance(callback, RunProgressBar)
+            ]
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False:
+            # A checkpoint callback beside it would be a clash for Lightning.
+            callbacks = [each for each in callbacks if not isinstance(each, RunCheckpoint)]
+        plugins = config.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        if not any(isinstance(each, CheckpointIO) for each in plugins):
+            plugins.append(WholeFiles())
+        try:
+            trainer = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        if trainer.accumulate_grad_batches < 1:
+            raise UserError(
+                "trainer.accumulate_grad_batches: must be at least 1, found "
+                f"{trainer.accumulate_grad_batches}: correct it"
+            )
+        return trainer
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {error}: correct it") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # Data or weights that are missing or do not fit must show before a run folder is made.
+        self.datamodule.prepare_data()
+        self.datamodule.setup(subcommand)
+        if checkpoint := self._checkpoint():
+            self.model.on_load_checkpoint(checkpoint)
+            if subcommand == "fit" and checkpoint.get("optimizer_states"):
+                self._go_on(checkpoint)
+        elif subcommand == "fit" and not self.ckpt_path:
+            self.model.load_initial_weights()
+        if subcommand in ("validate", "test"):
+            # Lightning's own list of a hundred figures would bury the tables of ResultsWriter.
+            self.config_init[subcommand].verbose = False
+        try:
+            super()._run_subcommand(subcommand)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Lightning holds the checkpoint for as long as it restores from it.
+            is_restoring = bool(self.trainer._checkpoint_connector._loaded_checkpoint)
+            if isinstance(error, UserError) or not is_restoring:
+                raise
+            reason = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"{self.ckpt_path}: {subcommand} cannot go on from it ({type(error).__name__}: "
+                f"{reason}): it is damaged, or of another program; copy it again or choose another"
+            ) from error
+
+    def _go_on(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resumed run go on in its own run folder, and tell which settings have changed."""
+        folder = Path(str(self.ckpt_path)).resolve().parent.parent
+        tensorboard = self.trainer.logger
+        if (
+            isinstance(tensorboard, TensorBoardLogger)
+            and tensorboard._version is None
+            and folder.parent == Path(tensorboard.root_dir).resolve()
+            and folder.name.removeprefix("version_").isdecimal()
+        ):
+            tensorboard._version = int(folder.name.removeprefix("version_"))
+            # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
+            tensorboard._kwargs["purge_step"] = checkpoint["global_step"] + 1
+        tell_changes(checkpoint, self._plain(self.config.fit))
+
+
+def run_lightning(args: Sequence[str]) -> None:
+    """Run one of Lightning's commands.
+
+    Args:
+        args: what follows ``python -m etram_det``; the command first.
+
+    Raises:
+        UserError: a setting or file does not fit; the message names it.
+    """
+    try:
+        lightning_cli(args)
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+    """Parse and instantiate, and by default run, one of Lightning's commands.
+
+    Args:
+        args: what follows ``python -m etram_det``; the command first.
+        run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
+            what is returned are ready to be used.
+    """
+    # TensorFloat-32 for what stays in float32; does nothing on machines without it.
+    torch.set_float32_matmul_precision("high")
+    parser_settings = {
+        "prog": "python -m etram_det",
+        "exit_on_error": False,
+        **{name: {"exit_on_error": False} for name in EtramCLI.subcommands()},
+    }
+    return EtramCLI(
+        DetectionModule,
+        EventDataModule,
+        args=list(args) if run else list(args)[1:],
+        run=run,
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        save_config_callback=Provenance,
+        save_config_kwargs={"overwrite": True, "arguments": args},
+        parser_kwargs=parser_settings if run else {"exit_on_error": False},
+        trainer_defaults={
+            "callbacks": [
+                *(RunProgressBar(), ExactResume(), OptimisationMonitor(), HyperParameters()),
+                *(PredictionWriter(), BadRecordings(), ProcessWatch()),
+            ],
+            "use_distributed_sampler": False,  # the plan shares the recordings out itself
+        },
+    )
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
