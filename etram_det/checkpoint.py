@@ -117,6 +117,34 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
+def detector_of(
+    checkpoint: Mapping[str, Any], path: str | Path, setting: str = "ckpt_path"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The detector's tensors in a checkpoint of this project, and the module's settings.
+
+    Args:
+        checkpoint: as read from a file.
+        path: the file, for messages.
+        setting: what the user set to the path, for messages.
+
+    Raises:
+        UserError: if it is a checkpoint of another project.
+    """
+    settings = checkpoint.get("hyper_parameters", {})
+    prefix = "detector."
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    if not tensors or "class_names" not in settings:
+        raise UserError(
+            f"{setting}: must be a checkpoint of this project, {path} is none: import RVT's with "
+            "python -m etram_det import-rvt"
+        )
+    return tensors, settings
+
+
 def require_same_tensors(
     found: Mapping[str, Tensor],
     required: Mapping[str, Tensor],
@@ -278,20 +306,9 @@ def _fitting(
 def _weights_and_settings(
     path: str | Path, dim_head: int
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The detector's tensors in a checkpoint of this project, and the module's settings."""
-    checkpoint = read_checkpoint(path, "model.init_from")
-    settings = checkpoint.get("hyper_parameters", {})
-    prefix = "detector."
-    tensors = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    if not tensors or "class_names" not in settings:
-        raise UserError(
-            f"model.init_from: must be a checkpoint of this project, {path} is none: import "
-            "RVT's with python -m etram_det import-rvt"
-        )
+    """Those of ``detector_of``, for attention heads of this width."""
+    setting = "model.init_from"
+    tensors, settings = detector_of(read_checkpoint(path, setting), path, setting)
     if settings.get("dim_head", dim_head) != dim_head:
         raise UserError(
             f"model.dim_head: must be that of model.init_from, {settings['dim_head']}, found "

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from etram_det.boxes import decode_detections
-from etram_det.checkpoint import read_checkpoint, require_same_tensors
+from etram_det.checkpoint import detector_of, read_checkpoint, require_same_tensors
 from etram_det.data.placement import Fit, Placement
 from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.models.detector import Detector
@@ -24,8 +24,6 @@ Precision = Literal["float32", "bfloat16"]
 # Events of a window: an array with the fields x, y, p and t, a mapping of columns, or the four
 # columns in this order.
 Events = NDArray[Any] | Mapping[str, NDArray[Any]] | Sequence[NDArray[Any]]
-
-_PREFIX = "detector."
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,7 @@ def read_detector(path: str | Path) -> TrainedDetector:
         UserError: the file is missing, damaged, or no such checkpoint.
     """
     checkpoint = read_checkpoint(path)
-    settings = checkpoint.get("hyper_parameters", {})
-    weights = {
-        name.removeprefix(_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(_PREFIX)
-    }
-    if not weights or "class_names" not in settings:
-        raise UserError(
-            f"ckpt_path: must be a checkpoint of this project, {path} is none: import RVT's with "
-            "python -m etram_det import-rvt"
-        )
+    weights, settings = detector_of(checkpoint, path)
     class_names = tuple(settings["class_names"])
     architecture = {
         name: settings[name] for name in inspect.signature(Detector).parameters if name in settings

@@ -15,8 +15,6 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_info
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
@@ -36,6 +34,7 @@ from etram_det.data.streaming import (
     collate,
 )
 from etram_det.data.subset import choose_subset, class_share_difference
+from etram_det.progress import shown_progress
 from etram_det.types import Batch, UserError
 
 
@@ -388,13 +387,8 @@ class EventDataModule(pl.LightningDataModule):
 
 def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
     """The folder of simulated traffic, and whether it was made now, with a progress bar."""
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("simulating traffic", total=None)
-        return simulated_root(
-            settings,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with shown_progress("simulating traffic", transient=True) as progress:
+        return simulated_root(settings, progress=progress)
 
 
 def _require_at_least(least: int, **settings: int) -> None:

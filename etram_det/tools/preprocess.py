@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from etram_det.data.labels import LabelSettings
 from etram_det.data.preprocess import MANIFEST, preprocess
 from etram_det.data.representation import FrameSettings
+from etram_det.progress import shown_progress
 from etram_det.types import UserError
 
 
@@ -53,15 +46,7 @@ def preprocess_command(
     """
     console = Console()
     started_s = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("frames", total=None)
+    with shown_progress("frames") as progress:
         manifest = preprocess(
             root.expanduser(),
             output.expanduser(),
@@ -70,7 +55,7 @@ def preprocess_command(
             format,
             workers,
             _shard(shard),
-            lambda done, total: bar.update(task, completed=done, total=total),
+            progress,
         )
     console.print(_summary(manifest))
     console.print(

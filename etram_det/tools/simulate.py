@@ -10,19 +10,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.simulate import SimulationSettings, require_new, simulate
+from etram_det.progress import shown_progress
 
 # A small box covers less than this, in pixels of a network that sees half the sensor's size.
 _SMALL_AREA = 32**2
@@ -100,20 +93,12 @@ def simulate_command(
     require_new(output)  # before any progress is shown
     console = Console()
     started_s = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("recordings", total=None)
+    with shown_progress("recordings") as progress:
         simulate(
             output,
             settings,
             workers,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            progress,
         )
     contents = _contents(output)
     console.print(_summary(contents))

@@ -14,18 +14,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from etram_det.data.layouts import recording_paths
 from etram_det.data.placement import Fit, Placement, open_placed
 from etram_det.data.recording import Recording
+from etram_det.progress import progress_bar
 from etram_det.report.predictions import DetectionWriter, box_rows
 from etram_det.report.video import DetectionVideo
 from etram_det.streaming_detector import StreamingDetector
@@ -91,9 +84,7 @@ class Run:
             except UserError as error:
                 failures.append(error)
         num_given = len(paths) + len(failures)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, *times, console=Console(stderr=True)) as bar:
+        with progress_bar() as bar:
             for path in paths:
                 try:
                     recording, placement = open_placed(path, self.detector.frames, self.fit)

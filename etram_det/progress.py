@@ -1,0 +1,49 @@
+"""How far long work has come: a bar with counts, the time so far and the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def progress_bar(transient: bool = False) -> Progress:
+    """A bar for any number of tasks, on standard error.
+
+    Args:
+        transient: whether it goes when the work is done.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=transient,
+    )
+
+
+@contextmanager
+def shown_progress(what: str, transient: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar for one task, while the work is done.
+
+    Args:
+        what: is counted.
+        transient: whether the bar goes when the work is done.
+
+    Yields:
+        What is to be told how many are done, of how many.
+    """
+    with progress_bar(transient) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
