@@ -94,17 +94,18 @@ def test_the_sparse_cache_against_rvts_layout(tmp_path, monkeypatch):
         output = tmp_path / layout
         preprocess(tmp_path / "raw", output, frames, LabelSettings(), layout, workers=1)
         (recordings[layout],) = find_recordings(output, "train", frames, LabelSettings())
+    # Chunks of five frames, as in training.
     seconds = best_seconds(
-        lambda: recordings["rvt"].frames(10, 20), lambda: recordings["sparse"].frames(10, 20)
+        lambda: recordings["rvt"].frames(10, 15), lambda: recordings["sparse"].frames(10, 15)
     )
-    milliseconds = {name: each / 10 * 1e3 for name, each in zip(recordings, seconds, strict=True)}
+    milliseconds = {name: each / 5 * 1e3 for name, each in zip(recordings, seconds, strict=True)}
     kilobytes = {
         name: each.path.stat().st_size / len(each) / 1e3 for name, each in recordings.items()
     }
     ratio = milliseconds["rvt"] / milliseconds["sparse"]
     print(f"\nms a frame {milliseconds}, kB a frame {kilobytes}, {ratio:.1f} times faster")
     assert kilobytes["sparse"] <= kilobytes["rvt"]
-    assert ratio > 15
+    assert ratio > 12  # 14 to 18 here; `bench data` has it among others, 17 to 19
 
 
 def test_gzip_raw_to_frames(tmp_path, monkeypatch):
