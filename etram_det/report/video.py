@@ -159,8 +159,10 @@ class DetectionVideo:
 def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:
     # What is missing is told below, in one line. OpenCV looks at this variable once.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 5 has moved these functions.
+    messages: Any = getattr(cv2.utils, "logging", cv2)
+    level = messages.getLogLevel()
+    messages.setLogLevel(0)
     try:
         for codec in CODECS:
             writer = cv2.VideoWriter(
@@ -169,7 +171,7 @@ def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWri
             if writer.isOpened():
                 return writer
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        messages.setLogLevel(level)
     return None
 
 
