@@ -172,8 +172,9 @@ def test_tables_hold_the_figures(checkpoint, recording):
     table = parameters_table({"a": 300, "b": 100})
     assert list(table.columns[1].cells) == ["300", "100", "400"]
     assert list(table.columns[2].cells) == ["75.0%", "25.0%", "100.0%"]
-    table = settings_table({"a": {"b": 1, "c": None}, "d": [2]})
-    assert list(table.columns[0].cells) == ["a.b", "d"]
+    table = settings_table({"a": {"b": "[/x]", "c": None}, "d": [2]})
+    assert [str(cell) for cell in table.columns[0].cells] == ["a.b", "d"]
+    assert [str(cell) for cell in table.columns[1].cells] == ["[/x]", "[2]"]
 
 
 def test_heat_map_shows_figures_and_differences(checkpoint, recording):

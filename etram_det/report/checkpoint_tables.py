@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
@@ -14,9 +15,12 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
     Args:
         settings: plain values, lists and mappings of them.
     """
-    table = Table("setting", "value")
+    table = Table()
+    for heading in ("setting", "value"):
+        table.add_column(heading, overflow="fold")
     for name, value in _leaves(settings):
-        table.add_row(name, str(value))
+        # As it is: brackets of a stranger's are no markup.
+        table.add_row(Text(name), Text(str(value)))
     return table
 
 

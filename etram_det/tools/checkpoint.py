@@ -150,7 +150,8 @@ def _data_table(data: Mapping[str, Any]) -> Table:
     for split, found in data.items():
         recordings = found["recordings"]
         sums = [f"{sum(each[kind] for each in recordings):,}" for kind in kinds]
-        table.add_row(split, str(len(recordings)), *sums, found["digest"][:12])
+        cells = (split, len(recordings), *sums, found["digest"][:12])
+        table.add_row(*(Text(str(cell)) for cell in cells))
     return table
 
 
@@ -161,7 +162,8 @@ def _start_table(starts: list[dict[str, Any]]) -> Table:
         commit = "-" if git is None else git["commit"][:9]
         if git is not None and git["dirty"]:
             commit += ", files changed since"
-        table.add_row(start["time"], str(start["step"]), commit, start["versions"]["etram_det"])
+        cells = (start["time"], start["step"], commit, start["versions"]["etram_det"])
+        table.add_row(*(Text(str(cell)) for cell in cells))
     return table
 
 
