@@ -525,6 +525,7 @@ def test_a_run_that_goes_on_gives_signs_of_life_and_ends_with_an_interrupt(tmp_p
 @pytest.mark.slow
 def test_a_real_trial_and_its_best_configuration(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the trial's process, as in this one
     assert sweep("--variants", CONFIGS / "size_aware.yaml", "--trials", 1) == 0
     outcome = json.loads(Path("study/sweep.json").read_text())
     folder = Path("study/trials/0000/seed_1")
