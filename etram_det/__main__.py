@@ -15,8 +15,11 @@ def main() -> None:
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    from etram_det.cli import run
-
+    try:
+        from etram_det.cli import run
+    except KeyboardInterrupt:  # loading takes seconds
+        sys.stderr.write("etram_det: error: interrupted\n")
+        sys.exit(1)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -152,8 +152,10 @@ def test_gradient_checkpointing_changes_no_gradient():
         assert a.equal(b)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_stream_equals_the_detector(dtype):
+@pytest.mark.parametrize("scan", ["_scan_on_cpu", "_scan_in_steps"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_stream_equals_the_detector(monkeypatch, dtype, scan):
+    monkeypatch.setattr(PixelLSTM, "scan", getattr(PixelLSTM, scan))  # of the CPU, of others
     detector = small_detector().eval()
     for module in detector.modules():  # statistics that folding must not lose
         if isinstance(module, torch.nn.BatchNorm2d):

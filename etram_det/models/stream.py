@@ -91,6 +91,11 @@ class _Recording:
 
     def __init__(self, stream: DetectorStream, events: Tensor) -> None:
         self._events = events.clone()
+        # Streams and graphs belong to the current device, which need not be that of the events.
+        with torch.cuda.device(events.device):
+            self._record(stream)
+
+    def _record(self, stream: DetectorStream) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         before = stream.state
@@ -106,7 +111,7 @@ class _Recording:
             for part in (part for pair in state for part in pair):
                 part.zero_()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=side):
             self._decoded = stream.predict(stream.features(self._events))
             for pair, new_pair in zip(state, stream.state, strict=True):
                 for part, new in zip(pair, new_pair, strict=True):
@@ -115,6 +120,7 @@ class _Recording:
 
     def replay(self, events: Tensor) -> Tensor:
         """Decoded predictions ``[B, A, 5 + K]`` of the next window, in a tensor of their own."""
-        self._events.copy_(events)
-        self._graph.replay()
-        return self._decoded.clone()
+        with torch.cuda.device(events.device):
+            self._events.copy_(events)
+            self._graph.replay()
+            return self._decoded.clone()
