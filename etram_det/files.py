@@ -32,6 +32,10 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     try:
         yield unfinished
         move_into_place(unfinished, path)
+    except OSError as error:
+        if error.filename == str(unfinished):
+            error.filename = str(path)  # the name that is known to who reads of it
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -42,10 +43,13 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     lacks_value = False  # whether the word before is a flag whose value is still to come
     for arg in own:
         is_flag = re.match(r"--|-\D", arg) is not None
+        flag, equals, value = _underscored(arg).partition("=")
         if not is_flag and words and words[-1][0] in lists:
             words[-1].append(arg)
         elif not is_flag and gathers and not lacks_value:
             gathered.append(arg)
+        elif equals and flag in lists:
+            words.append([flag, value])
         else:
             words.append([_underscored(arg)])
         lacks_value = is_flag and "=" not in arg
@@ -56,9 +60,28 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
         *(
             word
             for flag, *values in words
-            for word in ([flag, *values] if len(values) < 2 else [flag, json.dumps(values)])
+            for word in ([flag, *values] if _is_whole(values) else [flag, json.dumps(values)])
         ),
     ]
+
+
+def in_own_keys(message: str, function: Callable[..., Any]) -> str:
+    """A message with a tool's own keys: ``frames.bins`` or ``root`` where ``fit`` has ``data.…``.
+
+    Args:
+        message: of a mistake in a setting.
+        function: the tool.
+    """
+    keys = {}
+    for name, hint in get_type_hints(function).items():
+        inner = [field.name for field in fields(hint)] if is_dataclass(hint) else []
+        keys |= {name: name} | {each: f"{name}.{each}" for each in inner}
+    return re.sub(r"(?<![\w./])data\.(\w+)", lambda key: keys.get(key[1], key[0]), message)
+
+
+def _is_whole(values: Sequence[str]) -> bool:
+    """Whether this is no list in words, but nothing, null or a list in one word."""
+    return not values or (len(values) == 1 and re.match(r"\[|null$", values[0]) is not None)
 
 
 def _underscored(arg: str) -> str:

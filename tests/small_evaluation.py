@@ -40,7 +40,7 @@ FRAMES = [
 
 def evaluated(frames=FRAMES, **settings):
     metric = SizeBinnedMAP(
-        class_names=CLASSES, class_groups={"VH": ["car", "<b>bus</b>"]}, **settings
+        class_names=CLASSES, **({"class_groups": {"VH": ["car", "<b>bus</b>"]}} | settings)
     )
     for name, time_us, labels, detections in frames:
         boxes, classes = zip(*labels, strict=True)

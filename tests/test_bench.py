@@ -346,10 +346,11 @@ def test_bench_assign_and_metric(tmp_path):
 
 @pytest.mark.slow
 def test_bench_data(tmp_path):
-    kernel, reading = report(tmp_path, "data", "--repeats", "1")["sections"]
+    kernel, reading, memory = report(tmp_path, "data", "--repeats", "1")["sections"]
     assert not kernel["failures"]
     assert not reading["failures"]
     assert len(reading["figures"]) == 3
+    assert not memory["failures"]
 
 
 @pytest.mark.parametrize(("flag", "value", "word"), [

@@ -179,7 +179,7 @@ def test_what_cannot_be_decoded_is_refused_by_name(tmp_path):
         )
     for content in (b"", b"nothing of the kind"):
         path.write_bytes(content)
-        assert "found encoding unknown" in refusal(path)
+        assert "found no header that tells its encoding" in refusal(path)
     path.write_bytes(evt2(random_events(0)))
     assert "holds no events" in refusal(path)
     with h5py.File(tmp_path / "coded.hdf5", "w") as file:
@@ -201,6 +201,21 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "file"))
     assert "set ETRAM_DET_CACHE to another folder" in refusal(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_file_that_ends_within_an_event_is_told(tmp_path, caplog, name):
+    intact = ENCODERS[name](random_events(2000))
+    path = tmp_path / name
+    path.write_bytes(intact)
+    whole = columns_of(open_recording(path, FRAMES))
+    assert not [line for line in caplog.messages if "cut short" in line]
+    path.write_bytes(intact[:-1])
+    cut = columns_of(open_recording(path, FRAMES))
+    assert f"{path}: ends within an event" in caplog.text
+    assert 1900 < len(cut["t"]) < 2000
+    for column, values in cut.items():
+        np.testing.assert_array_equal(values, whole[column][: len(values)])
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -1,11 +1,7 @@
 """How fast recordings become frames, in figures and ratios of one run on this machine."""
 
-import subprocess
-import sys
 import time
 
-import h5py
-import hdf5plugin
 import numpy as np
 import pytest
 import torch
@@ -17,6 +13,7 @@ from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocess import preprocess
 from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.tools.bench.memory import bench_memory
 
 SENSOR, INPUT = (720, 1280), (360, 640)
 
@@ -124,40 +121,9 @@ def test_gzip_raw_to_frames(tmp_path, monkeypatch):
     assert frames_per_second > 150
 
 
-def test_memory_of_a_recording_of_300_million_events(tmp_path):
-    num_events, part = 300_000_000, 2**20
-    with h5py.File(tmp_path / "a_td.h5", "w") as file:
-        for name, dtype in (("x", "u2"), ("y", "u2"), ("p", "u1"), ("t", "i8")):
-            column = file.create_dataset(
-                f"events/{name}", (num_events,), dtype, chunks=(2**16,), **hdf5plugin.LZ4()
-            )
-            pattern = np.arange(part) % {"x": 1280, "y": 720, "p": 2, "t": part}[name]
-            for start in range(0, num_events, part):
-                values = (start + pattern) // 2 if name == "t" else pattern
-                column[start : start + part] = values[: num_events - start]
-    script = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from etram_det.data.layouts import open_recording\n"
-        "from etram_det.data.representation import FrameSettings\n"
-        "def resident():\n"
-        "    pages = int(Path('/proc/self/statm').read_text().split()[1])\n"
-        "    return pages * os.sysconf('SC_PAGE_SIZE') / 1e6\n"
-        "before = most = resident()\n"
-        "recording = open_recording(Path(sys.argv[1]), FrameSettings())\n"
-        "for start in range(0, len(recording), 50):\n"
-        "    frames = recording.frames(start, start + 5)\n"
-        "    most = max(most, resident())\n"
-        "print(len(recording), before, most)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "a_td.h5")],
-        env={"ETRAM_DET_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    num_frames, before, peak = map(float, done.stdout.split())
-    print(f"\n300 million events: {peak:.0f} MB at the peak, {before:.0f} MB with imports alone")
-    assert num_frames == 3000
-    assert peak - before < 400
+def test_memory_of_a_recording_of_300_million_events():
+    section = bench_memory()
+    assert not section.failures
+    imports, peak = (figure.value for figure in section.figures)
+    print(f"\n300 million events: {peak:.0f} MB at the peak, {imports:.0f} MB with imports alone")
+    assert 20 < peak - imports < 400

@@ -28,8 +28,8 @@ def test_a_pixel_shows_the_polarity_that_prevails_and_how_many():
     assert image[0, 0].tolist() == list(DARKER)
     assert image[0, 1].tolist() == list(BRIGHTER)
     assert image[0, 2].tolist() == list(BACKGROUND)
-    assert image[0, 3].tolist() == [144, 79, 0]  # two of four events
-    assert image[0, 4].tolist() == [49, 102, 144]
+    assert image[0, 3].tolist() == [116, 61, 0]  # two of four events
+    assert image[0, 4].tolist() == [35, 74, 111]
 
 
 def test_counts_of_all_bins_add_up_beyond_a_byte():

@@ -108,6 +108,14 @@ def test_two_runs_that_were_counted_differently_are_told_apart(tmp_path):
     assert page.rows["settings"][1:] == [["model.protocol", "full", "prophesee"]]
 
 
+def test_what_only_one_run_was_evaluated_for_has_no_figures_of_the_other(tmp_path):
+    results = write_run(tmp_path / "a")
+    write_run(tmp_path / "b", class_groups={})
+    page = page_of(tmp_path / "a", tmp_path / "b", output=tmp_path / "two.html")
+    assert page.row("classes", "VH")[-3:] == [str(results["num_VH"]), "–", "–"]
+    assert results["num_VH"] > 0
+
+
 def test_signs_of_differences():
     assert (signed(0.1), signed(-0.1), signed(-0.0001)) == ("+0.100", "−0.100", "0.000")
     assert difference_colour(0.25) == "#66aad1"

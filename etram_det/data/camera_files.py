@@ -31,6 +31,8 @@ _VERSION = 1  # of what is kept in the cache; raise it when that changes
 _SLICE = 2**20  # events decoded at a time: 32 MB
 _CHUNK = 2**15
 _HEADER = 2**16  # bytes in which the lines of a header are looked for
+_WORD = {"2": 4, "3": 2}  # bytes by version of EVT
+_DAT_EVENT, _DAT_HEADER = 8, 2  # bytes
 # Wider than any coordinate that the formats can hold: left to itself, eventcv drops events outside
 # the sensor without a word.
 _EVERYWHERE = (2**14, 2**14)
@@ -119,6 +121,12 @@ def _decode_into(path: Path, target: Path, default_size: tuple[int, int]) -> Non
     """Write all events of a camera's file into an HDF5 file of the raw layout."""
     height, width = _sensor_size(path, default_size)
     reader = _reader(path)
+    if left_over := _bytes_left_over(path):
+        _log.warning(
+            "%s: ends within an event (%d bytes left over): it was cut short, and what comes "
+            "before is used",
+            *(path, left_over),
+        )
     _log.info("decoding %s once: %d events, sensor %dx%d", path, reader.n_events, width, height)
     with new_hdf5_file(target) as file:
         group = file.create_group("events")
@@ -189,8 +197,21 @@ def _sensor_size(path: Path, default_size: tuple[int, int]) -> tuple[int, int]:
     return default_size
 
 
+def _bytes_left_over(path: Path) -> int:
+    """Bytes after the last whole word or event of a RAW or DAT file."""
+    suffix = path.suffix.lower()
+    if suffix == ".aedat4":
+        return 0  # it tells its own length
+    header = _header(path)
+    lines = len(header.encode("latin-1"))
+    events = path.stat().st_size - lines
+    if suffix == ".dat":
+        return (events - _DAT_HEADER) % _DAT_EVENT
+    return events % _WORD[_evt_version(header)[0]]
+
+
 def _header(path: Path) -> str:
-    """The lines that begin with a per cent sign."""
+    """The lines that begin with a per cent sign, each with its end."""
     try:
         with path.open("rb") as file:
             start = file.read(_HEADER)
@@ -199,17 +220,26 @@ def _header(path: Path) -> str:
     lines = []
     while start.startswith(b"%") and b"\n" in start:
         line, start = start.split(b"\n", 1)
-        lines.append(line.decode("latin-1").strip())
-    return "\n".join(lines)
+        lines.append(line.decode("latin-1") + "\n")
+    return "".join(lines)
 
 
 def _require_known_encoding(path: Path, header: str) -> None:
     """Refuse what eventcv would take for something else, EVT 2.1 above all."""
-    found = re.search(r"^%\s*(?:evt|format)\s+(?:EVT)?(\d(?:\.?\d)?)", header, re.M | re.I)
-    encoding = found[1].replace(".", "") if found else "unknown"
-    if encoding not in ("2", "20", "3", "30"):
-        name = f"EVT {encoding[0]}.{encoding[1]}" if len(encoding) == 2 else encoding
+    version = _evt_version(header)
+    if not version:
         raise UserError(
-            f"{path}: EVT 2.0 or EVT 3.0 is required, found encoding {name}; write it as DAT with "
-            f"OpenEB's metavision_file_to_dat -i {path.name}"
+            f"{path}: a RAW file of EVT 2.0 or EVT 3.0 is required, found no header that tells its "
+            "encoding; fetch or record it anew"
         )
+    if version not in ("2", "20", "3", "30"):
+        raise UserError(
+            f"{path}: EVT 2.0 or EVT 3.0 is required, found encoding EVT {'.'.join(version)}; "
+            f"write it as DAT with OpenEB's metavision_file_to_dat -i {path.name}"
+        )
+
+
+def _evt_version(header: str) -> str:
+    """Digits of the encoding's version; empty if the header does not tell."""
+    found = re.search(r"^%\s*(?:evt|format)\s+(?:EVT)?(\d(?:\.?\d)?)", header, re.M | re.I)
+    return found[1].replace(".", "") if found else ""

@@ -24,6 +24,7 @@ from etram_det.report.page_tables import (
     signed,
     size_table,
 )
+from etram_det.report.table import number_of
 
 FILE_NAME = "report.html"
 
@@ -112,8 +113,9 @@ def _summary(run: EvaluatedRun) -> str:
     evaluation, facts = run.results["evaluation"], run.results.get("run", {})
     parts = [
         f"split {facts['split']}" if facts.get("split") else "",
-        f"{evaluation['frames']:,} frames of {evaluation['recordings']:,} recordings",
-        f"{run.results.get('num_boxes', 0):,} labels",
+        f"{number_of(evaluation['frames'], 'frame')} of "
+        f"{number_of(evaluation['recordings'], 'recording')}",
+        number_of(run.results.get("num_boxes", 0), "label"),
         f"protocol {evaluation['protocol']}",
         f"sizes in {evaluation['pixel_frame']} pixels",
     ]

@@ -164,9 +164,9 @@ def _row(
     cells = []
     for kind, column in columns.values():
         values = [of_run.get(_key(kind, suffix + column)) for of_run in figures]
-        counts = [of_run.get(_key("num", suffix + column), 0) for of_run in figures]
+        counts = [of_run.get(_key("num", suffix + column)) for of_run in figures]
         for i, (value, count) in enumerate(zip(values, counts, strict=True)):
-            note = f"{count:,}" if counted else ""
+            note = f"{count:,}" if counted and count is not None else ""
             cells.append(_figure(kind, value, note, shaded, begins=i == 0))
         if len(values) == 2:
             cells.append(_difference(kind, values))
@@ -178,21 +178,20 @@ def _key(kind: str, suffix: str) -> str:
 
 
 def _figure(kind: str, value: float | None, note: str, shaded: bool, begins: bool) -> Cell:
-    if kind == "num":
-        return Cell(f"{value or 0:,}", begins=begins)
     if value is None:
         return Cell(UNKNOWN, note=note, begins=begins)
+    if kind == "num":
+        return Cell(f"{value:,}", begins=begins)
     cell = _shaded(f"{value:.3f}", value if shaded else 0.0)
     return replace(cell, note=note, begins=begins)
 
 
 def _difference(kind: str, values: Sequence[float | None]) -> Cell:
     before, after = values
-    if kind == "num":
-        difference = (after or 0) - (before or 0)
-        return Cell(f"{difference:+,}".replace("-", "−") if difference else "0")
     if before is None or after is None:
         return Cell(UNKNOWN)
+    if kind == "num":
+        return Cell(f"{after - before:+,}".replace("-", "−") if after != before else "0")
     return Cell(signed(after - before), difference_colour(after - before))
 
 

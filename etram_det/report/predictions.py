@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -47,18 +49,21 @@ class DetectionWriter:
         class_names: Sequence[str],
         sensor_size: tuple[int, int],
     ) -> None:
-        with ExitStack() as files:
-            boxes, coco, table = (
-                files.enter_context(replacing(folder / f"{recording}_{ending}"))
-                for ending in ("bbox.npy", "coco.json", "detections.csv")
-            )
-            self._boxes = files.enter_context(_GrowingBoxes(boxes))
-            self._coco = files.enter_context(_CocoFile(coco, recording, class_names, sensor_size))
-            table_file = files.enter_context(table.open("w", encoding="utf-8", newline=""))
-            self._table = csv.writer(table_file, lineterminator="\n")
-            self._table.writerow(CSV_COLUMNS)
-            self._files = files.pop_all()
         self._class_names = tuple(class_names)
+        self._recording, self._size = recording, sensor_size
+        self._times_us, self._num_rows = array("q"), 0
+        categories = [{"id": i, "name": name} for i, name in enumerate(class_names)]
+        starts = {
+            "bbox.npy": _npy_header(0),
+            "coco.json": f'{{"categories": {json.dumps(categories)},\n"annotations": ['.encode(),
+            "detections.csv": _csv_lines([CSV_COLUMNS]),
+        }
+        with ExitStack() as opened:
+            self._files = [
+                opened.enter_context(_GrowingFile(folder / f"{recording}_{ending}", start))
+                for ending, start in starts.items()
+            ]
+            opened.pop_all()
 
     def add(self, time_us: int, rows: NDArray[Any], with_tracks: bool = False) -> None:
         """Write the detections of one window.
@@ -67,24 +72,78 @@ class DetectionWriter:
             time_us: end of the window.
             rows: its detections ``[D]``, of :func:`box_rows`.
             with_tracks: whether ``track_id`` holds the numbers of objects, from 1 on, 0 for none.
+
+        Raises:
+            OSError: the files cannot be written; they are as they were before this window.
         """
-        self._boxes.append(rows)
-        self._coco.append(time_us, rows, with_tracks)
-        for row in rows:
-            score, *box = _rounded(row, ("class_confidence", "x", "y", "w", "h"))
-            class_id = int(row["class_id"])
-            track = int(row["track_id"]) or ""
-            self._table.writerow(
-                [time_us, class_id, self._class_names[class_id], score, *box, track]
-            )
+        parts = (
+            rows.tobytes(),
+            self._annotations(rows, with_tracks).encode(),
+            _csv_lines(map(partial(self._csv_row, time_us), rows)),
+        )
+        try:
+            for file, part in zip(self._files, parts, strict=True):
+                file.write(part)
+        except OSError:
+            for file in self._files:
+                file.go_back()
+            raise
+        for file in self._files:
+            file.keep()
+        self._times_us.append(time_us)
+        self._num_rows += len(rows)
 
     def finish(self) -> None:
         """Complete the files with what was added and move them into place.
 
         Raises:
-            OSError: the files cannot be written; nothing is left of those.
+            OSError: a file cannot be completed; nothing is left of that one.
         """
-        self._files.close()
+        boxes, coco, table = self._files
+        with ExitStack() as endings:  # each of them, whatever becomes of the others
+            endings.callback(boxes.finish, start=_npy_header(self._num_rows))
+            endings.callback(coco.finish, ending=self._images())
+            endings.callback(table.finish)
+
+    def _annotations(self, rows: NDArray[Any], with_tracks: bool) -> str:
+        """COCO's annotations of the next window, each with the comma before it."""
+        texts = []
+        for number, row in enumerate(rows, start=self._num_rows + 1):
+            x, y, w, h, score = _rounded(row, ("x", "y", "w", "h", "class_confidence"))
+            annotation = {
+                "id": number,
+                "image_id": len(self._times_us) + 1,
+                "category_id": int(row["class_id"]),
+                "bbox": [x, y, w, h],
+                "area": round(w * h, _DECIMALS),
+                "iscrowd": 0,
+                "score": score,
+            }
+            if with_tracks:
+                annotation["track_id"] = int(row["track_id"])
+            texts.append((",\n" if number > 1 else "\n") + json.dumps(annotation))
+        return "".join(texts)
+
+    def _images(self) -> Iterator[bytes]:
+        """What follows COCO's annotations."""
+        height, width = self._size
+        yield b'],\n"images": ['
+        for i, time_us in enumerate(self._times_us, start=1):
+            image = {
+                "id": i,
+                "file_name": f"{self._recording}_{time_us}",
+                "width": width,
+                "height": height,
+                "t": time_us,
+            }
+            yield ((",\n" if i > 1 else "\n") + json.dumps(image)).encode()
+        yield b"]}\n"
+
+    def _csv_row(self, time_us: int, row: Any) -> list[Any]:
+        score, *box = _rounded(row, ("class_confidence", "x", "y", "w", "h"))
+        class_id = int(row["class_id"])
+        track = int(row["track_id"]) or ""
+        return [time_us, class_id, self._class_names[class_id], score, *box, track]
 
 
 def box_rows(time_us: int, detections: Detections, scale: tuple[float, float]) -> NDArray[Any]:
@@ -105,87 +164,68 @@ def box_rows(time_us: int, detections: Detections, scale: tuple[float, float]) -
     return rows
 
 
-class _GrowingBoxes:
-    """An ``.npy`` file of boxes that rows are appended to; its header is set at the end."""
+class _GrowingFile:
+    """A file that grows by whole windows, and takes its name when it is finished.
 
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("wb")
-        self._length = 0
-        self._write_header()
-        self._start = self._file.tell()
+    It is not buffered: what a full disk refuses is known at once, and can be taken back.
 
-    def append(self, rows: NDArray[Any]) -> None:
-        self._file.write(rows.tobytes())
-        self._length += len(rows)
+    Args:
+        path: the file.
+        start: its first bytes.
 
-    def __enter__(self) -> _GrowingBoxes:
-        return self
+    Raises:
+        OSError: it cannot be written.
+    """
 
-    def __exit__(self, *_: object) -> None:
-        with self._file:
+    def __init__(self, path: Path, start: bytes) -> None:
+        with ExitStack() as place:
+            unfinished = place.enter_context(replacing(path))
+            self._file = place.enter_context(unfinished.open("wb", buffering=0))
+            self.write(start)
+            self._place = place.pop_all()
+        self.keep()
+
+    def write(self, part: bytes) -> None:
+        """Write bytes that count from :meth:`keep` on."""
+        left = memoryview(part)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def keep(self) -> None:
+        self._end = self._file.tell()
+
+    def go_back(self) -> None:
+        """Forget what was written since :meth:`keep`."""
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+    def finish(self, start: bytes = b"", ending: Iterable[bytes] = ()) -> None:
+        """Complete it by its last bytes, and by first ones that take the place of the old ones."""
+        with self._place:
+            for part in ending:
+                self.write(part)
             self._file.seek(0)
-            self._write_header()
-            # NumPy leaves room in the header for a length that grows.
-            assert self._file.tell() == self._start
+            self.write(start)
 
-    def _write_header(self) -> None:
-        header = npy_format.header_data_from_array_1_0(np.empty(0, BOX_DTYPE))
-        npy_format.write_array_header_1_0(self._file, header | {"shape": (self._length,)})
-
-
-class _CocoFile:
-    """A COCO data set whose annotations are detections; what follows them is written at the end."""
-
-    def __init__(
-        self,
-        path: Path,
-        recording: str,
-        class_names: Sequence[str],
-        sensor_size: tuple[int, int],
-    ) -> None:
-        self._recording, self._size = recording, sensor_size
-        self._times_us = array("q")
-        self._num_annotations = 0
-        categories = [{"id": i, "name": name} for i, name in enumerate(class_names)]
-        self._file = path.open("w", encoding="utf-8")
-        self._file.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
-
-    def append(self, time_us: int, rows: NDArray[Any], with_tracks: bool) -> None:
-        self._times_us.append(time_us)
-        for row in rows:
-            x, y, w, h, score = _rounded(row, ("x", "y", "w", "h", "class_confidence"))
-            self._num_annotations += 1
-            annotation = {
-                "id": self._num_annotations,
-                "image_id": len(self._times_us),
-                "category_id": int(row["class_id"]),
-                "bbox": [x, y, w, h],
-                "area": round(w * h, _DECIMALS),
-                "iscrowd": 0,
-                "score": score,
-            }
-            if with_tracks:
-                annotation["track_id"] = int(row["track_id"])
-            separator = ",\n" if self._num_annotations > 1 else "\n"
-            self._file.write(separator + json.dumps(annotation))
-
-    def __enter__(self) -> _CocoFile:
+    def __enter__(self) -> _GrowingFile:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        height, width = self._size
-        with self._file:
-            self._file.write('],\n"images": [')
-            for i, time_us in enumerate(self._times_us, start=1):
-                image = {
-                    "id": i,
-                    "file_name": f"{self._recording}_{time_us}",
-                    "width": width,
-                    "height": height,
-                    "t": time_us,
-                }
-                self._file.write((",\n" if i > 1 else "\n") + json.dumps(image))
-            self._file.write("]}\n")
+    def __exit__(self, *error: Any) -> None:
+        self._place.__exit__(*error)
+
+
+def _npy_header(length: int) -> bytes:
+    """First bytes of an array file of boxes; NumPy leaves room in it for a length that grows."""
+    header = npy_format.header_data_from_array_1_0(np.empty(0, BOX_DTYPE))
+    file = BytesIO()
+    npy_format.write_array_header_1_0(file, header | {"shape": (length,)})
+    return file.getvalue()
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _rounded(row: Any, names: Sequence[str]) -> list[float]:

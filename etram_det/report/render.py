@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
-BRIGHTER, DARKER = (86, 180, 255), (255, 140, 0)
+# Less bright than the classes, whose boxes must stand out.
+BRIGHTER, DARKER = (62, 130, 196), (204, 108, 0)
 BACKGROUND = (0, 0, 0)
 # Okabe and Ito's palette, without black, which is the background; grey fills the eighth place.
 CLASS_COLOURS = (
@@ -76,20 +77,24 @@ def draw_boxes(
     """
     size = np.array([image.shape[1], image.shape[0]] * 2)
     corners = np.clip(np.nan_to_num(boxes, posinf=1e6, neginf=-1e6), 0, size - 1).astype(int)
-    # The best one last, on top of all others.
-    for i in reversed(range(len(corners))):
+    colours = [CLASS_COLOURS[int(class_id) % len(CLASS_COLOURS)] for class_id in classes]
+    best_last = range(len(corners))[::-1]  # on top of all others
+    for i in best_last:
         left, top, right, bottom = (int(each) for each in corners[i])
-        colour = CLASS_COLOURS[int(classes[i]) % len(CLASS_COLOURS)]
         if dashed:
             _dashed_rectangle(image, (left, top), (right, bottom))
             continue
-        cv2.rectangle(image, (left, top), (right, bottom), colour, 1)
+        # A dark line around it, for boxes among many events.
+        cv2.rectangle(image, (left - 1, top - 1), (right + 1, bottom + 1), BACKGROUND, 1)
+        cv2.rectangle(image, (left, top), (right, bottom), colours[i], 1)
+    for i in () if dashed else best_last:
         text = class_names[int(classes[i])]
         if track_ids is not None and track_ids[i] >= 0:
             text = f"{int(track_ids[i])} {text}"
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
-        _tag(image, text, (left, top, bottom), colour)
+        left, top, _, bottom = (int(each) for each in corners[i])
+        _tag(image, text, (left, top, bottom), colours[i])
 
 
 def draw_text(image: Image, text: str, corner: tuple[int, int]) -> None:

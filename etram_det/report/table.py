@@ -54,9 +54,9 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
         f"areas in {evaluation['pixel_frame']} px²: {bins}",
         f"IoU {ious[0]:.2f} to {ious[-1]:.2f}, at most {evaluation['max_detections']} detections "
         "for each frame and class",
-        f"{_number(evaluation['frames'], 'frame')} of "
-        f"{_number(evaluation['recordings'], 'recording')}; dropped by the protocol: "
-        f"{_number(labels, 'label')}, {_number(detections, 'detection')}",
+        f"{number_of(evaluation['frames'], 'frame')} of "
+        f"{number_of(evaluation['recordings'], 'recording')}; dropped by the protocol: "
+        f"{number_of(labels, 'label')}, {number_of(detections, 'detection')}",
     ]
     dropped = {reason: n for reason, n in evaluation["dropped_by_data"].items() if n}
     if dropped:
@@ -141,5 +141,6 @@ def _count(figures: Mapping[str, Any], suffix: str) -> str:
     return str(figures.get(f"num{suffix}", 0))
 
 
-def _number(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+def number_of(count: int, thing: str) -> str:
+    """``1 recording``, ``2 recordings``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +59,8 @@ class VideoWriter:
         """Write the next frame, RGB ``[H, W, 3]``."""
         assert self._writer is not None
         assert image.shape[:2] == self.size
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        with _opencv_silent():  # what could not be written is told by finish
+            self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         self.num_frames += 1
 
     def finish(self) -> None:
@@ -68,8 +70,9 @@ class VideoWriter:
             UserError: the file is not whole.
         """
         assert self._writer is not None
-        self._writer.release()
         try:
+            with _opencv_silent():
+                self._writer.release()
             if self.num_frames and _frames_in(self._unfinished) < self.num_frames:
                 # OpenCV keeps to itself what goes wrong in writing.
                 raise UserError(
@@ -157,22 +160,31 @@ class DetectionVideo:
 
 
 def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:
-    # What is missing is told below, in one line. OpenCV looks at this variable once.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # OpenCV 5 has moved these functions.
-    messages: Any = getattr(cv2.utils, "logging", cv2)
-    level = messages.getLogLevel()
-    messages.setLogLevel(0)
-    try:
+    # MPEG-4 counts time in fractions of a second whose denominator has 16 bits.
+    rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
+    with _opencv_silent():  # a codec that is missing is told in one line
         for codec in CODECS:
             writer = cv2.VideoWriter(
                 str(path), cv2.VideoWriter.fourcc(*codec), rate, (size[1], size[0])
             )
             if writer.isOpened():
                 return writer
+    return None
+
+
+@contextmanager
+def _opencv_silent() -> Iterator[None]:
+    """What OpenCV would write to the terminal is told by errors here."""
+    # OpenCV looks at this variable once.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # OpenCV 5 has moved these functions.
+    messages: Any = getattr(cv2.utils, "logging", cv2)
+    level = messages.getLogLevel()
+    messages.setLogLevel(0)
+    try:
+        yield
     finally:
         messages.setLogLevel(level)
-    return None
 
 
 def _frames_in(path: Path) -> int:

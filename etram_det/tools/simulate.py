@@ -16,6 +16,7 @@ from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.simulate import SimulationSettings, require_new, simulate
 from etram_det.progress import shown_progress
+from etram_det.report.table import number_of
 
 # A small box covers less than this, in pixels of a network that sees half the sensor's size.
 _SMALL_AREA = 32**2
@@ -104,7 +105,7 @@ def simulate_command(
     console.print(_summary(contents))
     console.print("* under 32² px at half the sensor's size", highlight=False)
     console.print(
-        f"{contents.num_recordings} recordings of {settings.seconds:g} s, "
+        f"{number_of(contents.num_recordings, 'recording')} of {settings.seconds:g} s, "
         f"{contents.num_events / 1e6:.1f} M events, {contents.num_bytes / 1e6:.0f} MB, "
         f"made in {time.monotonic() - started_s:.0f} s in {output}",
         highlight=False,

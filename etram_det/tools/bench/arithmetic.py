@@ -86,16 +86,17 @@ class Floors:
 
     Args:
         settings: precisions and device.
+        section: where those that cannot be had are noted.
 
     Attributes:
         runs: products to be timed in turn with the variants, so that they share the machine.
     """
 
-    def __init__(self, settings: BenchSettings) -> None:
-        self._products = {
-            precision: LargeProduct(settings.device, DTYPES[precision])
-            for precision in settings.precision
-        }
+    def __init__(self, settings: BenchSettings, section: Section) -> None:
+        self._products: dict[str, LargeProduct] = {}
+        for precision in settings.precision:
+            with section.part(f"large products, {precision}"):
+                self._products[precision] = LargeProduct(settings.device, DTYPES[precision])
         self.runs = {f"large products, {name}": run for name, run in self._products.items()}
 
     def add(

@@ -21,6 +21,7 @@ from etram_det.data.representation import FrameSettings, StackedHistogram
 from etram_det.data.simulate import SimulationSettings, simulate
 from etram_det.tools.bench.events import plain_histogram, random_events
 from etram_det.tools.bench.measure import Section, figure_of_times, measure
+from etram_det.tools.bench.memory import bench_memory
 
 _SENSOR, _FRAME = (720, 1280), (360, 640)
 _KERNEL_EVENTS = 250_000  # of a window, at 5 million events a second
@@ -31,12 +32,12 @@ _CPU = torch.device("cpu")
 
 
 def bench_data(repeats: int) -> list[Section]:
-    """Time the kernel, raw recordings and both preprocessed layouts.
+    """Time the kernel, raw recordings and both preprocessed layouts, and watch the memory.
 
     Args:
         repeats: measurements.
     """
-    return [_kernel(repeats), _reading(repeats)]
+    return [_kernel(repeats), _reading(repeats), bench_memory()]
 
 
 def _kernel(repeats: int) -> Section:

@@ -13,7 +13,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from etram_det.boxes import cxcywh_to_xyxy
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
-from etram_det.tools.bench.measure import Section, figure_of_times, measure
+from etram_det.tools.bench.measure import Section, figure_of_times, measure, resident_mb
 from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
 from etram_det.types import Detections, Labels
 
@@ -35,7 +35,7 @@ def bench_metric(num_frames: int, repeats: int) -> Section:
     found: dict[str, float] = {}
 
     def ours() -> None:
-        found[_OURS] = _run_ours(labels, detections)
+        found[_OURS] = _run_ours(_metric(), labels, detections)
 
     def theirs(backend: str) -> Callable[[], None]:
         def run() -> None:
@@ -59,7 +59,19 @@ def bench_metric(num_frames: int, repeats: int) -> Section:
         if base is not None:
             note = f"{figure_of_times('', values).value / base:.1f} times ours; {note}"
         section.add_times(f"torchmetrics, {name}, classes", values, note)
+    with section.part("memory"):
+        metric, held_mb = _metric(), []
+        for _ in range(3):
+            _run_ours(metric, labels, detections)
+            metric.reset()
+            held_mb.append(resident_mb())
+        growth = f"{held_mb[2] - held_mb[0]:+.1f} MB since the first"
+        section.add("memory after three epochs", held_mb[2], "MB", growth)
     return section
+
+
+def _metric() -> SizeBinnedMAP:
+    return SizeBinnedMAP(class_names=[f"class{i}" for i in range(NUM_CLASSES)])
 
 
 def _evaluation(num_frames: int) -> tuple[tuple[Tensor, Tensor], list[Detections]]:
@@ -83,8 +95,9 @@ def _evaluation(num_frames: int) -> tuple[tuple[Tensor, Tensor], list[Detections
     return (boxes, classes), detections
 
 
-def _run_ours(labels: tuple[Tensor, Tensor], detections: list[Detections]) -> float:
-    metric = SizeBinnedMAP(class_names=[f"class{i}" for i in range(NUM_CLASSES)])
+def _run_ours(
+    metric: SizeBinnedMAP, labels: tuple[Tensor, Tensor], detections: list[Detections]
+) -> float:
     boxes, classes = labels
     for start in range(0, len(boxes), _BATCH):
         rows = slice(start, start + _BATCH)

@@ -56,7 +56,7 @@ def bench_stream(settings: BenchSettings) -> Section:
     settings = replace(settings, lanes=1, steps=1)
     section = Section(f"Streaming, one window at a time: {settings.frame}")
     events = settings.events(1, 1)[0]
-    floors = arithmetic.Floors(settings)
+    floors = arithmetic.Floors(settings, section)
     runs: dict[str, Callable[[], Any]] = dict(floors.runs)
     streams: dict[str, DetectorStream] = {}
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etram_det.boxes import xyxy_to_cxcywh
+from etram_det.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from etram_det.data.datamodule import EventDataModule
 from etram_det.models.assign import Assignment, simota
 from etram_det.models.detector import Detector
@@ -27,7 +27,7 @@ from etram_det.tools.bench.measure import (
 )
 from etram_det.tools.bench.plain import assignment_by, plain_features, plain_simota
 from etram_det.tools.bench.settings import BenchSettings, Precision, autocast
-from etram_det.types import Batch, State
+from etram_det.types import Batch, Labels, State
 
 
 class TrainingStep:
@@ -64,25 +64,24 @@ class TrainingStep:
         self._scaler = torch.amp.GradScaler(settings.device.type, enabled=precision == "16-mixed")
         self._state: State | None = None
 
-    def __call__(self, events: Tensor, frame: Tensor, boxes: Tensor, classes: Tensor) -> float:
+    def __call__(self, events: Tensor, labels: Labels) -> float:
         """Take one step.
 
         Args:
             events: ``[T, B, 2 * bins, H, W]`` uint8.
-            frame: ``[N]`` places of the labelled frames in ``T * B``.
-            boxes: ``[N, M, 4]`` ``cxcywh``.
-            classes: ``[N, M]``, -1 where padded.
+            labels: of ``N`` frames.
         """
         detector: Detector = self._detector
         with autocast(self._settings.device, self._precision):
             with self._part("backbone"):
                 features = self._features(events)
             with self._part("neck"):
-                pyramid = detector.fpn([x[frame] for x in features])
+                pyramid = detector.fpn([x[labels.frame] for x in features])
             with self._part("head"):
                 output = detector.head(pyramid)
             with self._part("loss"), assignment_by(self._assign):
-                loss = self._loss(output, boxes, classes)["loss"]
+                boxes = xyxy_to_cxcywh(labels.boxes)
+                loss = self._loss(output, boxes, labels.classes, labels.rows)["loss"]
         with self._part("backward"):
             self._scaler.scale(loss).backward()
         with self._part("optimiser"):
@@ -117,7 +116,7 @@ def bench_train(settings: BenchSettings, data: bool) -> Section:
     section = Section(f"Training step: {sizes}")
     batch = _batch(settings)
     fastest: dict[str, Figure] = {}
-    floors = arithmetic.Floors(settings)
+    floors = arithmetic.Floors(settings, section)
     all_times: dict[str, list[float]] = {}
     for precision in settings.precision:
         steps = _variants(settings, precision, section)
@@ -198,15 +197,14 @@ def bench_growth(settings: BenchSettings) -> Section:
     return section
 
 
-def _batch(settings: BenchSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Events, labelled frames (every other one of each lane, as eTraM's), boxes and classes."""
+def _batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
+    """Events, and labels of every other frame of each lane, as eTraM's."""
     frame = torch.arange(settings.steps * settings.lanes, device=settings.device)
     labelled = frame[(frame // settings.lanes) % 2 == (settings.steps - 1) % 2]
-    return (
-        settings.events(settings.steps, settings.lanes),
-        labelled,
-        *settings.labels(len(labelled)),
-    )
+    boxes, classes = settings.labels(len(labelled))
+    rows = torch.arange(classes.numel(), device=settings.device)  # none of them is padding
+    labels = Labels(labelled, cxcywh_to_xyxy(boxes), classes, rows)
+    return settings.events(settings.steps, settings.lanes), labels
 
 
 def _compared(times: dict[str, list[float]], reference: str) -> Iterator[Figure]:
@@ -226,7 +224,7 @@ def _add_parts(
     section: Section,
     settings: BenchSettings,
     step: TrainingStep,
-    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    batch: tuple[Tensor, Labels],
     precision: str,
 ) -> None:
     if settings.device.type == "cuda":
@@ -243,7 +241,9 @@ def _add_parts(
     section.figures += [replace(f, note=f"{f.value / total:.1%} of the step") for f in figures]
     peak = peak_memory_mb(settings.device)
     if peak is not None:
-        whose = "tensors" if settings.device.type == "cuda" else "the whole process so far"
+        # Growth measures each size by itself.
+        tensors = "tensors, of all variants together"
+        whose = tensors if settings.device.type == "cuda" else "the whole process so far"
         section.add(f"peak memory, {precision}", peak, "MB", whose)
 
 
@@ -268,9 +268,8 @@ def _add_loading(
             batch: Batch = next(batches)
         with stopwatch.part("step"):
             batch = batch.to(settings.device, non_blocking=True)
-            labels = batch.labels
-            if len(labels):
-                step(batch.events, labels.frame, xyxy_to_cxcywh(labels.boxes), labels.classes)
+            if len(batch.labels):
+                step(batch.events, batch.labels)
         if i + 1 == warm_up:
             stopwatch.clear()
     times = stopwatch.times_s

@@ -91,8 +91,13 @@ def detect_command(
         precision=precision,
         device=device,
     )
-    rate = 1000 / frames.window_ms / slow_motion if video else None
-    Run(detector, fit, output.expanduser(), rate, track).detect_and_report(files)
+    rate = 1000 / frames.window_ms / slow_motion
+    if not 0.01 <= rate <= 1000:
+        raise UserError(
+            f"slow_motion: videos of 0.01 to 1000 frames a second are possible, found {rate:.3g} "
+            f"from {slow_motion:g} and windows of {frames.window_ms} ms: choose one nearer to 1"
+        )
+    Run(detector, fit, output.expanduser(), rate if video else None, track).detect_and_report(files)
 
 
 def _frame_settings(

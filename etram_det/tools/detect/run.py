@@ -143,8 +143,10 @@ class Run:
                     exit_code=1,
                 ) from None
             finally:
-                results.finish()
-                figures.elapsed_s = time.perf_counter() - started_s
+                try:
+                    results.finish()
+                finally:
+                    figures.elapsed_s = time.perf_counter() - started_s
         return None
 
 
@@ -213,7 +215,8 @@ class _Results:
     def finish(self) -> None:
         """Complete all files and move them into place."""
         try:
-            self._boxes.finish()
-        finally:
             if self._video is not None:
+                # First: on a full disk it is not whole, and what it held is room for the boxes.
                 self._video.finish()
+        finally:
+            self._boxes.finish()
