@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,15 +70,18 @@ def read_checkpoint(
         # It is filled after it was made, for which PyTorch wants a dict.
         stand_ins.append((_empty_dict, "collections.defaultdict"))
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            # A pickle of another protocol than PyTorch's: refused below, if it is none of its own.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch names what it refused as "GLOBAL <name>".
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if not refused:
+            found = "a plain pickle, which may hold code" if _is_pickle(path) else "something else"
             raise UserError(
-                f"{path}: must be a checkpoint of PyTorch's, which it is not: {setting} wants a "
-                ".ckpt file"
+                f"{path}: must be a checkpoint that PyTorch wrote, found {found}: not loaded; "
+                f"{setting} wants a .ckpt file"
             ) from error
         raise UserError(
             f"{path}: must hold only tensors and plain values, but it holds {refused[1]}: not "
@@ -85,10 +89,10 @@ def read_checkpoint(
             "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW)"
         ) from error
     except _DAMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise UserError(
-            f"{path}: cannot be read as a checkpoint ({reason}): the file may be cut short; "
-            "copy it again"
+            f"{path}: cannot be read as a checkpoint ({reason}): it may be cut short, or something "
+            "else; copy it again or choose another file"
         ) from error
     tensors = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(tensors, Mapping) or not tensors:
@@ -103,6 +107,12 @@ def read_checkpoint(
     return checkpoint
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether a file starts as pickles of protocol 2 and later do."""
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO
+
+
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint beside its final name, then move it into place.
 
@@ -110,11 +120,13 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
         UserError: if the file cannot be written; nothing is left of it then.
     """
     try:
-        with replacing(path) as unfinished:
-            torch.save(dict(checkpoint), unfinished)
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            torch.save(dict(checkpoint), file)
     except (OSError, RuntimeError) as error:
-        # PyTorch's own writer reports a full disk or a missing permission as RuntimeError.
-        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+        # PyTorch's writer gives its own error, raised from what the file's said.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        raise UserError(f"{path}: cannot be written ({reason})") from error
 
 
 def detector_of(
@@ -172,8 +184,9 @@ def require_same_tensors(
     missing = [name for name in required if name not in found]
     if missing:
         raise UserError(
-            f"{source}: lacks {_listed(missing)}: all tensors of the network are required; the "
-            "checkpoint may be of another architecture, or incomplete"
+            f"{source}: lacks {_listed(missing)}{' (so named here)' if theirs else ''}: all "
+            "tensors of the network are required; the checkpoint may be of another architecture, "
+            "or incomplete"
         )
     for name, tensor in required.items():
         if found[name].shape != tensor.shape:

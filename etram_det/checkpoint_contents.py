@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def require_readable(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse what cannot be Lightning's version, the state of schedules or a module's settings.
+    """Refuse what cannot be Lightning's version, steps, schedules or a module's settings.
 
     Args:
         path: the file, for messages.
@@ -49,6 +49,9 @@ def require_readable(path: Path, checkpoint: Mapping[str, Any]) -> None:
     version = checkpoint.get("pytorch-lightning_version", "2.0")
     if not isinstance(version, str) or not re.fullmatch(r"\d[\w.+-]*", version):
         raise UserError(f"{path}: pytorch-lightning_version must be one, found {version!r}")
+    step = checkpoint.get("global_step", None if "optimizer_states" in checkpoint else 0)
+    if not isinstance(step, int) or step < 0:
+        raise UserError(f"{path}: global_step must be the number of steps so far, found {step!r}")
     schedules = checkpoint.get("lr_schedulers", [])
     for schedule in schedules if isinstance(schedules, list) else [None]:
         if not isinstance(schedule, dict) or not isinstance(schedule.get("last_epoch", 0), int):
@@ -62,6 +65,35 @@ def require_readable(path: Path, checkpoint: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path}: hyper_parameters must be settings by name, class_names a list of names, "
             f"found {str(settings)[:80]}"
+        )
+
+
+def require_same_data(
+    stored: Mapping[str, Any], class_names: Sequence[str], in_channels: int
+) -> None:
+    """Refuse a checkpoint that was trained on other classes or on frames of other channels.
+
+    Args:
+        stored: the module's settings in the checkpoint; what they do not tell is not compared.
+        class_names: name of each class that the data has, in the order of the ids.
+        in_channels: channels of the data's frames.
+
+    Raises:
+        UserError: if the names differ, or their order, or the number of channels.
+    """
+    theirs, ours = list(stored.get("class_names", class_names)), list(class_names)
+    if theirs != ours:
+        raise UserError(
+            f"data.class_names: must be the checkpoint's {theirs}, found {ours}: set "
+            "data.class_names to the classes that the checkpoint was trained on, or choose another "
+            "checkpoint"
+        )
+    channels = stored.get("in_channels", in_channels)
+    if channels != in_channels:
+        raise UserError(
+            f"data.bins, data.representation: must make frames of the checkpoint's {channels} "
+            f"channels, found {in_channels}: set them as they were when the checkpoint was "
+            "trained, or choose another checkpoint"
         )
 
 

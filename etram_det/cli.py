@@ -11,14 +11,14 @@ import importlib
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jsonargparse import auto_cli
 
 from etram_det import __version__
-from etram_det.faults import StoppedBySignal, message_and_code
+from etram_det.faults import StoppedBySignal, message_and_code, quiet_writers
 from etram_det.settings_files import restrict_yaml
-from etram_det.tool_arguments import tool_arguments
+from etram_det.tool_arguments import in_own_keys, tool_arguments
 from etram_det.types import UserError
 
 # Command, where its function lives, and what it does.
@@ -81,7 +81,8 @@ def run(args: Sequence[str]) -> int:
     # What ends one of Lightning's runs comes behind a progress bar, whose line has not ended.
     start = "\n" if command in LIGHTNING_COMMANDS else ""
     try:
-        _run(command, args[1:])
+        with quiet_writers():
+            _run(command, args[1:])
     except StoppedBySignal as stop:
         sys.stderr.write(f"{start}etram_det: {stop}\n")
         return stop.exit_code
@@ -90,8 +91,8 @@ def run(args: Sequence[str]) -> int:
         if told is None:
             raise
         message, code = told
-        if code == 1 and command == "fit" and not isinstance(error, UserError):
-            message += "; checkpoints written so far are whole: go on from the last one"
+        if command in TOOLS:
+            message = in_own_keys(message, _tool(command))
         sys.stderr.write(f"{start if code == 1 else ''}etram_det: error: {message}\n")
         return code
     return 0
@@ -101,8 +102,7 @@ def _run(command: str, args: Sequence[str]) -> None:
     if command in LIGHTNING_COMMANDS:
         importlib.import_module("etram_det.lightning_commands").run_lightning([command, *args])
     elif command in TOOLS:
-        module, name, _ = TOOLS[command]
-        function = getattr(importlib.import_module(module), name)
+        function = _tool(command)
         auto_cli(
             function,
             args=tool_arguments(args, function),
@@ -119,6 +119,11 @@ def _run(command: str, args: Sequence[str]) -> None:
         raise UserError(f"{command}: no such command: choose one of {known}")
 
 
+def _tool(command: str) -> Callable[..., None]:
+    module, name, _ = TOOLS[command]
+    return getattr(importlib.import_module(module), name)
+
+
 def _set_up_messages() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
@@ -132,7 +137,8 @@ def _set_up_messages() -> None:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+    message = record.getMessage()
+    return not any(package in message for package in ("litlogger", "litmodels"))
 
 
 def _overview() -> str:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jsonargparse import ArgumentError
 from torch import distributed
 
+from etram_det.setting_mistakes import in_plain_words
 from etram_det.types import UserError
 
 _LOST_PROCESS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed? ?out|nccl|gloo|tcpstore|peer",
     re.IGNORECASE,
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 
 
@@ -31,17 +38,35 @@ class StoppedBySignal(Exception):
         self.exit_code = 128 + number
 
 
-def in_one_line(error: BaseException) -> str | None:
+@contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Let threads that write curves fail in silence: what they raise comes up in the main one."""
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        is_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and issubclass(args.exc_type, OSError)):
+            before(args)
+
+    before = threading.excepthook
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
     """What a user should know of an error that came from outside the program.
 
     Args:
         error: what ended a command.
+        folder: that the command writes to, for an error that names no file.
 
     Returns:
         What happened and what to do; None for an error that only its traceback explains.
     """
     if isinstance(error, OSError):
-        return _of_files(error)
+        return _of_files(error, folder)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return _of_memory(error)
     if isinstance(error, RuntimeError):
@@ -78,13 +103,18 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
         # What a worker meets comes up while running, whatever code it had there.
         return message, 1 if "in DataLoader worker" in text else error.exit_code
     if isinstance(error, ArgumentError):
-        return " ".join(str(error).split()), 2
+        return in_plain_words(str(error)), 2
     if isinstance(error, UnicodeDecodeError):
         return f"--config: a file of settings must be text in UTF-8, found {error}", 2
     if isinstance(error, ValueError):
         # jsonargparse wraps what the constructor of a nested class raises.
         mistake = _user_error_behind(error)
         return None if mistake is None else (str(mistake), mistake.exit_code)
+    if isinstance(error, getattr(sys.modules.get("wandb"), "Error", ())):
+        return (
+            f"trainer.logger: W&B cannot be used ({_first_line(str(error))}): run `wandb login`, "
+            "set WANDB_MODE=offline, or leave log_wandb.yaml out"
+        ), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 1
     fault = in_one_line(error)
@@ -98,10 +128,13 @@ def _user_error_behind(error: BaseException | None) -> UserError | None:
     return error
 
 
-def _of_files(error: OSError) -> str:
+def _of_files(error: OSError, folder: str | None) -> str:
     what = error.strerror or _last_line(str(error))
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    if not name and error.errno in (*_FULL, errno.EROFS):
+        name = folder
+    where = f"{name}: " if name else ""
+    if error.errno in _FULL:
         return f"{where}cannot be written, the disk is full ({what}): make room"
     return f"{where}{what}"
 

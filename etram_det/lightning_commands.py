@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from etram_det.callbacks.bad_recordings import BadRecordings
 from etram_det.callbacks.bad_steps import BadSteps
 from etram_det.callbacks.checkpoints import RunCheckpoint, WholeFiles
+from etram_det.callbacks.dirty_recordings import DirtyRecordings
 from etram_det.callbacks.hyper_parameters import HyperParameters
 from etram_det.callbacks.loggers import require_packages
 from etram_det.callbacks.optimisation import OptimisationMonitor
@@ -31,12 +32,16 @@ from etram_det.callbacks.provenance import Provenance
 from etram_det.callbacks.results import ResultsWriter
 from etram_det.callbacks.resume import ExactResume
 from etram_det.checkpoint import read_checkpoint
-from etram_det.checkpoint_contents import require_same_kind
+from etram_det.checkpoint_contents import require_same_data, require_same_kind
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
+from etram_det.faults import in_one_line
 from etram_det.module import DetectionModule
 from etram_det.run_folders import chosen_checkpoint, tell_changes
+from etram_det.schedule import require_steps
+from etram_det.setting_mistakes import in_plain_words
+from etram_det.settings_files import require_settings
 from etram_det.types import UserError
 
 # Settings that shape the network: where a checkpoint is read they follow it.
@@ -52,7 +57,37 @@ ARCHITECTURE = (
     "partition_split",
 )
 
+# The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 logger = logging.getLogger("etram_det")
+
+
+class SettingsParser(LightningArgumentParser):
+    """Lightning's parser, with mistakes in files of settings told by file.
+
+    Attributes:
+        files: for each setting that stood in a file, by its dotted name, the last such file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.files: dict[str, str] = {}
+
+    def settings(self) -> list[str]:
+        """Dotted names of all settings."""
+        return list(self.get_defaults().keys())
+
+    def parse_string(self, content: str, path: str = "", *args: Any, **kwargs: Any) -> Namespace:
+        """Settings of a file."""
+        groups = {name.split(".")[0] for name in self.settings() if "." in name}
+        require_settings(content, path or "--config", groups)
+        try:
+            config = super().parse_string(content, path, *args, **kwargs)
+        except ArgumentError as error:
+            raise UserError(f"{path or '--config'}: {in_plain_words(str(error))}") from error
+        self.files |= dict.fromkeys(config.keys(), path)
+        return config
 
 
 class EtramCLI(LightningCLI):
@@ -98,6 +133,22 @@ class EtramCLI(LightningCLI):
         own = {"weights_only": True, "ckpt_path": self.ckpt_path}
         return super()._prepare_subcommand_kwargs(subcommand) | own
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line and tell a mistake in it in one line.
+
+        Raises:
+            UserError: a setting is not known or has no fitting value.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            # Without a command, as where nothing is to run, the settings are those of the parser.
+            command = args[0] if args and args[0] in self.subcommands() else None
+            own: Any = self._parser(command)
+            program = f"python -m etram_det {command or 'fit'}"
+            message = in_plain_words(str(error), own.settings(), own.files, program)
+            raise UserError(message) from error
+
     def _parse_ckpt_path(self) -> None:
         """Let the network follow the checkpoint; all other settings stay as they were given.
 
@@ -105,9 +156,27 @@ class EtramCLI(LightningCLI):
         """
         if not self.config.get("subcommand"):
             return
-        config = self.config[self.config.subcommand]
-        self.ckpt_path = chosen_checkpoint(self.config.subcommand, self._plain(config))
-        stored = self._checkpoint().get("hyper_parameters", {})
+        command = self.config.subcommand
+        config = self.config[command]
+        self.ckpt_path = chosen_checkpoint(command, self._plain(config))
+        if command != "fit" and not self.ckpt_path:
+            raise UserError(
+                f"ckpt_path: required by {command}, found none: give --ckpt_path FILE, or last or "
+                "best for that of the newest run"
+            )
+        if self.ckpt_path and config.model.init_from and command == "fit":
+            logger.info(
+                "model.init_from: %s is not read, as training goes on from the weights of "
+                "ckpt_path %s",
+                *(config.model.init_from, self.ckpt_path),
+            )
+        self._checkpoint = self._read_checkpoint()
+        stored = self._checkpoint.get("hyper_parameters", {})
+        require_same_data(
+            stored,
+            class_names_of(config.data.class_names),
+            channels_of(config.data.bins, config.data.representation),
+        )
         for name in ARCHITECTURE:
             theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
             if theirs is None:
@@ -126,11 +195,9 @@ class EtramCLI(LightningCLI):
         parser = self._parser(self.config.subcommand)
         return json.loads(parser.dump(config, skip_none=False, format="json"))
 
-    def _checkpoint(self) -> dict[str, Any]:
-        """What is in the chosen checkpoint; nothing where none is set or it is Lightning's."""
-        if not self.ckpt_path or self.ckpt_path in ("hpc", "registry"):
-            return {}
-        return read_checkpoint(self.ckpt_path)
+    def _read_checkpoint(self) -> dict[str, Any]:
+        """What is in the chosen checkpoint; nothing where none is set."""
+        return read_checkpoint(self.ckpt_path) if self.ckpt_path else {}
 
     def before_instantiate_classes(self) -> None:
         """Look for the loggers' packages, and leave out a progress bar that is turned off.
@@ -149,6 +216,12 @@ class EtramCLI(LightningCLI):
             ]
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        precision = str(config.get("precision") or PRECISIONS[0])
+        if precision not in PRECISIONS and precision not in ("32", "bf16", "16"):
+            raise UserError(
+                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, found {precision}: "
+                "choose one of them"
+            )
         if config.get("enable_checkpointing") is False:
             # A checkpoint callback beside it would be a clash for Lightning.
             callbacks = [each for each in callbacks if not isinstance(each, RunCheckpoint)]
@@ -160,10 +233,17 @@ class EtramCLI(LightningCLI):
             trainer = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
         except (TypeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-        if trainer.accumulate_grad_batches < 1:
+        for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+            value = getattr(trainer, name)
+            if value is not None and value < least:
+                raise UserError(
+                    f"trainer.{name}: must be at least {least}, found {value}: correct it"
+                )
+        interval = trainer.val_check_interval
+        if isinstance(interval, (int, float)) and interval <= 0:
             raise UserError(
-                "trainer.accumulate_grad_batches: must be at least 1, found "
-                f"{trainer.accumulate_grad_batches}: correct it"
+                f"trainer.val_check_interval: must be above 0, found {interval}: set a number of "
+                "steps, or a share of an epoch"
             )
         return trainer
 
@@ -174,30 +254,51 @@ class EtramCLI(LightningCLI):
             raise UserError(f"seed_everything: {error}: correct it") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
-        # Data or weights that are missing or do not fit must show before a run folder is made.
-        self.datamodule.prepare_data()
-        self.datamodule.setup(subcommand)
-        if checkpoint := self._checkpoint():
-            self.model.on_load_checkpoint(checkpoint)
-            if subcommand == "fit" and checkpoint.get("optimizer_states"):
-                self._go_on(checkpoint)
-        elif subcommand == "fit" and not self.ckpt_path:
-            self.model.load_initial_weights()
+        self._prepare(subcommand)
         if subcommand in ("validate", "test"):
             # Lightning's own list of a hundred figures would bury the tables of ResultsWriter.
             self.config_init[subcommand].verbose = False
         try:
             super()._run_subcommand(subcommand)
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except UserError:
+            raise
+        except Exception as error:
+            if fault := in_one_line(error, getattr(self.trainer.logger, "log_dir", None)):
+                raise UserError(f"{fault}{self._way_on(subcommand)}", exit_code=1) from error
             # Lightning holds the checkpoint for as long as it restores from it.
             is_restoring = bool(self.trainer._checkpoint_connector._loaded_checkpoint)
-            if isinstance(error, UserError) or not is_restoring:
+            damage = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+            if not is_restoring or not isinstance(error, damage):
                 raise
             reason = next(iter(str(error).splitlines()), "")
             raise UserError(
                 f"{self.ckpt_path}: {subcommand} cannot go on from it ({type(error).__name__}: "
                 f"{reason}): it is damaged, or of another program; copy it again or choose another"
             ) from error
+
+    def _way_on(self, subcommand: str) -> str:
+        """Where a training that a fault has ended can go on, if it has a checkpoint."""
+        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        if subcommand != "fit" or not last or not Path(last).is_file():
+            return ""
+        return f"; {last} is whole: go on from it with --resume auto"
+
+    def _prepare(self, subcommand: str) -> None:
+        """Let what is missing or does not fit show before a run folder is made."""
+        # Lightning reads the checkpoint again: held any longer, it would be in memory twice.
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        if subcommand == "fit":
+            require_steps(self.model.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+            if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
+                kept.require_monitor_among(self.model.metric.figure_names())
+        self.datamodule.prepare_data()
+        self.datamodule.setup(subcommand)
+        if checkpoint:
+            self.model.on_load_checkpoint(checkpoint)
+            if subcommand == "fit" and checkpoint.get("optimizer_states"):
+                self._go_on(checkpoint)
+        elif subcommand == "fit" and not self.ckpt_path:
+            self.model.load_initial_weights()
 
     def _go_on(self, checkpoint: dict[str, Any]) -> None:
         """Let a resumed run go on in its own run folder, and tell which settings have changed."""
@@ -213,6 +314,13 @@ class EtramCLI(LightningCLI):
             # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
             tensorboard._kwargs["purge_step"] = checkpoint["global_step"] + 1
         tell_changes(checkpoint, self._plain(self.config.fit))
+        step, max_steps = checkpoint["global_step"], self.trainer.max_steps
+        if 0 <= max_steps <= step:
+            logger.info(
+                "ckpt_path: the checkpoint is at step %d already and trainer.max_steps is %d, so "
+                "nothing is left to train: raise trainer.max_steps to go on",
+                *(step, max_steps),
+            )
 
 
 def run_lightning(args: Sequence[str]) -> None:
@@ -254,11 +362,12 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
         auto_configure_optimizers=False,
         save_config_callback=Provenance,
         save_config_kwargs={"overwrite": True, "arguments": args},
+        parser_class=SettingsParser,
         parser_kwargs=parser_settings if run else {"exit_on_error": False},
         trainer_defaults={
             "callbacks": [
                 *(RunProgressBar(), ExactResume(), OptimisationMonitor(), HyperParameters()),
-                *(PredictionWriter(), BadRecordings(), ProcessWatch()),
+                *(PredictionWriter(), BadRecordings(), DirtyRecordings(), ProcessWatch()),
             ],
             "use_distributed_sampler": False,  # the plan shares the recordings out itself
         },

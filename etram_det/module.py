@@ -13,13 +13,14 @@ from torch import Tensor, distributed
 
 from etram_det.boxes import decode_detections, xyxy_to_cxcywh
 from etram_det.checkpoint import carry_over, require_same_tensors
+from etram_det.checkpoint_contents import require_same_data
 from etram_det.lanes import LaneStates
 from etram_det.metrics.protocols import ProtocolName
 from etram_det.metrics.settings import SIZE_BINS
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
-from etram_det.schedule import OneCycle
+from etram_det.schedule import OneCycle, require_steps
 from etram_det.types import Batch, Detections, UserError
 
 
@@ -52,15 +53,16 @@ class DetectionModule(pl.LightningModule):
         loss: training loss; RVT's (YOLOX's) unless set.
         learning_rate: highest learning rate; ``2e-4 * sqrt(effective batch / 8)`` unless set,
             where the effective batch counts the lanes of all processes and accumulated batches.
-        weight_decay: AdamW's weight decay.
+        weight_decay: AdamW's weight decay, at least 0.
         schedule: how the learning rate falls after the warm-up: ``linear``, ``cosine``, or
             ``constant`` for no schedule at all.
         warmup_share: share of all steps in which the learning rate rises, in (0, 1).
         div_factor: highest over first learning rate.
         final_div_factor: highest over last learning rate.
         score_threshold: least objectness times class confidence of a detection, in [0, 1].
-        nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
-        max_detections: detections kept of each frame, best first.
+        nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped, in
+            [0, 1].
+        max_detections: detections kept of each frame, best first; at least 1.
         protocol: how detections are judged: ``full`` counts every label; ``prophesee`` drops
             small boxes and the first 0.5 s, as published numbers do, and ``prophesee_gen1`` is
             its form for Gen1; ``etram_fork`` ignores classes as well.
@@ -108,16 +110,19 @@ class DetectionModule(pl.LightningModule):
         class_groups: dict[str, list[int | str]] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least, most in (
-            ("learning_rate", learning_rate, 0, 100),
-            ("warmup_share", warmup_share, 0, 1),
-            ("div_factor", div_factor, 0, math.inf),
-            ("final_div_factor", final_div_factor, 0, math.inf),
+        rate = learning_rate
+        for name, value, is_in_range, bounds in (
+            ("learning_rate", rate, rate is None or 0 < rate < 100, "(0, 100)"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "[0, inf)"),
+            ("warmup_share", warmup_share, 0 < warmup_share < 1, "(0, 1)"),
+            ("div_factor", div_factor, 0 < div_factor < math.inf, "(0, inf)"),
+            ("final_div_factor", final_div_factor, 0 < final_div_factor < math.inf, "(0, inf)"),
+            ("score_threshold", score_threshold, 0 <= score_threshold <= 1, "[0, 1]"),
+            ("nms_threshold", nms_threshold, 0 <= nms_threshold <= 1, "[0, 1]"),
+            ("max_detections", max_detections, max_detections >= 1, "[1, inf)"),
         ):
-            if value is not None and not least < value < most:
-                raise UserError(
-                    f"model.{name}: must lie between {least} and {most}, found {value}: correct it"
-                )
+            if not is_in_range:
+                raise UserError(f"model.{name}: must lie in {bounds}, found {value}: correct it")
         # The loss is a module of its own settings, which the run's config.yaml holds; all other
         # settings are plain values, so that checkpoints load without unpickling code.
         self.save_hyperparameters(ignore=["loss"])
@@ -160,6 +165,13 @@ class DetectionModule(pl.LightningModule):
         self.train_states, self.eval_states = LaneStates(), LaneStates()
         # Of the last training step, for whoever has to tell what was wrong with it.
         self.loss_parts: dict[str, Tensor] = {}
+        self._steps_of_checkpoint = 0
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps behind the weights: the training's, or those of the checkpoint to be evaluated."""
+        trains = self.trainer.state.fn == "fit" or self.trainer.ckpt_path is None
+        return self.trainer.global_step if trains else self._steps_of_checkpoint
 
     def load_initial_weights(self) -> None:
         """Load what fits of ``init_from``, once, and tell what was loaded and what was not.
@@ -291,6 +303,9 @@ class DetectionModule(pl.LightningModule):
             for name, value in self.metric.compute().items()
             if name.startswith("A") and not value.isnan()
         }
+        if self.trainer.state.fn != "fit":
+            # Where Lightning finds the step that loggers are to note; of itself it counts from 0.
+            precisions_and_recalls["step"] = torch.tensor(float(self.trained_steps))
         self.log_dict(precisions_and_recalls)
 
     def configure_gradient_clipping(
@@ -308,7 +323,12 @@ class DetectionModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """AdamW with RVT's one-cycle schedule."""
+        """AdamW with RVT's one-cycle schedule.
+
+        Raises:
+            UserError: if the schedule needs to know the number of steps and there is none.
+        """
+        require_steps(self.schedule, self.trainer.max_steps, self.trainer.max_epochs)
         highest = self.learning_rate
         if highest is None:
             lanes = self.train_lanes * self.trainer.world_size
@@ -335,19 +355,15 @@ class DetectionModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network or of other classes.
+        """Refuse a checkpoint of another network, other classes or other frames.
 
         Raises:
-            UserError: if the checkpoint's class names differ, or their order, or if its detector's
-                tensors are not exactly this one's.
+            UserError: if the checkpoint's class names differ, or their order, or the channels of
+                its frames, or if its detector's tensors are not exactly this one's.
         """
-        theirs = tuple(checkpoint.get("hyper_parameters", {}).get("class_names", self.class_names))
-        if theirs != self.class_names:
-            raise UserError(
-                f"data.class_names: must be the checkpoint's {list(theirs)}, found "
-                f"{list(self.class_names)}: set data.class_names to the classes that the "
-                "checkpoint was trained on, or choose another checkpoint"
-            )
+        self._steps_of_checkpoint = checkpoint.get("global_step", 0)
+        stored = checkpoint.get("hyper_parameters", {})
+        require_same_data(stored, self.class_names, self.hparams["in_channels"])
         prefix = "detector."
         require_same_tensors(
             {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)},
@@ -355,10 +371,10 @@ class DetectionModule(pl.LightningModule):
             "ckpt_path",
         )
         # A loss may follow another one: it takes over what both have and keeps its own rest.
-        stored, own = checkpoint["state_dict"], self.loss.state_dict(prefix="loss.")
+        tensors, own = checkpoint["state_dict"], self.loss.state_dict(prefix="loss.")
         checkpoint["state_dict"] = own | {
             name: tensor
-            for name, tensor in stored.items()
+            for name, tensor in tensors.items()
             if name in own or not name.startswith("loss.")
         }
         is_training = self._trainer is not None and self._trainer.training

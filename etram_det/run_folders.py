@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etram_det.checkpoint import read_checkpoint
+from etram_det.settings_files import leaves
 from etram_det.types import UserError
 
 # What makes two runs the same one, but for what does not show in the result.
@@ -19,8 +20,13 @@ _NO_MATTER = (
     "data.multiprocessing_context",
     "data.eval_lanes",
     "data.predict_split",
+    "data.on_bad_recording",
 )
-
+# Set once with the optimiser, which goes on as the checkpoint has it.
+_KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
+_MOST_TOLD = 3  # differences to a run that is passed over
+# Dotted name of a setting, its value in a checkpoint's run and now.
+Difference = tuple[str, Any, Any]
 
 logger = logging.getLogger("etram_det")
 
@@ -33,18 +39,18 @@ def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
         config: of the command, as plain values.
 
     Returns:
-        Its path, a word of Lightning's, or None for a start from nothing.
+        Its path, or None for a start from nothing.
 
     Raises:
         UserError: if ``last`` or ``best`` is asked for and there is none.
     """
     path, resume = config.get("ckpt_path"), config.get("resume")
-    is_requeued = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    is_requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     if command == "fit" and (resume == "auto" or (is_requeued and resume != "never")):
         if found := _newest_of_same_settings(_checkpoints(config, "last.ckpt"), config):
-            logger.info("resume: going on from %s, after %d steps", *found)
+            instead = f", not from ckpt_path {path}: a new run would start there" if path else ""
+            logger.info("resume: going on from %s, after %d steps%s", *found, instead)
             return str(found[0])
-        logger.info("resume: no last.ckpt of these settings yet: a new run starts")
     if path not in ("best", "last"):
         return path
     paths = _checkpoints(config, f"{path}.ckpt")
@@ -65,13 +71,16 @@ def tell_changes(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> No
         config: of ``fit``, as plain values.
     """
     theirs = _config_in(checkpoint)
-    changes = [
-        f"{name} was {before} and is {now}"
-        for name, before, now in _differences(theirs or config, config)
-        if name.startswith(("model.", "trainer."))
-    ]
+    differences = _differences(theirs or config, config)
+    changes = [each for each in differences if each[0].startswith(("model.", "trainer."))]
     if changes:
-        logger.info("ckpt_path: settings changed since then: %s", "; ".join(changes))
+        logger.info("ckpt_path: settings changed since then: %s", _in_words(changes))
+    if kept := [name for name, _, _ in changes if name in _KEPT_BY_OPTIMISER]:
+        logger.info(
+            "ckpt_path: %s: the optimiser goes on with the checkpoint's; a new training from its "
+            "weights, by model.init_from, takes the new one",
+            ", ".join(kept),
+        )
 
 
 def _folder_of_runs(config: Mapping[str, Any]) -> Path:
@@ -100,18 +109,29 @@ def _newest_of_same_settings(
 ) -> tuple[Path, int] | None:
     """The first checkpoint that was trained with the same model, data and seed, and its step.
 
-    A file that cannot be read is passed over: it is none of this run's, which are whole.
+    Where there is none, it tells the one with the fewest differences; of files that cannot be
+    read, it tells why.
     """
+    nearest: tuple[Path, list[Difference]] | None = None
     for path in paths:
         try:
             checkpoint = read_checkpoint(path)
-        except UserError:
+        except UserError as error:
+            logger.warning("resume: passed over: %s", error)
             continue
         theirs = _config_in(checkpoint)
-        if theirs and not any(
-            name.split(".")[0] in _PARTS for name, _, _ in _differences(theirs, config)
-        ):
+        differences = [
+            each for each in _differences(theirs, config) if each[0].split(".")[0] in _PARTS
+        ]
+        if theirs and not differences:
             return path, checkpoint["global_step"]
+        if theirs and (nearest is None or len(differences) < len(nearest[1])):
+            nearest = path, differences
+    others = ""
+    if nearest is not None:
+        rest = "; …" if len(nearest[1]) > _MOST_TOLD else ""
+        others = f"; in {nearest[0]}, {_in_words(nearest[1][:_MOST_TOLD])}{rest}"
+    logger.info("resume: no last.ckpt of these settings yet: a new run starts%s", others)
     return None
 
 
@@ -122,20 +142,16 @@ def _config_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else {}
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def _in_words(differences: Sequence[Difference]) -> str:
+    return "; ".join(f"{name} was {before} and is {now}" for name, before, now in differences)
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
     """Dotted name, their value and ours of the settings that differ so that it can show."""
-    flat_theirs, flat_ours = dict(_leaves(theirs)), dict(_leaves(ours))
+    flat_theirs, flat_ours = dict(leaves(theirs)), dict(leaves(ours))
     names = sorted(flat_theirs.keys() | flat_ours.keys())
     return [
         (name, flat_theirs.get(name), flat_ours.get(name))
         for name in names
         if name not in _NO_MATTER and flat_theirs.get(name) != flat_ours.get(name)
     ]
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -170,9 +170,10 @@ def architecture_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any
         *(shape(f"backbone.stages.{i}.downsample.weight", 4)[:2] for i in range(4)), strict=True
     )
     hidden = shape("backbone.stages.0.attention.0.mlp.0.weight", 2)[0]
+    shape("head.stems.0.conv.weight", 4)
     num_scales = count(r"head\.stems\.(\d+)")
     embed_dim = math.gcd(*dims)
-    if not 1 <= num_scales <= 4 or hidden % dims[0] or in_channels[0] % 2:
+    if num_scales > 4 or hidden % dims[0] or in_channels[0] % 2:
         raise UserError(
             f"{source}: must have 1 to 4 scales, MLPs that are a multiple of {dims[0]} channels "
             f"wide and two polarities, found {num_scales} scales, MLPs of {hidden} and "
@@ -211,12 +212,19 @@ def checkpoint_from_rvt(
         without optimiser state, so that ``fit`` starts with a fresh one.
 
     Raises:
-        UserError: if a tensor is missing, is one too many, or has another shape.
+        UserError: if a tensor is missing, is one too many, has another shape, or holds what is not
+            finite.
     """
     tensors = rename_rvt(state_dict)
     with torch.device("meta"):
         required = Detector(**architecture).state_dict()
     require_same_tensors(tensors, required, source, dict(zip(tensors, state_dict, strict=True)))
+    for name, tensor in state_dict.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{source}: {name} must hold finite numbers, found nan or infinite ones: its "
+                "training may have failed by then; choose an earlier checkpoint"
+            )
     settings = {name: value for name, value in architecture.items() if name != "num_classes"}
     return {
         # Lightning wants to know who wrote a checkpoint, in case its layout changed since.

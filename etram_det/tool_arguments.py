@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 _ANSWERS = ("true", "false")
 
@@ -23,8 +23,8 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
         function: the tool.
     """
     hints = get_type_hints(function).items()
-    lists = {
-        f"--{name}"
+    lists = {  # with the single words that may stand for a list
+        f"--{name}": {"null", *_literals(hint)}
         for name, hint in hints
         if {get_origin(each) for each in (hint, *get_args(hint))} & {tuple, Sequence}
     }
@@ -60,7 +60,11 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
         *(
             word
             for flag, *values in words
-            for word in ([flag, *values] if _is_whole(values) else [flag, json.dumps(values)])
+            for word in (
+                [flag, *values]
+                if _is_whole(values, lists.get(flag, ()))
+                else [flag, json.dumps(values)]
+            )
         ),
     ]
 
@@ -72,16 +76,23 @@ def in_own_keys(message: str, function: Callable[..., Any]) -> str:
         message: of a mistake in a setting.
         function: the tool.
     """
-    keys = {}
+    keys: dict[str, str] = {}
     for name, hint in get_type_hints(function).items():
         inner = [field.name for field in fields(hint)] if is_dataclass(hint) else []
         keys |= {name: name} | {each: f"{name}.{each}" for each in inner}
     return re.sub(r"(?<![\w./])data\.(\w+)", lambda key: keys.get(key[1], key[0]), message)
 
 
-def _is_whole(values: Sequence[str]) -> bool:
-    """Whether this is no list in words, but nothing, null or a list in one word."""
-    return not values or (len(values) == 1 and re.match(r"\[|null$", values[0]) is not None)
+def _literals(hint: Any) -> list[str]:
+    """The words that a type names."""
+    return [
+        word for each in get_args(hint) if get_origin(each) is Literal for word in get_args(each)
+    ]
+
+
+def _is_whole(values: Sequence[str], names: Collection[str]) -> bool:
+    """Whether this is no list in words, but nothing, a name, or a list in one word."""
+    return not values or (len(values) == 1 and (values[0] in names or values[0].startswith("[")))
 
 
 def _underscored(arg: str) -> str:

@@ -136,6 +136,10 @@ class Batch:
         stream: ``[B]`` bool, true for lanes that follow a recording, false for random chunks.
         faults: for each lane whose chunk could not be read, by its place among the ``B``, what was
             wrong; all its frames are padding then.
+        num_outside: for each lane that has some, events of its frames outside the sensor, which
+            were dropped.
+        mended_share: for each lane that has some, the share of its recording's events, in [0, 1],
+            whose stamp was behind an earlier one and was mended.
     """
 
     events: Tensor
@@ -148,6 +152,8 @@ class Batch:
     scale: Tensor
     stream: Tensor
     faults: dict[int, str] = field(default_factory=dict)
+    num_outside: dict[int, int] = field(default_factory=dict)
+    mended_share: dict[int, float] = field(default_factory=dict)
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""

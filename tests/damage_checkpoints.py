@@ -160,3 +160,53 @@ def init_from_settings(folder, value):
 def resume_with(folder, change):
     _change_checkpoint(folder / "run.ckpt", lambda c: c.update({change[0]: change[1]}))
     return fit(folder, "--trainer.max_steps", "2", "--ckpt_path", str(folder / "run.ckpt"))
+
+
+def _of_another_shape(checkpoint):
+    checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+def _lanes(change):
+    def changed(checkpoint):
+        own = checkpoint["resume"]["processes"][0]
+        own["lanes"] = [change(*pair) for pair in own["lanes"]]
+
+    return changed
+
+
+def _text_for_a_count(checkpoint):
+    checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] = "x"
+
+
+@cases(
+    moments=_of_another_shape,
+    too_few_lanes=_lanes(lambda hidden, cell: (hidden[:1], cell[:1])),
+    lanes_of_other_frames=_lanes(lambda hidden, cell: (hidden[..., :1], cell[..., :1])),
+    hidden_without_cell=_lanes(lambda hidden, cell: (hidden,)),
+    count=_text_for_a_count,
+    unread_chunks=lambda c: c["callbacks"].update(BadRecordings={"a": "b"}),
+    place=lambda c: c["EventDataModule"].update(step=-3),
+    epoch_of_place=lambda c: c["EventDataModule"].update(epoch=-1),
+    validation=lambda c: c["EventDataModule"].update(validation=3),
+    unfinished_step=lambda c: c["resume"]["processes"][0].update(unfinished_step={"losses": 1}),
+)
+def resume_with_damaged(folder, change):
+    _change_checkpoint(folder / "run.ckpt", change)
+    return fit(folder, "--trainer.max_steps", "2", "--ckpt_path", str(folder / "run.ckpt"))
+
+
+@cases(
+    step_missing=lambda c: c.pop("global_step"),
+    step_text=lambda c: c.update(global_step="x"),
+    step_negative=lambda c: c.update(global_step=-1),
+)
+def resume_with_auto(folder, change):
+    def changed(checkpoint):
+        checkpoint["provenance"]["config"]["data"]["root"] = str(folder / "raw")
+        change(checkpoint)
+
+    last = folder / "runs" / "size_aware" / "version_0" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    (folder / "run.ckpt").rename(last)
+    _change_checkpoint(last, changed)
+    return fit(folder, "--trainer.max_steps", "2", "--resume", "auto")

@@ -38,6 +38,7 @@ YAMLS = {
     "unknown anchor": "model: *m\n",
     "model a number": "model: 5\n",
     "model none": "model: null\n",
+    "model none beside others": "model: null\ndata: {bins: 10}\n",
     "data a list": "data: [1]\n",
     "trainer text": "trainer: fast\n",
     "loss no loss": f"model:\n  loss:\n    {TOUCH}",

@@ -243,7 +243,9 @@ def test_report_stands_where_the_batch_cannot_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fail)
     *_, fit = train(tmp_path, [NAN], most_in_a_row=1)
-    with pytest.raises(UserError, match=r"could not be written to .*No space left"):
+    with pytest.raises(
+        UserError, match=r"the batch is lost: .*rank0.pt: cannot be written \(No space left"
+    ):
         fit()
     assert not list(tmp_path.iterdir())
 

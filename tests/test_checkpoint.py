@@ -1,5 +1,7 @@
 """Checkpoints read safely, written whole, carried over to networks of other shapes."""
 
+import logging
+import pickle
 import shutil
 from pathlib import Path
 
@@ -180,8 +182,8 @@ def test_sources_that_do_not_fit_are_refused(content, message):
 
 
 def test_nothing_is_left_of_a_write_that_failed(tmp_path, monkeypatch):
-    def half_written(content, path):
-        Path(path).write_bytes(b"half")
+    def half_written(content, file):
+        file.write(b"half")
         raise RuntimeError("no space left on device\nand a traceback")
 
     monkeypatch.setattr(torch, "save", half_written)
@@ -217,6 +219,7 @@ def last(version):
 
 
 def test_fine_tuning_from_an_imported_checkpoint(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     source = str(rvt.REFERENCE / "rvt_reference.ckpt")
     flags = ["--checkpoint", source, "--output", "rvt.ckpt", "--dim-head=4"]
     assert run(["import-rvt", *flags]) == 0
@@ -241,8 +244,11 @@ def test_fine_tuning_from_an_imported_checkpoint(tmp_path, caplog):
     resume = [*start, "--trainer.max_steps", "2", "--ckpt_path", checkpoint]
     assert run(["fit", *resume]) == 0
     assert last(0)["global_step"] == 2  # in the same run folder
+    not_read = "model.init_from: rvt.ckpt is not read, as training goes on from the weights of"
+    assert caplog.text.count(f"{not_read} ckpt_path {checkpoint}") == 1
     assert run(["validate", *start, "--ckpt_path", checkpoint]) == 0
-    assert "model.init_from" not in caplog.text
+    assert caplog.text.count("model.init_from: ") == 1
+    assert "parameters loaded" not in caplog.text
     assert run(["fit", *start]) == 2
     assert not Path("runs/baseline/version_2").exists()
 
@@ -265,13 +271,16 @@ def test_training_goes_on_from_imported_weights_with_a_fresh_optimiser(tmp_path,
 
 
 def test_a_checkpoint_of_other_bins_is_refused_before_a_run_is_made(tmp_path, capfd):
-    save(make(EIGHT, in_channels=10), EIGHT, embed_dim=8)
     settings = small_run(tmp_path, "--ckpt_path", "old.ckpt")
-    for command in ("validate", "fit"):
-        assert run([command, *settings]) == 2
-        error = capfd.readouterr().err
-        assert "downsample.weight must have the shape (8, 20, 7, 7), found (8, 10, 7, 7)" in error
-        assert "Traceback" not in error
+    told = "data.bins, data.representation: must make frames of the checkpoint's 10 channels"
+    untold = "downsample.weight must have the shape (8, 20, 7, 7), found (8, 10, 7, 7)"
+    for stored, message in (({"in_channels": 10}, told), ({}, untold)):
+        save(make(EIGHT, in_channels=10), EIGHT, embed_dim=8, **stored)
+        for command in ("validate", "fit"):
+            assert run([command, *settings]) == 2
+            error = capfd.readouterr().err
+            assert message in error
+            assert "Traceback" not in error
     assert not Path("runs").exists()
 
 
@@ -294,6 +303,32 @@ def test_gradient_to_the_pyramid_equals_the_plain_loss():
     for plain, batched in zip(*gradients, strict=True):
         assert plain.abs().max() > 1e-3
         torch.testing.assert_close(batched, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            pickle.dumps({"state_dict": {"a": 1}}),
+            "must be a checkpoint that PyTorch wrote, found a plain pickle, which may hold code: "
+            "not loaded; file wants a .ckpt file",
+        ),
+        (
+            b"not a checkpoint",
+            "must be a checkpoint that PyTorch wrote, found something else: not loaded; file "
+            "wants a .ckpt file",
+        ),
+        (
+            b"hello",
+            "cannot be read as a checkpoint (KeyError: 101): it may be cut short, or something "
+            "else; copy it again or choose another file",
+        ),
+    ],
+)
+def test_files_of_other_kinds_are_told_in_one_line(content, reason, capfd):
+    Path("other.ckpt").write_bytes(content)
+    assert run(["checkpoint", "other.ckpt"]) == 2
+    assert capfd.readouterr().err.strip() == f"etram_det: error: other.ckpt: {reason}"
 
 
 def test_initial_weights_are_taken_once():

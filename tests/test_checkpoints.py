@@ -1,5 +1,6 @@
 """When checkpoints are written, what ends a run with one, and what they tell."""
 
+import contextlib
 import errno
 import json
 import os
@@ -22,6 +23,7 @@ from tiny_runs import (
     send,
     steps,
     stop_after,
+    unbroken,
 )
 
 from etram_det import cli, files
@@ -72,20 +74,23 @@ def fake_slurm(exit_code, folder):
     }
 
 
+def on_the_validation_step(action):
+    """Do something at each start of a validation step."""
+    step = DetectionModule.validation_step
+
+    def acting(module, *args):
+        action()
+        return step(module, *args)
+
+    DetectionModule.validation_step = acting
+
+
 def test_slurm_requeues_a_job_that_goes_on_by_itself(short_outcome, tmp_path, monkeypatch):
     for name, value in fake_slurm(0, tmp_path).items():
         monkeypatch.setenv(name, value)
     arguments = SHORT[:-2]  # without --resume
-    validation = DetectionModule.validation_step
-
-    def ask_in_the_first_validation():
-        def asking(module, *args):
-            send(signal.SIGUSR1)
-            return validation(module, *args)
-
-        DetectionModule.validation_step = asking
-
-    assert run_to_its_end(arguments, ask_in_the_first_validation) == 128 + signal.SIGUSR1
+    ask = partial(on_the_validation_step, partial(send, signal.SIGUSR1))
+    assert run_to_its_end(arguments, ask) == 128 + signal.SIGUSR1
     assert "stopped by SIGUSR1 after 5 steps" in said()
     assert "last.ckpt; SLURM has requeued job 77" in said()
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
@@ -93,6 +98,21 @@ def test_slurm_requeues_a_job_that_goes_on_by_itself(short_outcome, tmp_path, mo
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run_to_its_end(arguments) == 0
     assert_same(outcome(), short_outcome)
+
+
+def test_slurm_requeues_a_job_that_was_asked_to_end_in_the_sanity_check(tmp_path, monkeypatch):
+    for name, value in fake_slurm(0, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    arguments = [*SHORT[:-2], *steps(2, validation=2), "--trainer.num_sanity_val_steps", "1"]
+    expected = unbroken(arguments)
+    ask = partial(on_the_validation_step, partial(send, signal.SIGUSR1))
+    assert run_to_its_end(arguments, ask) == 128 + signal.SIGUSR1
+    assert "stopped by SIGUSR1 after 0 steps" in said()
+    assert "last.ckpt; SLURM has requeued job 77" in said()
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run_to_its_end(arguments) == 0
+    assert_same(outcome()["parts"], expected["parts"])
 
 
 def test_a_requeue_that_fails_is_told(tmp_path, monkeypatch):
@@ -116,7 +136,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(short_outcome):
 
     assert run_to_its_end(SHORT, fill_the_disk) == 1
     [line] = [line for line in said().splitlines() if "error:" in line]
-    assert "last.ckpt: the checkpoint cannot be written (No space left on device): the one " in line
+    assert "last.ckpt: cannot be written (No space left on device): the one before it is" in line
     assert "Traceback" not in said()
     last = RUN / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["global_step"] == 2
@@ -125,24 +145,39 @@ def test_a_full_disk_leaves_the_checkpoint_before(short_outcome):
     assert_same(outcome(), short_outcome)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small file system")
-def test_a_disk_that_is_really_full():
+@pytest.fixture
+def small_disk(tiny_folder):
+    """A disk of 6 MB, for runs that keep what they write there."""
     small = Path("small")
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", "small"])
-    if mounted.returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", "small"]
+    if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount).returncode:
         pytest.skip("mounting is not allowed here")
-    try:
-        # One checkpoint of 4 MB fits, a second beside it does not.
-        flags = ["--trainer.logger.save_dir", "small", "--resume", "never"]
-        assert run_to_its_end([*SHORT, *flags]) == 1
-        assert "cannot be written (No space left on device): the one before it is whole" in said()
-        [last] = small.rglob("*.ckpt")
-        assert read_checkpoint(last)["global_step"] == 2
-        assert not list(small.rglob("*.partial"))
-    finally:
-        subprocess.run(["umount", "small"], check=True)
+    yield small
+    subprocess.run(["umount", "small"], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk):
+    # One checkpoint of 4 MB fits, a second beside it does not.
+    flags = ["--trainer.logger.save_dir", "small", "--resume", "never"]
+    assert run_to_its_end([*SHORT, *flags]) == 1
+    assert "cannot be written (No space left on device): the one before it is whole" in said()
+    [last] = small_disk.rglob("*.ckpt")
+    assert read_checkpoint(last)["global_step"] == 2
+    assert not list(small_disk.rglob("*.partial"))
+
+
+def test_a_disk_that_is_full_from_the_start(small_disk):
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+        filler.write(bytes(10**7))
+    assert run_to_its_end([*SHORT, "--trainer.logger.save_dir", "small"]) == 1
+    [line] = [line for line in said().splitlines() if "error:" in line]
+    # TensorBoard comes first: a thread of its own, whose error names no file.
+    assert line == (
+        "etram_det: error: small/size_aware/version_0: cannot be written, the disk is full (No "
+        "space left on device): make room"
+    )
+    assert "Traceback" not in said()
 
 
 def test_the_best_two_and_the_last():
@@ -150,6 +185,20 @@ def test_the_best_two_and_the_last():
     assert run_to_its_end([*SHORT, *flags]) == 0
     names = sorted(path.name for path in (RUN / "checkpoints").iterdir())
     assert names == ["best-2.ckpt", "best-4.ckpt", "last.ckpt"]  # an equal one later is no better
+
+
+@pytest.mark.parametrize("monitor", ["train/loss", "val/nope", "val/num_boxes"])
+def test_the_best_are_told_by_a_figure_of_the_validation(monitor):
+    assert run_to_its_end([*SHORT, "--checkpoint.monitor", monitor]) == 2
+    [line] = [line for line in said().splitlines() if "error:" in line]
+    assert "checkpoint.monitor: must be a precision or recall of the validation, as val/AP" in line
+    assert f"found {monitor}: choose one of them" in line
+    assert not Path("runs").exists()
+
+
+def test_the_best_may_be_told_by_one_class():
+    flags = [*steps(2, validation=2), "--checkpoint.monitor", "val/AP50_car_large"]
+    assert run_to_its_end([*SHORT, *flags, "--model.size_bins.large", "[0, .inf]"]) == 0, said()
 
 
 def test_the_last_one_is_written_by_minutes():
@@ -172,7 +221,8 @@ def test_a_damaged_state_is_told_in_a_line():
     assert "what the checkpoint keeps for an exact resume is damaged (TypeError" in line
 
 
-def test_there_is_no_last_checkpoint_yet():
+def test_there_is_no_last_checkpoint_yet(monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "")
     assert run_to_its_end([*SHORT[:-2], "--ckpt_path", "last"]) == 2
     assert "ckpt_path: no last.ckpt of an earlier run in runs/size_aware" in said()
     assert not Path("runs").exists()
@@ -204,6 +254,8 @@ def test_a_checkpoint_tells_where_it_comes_from(capsys):
     assert cli.run(["checkpoint", "--json", "alone.ckpt"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["provenance"] == facts
+    assert told["settings"]["embed_dim"] == 8
+    assert not [name for name in told["settings"] if name.startswith("_")]
     assert told["step"] == told["validation"]["step"] == 5
     assert told["validation"]["results"]["num_frames"] == 6
     parameters = lightning_parameters()

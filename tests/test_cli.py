@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etram_det.cli import run
 from etram_det.lightning_commands import EtramCLI, lightning_cli
@@ -124,8 +125,17 @@ def test_fit_validate_test_predict(capsys):
     assert "AP_car" not in trained  # the validation recording holds none
 
     best = str(version(0) / "checkpoints" / "best.ckpt")
+    capsys.readouterr()
     assert run(["validate", *SMALL_RAW, "--ckpt_path", best]) == 0
+    assert "─ val, after 4 steps ─" in capsys.readouterr().out
     again = metrics_of(version(1))
+    assert trained["run"]["step"] == again["run"]["step"] == 4
+    events = EventAccumulator(str(version(1)))
+    events.Reload()
+    tags = events.Tags()
+    assert {event.step for tag in tags["scalars"] for event in events.Scalars(tag)} == {4}
+    assert {event.step for tag in tags["tensors"] for event in events.Tensors(tag)} == {4}
+    assert {event.step for tag in tags["images"] for event in events.Images(tag)} == {4}
     for name, value in trained.items():
         if not isinstance(value, dict):
             assert again[name] == pytest.approx(value, abs=1e-6)
@@ -274,6 +284,12 @@ MISTAKES = {
     "bins": (None, ["--model.size_bins", "{a: [9, 1]}"], ["size_bins"]),
     "group": (None, ["--model.class_groups", "{x: [cyclist]}"], ["class_groups", "cyclist"]),
     "checkpoint": (None, ["--ckpt_path", "none.ckpt"], ["none.ckpt"]),
+    "word of Lightning's": (None, ["--ckpt_path", "hpc"], ["ckpt_path: no file hpc"]),
+    "precision": (
+        None,
+        ["--trainer.precision", "bf16-true"],
+        ["trainer.precision: must be one of 32-true, bf16-mixed, 16-mixed, found bf16-true"],
+    ),
 }
 
 

@@ -172,6 +172,18 @@ def test_prediction_needs_no_labels(raw_root, tmp_path, recwarn):
         data.setup("test")
 
 
+@pytest.mark.parametrize(
+    ("layout", "downsample", "times"),
+    [("preprocessed", "sum", 1), ("preprocessed", "nearest", 0), ("raw", "sum", 0)],
+)
+def test_frames_that_are_stored_already_are_told(layout, downsample, times, raw_root, caplog):
+    root = raw_root if layout == "raw" else REFERENCE / "preprocessed_etram"
+    with caplog.at_level("INFO"):
+        data_module(root, input_size=(360, 640), downsample=downsample).setup("fit")
+    line = "data.downsample: sum has no effect on frames that are stored already"
+    assert caplog.messages.count(line) == times
+
+
 def test_without_a_root_traffic_is_simulated_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path))
     tiny = SimulationSettings(height=90, width=160, train=2, val=1, test=0, seconds=0.5)
@@ -209,14 +221,14 @@ def test_an_empty_split_is_named(raw_root, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_steps": 0}, r"^data\.num_steps: must be at least 1, found 0$"),
-        ({"train_lanes": 0}, r"^data\.train_lanes: must be at least 1, found 0$"),
-        ({"eval_lanes": -1}, r"^data\.eval_lanes: must be at least 1, found -1$"),
-        ({"num_workers": -1}, r"^data\.num_workers: must be at least 0, found -1$"),
-        ({"seed": -1}, r"^data\.seed: must be at least 0, found -1$"),
+        ({"num_steps": 0}, r"^data\.num_steps: must be at least 1, found 0: raise it$"),
+        ({"train_lanes": 0}, r"^data\.train_lanes: must be at least 1, found 0: raise it$"),
+        ({"eval_lanes": -1}, r"^data\.eval_lanes: must be at least 1, found -1: raise it$"),
+        ({"num_workers": -1}, r"^data\.num_workers: must be at least 0, found -1: raise it$"),
+        ({"seed": -1}, r"^data\.seed: must be at least 0, found -1: raise it$"),
         ({"train_lanes": 1}, r"^data\.train_lanes: at least 2 .* mixed, found 1; .*$"),
         ({"class_names": "coco"}, r"^data\.class_names: must be names or one of .*found coco$"),
-        ({"bins": 0}, r"^data\.bins: must be at least 1, found 0$"),
+        ({"bins": 0}, r"^data\.bins: must be at least 1, found 0: raise it$"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, message):

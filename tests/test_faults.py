@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from raw_files import boxes_at, random_events, write_raw
 from etram_det.cli import run
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.raw import RawRecording
-from etram_det.faults import in_one_line
+from etram_det.faults import in_one_line, quiet_writers
 from etram_det.models.detector import Detector
 from etram_det.types import UserError
 
@@ -120,6 +121,37 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     assert count >= 3
 
 
+def test_a_run_ends_where_nothing_can_be_read_any_more(capfd, monkeypatch, caplog):
+    def remove_all():
+        for path in (Path("data") / "train").glob("*_td.h5"):
+            path.unlink()
+
+    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "30"]
+    flags += ["--trainer.val_check_interval", "30"]
+    with monkeypatch.context() as patches:
+        on_call(patches, RawRecording, "frames", 5, remove_all)  # with the third batch
+        line = the_line_of(capfd, run([*FIT, *flags]))
+    assert "data.on_bad_recording: none of the 2 training recordings can be read any more" in line
+    assert "train_day_0001_td.h5" in line
+    last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
+    assert last["global_step"] == 10  # two that were read and ten that were not, the last one not
+    assert sum(last["callbacks"]["BadRecordings"].values()) == 2 * 8
+
+
+def test_a_stretch_without_anything_read_does_not_end_a_run(capfd, monkeypatch):
+    original = RawRecording.frames
+    calls = iter(range(1000))
+
+    def frames(self, start, stop):
+        if next(calls) in range(4, 24):  # ten batches of two lanes
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(self, start, stop)
+
+    monkeypatch.setattr(RawRecording, "frames", frames)
+    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "13"]
+    assert run([*FIT, *flags, "--trainer.val_check_interval", "13"]) == 0
+
+
 def test_evaluation_never_skips(capfd, monkeypatch):
     damaged = Path("data") / "val" / "val_day_0000_td.h5"
     with monkeypatch.context() as patches:
@@ -169,7 +201,7 @@ def test_full_disk_keeps_the_checkpoint_before_and_the_next_start_goes_on(capfd)
         line = the_line_of(capfd, run([*FIT, "--resume", "auto"]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert "last.ckpt: the checkpoint cannot be written (File too large)" in line
+    assert "last.ckpt: cannot be written (File too large): the one before" in line
     assert last.read_bytes() == before
     assert not list(last.parent.glob("*.partial"))
     assert run([*FIT, "--resume", "auto"]) == 0
@@ -219,9 +251,37 @@ def test_killed_loading_process(capfd, monkeypatch):
     assert run([*FIT, "--data.num_workers", "1", "--resume", "auto"]) == 0
 
 
+def fail_in_a_writer(error, monkeypatch, capfd):
+    """What a thread of TensorBoard's shows when it fails."""
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+    class Writer(threading.Thread):
+        __module__ = "tensorboard.summary.writer.event_file_writer"
+
+        def run(self):
+            raise error
+
+    with quiet_writers():
+        writer = Writer()
+        writer.start()
+        writer.join()
+    assert threading.excepthook is threading.__excepthook__
+    return capfd.readouterr().err
+
+
+def test_writing_threads_leave_it_to_the_main_one_to_tell_of_the_disk(monkeypatch, capfd):
+    assert fail_in_a_writer(OSError(errno.ENOSPC, "full"), monkeypatch, capfd) == ""
+    assert "KeyError: 'x'" in fail_in_a_writer(KeyError("x"), monkeypatch, capfd)
+
+
 def test_full_disk_memory_and_strangers_in_one_line():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/metrics.json")
     assert in_one_line(full).startswith("runs/metrics.json: cannot be written, the disk is full")
+    no_name = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert in_one_line(no_name, "runs/a").startswith("runs/a: cannot be written, the disk is full")
+    read_only = OSError(errno.EROFS, "Read-only file system", b"runs/a/events")
+    assert in_one_line(read_only, "runs/a") == "runs/a/events: Read-only file system"
+    assert in_one_line(OSError(errno.EIO, "Input/output error"), "runs/a") == "Input/output error"
     assert in_one_line(PermissionError(errno.EACCES, "Permission denied", "x")) == (
         "x: Permission denied"
     )

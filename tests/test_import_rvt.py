@@ -232,7 +232,7 @@ def test_official_sizes_are_read_off_the_tensors(preset, data_set, partition_spl
     sizes = {"embed_dim": embed_dim, "dim_head": dim_head, "fpn_depth": depth}
     with torch.device("meta"):
         detector = Detector(num_classes=num_classes, fpn_stages=(2, 3, 4), **sizes)
-    tensors = {n: torch.empty(x.shape, dtype=x.dtype) for n, x in detector.state_dict().items()}
+    tensors = {n: torch.zeros(x.shape, dtype=x.dtype) for n, x in detector.state_dict().items()}
     written = {}
     monkeypatch.setattr(
         "etram_det.tools.import_rvt.write_checkpoint", lambda path, content: written.update(content)
@@ -315,7 +315,8 @@ def as_trained_by_rvt():
     optimizer.step()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9)
     state = {"anneal_func": schedule.get_lr, "last_epoch": 3}
-    return {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [state], "epoch": 4}
+    progress = {"epoch": 4, "global_step": 1}
+    return {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [state], **progress}
 
 
 def test_a_training_checkpoint_of_rvt_is_imported():
@@ -366,7 +367,7 @@ STAGE = "mdl.backbone.stages.0."
 # Name: (source of the checkpoint, further flags, what the line must say)
 MISTAKES = {
     "missing file": (lambda: "none.ckpt", [], ["none.ckpt", "no file"]),
-    "text": (lambda: written(b"not a checkpoint"), [], ["must be a checkpoint of PyTorch's"]),
+    "text": (lambda: written(b"not a checkpoint"), [], ["must be a checkpoint that PyTorch wrote"]),
     "empty": (lambda: written(b""), [], ["cannot be read as a checkpoint"]),
     "cut short": (lambda: written(CHECKPOINT.read_bytes()[:300_000]), [], ["copy it again"]),
     "code": (lambda: saved(reference_tensors(), x=Code()), [], ["io.open", "could run code"]),
@@ -391,12 +392,22 @@ MISTAKES = {
     "missing tensor": (
         lambda: changed(lambda tensors: tensors.pop(f"{STAGE}lstm.conv1x1.bias")),
         [],
-        ["lacks backbone.stages.0.lstm.bias"],
+        ["lacks backbone.stages.0.lstm.bias (so named here)"],
     ),
     "missing size": (
         lambda: changed(lambda tensors: tensors.pop("mdl.yolox_head.cls_preds.0.weight")),
         [],
         ["head.class_outputs.0.weight", "found none"],
+    ),
+    "no scales": (
+        lambda: changed(lambda t: [t.pop(n) for n in list(t) if "stems" in n]),
+        [],
+        ["needs the tensor head.stems.0.conv.weight (so named here)", "found none"],
+    ),
+    "not finite": (
+        lambda: changed(lambda t: t[f"{STAGE}lstm.conv1x1.bias"].fill_(float("nan"))),
+        [],
+        [f"{STAGE}lstm.conv1x1.bias must hold finite numbers", "choose an earlier checkpoint"],
     ),
     "extra tensor": (lambda: tensors_with("mdl.fpn.extra.weight", 3), [], ["mdl.fpn.extra.weight"]),
     "other shape": (

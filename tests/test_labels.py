@@ -40,7 +40,8 @@ def test_a_missing_field_is_named_with_the_file(tmp_path):
         1, [("t", "<i8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("class_id", "u4")]
     )
     message = (
-        r"/some/a_bbox.npy: boxes need the fields t, x, .*; missing h, found t, x, y, w, class"
+        r"/some/a_bbox.npy: boxes need the fields t, x, .*; missing h, found t, x, y, w, class_id: "
+        "fetch the file again, or add what is missing"
     )
     with pytest.raises(UserError, match=message):
         boxes_from(array, "/some/a_bbox.npy", ETRAM_CLASSES)

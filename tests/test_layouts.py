@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from raw_files import boxes_at, random_events, write_raw
 
-from etram_det.data.labels import ETRAM3_CLASSES, LabelSettings
-from etram_det.data.layouts import find_recordings
+from etram_det.data.labels import ETRAM3_CLASSES, ETRAM_CLASSES, LabelSettings
+from etram_det.data.layouts import boxes_without_recordings, find_recordings
 from etram_det.data.representation import FrameSettings
 from etram_det.types import UserError
 
@@ -56,6 +56,39 @@ def test_eight_class_boxes_are_preferred_in_a_download(download, root, place):
         find(download / root, "val")
 
 
+def test_own_names_of_three_classes_take_the_three_class_boxes(download):
+    add_eight_classes(download / "Eight_class_annotations")
+    own_names = LabelSettings(class_names=("ped", "veh", "mm"))
+    assert [r.label_boxes["class_id"].tolist() for r in find(download, "train", own_names)] == [
+        [2, 2],
+        [2, 2],
+    ]
+    assert find(download, "val", own_names)[0].label_boxes["class_id"].tolist() == [2, 2]
+    boxes = boxes_without_recordings(download, "train", own_names.class_names)
+    assert boxes == []
+    (download / "Static" / "HDF5" / "Train_h5_1" / "train_day_0002_td.h5").unlink()
+    [box_file] = boxes_without_recordings(download, "train", own_names.class_names)
+    assert box_file.parent.name == "Train_h5_1"
+    [box_file] = boxes_without_recordings(download, "train", ETRAM_CLASSES)
+    assert box_file.parent.name == "eight_class_annotations_train"
+
+
+def test_sorted_three_class_boxes_asked_as_eight_are_suspected(tmp_path, caplog):
+    write_raw(tmp_path / "train", "a", EVENTS, LABELS)
+    find(tmp_path, "train", LabelSettings(class_names="etram3"))
+    find(tmp_path, "train", require_labels=False)
+    assert not caplog.messages
+    find(tmp_path, "train")
+    [message] = caplog.messages
+    assert message.startswith(
+        "train: no box has a class id above 2, though 8 classes are asked for: if these are eTraM's"
+        " 3-class boxes (pedestrian, vehicle, micro-mobility), set class_names to etram3"
+    )
+    write_raw(tmp_path / "train", "b", EVENTS, boxes_at([100_000], class_id=3))
+    find(tmp_path, "train")
+    assert len(caplog.messages) == 1
+
+
 def test_three_class_boxes_alone_are_explained(download):
     with pytest.raises(UserError, match=r"data.class_names: 8 classes .* eTraM's 3-class ones"):
         find(download, "train")
@@ -84,7 +117,7 @@ def test_recordings_without_usable_labels_are_left_out_and_named(tmp_path, caplo
     write_raw(tmp_path / "train", "good", EVENTS, LABELS)
     with caplog.at_level(logging.WARNING):
         assert [recording.name for recording in find(tmp_path, "train")] == ["good"]
-    (message,) = caplog.messages
+    message = caplog.messages[0]
     assert message.startswith("1 of 2 train recordings are left out, as they have no usable label")
     assert "early_bbox.npy" in message
     write_raw(tmp_path / "train", "unlabelled", EVENTS)

@@ -22,6 +22,7 @@ from test_distributed import run_in_processes
 
 from etram_det.callbacks.pictures import choose_frames
 from etram_det.cli import run
+from etram_det.faults import message_and_code
 from etram_det.lightning_commands import lightning_cli
 from etram_det.report.render import draw_boxes, draw_text, frame_image
 
@@ -340,6 +341,16 @@ def test_wandb_gets_figures_pictures_curves_and_settings_offline(root, monkeypat
         assert np.array_equal(picture, picture_of(events.Images(tag)[-1]))
     [[curves], _] = history["val/PR50/filenames"]
     assert Image.open(path.parent / "files" / curves).size == (990, 440)
+
+
+def test_wandb_without_a_login_is_told_in_a_line():
+    wandb = pytest.importorskip("wandb")
+    error = wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+    assert message_and_code(error) == (
+        "trainer.logger: W&B cannot be used (No API key configured. Use `wandb login` to log in.): "
+        "run `wandb login`, set WANDB_MODE=offline, or leave log_wandb.yaml out",
+        2,
+    )
 
 
 def test_wandb_that_is_not_installed_is_told_in_a_line(root, monkeypatch, capfd):

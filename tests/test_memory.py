@@ -31,8 +31,8 @@ def test_memory_is_flat_over_2000_steps_and_three_validations():
     assert run_to_its_end(arguments, note_memory, timeout_s=1200) == 0, said()[-3000:]
     lines = [line.split() for line in Path("memory.txt").read_text().splitlines()]
     resident = {int(step): float(megabytes) for step, megabytes in lines}
-    # From after the first validation, when all has been allocated once. The allocator keeps or gives
-    # back some 10 MB after each validation; one frame kept per step would be 80 MB.
+    # From after the first validation, when all has been allocated once. The allocator keeps or
+    # gives back some 10 MB after each validation; one frame kept per step would be 80 MB.
     growth = resident[2000] - resident[700]
     print({step: round(resident[step], 1) for step in (50, 500, 700, 1000, 1300, 1600, 2000)})  # noqa: T201
     assert growth < 16

@@ -190,6 +190,19 @@ def test_box_on_a_bound_counts_in_both_bins():
     assert result["AR_rest"] == 0.5
 
 
+def test_a_bound_is_a_bound_wherever_a_box_lies():
+    metric = SizeBinnedMAP(class_names=["car"], size_bins={"small": (0, 1024), "rest": (1024, 1e6)})
+    for i in range(200):
+        x, y = 100 + 5.37 * i, 10 + 3.11 * i
+        box = [[x, y, x + 32, y + 32]]
+        add(metric, [(box, [0], found(box, [0], [0.9]), i)])
+    larger = [[100.0, 100.0, 132.02, 132.02]]  # 1025.3 px²
+    add(metric, [(larger, [0], found(larger, [0], [0.9]), 200)])
+    result = figures(metric)
+    assert (result["num_small"], result["num_rest"], result["num_boxes"]) == (200, 201, 201)
+    assert result["AP_small"] == result["AP_rest"] == 1
+
+
 def test_bins_in_native_pixels():
     bins = {"small": (0, 1024), "large": (1024, float("inf"))}
     counts = {}
@@ -477,7 +490,7 @@ def test_settings_from_a_configuration_file(tmp_path):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SizeBinnedMAP, "metric")
     metric = parser.instantiate(parser.parse_args([f"--metric={config}"])).metric
-    assert metric.settings.area_ranges[1:] == [(0, 256), (256, 1024), (1024, float("inf"))]
+    assert list(metric.settings.size_bins.values()) == [(0, 256), (256, 1024), (1024, float("inf"))]
     assert metric.settings.class_groups == {"VH": (1, 3)}
 
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -151,6 +152,29 @@ def test_formats_turn_into_each_other(tmp_path):
             )
     with pytest.raises(UserError, match=r"data.downsample: nearest is required by .*found sum"):
         preprocess(RVT, tmp_path / "other", FrameSettings(), LABELS, workers=1)
+
+
+def test_rvts_layout_keeps_the_settings_that_it_was_written_with(root, tmp_path):
+    labels = LabelSettings(filters=("min_side_5",))
+    preprocess(root, tmp_path / "rvt", SMALL, labels, "rvt", workers=1)
+    for changed, message in (
+        ({"downsample": "nearest"}, "data.downsample: sum is required by .*rvt/manifest.json, wh"),
+        ({"timing": "window"}, "data.timing: events is required"),
+        ({"count_cutoff": 20}, "data.count_cutoff: 10 is required"),
+    ):
+        with pytest.raises(UserError, match=message):
+            preprocess(
+                tmp_path / "rvt", tmp_path / "no", replace(SMALL, **changed), labels, workers=1
+            )
+    with pytest.raises(UserError, match=r"data.filters: \['min_side_5'\] is required .*found \[\]"):
+        preprocess(tmp_path / "rvt", tmp_path / "no", SMALL, LABELS, workers=1)
+    assert not (tmp_path / "no").exists()
+    manifest = preprocess(tmp_path / "rvt", tmp_path / "back", SMALL, labels, workers=1)
+    assert manifest["settings"]["downsample"] == "sum"
+    assert_same_recordings(
+        find_recordings(tmp_path / "back", "val", SMALL, labels),
+        find_recordings(root, "val", SMALL, labels),
+    )
 
 
 def test_a_mixed_density_goes_through_rvts_layout(root, tmp_path):
@@ -400,6 +424,34 @@ def test_one_damaged_recording_does_not_cost_the_others(root, tmp_path):
     assert caught.value.exit_code == 1
     assert len(find_recordings(tmp_path / "out", "train", SMALL, LABELS)) == 4
     assert not list((tmp_path / "out").glob("*/.*"))
+
+
+def test_files_that_cannot_be_opened_do_not_cost_the_others(root, tmp_path, caplog):
+    for number, length in (("0001", 700), ("0003", 0)):
+        path = root / "train" / f"train_day_{number}_td.h5"
+        path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError) as caught:
+        preprocess(root, tmp_path / "out", SMALL, LABELS, workers=1)
+    assert str(caught.value).startswith(
+        "2 of 6 recordings could not be preprocessed, the others are finished: "
+        f"{root}/train/train_day_0001_td.h5: cannot be read as HDF5"
+    )
+    assert caught.value.exit_code == 1
+    [told] = [message for message in caplog.messages if "not preprocessed" in message]
+    assert told.startswith(f"not preprocessed: {root}/train/train_day_0003_td.h5: cannot be read")
+    assert len(find_recordings(tmp_path / "out", "train", SMALL, LABELS)) == 3
+    assert len(find_recordings(tmp_path / "out", "val", SMALL, LABELS)) == 1
+
+
+def test_where_no_file_can_be_opened_nothing_is_made(root, tmp_path):
+    for path in root.glob("*/*_td.h5"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="train_day_0000_td.h5: cannot be read as HDF5") as caught:
+        preprocess(root, tmp_path / "out", SMALL, LABELS)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="^workers: must be at least 1, found -2: raise it$"):
+        preprocess(root, tmp_path / "out", SMALL, LABELS, workers=-2)
 
 
 def cached(root, tmp_path, labels=LABELS):

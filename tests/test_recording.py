@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from raw_files import boxes_at, random_events, write_raw
 
-from etram_det.data.labels import LabelSettings
+from etram_det.data.labels import LabelSettings, left_out
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.raw import RawRecording
@@ -151,7 +151,33 @@ def test_windows_without_events_are_empty_frames(tmp_path):
     assert len(sums) == 10
     assert np.all(sums[:2] > 0)
     assert np.all(sums[2:] == 0)
-    assert whole(make(write_raw(tmp_path, "b", random_events(0), boxes_at([100_000])))).sum() == 0
+
+
+def test_labels_without_events_at_their_times_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"b_td.h5: holds no events; take it out"):
+        make(write_raw(tmp_path, "b", random_events(0), boxes_at([100_000])))
+    labels = boxes_at([100_000, 500_000])
+    for start, last in ((550_000, 1_549_000), (-1_000_000, -1_000)):
+        events = random_events(500)
+        events["t"] = np.linspace(start, last, 500).astype(np.int64)
+        with pytest.raises(
+            UserError,
+            match=rf"c_td.h5: its events \({start} to {last} us\) lie outside its labels' times "
+            r"\(0 to 500000 us\): let the times of both count from the recording's start",
+        ):
+            make(write_raw(tmp_path, "c", events, labels))
+    events["t"] += 1_001_001  # the first events lie in the last window
+    assert len(make(write_raw(tmp_path, "c", events, labels))) == 10
+
+
+def test_the_share_of_mended_stamps_is_known_once_frames_are_read(tmp_path):
+    events = random_events(500)
+    events["t"][100] = events["t"][149] + 1  # 49 events are behind it
+    recording = make(write_raw(tmp_path, "a", events, boxes_at([100_000])))
+    assert recording.mended_share == 0
+    whole(recording)
+    assert recording.mended_share == 49 / 500
+    assert recording.events["with a mended stamp"] == 49
 
 
 def test_without_labels_frames_follow_each_other_over_the_whole_recording(tmp_path):
@@ -188,6 +214,15 @@ def test_missing_and_unusable_labels_are_told_apart(tmp_path):
         make(none)
     with pytest.raises(NoUsableLabels, match="early_bbox.npy: no label at 100 ms or later among 2"):
         make(early)
+    outside = write_raw(tmp_path, "outside", events, boxes_at([100_000, 200_000], x=np.nan))
+    with pytest.raises(NoUsableLabels) as told:
+        make(outside)
+    assert str(told.value).endswith(
+        "among 2 boxes (2 outside the frame or not finite): correct them, change data.filters, or "
+        "take the recording out of its folder"
+    )
+    assert left_out({"boxes: outside the frame": 0, "boxes: min_side_5": 3}) == " (3 by min_side_5)"
+    assert left_out({"boxes: outside the frame": 0}) == ""
     for path in (without, none, early):
         assert len(make(path, require_labels=False)) == 20
     assert len(make(write_raw(tmp_path, "single", events, boxes_at([133_332])))) == 2
@@ -223,7 +258,10 @@ def test_columns_that_do_not_fit_are_refused(tmp_path):
         return refusal(write_raw(tmp_path, name, columns))
 
     without_t = {name: events[name] for name in "xyp"}
-    assert "events/t is missing; found events" in refusal_of("without_t", without_t)
+    assert (
+        "events/t is missing; found events/height, events/p, events/width, events/x, events/y: "
+        "fetch the file again" in refusal_of("without_t", without_t)
+    )
     short = refusal_of("short", {**events, "p": events["p"][:-1]})
     assert "must be equally long" in short
     assert "'p': 2999, 't': 3000" in short

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from random_checkpoint import write_random_checkpoint
 from small_evaluation import CLASSES, FRAMES, Tables, page_of, shown, write_run
 
 from etram_det.cli import run
@@ -123,6 +124,15 @@ def test_signs_of_differences():
     assert difference_colour(0.0) == ""
 
 
+@pytest.mark.filterwarnings("error", "ignore:The ``compute`` method")
+def test_an_evaluation_without_frames_makes_a_page_without_plots(tmp_path):
+    results = write_run(tmp_path, with_gallery=False, frames=[])
+    assert results["evaluation"]["min_side_px"] is results["evaluation"]["min_diagonal_px"] is None
+    page = page_of(tmp_path)
+    assert "every label counts" in page.text
+    assert "<svg" not in (tmp_path / "report.html").read_text()
+
+
 def test_an_older_run_folder_shows_what_is_there_and_says_what_is_missing(tmp_path):
     results = write_run(tmp_path, with_gallery=False)
     del results["found_by_size"], results["run"]
@@ -152,7 +162,8 @@ def test_test_writes_a_page_with_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = [
         *("--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", str(RAW)),
-        *("--model.embed_dim", "8", "--model.dim_head", "4", "--data.input_size", "[90, 160]"),
+        *("--ckpt_path", str(write_random_checkpoint(tmp_path / "random.ckpt"))),
+        *("--data.input_size", "[90, 160]"),
         *("--model.pixel_frame", "native", "--results.pictures", "2"),
         *("--data.num_workers", "0", "--trainer.accelerator", "cpu"),
     ]
@@ -207,7 +218,7 @@ def test_mistakes_take_one_line(tmp_path, capsys):
     assert_one_line(["report", str(tmp_path / "none")], "required a run folder", capsys)
     blocked = str(tmp_path / "a" / "metrics.json" / "page.html")
     assert_one_line(["report", folder, "--output", blocked], "metrics.json", capsys)
-    assert_one_line(["validate", "--results.pictures", "-1"], "results.pictures", capsys)
+    assert_one_line(["fit", "--results.pictures", "-1"], "results.pictures", capsys)
 
 
 def assert_one_line(arguments, message, capsys):

@@ -4,13 +4,16 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tiny_runs import (
     RUN,
     SETTINGS,
@@ -29,6 +32,7 @@ from tiny_runs import (
 
 from etram_det import files
 from etram_det.callbacks.checkpoints import WholeFiles
+from etram_det.checkpoint import read_checkpoint
 from etram_det.module import DetectionModule
 
 pytestmark = pytest.mark.usefixtures("tiny_folder")
@@ -124,6 +128,40 @@ def test_killed_at_twenty_random_moments():
     print("killed in", moments, "resumed at", [each["step"] for each in starts])  # noqa: T201
 
 
+def nan_in_batches(*numbers):
+    """Let the losses of some batches of the run be no numbers, counted from 0."""
+    step = DetectionModule.training_step
+
+    def poisoned(module, batch, index):
+        loss = step(module, batch, index)
+        return loss * float("nan") if index in numbers else loss
+
+    DetectionModule.training_step = poisoned
+
+
+def test_a_bad_step_that_was_stopped_between_its_batches_is_undone_as_a_whole():
+    flags = [*SHORT, "--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4"]
+    elsewhere = ["--trainer.logger.save_dir", "unbroken"]
+    # The second step is bad in its first batch, the third in its second.
+    poison = partial(nan_in_batches, 2, 5)
+    assert run_to_its_end([*flags, *elsewhere], poison) == 0
+    expected = outcome(Path("unbroken"))
+
+    def stop_after_batches(number):
+        poison()
+        at_the_training_step(number, partial(send, signal.SIGTERM))
+
+    for number, finite in ((3, False), (2, True)):  # in the middle of both
+        stopped = partial(stop_after_batches, number)
+        assert run_to_its_end(flags, stopped) == 128 + signal.SIGTERM, said()[-3000:]
+        kept = read_checkpoint(RUN / "checkpoints" / "last.ckpt")["resume"]["processes"][0]
+        [loss] = kept["unfinished_step"]["losses"]
+        assert loss.isfinite() == finite
+    assert run_to_its_end(flags, poison) == 0
+    assert "2 of 4 training steps were skipped" in said()
+    assert_same(outcome()["parts"], expected["parts"])  # curves have nan, which equals nothing
+
+
 def run_two_processes(arguments, stopped_by=None):
     """Exit codes of two processes that train together; one may be asked to end in step 3."""
     with socket.socket() as free:
@@ -171,6 +209,73 @@ def test_what_makes_an_exact_resume_impossible_is_told():
     )
     # Two steps more, and each a step of Lightning's counters.
     assert [step for step, _ in outcome()["scalars"]["train/loss"]] == [0, 1, 2, 3, 4, 5]
+
+
+def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_told(tiny_data):
+    stop_after(4)
+    Path("data").unlink()
+    shutil.copytree(tiny_data, "data")
+    labels = Path("data/train/train_day_0001_bbox.npy")
+    boxes = np.load(labels)
+    boxes["class_id"][0] = 5
+    np.save(labels, boxes)
+    for path in Path("data/val").glob("val_day_0001*"):
+        path.unlink()
+    assert run_to_its_end([*SHORT, "--trainer.max_steps", "5"]) == 0, said()
+    plan, figures = [line for line in said().splitlines() if "recordings is" in line]
+    assert figures == (
+        "ckpt_path: figures do not compare with those before the checkpoint, the best one "
+        "included: 1 of the validation recordings is gone (val_day_0001)"
+    )
+    assert plan == (
+        "ckpt_path: training cannot go on exactly where the checkpoint stopped, its epoch starts "
+        "anew: 1 of the training recordings is with other labels (train_day_0001)"
+    )
+
+
+def test_a_checkpoint_without_box_checksums_and_validation_still_resumes(short_outcome):
+    stop_after(4)
+    last = RUN / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(last)
+    place = checkpoint["EventDataModule"]
+    del place["validation"]
+    place["recordings"] = {name: facts[:3] for name, facts in place["recordings"].items()}
+    del checkpoint["resume"]["processes"][0]["unfinished_step"]
+    torch.save(checkpoint, last)
+    assert run_to_its_end(SHORT) == 0
+    assert_same(outcome(), short_outcome)
+
+
+def test_resume_auto_tells_what_it_passes_over():
+    assert run_to_its_end([*SHORT, "--trainer.max_steps", "1"]) == 0
+    # How to meet bad recordings does not show in the result; ckpt_path is for a new run.
+    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "2"]
+    flags += ["--ckpt_path", str(RUN / "checkpoints" / "best.ckpt")]
+    assert run_to_its_end([*SHORT, *flags]) == 0
+    last = RUN / "checkpoints" / "last.ckpt"
+    assert (
+        f"going on from {last}, after 1 steps, not from ckpt_path {RUN}/checkpoints/best.ckpt: a "
+        "new run would start there"
+    ) in said()
+    other = ["--model.weight_decay", "0.1", "--trainer.max_steps", "1"]
+    assert run_to_its_end([*SHORT, *other]) == 0
+    assert (
+        "no last.ckpt of these settings yet: a new run starts; in "
+        f"{last}, model.weight_decay was 0.0 and is 0.1"
+    ) in said()
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert run_to_its_end([*SHORT, "--trainer.max_steps", "1"]) == 0
+    assert f"resume: passed over: {last}: cannot be read as a checkpoint" in said()
+
+
+def test_the_rate_that_the_optimiser_keeps_is_told():
+    assert run_to_its_end([*SHORT, "--trainer.max_steps", "1"]) == 0
+    flags = ["--trainer.max_steps", "2", "--model.learning_rate", "1.0e-5", "--resume", "never"]
+    assert run_to_its_end([*SHORT, *flags, "--ckpt_path", "last"]) == 0
+    assert (
+        "ckpt_path: model.learning_rate: the optimiser goes on with the checkpoint's; a new "
+        "training from its weights, by model.init_from, takes the new one"
+    ) in said()
 
 
 def test_resume_auto_takes_a_run_of_the_same_settings_and_may_make_it_longer():

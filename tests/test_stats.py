@@ -126,12 +126,60 @@ def test_the_cache_has_the_same_figures(root, tmp_path):
 
 def test_what_cannot_be_is_refused(root, tmp_path, capsys):
     assert run(["stats", "--root", str(tmp_path / "missing")]) == 2
-    assert "data.root: no folder" in capsys.readouterr().err
+    assert "error: root: no folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(["stats", "--root", str(tmp_path / "empty")]) == 2
-    assert "data.root: no train recordings" in capsys.readouterr().err
+    assert "error: root: no train recordings" in capsys.readouterr().err
     assert run(["stats", "--root", str(root), "--small_threshold", "9216"]) == 2
     assert "small_threshold: must lie between 0 and medium" in capsys.readouterr().err
+
+
+def test_each_split_is_described_by_what_it_has(root, tmp_path, caplog):
+    for name in ("train_day_1", "train_night_1"):
+        (root / "train" / f"{name}_td.h5").unlink()
+    np.save(root / "val" / "val_night_9_bbox.npy", boxes_at(TIMES))
+    frames = ["--frames.sensor_size", "[48, 64]"]
+    figures = stats(root, tmp_path / "out", *frames)
+    assert figures["splits"]["train"]["boxes"] == 14
+    assert figures["splits"]["train"]["events_per_second"] is None
+    assert figures["splits"]["val"]["recordings"] == 1
+    assert figures["advice"]["split"] == "train"
+    assert "train: none of 2 box files has a recording: described by the boxes alone" in caplog.text
+    assert (
+        "val: 1 box files have no recording and are left out, the first of them "
+        f"{root / 'val' / 'val_night_9_bbox.npy'}"
+    ) in caplog.text
+
+
+def test_day_and_night_are_words_of_the_name_or_unknown(tmp_path, capsys):
+    for name in ("train_Night_1", "fortnight", "a"):
+        write_raw(tmp_path / "train", name, random_events(100), boxes_at(TIMES))
+    write_raw(tmp_path / "val", "b", random_events(100), boxes_at(TIMES))
+    splits = stats(tmp_path, tmp_path / "out")["splits"]
+    assert (splits["train"]["recordings_day"], splits["train"]["recordings_night"]) == (0, 1)
+    assert splits["train"]["classes"]["pedestrian"]["day"] == 0
+    assert splits["train"]["classes"]["pedestrian"]["night"] == 10
+    assert splits["val"]["recordings_day"] is splits["val"]["recordings_night"] is None
+    assert splits["val"]["classes"]["pedestrian"]["night"] is None
+    shown = capsys.readouterr().out
+    assert [line.split("│")[2:4] for line in shown.splitlines() if "by day" in line] == [
+        ["     0 ", "    - "]
+    ]
+
+
+def test_messages_name_the_tools_own_keys_and_names_of_data_sets_will_do(root, tmp_path, capsys):
+    command = ["stats", "--root", str(root)]
+    assert run(command) == 2
+    path = root / "train" / "train_day_1_td.h5"
+    assert (
+        f"frames.input_size: must not exceed the sensor's (48, 64) of {path}, found (360, 640): "
+        "lower it, to [24, 32] for half of the sensor's"
+    ) in capsys.readouterr().err
+    assert run([*command, "--labels.interval_ms", "70"]) == 2
+    error = capsys.readouterr().err
+    assert "labels.interval_ms: must be a multiple of frames.window_ms (50)" in error
+    classes = stats(root, tmp_path / "out", "--labels.class_names", "etram3")["splits"]["train"]
+    assert list(classes["classes"]) == ["pedestrian", "vehicle", "micro-mobility"]
 
 
 def test_many_boxes_take_seconds(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from etram_det.data.augment import AugmentSettings
+from etram_det.data.recording import OUTSIDE
 from etram_det.data.streaming import (
     ChunkDataset,
     ChunkRequest,
@@ -33,6 +34,8 @@ class FakeRecording:
         self.input_size = size
         self.scale = (2.0, 3.0)
         self.frame_end_us = 50_000 * np.arange(1, num_frames + 1)
+        self.dropped = {}
+        self.mended_share = 0.25 * index
 
     def __len__(self):
         return len(self.frame_end_us)
@@ -46,6 +49,7 @@ class FakeRecording:
         frames[:, 0] = self.index
         frames[:, 1] = np.arange(start, stop)[:, None, None]
         frames[:, 2, 3:8, 2:9] = 1
+        self.dropped[OUTSIDE] = self.dropped.get(OUTSIDE, 0) + self.index * len(frames)
         return frames
 
     def boxes(self, frame):
@@ -76,7 +80,8 @@ def assert_equal_batches(first, second):
             assert torch.equal(getattr(left, name), getattr(right, name)), name
         for name in ("frame", "boxes", "classes"):
             assert torch.equal(getattr(left.labels, name), getattr(right.labels, name)), name
-        assert left.recording == right.recording
+        for name in ("recording", "num_outside", "mended_share"):
+            assert getattr(left, name) == getattr(right, name), name
 
 
 @given(lengths, st.integers(1, 7), st.integers(1, 3), st.integers(0, 99))
@@ -222,6 +227,7 @@ def test_batch_holds_what_the_plan_asked_for():
         ChunkRequest(0, 12, True, 1, None, True),  # past the end
     ]
     batch = collate([dataset[request] for request in requests], T)
+    assert (batch.num_outside, batch.mended_share) == ({0: 5}, {0: 0.25})
     assert batch.events.shape == (T, 3, 4, 12, 16)
     assert batch.events.dtype == torch.uint8
     assert batch.events[:, 0, :2, 0, 0].tolist() == [[1, 10], [1, 11], [1, 12], [1, 13], [1, 14]]

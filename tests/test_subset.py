@@ -18,12 +18,6 @@ def recording(name, counts):
     return SimpleNamespace(name=name, label_boxes=boxes)
 
 
-def counts_of(recordings):
-    return np.bincount(
-        np.concatenate([each.label_boxes["class_id"] for each in recordings]), minlength=3
-    )
-
-
 @pytest.fixture
 def recordings():
     """Forty recordings with boxes of three classes, the last one in three recordings only."""
@@ -35,16 +29,15 @@ def recordings():
 
 
 def test_a_share_has_nearly_the_class_shares_of_the_whole(recordings):
-    whole = counts_of(recordings)
     at_random = [
-        class_share_difference(counts_of([recordings[i] for i in chosen]), whole)
+        class_share_difference([recordings[i] for i in chosen], recordings, 3)
         for chosen in np.random.default_rng(0).permuted(np.tile(np.arange(40), (50, 1)), axis=1)[
             :, :8
         ]
     ]
     for seed in range(5):
         chosen = choose_subset(recordings, 0.2, 3, seed)
-        difference = class_share_difference(counts_of(chosen), whole)
+        difference = class_share_difference(chosen, recordings, 3)
         assert len(chosen) == 8
         assert difference < 0.02
         assert difference < min(at_random)
@@ -75,6 +68,21 @@ def test_what_cannot_be_is_refused(recordings, tmp_path):
     path.write_text("elsewhere\n")
     with pytest.raises(UserError, match=r"names.txt names none of .*0000 … train.*found elsewhere"):
         choose_subset(recordings, str(path), 3, 0)
+
+
+def test_names_that_no_recording_has_are_told_once(tmp_path, caplog):
+    boxes = boxes_at([100_000, 200_000])
+    for split, name in (("train", "train_day_1"), ("val", "val_day_1"), ("test", "test_day.1")):
+        write_raw(tmp_path / split, name, random_events(50), boxes)
+    names = tmp_path / "names.txt"
+    names.write_text("train_day_1\nval_day_1\ntest_day.1\ntrain_day_l\n")
+    data = EventDataModule(root=str(tmp_path), input_size=(24, 32), subset=str(names))
+    data.setup("fit")
+    data.setup("fit")
+    assert [message for message in caplog.messages if "names that no" in message] == [
+        f"data.subset: {names} has names that no recording under {tmp_path} has: train_day_l: "
+        "correct them"
+    ]
 
 
 def test_the_data_module_works_on_the_subset_and_says_so(tmp_path, monkeypatch, caplog):

@@ -428,6 +428,14 @@ def test_several_values_of_a_flag_are_a_list_and_the_rest_is_for_fit():
         *("--out_put", "x", "y", "--seeds", '["1", "-2"]', "-h"),
         *("--fit", '["--a.b-c", "1", "2"]'),
     ]
+    # One value is a list as well, unless it is one already.
+    one = ["--seeds", "7", "--variants=a.yaml", "--output", "x"]
+    assert tool_arguments(one, command.sweep_command) == [
+        *("--seeds", '["7"]', "--variants", '["a.yaml"]', "--output", "x")
+    ]
+    for whole in ("null", "[1, 2]"):
+        given = ["--seeds", whole]
+        assert tool_arguments(given, command.sweep_command) == given
     rate = ["--learning-rate", "null", "--trials=3"]
     assert tool_arguments(rate, command.sweep_command) == ["--learning_rate", *rate[1:]]
 
@@ -482,6 +490,9 @@ def test_mistakes_in_what_fit_gets_show_before_any_run(capsys):
     variants = ["--variants", CONFIGS / "size_aware.yaml"]
     assert sweep(*variants, fit=["--model.loss.init_args.size_aware_weight", "0.5"]) == 2
     assert "size_aware_weight: must be at least 1, found 0.5" in capsys.readouterr().err
+    assert sweep(*variants, fit=[*SMALL_RAW, "--data.root", "/nowhere"]) == 2
+    assert "data.root: no folder /nowhere; expected one with" in capsys.readouterr().err
+    assert not Path("study").exists()
     assert sweep(fit=[]) == 2
     assert "variants: must be one or more configuration files" in capsys.readouterr().err
 

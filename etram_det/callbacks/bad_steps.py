@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from etram_det.files import replacing
+from etram_det.checkpoint import write_checkpoint
 from etram_det.types import Batch, UserError
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class BadSteps(Callback):
         self._batches: list[Batch] = []
         self._losses: list[Tensor] = []
         self._parts: list[dict[str, Tensor]] = []
+        self._losses_before: list[Tensor] = []  # of those that a resumed step had already
         self._statistics: list[Tensor] = []
         self._scaler_state: dict[str, Any] | None = None
 
@@ -64,6 +65,30 @@ class BadSteps(Callback):
         self.num_skipped = int(state_dict["num_skipped"])
         self.num_in_a_row = int(state_dict["num_in_a_row"])
 
+    def unfinished_step(self) -> dict[str, list[Tensor]] | None:
+        """What is known of a step that waits for further batches; None between two steps.
+
+        Returns:
+            ``losses`` ``[]`` of its batches so far, and running ``statistics`` ``[*]`` from before
+            them, on the CPU.
+        """
+        losses = [*self._losses_before, *self._losses]
+        if not losses:
+            return None
+        return {
+            "losses": [each.cpu() for each in losses],
+            "statistics": [each.clone().cpu() for each in self._statistics],
+        }
+
+    def go_on_with_step(self, losses: list[Tensor], statistics: list[Tensor]) -> None:
+        """Take over what :meth:`unfinished_step` told when the checkpoint was written.
+
+        Args:
+            losses: ``[]`` of the step's batches so far.
+            statistics: running statistics ``[*]`` from before them.
+        """
+        self._losses_before, self._statistics = losses, statistics
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ask for the run folder, which all processes must do together."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
@@ -72,10 +97,10 @@ class BadSteps(Callback):
         self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Keep the running statistics as they are before the batches of a step."""
-        buffers = list(pl_module.detector.buffers())
-        if len(self._statistics) != len(buffers):
-            self._statistics = [torch.empty_like(each) for each in buffers]
-        if not self._batches:
+        if not self._batches and not self._losses_before:
+            buffers = list(pl_module.detector.buffers())
+            if len(self._statistics) != len(buffers):
+                self._statistics = [torch.empty_like(each) for each in buffers]
             torch._foreach_copy_(self._statistics, buffers)
         self._batches.append(batch)
 
@@ -100,7 +125,7 @@ class BadSteps(Callback):
             self.num_in_a_row += 1
             self._undo(trainer, pl_module, optimizer)
             self._tell(trainer, bad_ranks)
-        self._batches, self._losses, self._parts = [], [], []
+        self._batches, self._losses, self._parts, self._losses_before = [], [], [], []
 
     def on_train_batch_end(
         self,
@@ -139,7 +164,9 @@ class BadSteps(Callback):
         flags = torch.zeros(1 + trainer.world_size, device=module.device)
         if _scaler(trainer) is None:
             flags[0] = _any_not_finite(gradients)
-        flags[1 + trainer.global_rank] = _any_not_finite([*self._losses, *states, *buffers])
+        flags[1 + trainer.global_rank] = _any_not_finite(
+            [*self._losses_before, *self._losses, *states, *buffers]
+        )
         if trainer.world_size > 1:
             distributed.all_reduce(flags, distributed.ReduceOp.MAX)
         # The only moment at which a step waits for the device.
@@ -170,7 +197,8 @@ class BadSteps(Callback):
         kept = self._keep_batches(rank, step) if is_mine else ""
         raise UserError(
             f"bad_steps.most_in_a_row: {self.num_in_a_row} training steps in a row were not "
-            f"finite, step {step} the last: {message}{kept}: look at these recordings, or lower "
+            f"finite, step {step} the last: {message}{kept}: look at these recordings, or train "
+            "anew from the weights of the last checkpoint, by model.init_from, with a lower "
             "model.learning_rate",
             exit_code=1,
         )
@@ -204,11 +232,9 @@ class BadSteps(Callback):
             for batch, parts in zip(self._batches, self._parts, strict=True)
         ]
         try:
-            with replacing(path) as unfinished:
-                torch.save({"step": step, "batches": kept}, unfinished)
-        except (OSError, RuntimeError) as error:
-            # PyTorch's own writer reports a full disk as RuntimeError.
-            return f"; the batch could not be written to {path} ({str(error).splitlines()[0]})"
+            write_checkpoint(path, {"step": step, "batches": kept})
+        except UserError as error:
+            return f"; the batch is lost: {error}"
         return f"; the batch is in {path}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from etram_det.callbacks.signals import StopSignals, requeue_job
-from etram_det.checkpoint import read_checkpoint
+from etram_det.checkpoint import read_checkpoint, write_checkpoint
 from etram_det.faults import StoppedBySignal
-from etram_det.files import replacing
 from etram_det.types import UserError
 
 
@@ -31,17 +31,11 @@ class WholeFiles(TorchCheckpointIO):
         """
         path = Path(path)
         try:
-            with replacing(path) as unfinished, unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            # PyTorch's writer gives its own error, raised from what the file's said.
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+            write_checkpoint(path, checkpoint)
+        except UserError as error:
             kept = "the one before it is whole" if path.is_file() else "there is none before it"
             raise UserError(
-                f"{path}: the checkpoint cannot be written ({reason}): {kept}; make room and go on "
-                "with --resume auto",
-                exit_code=1,
+                f"{error}: {kept}; make room and go on with --resume auto", exit_code=1
             ) from error
 
     def load_checkpoint(
@@ -65,7 +59,8 @@ class RunCheckpoint(ModelCheckpoint):
     at the end, and at once when the process is asked to end by SIGTERM or SIGUSR1.
 
     Args:
-        monitor: logged figure that tells which checkpoints are the best.
+        monitor: figure of the validation that tells which checkpoints are the best, as it is
+            logged: ``val/AP``, ``val/AP50``, ``val/AP_small``, ``val/AP_<class>`` …
         mode: whether the figure is to be great (``max``) or small (``min``).
         save_top_k: how many of the best to keep; 0 for none, -1 for all.
         filename: name of the best, without ``.ckpt``: ``best``, or ``best-{step}`` where more than
@@ -77,7 +72,7 @@ class RunCheckpoint(ModelCheckpoint):
             cost; null for no such limit.
 
     Raises:
-        UserError: if a limit is not above 0.
+        UserError: if a limit is not above 0, or the figure none of the validation.
     """
 
     def __init__(
@@ -100,6 +95,8 @@ class RunCheckpoint(ModelCheckpoint):
                     f"checkpoint.{name}: must be above 0, found {value}: set it to null for no "
                     "such limit"
                 )
+        if not monitor.startswith("val/"):
+            raise _no_such_figure(monitor)
         super().__init__(
             dirpath=dirpath,
             filename=filename or ("best" if save_top_k in (0, 1) else "best-{step}"),
@@ -115,6 +112,22 @@ class RunCheckpoint(ModelCheckpoint):
         self._signals = StopSignals()
         self._saved_step: int | None = None
         self._saved_at_s = 0.0
+
+    def require_monitor_among(self, names: Sequence[str]) -> None:
+        """Refuse to monitor what no validation will log.
+
+        Args:
+            names: of the metric's figures, of which precisions and recalls are logged.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        if self.monitor not in [f"val/{name}" for name in names if name.startswith("A")]:
+            raise _no_such_figure(str(self.monitor))
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to signals from here on: the training will see them before its first step."""
+        self._signals.listen(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, and count the minutes from here."""
@@ -211,3 +224,10 @@ class RunCheckpoint(ModelCheckpoint):
         if number == self._signals.requeues and trainer.is_global_zero:
             text = f"{text}; {requeue_job()}"
         raise StoppedBySignal(number, text)
+
+
+def _no_such_figure(monitor: str) -> UserError:
+    return UserError(
+        "checkpoint.monitor: must be a precision or recall of the validation, as val/AP, val/AP50, "
+        f"val/AR, val/AP_<size bin or class>, found {monitor}: choose one of them"
+    )

@@ -53,7 +53,7 @@ class Pictures(Callback):
         if not trainer.loggers:
             return
         for name, picture in self._pictures(data, pl_module.metric.result):
-            show_picture(trainer.loggers, f"val_frames/{name}", picture, trainer.global_step)
+            show_picture(trainer.loggers, f"val_frames/{name}", picture, pl_module.trained_steps)
 
     def _pictures(self, data: Any, result: EvaluationResult) -> Iterator[tuple[str, Image]]:
         """Name and picture of each chosen frame."""

@@ -91,17 +91,18 @@ class ResultsWriter(Callback):
             score_threshold=self.score_threshold,
             dropped_by_data=data.dropped_boxes(split) if data is not None else {},
         )
-        results["run"] = _run_facts(trainer, split)
+        step = module.trained_steps
+        results["run"] = _run_facts(trainer, split, step)
         evaluates = trainer.state.fn != "fit"
         if not evaluates:
             # Through JSON: a checkpoint holds plain values only.
             plain = json.loads(json.dumps(results))
-            self.validation = {"step": trainer.global_step, "results": plain}
+            self.validation = {"step": step, "results": plain}
         console = Console()
         if not console.is_terminal:
             console.width = FILE_WIDTH
         console.print()  # off the progress bar's line
-        console.rule(f"{split}, after {trainer.global_step} steps")
+        console.rule(f"{split}, after {step} steps")
         console.print(summary_tables(results))
         if evaluates:
             console.print(detail_tables(results))
@@ -117,11 +118,11 @@ class ResultsWriter(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 writer = logger.experiment
-                show_results(writer, results, result.curves, split, trainer.global_step)
+                show_results(writer, results, result.curves, split, step)
             elif isinstance(logger, WandbLogger):
                 # W&B has no plot of its own for curves that are known already.
                 figure = precision_recall_figure(result.curves, results["confusion"]["names"][:-1])
-                show_picture([logger], f"{split}/PR50", as_picture(figure), trainer.global_step)
+                show_picture([logger], f"{split}/PR50", as_picture(figure), step)
 
     def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
         """Pictures of what went wrong, with frames from the data module's recordings."""
@@ -144,11 +145,12 @@ class ResultsWriter(Callback):
         )
 
 
-def _run_facts(trainer: pl.Trainer, split: str) -> dict[str, Any]:
+def _run_facts(trainer: pl.Trainer, split: str, step: int) -> dict[str, Any]:
     """What was evaluated, for those who meet the results on their own."""
     data = getattr(trainer, "datamodule", None)
     return {
         "split": split,
+        "step": step,
         "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         "data": None if data is None else data.root or "simulated traffic",
         "input_size": None if data is None else list(data.input_size),

@@ -9,7 +9,7 @@ validation the checkpoint was written. The data module keeps the place in the pl
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import distributed
+from torch import Tensor, distributed
+from torch.optim import Optimizer
 
+from etram_det.callbacks.bad_steps import BadSteps
 from etram_det.types import UserError
 
 
@@ -50,10 +52,12 @@ class ExactResume(Callback):
         """Add the state of all processes, and let the counters tell of whole steps."""
         if trainer.state.fn != "fit":
             return
+        guard = _guard(trainer)
         own = {
             "random": _random_states(),
             "lanes": _on_cpu(pl_module.train_states.rows),
             "gradients": _accumulated_gradients(trainer, pl_module),
+            "unfinished_step": None if guard is None else guard.unfinished_step(),
         }
         processes: list[Any] = [own]
         if trainer.world_size > 1:
@@ -70,11 +74,12 @@ class ExactResume(Callback):
         self._stored = checkpoint.get("resume") if trainer.state.fn == "fit" else None
         if self._stored is None:
             return
-        with _damage_told():
+        with _damage_told(trainer):
             self._prepare(trainer, checkpoint)
 
     def _prepare(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
         loops = checkpoint["loops"]["fit_loop"]
+        _require_counts(loops)
         data = getattr(trainer, "datamodule", None)
         if not getattr(data, "resumes_exactly", False):
             # The plan of batches is another one: its epoch starts anew, and so do the lanes.
@@ -102,9 +107,10 @@ class ExactResume(Callback):
         if _validation_is_due(trainer) and not loop._should_accumulate():
             # Lightning passes once more through the end of that step, and counts it there.
             loop._batches_that_stepped -= 1
-        with _damage_told():
+        with _damage_told(trainer):
+            _require_fitting_moments(trainer.optimizers)
             if trainer.global_rank < len(stored["processes"]):
-                _restore(pl_module, stored["processes"][trainer.global_rank])
+                _restore(trainer, pl_module, stored["processes"][trainer.global_rank])
 
 
 def _count_whole_steps(trainer: pl.Trainer, loops: dict[str, Any], is_in_validation: bool) -> None:
@@ -162,8 +168,13 @@ def _on_cpu(rows: Any) -> Any:
     return [(hidden.clone().cpu(), cell.clone().cpu()) for hidden, cell in rows]
 
 
+def _guard(trainer: Any) -> BadSteps | None:
+    """The callback that knows what a bad step would have to undo, if the run has it."""
+    return next((each for each in trainer.callbacks if isinstance(each, BadSteps)), None)
+
+
 @contextmanager
-def _damage_told() -> Iterator[None]:
+def _damage_told(trainer: pl.Trainer) -> Iterator[None]:
     """Turn what a damaged state leads to into a line for its user."""
     try:
         yield
@@ -177,21 +188,58 @@ def _damage_told() -> Iterator[None]:
     ) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"ckpt_path: what the checkpoint keeps for an exact resume is damaged ({what}): choose "
-            "another one, or start from its weights by model.init_from"
+            f"{trainer.ckpt_path}: what the checkpoint keeps for an exact resume is damaged "
+            f"({what}): choose another one, or start from its weights by model.init_from"
         ) from error
 
 
-def _restore(module: Any, own: dict[str, Any]) -> None:
-    """Give a process back its random numbers, lanes and accumulated gradients."""
+def _require_counts(loops: Any, are_counts: bool = False) -> None:
+    """Refuse what stands for the progress of loops and is no count."""
+    for name, value in loops.items():
+        if isinstance(value, dict):
+            _require_counts(value, are_counts or name.endswith("progress"))
+        elif are_counts and not isinstance(value, int):
+            raise TypeError(f"{name} must be a count, found {value!r}")
+
+
+def _require_fitting_moments(optimizers: list[Optimizer]) -> None:
+    """Refuse running means of gradients that are not of their parameters' shapes ``[*]``."""
+    for optimizer in optimizers:
+        for parameter, kept in optimizer.state.items():
+            for name, value in kept.items():
+                if name.startswith("exp_avg") and value.shape != parameter.shape:
+                    shapes = tuple(parameter.shape), tuple(value.shape)
+                    raise ValueError("{} must be {}, found {}".format(name, *shapes))
+
+
+def _require_shapes(what: str, found: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse tensors that are not of these shapes."""
+    theirs = [tuple(each.shape) for each in found]
+    if theirs != list(shapes):
+        raise ValueError(f"{what} must be {list(shapes)}, found {theirs}")
+
+
+def _restore(trainer: Any, module: Any, own: dict[str, Any]) -> None:
+    """Give a process back its random numbers, lanes and the step that it was in."""
     _restore_random_states(own["random"])
     if own["lanes"] is not None:
+        data = trainer.datamodule
+        shapes = module.detector.state_shapes(data.train_lanes, *data.input_size)
+        for part in zip(*own["lanes"], strict=True):
+            _require_shapes("lanes", part, shapes)
         module.train_states.rows = [
             (hidden.to(module.device), cell.to(module.device)) for hidden, cell in own["lanes"]
         ]
     for name, parameter in module.named_parameters():
         if name in own["gradients"]:
             parameter.grad = own["gradients"][name].to(parameter)
+    unfinished = own.get("unfinished_step")  # older checkpoints have none
+    if unfinished and (guard := _guard(trainer)) is not None:
+        shapes = [tuple(each.shape) for each in module.detector.buffers()]
+        _require_shapes("statistics", unfinished["statistics"], shapes)
+        guard.go_on_with_step(
+            **{name: [each.to(module.device) for each in some] for name, some in unfinished.items()}
+        )
 
 
 def _random_states() -> dict[str, Any]:

@@ -18,10 +18,11 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
-from etram_det.data.fingerprint import fingerprint, lengths_of, place_in_plan
+from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
 from etram_det.data.loading import outlive_signals
+from etram_det.data.preprocessed import is_down_sampled_otherwise
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.simulate import SimulationSettings, simulated_root
@@ -33,7 +34,7 @@ from etram_det.data.streaming import (
     TrainingPlan,
     collate,
 )
-from etram_det.data.subset import choose_subset, class_share_difference
+from etram_det.data.subset import choose_subset, class_share_difference, warn_of_unknown_names
 from etram_det.progress import shown_progress
 from etram_det.types import Batch, UserError
 
@@ -152,6 +153,8 @@ class EventDataModule(pl.LightningDataModule):
         self.predict_split = predict_split
         self.on_bad_recording = on_bad_recording
         self.recordings: dict[str, list[Recording]] = {}
+        # As the recordings were when they were found: files can go while training.
+        self._identities: dict[str, dict[str, list[int]]] = {}
         # Epoch and step at which a checkpoint enters the training plan, and whether the plan is
         # the one that the checkpoint was trained by.
         self.resume_at: tuple[int, int] | None = None
@@ -186,13 +189,8 @@ class EventDataModule(pl.LightningDataModule):
             UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
         """
         root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
-        splits = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }
-        for name in splits[stage]:
+        splits = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,))
+        for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
                 recordings = find_recordings(
@@ -202,24 +200,23 @@ class EventDataModule(pl.LightningDataModule):
                     self.label_settings,
                     require_labels=not predicts,
                 )
+                if not self.recordings:
+                    warn_of_unknown_names(self.subset, root.expanduser())
                 self.recordings[name] = self._subset_of(name, recordings)
+                self._identities[name] = identities(self.recordings[name])
+        found = [each for name in splits for each in self.recordings[name]]
+        if any(is_down_sampled_otherwise(each, self.frame_settings) for each in found):
+            rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
 
     def _subset_of(self, name: str, recordings: list[Recording]) -> list[Recording]:
         """The part of a split's recordings to work on, told in a line."""
         if self.subset is None:
             return recordings
         chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)
-        whole, part = (
-            np.bincount(
-                np.concatenate([each.label_boxes["class_id"] for each in some]),
-                minlength=self.num_classes,
-            )
-            for some in (recordings, chosen)
-        )
+        difference = class_share_difference(chosen, recordings, self.num_classes)
         rank_zero_info(
             f"data.subset: {name} has {len(chosen)} of {len(recordings)} recordings, class shares "
-            f"within {class_share_difference(part, whole):.1%} of the whole: "
-            f"{', '.join(recording.name for recording in chosen)}"
+            f"within {difference:.1%} of the whole: {', '.join(each.name for each in chosen)}"
         )
         return chosen
 
@@ -280,30 +277,35 @@ class EventDataModule(pl.LightningDataModule):
         return {
             "epoch": max(loop.epoch_progress.current.ready - 1, 0),
             "step": batches.processed,
-            **self._what_the_plan_follows_from(),
+            **self._what_a_run_follows_from(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the checkpoint's place in the plan, if the plan is still the same.
 
-        What has changed is told: the plan is another one then, and its epoch starts anew.
+        What has changed is told: the plan is another one then, and its epoch starts anew. Other
+        validation recordings leave the plan as it is.
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
-        self.resume_at, changes = place_in_plan(state_dict, self._what_the_plan_follows_from())
+        self.resume_at, changes, others = place_in_plan(
+            state_dict, self._what_a_run_follows_from(), str(self.trainer.ckpt_path)
+        )
         self.resumes_exactly = not changes
-        if changes:
-            rank_zero_info(
-                "ckpt_path: training cannot go on exactly where the checkpoint stopped, its epoch "
-                f"starts anew: {'; '.join(changes)}"
-            )
+        exactly = (
+            "training cannot go on exactly where the checkpoint stopped, its epoch starts anew"
+        )
+        figures = "figures do not compare with those before the checkpoint, the best one included"
+        for what, why in ((exactly, changes), (figures, others)):
+            if why:
+                rank_zero_info(f"ckpt_path: {what}: {'; '.join(why)}")
 
     def fingerprints(self) -> dict[str, Any]:
         """Names, lengths, sizes and a digest of the recordings found so far, by split."""
         return {name: fingerprint(recordings) for name, recordings in self.recordings.items()}
 
-    def _what_the_plan_follows_from(self) -> dict[str, Any]:
-        """Settings and training recordings on which the batches depend, as plain values."""
+    def _what_a_run_follows_from(self) -> dict[str, Any]:
+        """Settings and recordings on which batches and figures depend, as plain values."""
         _, world_size = self._rank_and_world_size()
         of_data = {
             "seed": self.seed,
@@ -317,7 +319,8 @@ class EventDataModule(pl.LightningDataModule):
         settings = {f"data.{name}": value for name, value in of_data.items()}
         return {
             "settings": settings | {"number of processes": world_size},
-            "recordings": lengths_of(self.recordings["train"]),
+            "recordings": self._identities["train"],
+            "validation": self._identities["val"],
         }
 
     def training_box_areas(self) -> NDArray[np.float32]:
@@ -394,4 +397,4 @@ def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
 def _require_at_least(least: int, **settings: int) -> None:
     for name, value in settings.items():
         if value < least:
-            raise UserError(f"data.{name}: must be at least {least}, found {value}")
+            raise UserError(f"data.{name}: must be at least {least}, found {value}: raise it")

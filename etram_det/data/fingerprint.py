@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from etram_det.data.recording import Recording
 from etram_det.types import UserError
 
 _MOST_NAMES = 3
+# What another value in each place of an identity means.
+_DIFFERENCES = (
+    "of another length",
+    *("with other labels", "with other labels", "with other labels"),
+    "of another size on disk",
+)
 
 
 def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
@@ -21,8 +28,9 @@ def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
         recordings: of one split.
 
     Returns:
-        ``recordings``: name, ``frames``, labelled frames (``labelled``), ``boxes`` and ``bytes`` on
-        disk of each; ``digest``: of all that, hexadecimal.
+        ``recordings``: name, ``frames``, labelled frames (``labelled``), ``boxes``, their
+        checksum (``boxes_crc32``) and ``bytes`` on disk of each; ``digest``: of all that,
+        hexadecimal.
     """
     facts = [
         {
@@ -30,6 +38,7 @@ def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
             "frames": len(recording),
             "labelled": int(recording.labelled.sum()),
             "boxes": len(recording.label_boxes),
+            "boxes_crc32": _checksum_of_boxes(recording),
             "bytes": _bytes_of(recording.path),
         }
         for recording in recordings
@@ -38,58 +47,69 @@ def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
     return {"recordings": facts, "digest": digest}
 
 
-def lengths_of(recordings: Sequence[Recording]) -> dict[str, list[int]]:
-    """By name, what a plan of training takes from each recording.
+def identities(recordings: Sequence[Recording]) -> dict[str, list[int]]:
+    """By name, what shows that a recording is another one, without reading its events.
 
     Returns:
-        Number of frames, number of labelled ones, and a checksum of which ones these are.
+        Number of frames, number of labelled ones, a checksum of which ones these are, one of their
+        boxes, and the size on disk in bytes. The first three decide the plan of a training.
     """
     return {
         recording.name: [
             len(recording),
             int(recording.labelled.sum()),
             int.from_bytes(hashlib.sha256(recording.labelled.tobytes()).digest()[:4], "little"),
+            _checksum_of_boxes(recording),
+            _bytes_of(recording.path),
         ]
         for recording in recordings
     }
 
 
 def place_in_plan(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any]
-) -> tuple[tuple[int, int], list[str]]:
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str
+) -> tuple[tuple[int, int], list[str], list[str]]:
     """Where a checkpoint enters the training plan: its own place, if the plan is still the same.
 
     Args:
-        theirs: as :func:`changes_between` takes it, with the ``epoch`` and its ``step``.
+        theirs: as :func:`changes_between` takes it, with the ``epoch``, its ``step`` and the
+            ``validation`` recordings, which older checkpoints do not tell.
         ours: the same without a place, as it is now.
+        source: the checkpoint, for messages.
 
     Returns:
-        Epoch and step, the first step where the plan has changed; and the changes.
+        Epoch and step, the first step where the plan has changed; its changes; and those of the
+        validation recordings, which leave it as it is.
 
     Raises:
         UserError: if ``theirs`` is damaged.
     """
     try:
+        epoch, step = int(theirs["epoch"]), int(theirs["step"])
+        if min(epoch, step) < 0:
+            raise ValueError(f"step {step} of epoch {epoch}")
         changes = changes_between(theirs, ours)
-        return (int(theirs["epoch"]), 0 if changes else int(theirs["step"])), changes
+        validation = theirs.get("validation", ours["validation"])
+        others = _changed_recordings(validation, ours["validation"], "validation")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            "ckpt_path: the place in the training plan that the checkpoint keeps is damaged "
+            f"{source}: the place in the training plan that the checkpoint keeps is damaged "
             f"({type(error).__name__}: {error}): choose another one"
         ) from error
+    return (epoch, 0 if changes else step), changes, others
 
 
 def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs between the training that wrote a checkpoint and the one of now, in words.
 
     Args:
-        theirs: the checkpoint's ``settings`` by dotted name, and its ``recordings`` as
-            :func:`lengths_of` returned them.
+        theirs: the checkpoint's ``settings`` by dotted name, and its training ``recordings`` as
+            :func:`identities` returned them.
         ours: the same, as it is now.
     """
     return [
         *_changed_settings(theirs["settings"], ours["settings"]),
-        *_changed_recordings(theirs["recordings"], ours["recordings"]),
+        *_changed_recordings(theirs["recordings"], ours["recordings"], "training"),
     ]
 
 
@@ -102,25 +122,32 @@ def _changed_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> lis
 
 
 def _changed_recordings(
-    theirs: Mapping[str, Sequence[int]], ours: Mapping[str, Sequence[int]]
+    theirs: Mapping[str, Sequence[int]], ours: Mapping[str, Sequence[int]], split: str
 ) -> list[str]:
-    both = sorted(theirs.keys() & ours.keys())
     groups = {
         "new": sorted(ours.keys() - theirs.keys()),
         "gone": sorted(theirs.keys() - ours.keys()),
-        "of another length": [name for name in both if theirs[name][0] != ours[name][0]],
-        "with other labels": [
-            name
-            for name in both
-            if theirs[name][0] == ours[name][0] and list(theirs[name]) != list(ours[name])
-        ],
+        **{what: [] for what in _DIFFERENCES},
     }
+    for name in sorted(theirs.keys() & ours.keys()):
+        # An older checkpoint knows the first three values alone.
+        values = zip(_DIFFERENCES, theirs[name], ours[name], strict=False)
+        if differences := [what for what, one, other in values if one != other]:
+            groups[differences[0]].append(name)
     return [
-        f"{len(names)} of the training recordings {'is' if len(names) == 1 else 'are'} {what} "
+        f"{len(names)} of the {split} recordings {'is' if len(names) == 1 else 'are'} {what} "
         f"({', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''})"
         for what, names in groups.items()
         if names
     ]
+
+
+def _checksum_of_boxes(recording: Recording) -> int:
+    """CRC-32 of what a recording's labels are made of: frames, classes and coordinates."""
+    checksum = zlib.crc32(recording.label_frame.tobytes())
+    for name in ("class_id", "x", "y", "w", "h"):
+        checksum = zlib.crc32(recording.label_boxes[name].tobytes(), checksum)
+    return checksum
 
 
 def _plain(value: Any) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,19 +64,21 @@ class LabelSettings:
     Boxes are always cropped to the sensor's frame; those without any area in it are no labels.
 
     Attributes:
-        class_names: name of each class id, in the order of the ids.
+        class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
+            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
         interval_ms: raw recordings: labels are taken this far apart, in ms, a multiple of
             ``window_ms``.
         jitter_ms: raw recordings: how far a label time may lie off the interval, in ms.
         filters: names of further filters (:data:`FILTERS`), in the order of their use.
     """
 
-    class_names: tuple[str, ...] = ETRAM_CLASSES
+    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES
     interval_ms: int = 100
     jitter_ms: int = 2
     filters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", class_names_of(self.class_names))
         if not self.class_names:
             raise UserError("data.class_names: at least one name is required, found none")
         if self.interval_ms < 1 or self.jitter_ms < 0:
@@ -128,7 +130,7 @@ def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def boxes_from(array: NDArray[Any], path: Path, class_names: tuple[str, ...]) -> NDArray[Any]:
+def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> NDArray[Any]:
     """Boxes read by the names of their fields, whatever their order and packing on disk.
 
     Args:
@@ -152,7 +154,8 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: tuple[str, ...]) ->
     if missing:
         raise UserError(
             f"{path}: boxes need the fields {', '.join(_NEEDED_FIELDS)}; "
-            f"missing {', '.join(missing)}, found {', '.join(found) or 'a plain array'}"
+            f"missing {', '.join(missing)}, found {', '.join(found) or 'a plain array'}: fetch the "
+            "file again, or add what is missing"
         )
     for source in sources.values():
         if source in found and array.dtype[source].kind not in "iuf":
@@ -243,6 +246,22 @@ def filter_boxes(
     kept, dropped = apply_filters(cropped[inside], sensor_size, split, filters)
     dropped = {"boxes: outside the frame": len(boxes) - len(inside), **dropped}
     return cropped[inside[kept]], inside[kept], dropped
+
+
+def left_out(dropped: Mapping[str, int]) -> str:
+    """What became of boxes, to be told where none was left: `` (5 outside …, 2 by max_width)``.
+
+    Args:
+        dropped: how many boxes each step of :func:`filter_boxes` removed.
+    """
+    reasons = []
+    for step, count in dropped.items():
+        name = step.removeprefix("boxes: ")
+        if count:
+            reasons.append(
+                f"{count} by {name}" if name in FILTERS else f"{count} {name} or not finite"
+            )
+    return f" ({', '.join(reasons)})" if reasons else ""
 
 
 def apply_filters(

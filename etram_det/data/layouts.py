@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from etram_det.data.camera_files import CAMERA_SUFFIXES, CameraRecording
-from etram_det.data.labels import ETRAM3_CLASSES, LabelSettings, load_array
+from etram_det.data.labels import ETRAM3_CLASSES, ETRAM_CLASSES, LabelSettings, load_array
 from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.raw import RawRecording
 from etram_det.data.recording import NoUsableLabels, Recording
@@ -34,6 +38,7 @@ def find_recordings(
     frames: FrameSettings,
     labels: LabelSettings,
     require_labels: bool = True,
+    faults: list[UserError] | None = None,
 ) -> list[Recording]:
     """The recordings of one split, sorted by name.
 
@@ -47,6 +52,8 @@ def find_recordings(
         frames: how events become frames.
         labels: which boxes become labels.
         require_labels: whether each recording needs labels; false for prediction.
+        faults: where this is a list, recordings that cannot be opened are left out, and what is
+            wrong with them is added to it.
 
     Raises:
         UserError: no layout fits, or a file of a recording is missing or damaged.
@@ -72,7 +79,11 @@ def find_recordings(
             recordings.append(open_recording(split, frames, labels, require_labels))
         except NoUsableLabels as error:
             unusable.append(error)
-    if not recordings:
+        except UserError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+    if not recordings and not faults:
         raise unusable[0]
     if unusable:
         _log.warning(
@@ -80,7 +91,29 @@ def find_recordings(
             *(len(unusable), len(openers), split, unusable[0]),
             "" if len(unusable) == 1 else f" and {len(unusable) - 1} more",
         )
+    if require_labels:
+        classes = [recording.label_boxes["class_id"] for recording in recordings]
+        warn_of_three_classes(split, classes, labels.class_names)
     return sorted(recordings, key=lambda recording: recording.name)
+
+
+def warn_of_three_classes(
+    split: str, classes: Sequence[NDArray[np.integer[Any]]], class_names: Sequence[str]
+) -> None:
+    """Warn where boxes seem to be eTraM's 3-class ones, read as its 8 classes.
+
+    Args:
+        split: of the boxes.
+        classes: ``[M]`` class ids of each recording's boxes.
+        class_names: the classes that are asked for.
+    """
+    highest = max((ids.max(initial=0) for ids in classes), default=0)
+    if tuple(class_names) == ETRAM_CLASSES and highest < len(ETRAM3_CLASSES):
+        _log.warning(
+            "%s: no box has a class id above %d, though 8 classes are asked for: if these are "
+            "eTraM's 3-class boxes (%s), set class_names to etram3 or add Eight_class_annotations",
+            *(split, highest, ", ".join(ETRAM3_CLASSES)),
+        )
 
 
 def open_recording(path: Path, frames: FrameSettings) -> Recording:
@@ -132,8 +165,15 @@ def splits_of(root: Path) -> list[str]:
     return [split for split in SPLITS if _openers(root, split, ETRAM3_CLASSES, False)]
 
 
+def names_under(root: Path) -> set[str]:
+    """Names of the files and folders in which recordings of any split may lie, less ``_td``."""
+    folders = [root, *(each for split in SPLITS for each in _split_folders(root, split))]
+    paths = [path for folder in folders for path in folder.iterdir()]
+    return {path.name if path.is_dir() else path.stem.removesuffix("_td") for path in paths}
+
+
 def _openers(
-    root: Path, split: str, class_names: tuple[str, ...], require_labels: bool
+    root: Path, split: str, class_names: Sequence[str], require_labels: bool
 ) -> list[Callable[..., Recording]]:
     """For each recording of a split, what makes it when given the rest of the arguments."""
     folders = _split_folders(root, split)
@@ -151,12 +191,12 @@ def _openers(
         stored = [path for path in files.values() if (path / "event_representations_v2").is_dir()]
         return [partial(PreprocessedRecording, path) for path in stored]
     boxes = {name: path for name, path in files.items() if name.endswith("_bbox.npy")}
-    if class_names != ETRAM3_CLASSES:
+    if len(class_names) > len(ETRAM3_CLASSES):
         eight_class_boxes = _eight_class_boxes(root)
         downloaded = any(folder.name.lower() != split for folder in folders)
         if eight_class_boxes:
             boxes = eight_class_boxes
-        elif downloaded and len(class_names) > len(ETRAM3_CLASSES) and _only_three_classes(boxes):
+        elif downloaded and _only_three_classes(boxes):
             if require_labels:
                 raise UserError(
                     f"data.class_names: {len(class_names)} classes are asked for, but the boxes "
@@ -193,11 +233,11 @@ def _event_file_opener(path: Path, box_path: Path | None = None) -> Callable[...
     )
 
 
-def find_box_files(root: Path, split: str, class_names: tuple[str, ...]) -> list[Path]:
-    """Box files of a split where there need be no recordings, sorted by name.
+def boxes_without_recordings(root: Path, split: str, class_names: Sequence[str]) -> list[Path]:
+    """Box files of a split that lie there without their recordings, sorted by name.
 
-    They are those of ``Eight_class_annotations`` where these are there and more than eTraM's three
-    classes are asked for, else those of the split's own folders.
+    They are of ``Eight_class_annotations`` where these are there and more than eTraM's three
+    classes are asked for, else of the split's own folders.
 
     Args:
         root: folder of recordings in the raw layout, or of nothing but their boxes.
@@ -209,14 +249,19 @@ def find_box_files(root: Path, split: str, class_names: tuple[str, ...]) -> list
     found = {path.name.lower(): path for path in root.glob(f"*{split}*/*_bbox.npy")}
     for folder in _split_folders(root, split):
         found |= {path.name.lower(): path for path in folder.glob("*_bbox.npy")}
-    if class_names != ETRAM3_CLASSES:
+    if len(class_names) > len(ETRAM3_CLASSES):
         eight_class_boxes = {
             name: path
             for name, path in _eight_class_boxes(root).items()
             if path.parent.name.lower().endswith(split) or name.startswith(split)
         }
         found = eight_class_boxes or found
-    return [found[name] for name in sorted(found)]
+    recordings = {
+        path.stem.lower().removesuffix("_td")
+        for folder in _split_folders(root, split)
+        for path in folder.iterdir()
+    }
+    return [found[n] for n in sorted(found) if n.removesuffix("_bbox.npy") not in recordings]
 
 
 def _split_folders(root: Path, split: str) -> list[Path]:

@@ -8,6 +8,7 @@ looked at and removed.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -29,7 +30,7 @@ from etram_det.data.layouts import SPLITS, find_recordings, splits_of
 from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
-from etram_det.data.sparse import write_sparse
+from etram_det.data.sparse import require_same_settings, write_sparse
 from etram_det.files import UNFINISHED, move_into_place, write_text
 from etram_det.types import UserError
 
@@ -37,6 +38,7 @@ MANIFEST = "manifest.json"
 COUNTS = "counts.json"
 _VERSION = 1
 _BATCH = 4  # frames made at a time: 20 MB at 640x360
+_log = logging.getLogger(__name__)
 
 # Called with the number of finished frames and the number of all.
 Progress = Callable[[int, int], None]
@@ -94,12 +96,17 @@ def preprocess(
     """
     if not 1 <= shard[0] <= shard[1]:
         raise UserError(f"shard: i/n with 1 <= i <= n is required, found {shard[0]}/{shard[1]}")
-    tasks = _tasks(root, output, frames, labels, layout)[shard[0] - 1 :: shard[1]]
+    if workers is not None and workers < 1:
+        raise UserError(f"workers: must be at least 1, found {workers}: raise it")
+    tasks, faults = _tasks(root, output, frames, labels, layout)
+    tasks = tasks[shard[0] - 1 :: shard[1]]
+    num_recordings = len(tasks) + len(faults)
     settings = _settings(layout, frames, labels)
     try:
         writer = f"{shard[0]}-of-{shard[1]}"  # shards may write the manifest at the same time
         _claim(output, settings, writer)
-        faults = _run(tasks, workers or os.cpu_count() or 1, progress or (lambda done, total: None))
+        workers = workers or os.cpu_count() or 1
+        faults += _run(tasks, workers, progress or (lambda done, total: None))
         manifest = _write_manifest(output, settings, writer)
     except OSError as error:
         raise UserError(
@@ -107,10 +114,12 @@ def preprocess(
             "another, then run again: what is finished is kept",
             exit_code=1,
         ) from error
+    for fault in faults[1:]:
+        _log.warning("not preprocessed: %s", fault)
     if faults:
         raise UserError(
-            f"{len(faults)} of {len(tasks)} recordings could not be preprocessed, the others are "
-            f"finished: {faults[0]}",
+            f"{len(faults)} of {num_recordings} recordings could not be preprocessed, "
+            f"the others are finished: {faults[0]}",
             exit_code=1,
         )
     return manifest
@@ -118,28 +127,46 @@ def preprocess(
 
 def _tasks(
     root: Path, output: Path, frames: FrameSettings, labels: LabelSettings, layout: str
-) -> list[_Task]:
-    """All recordings under ``root``, and where they go."""
+) -> tuple[list[_Task], list[str]]:
+    """All recordings under ``root``, where they go, and the faults of those not to be opened.
+
+    Raises:
+        UserError: there is no recording, or none that can be opened.
+    """
     splits = splits_of(root) if root.is_dir() else []
+    faults: list[UserError] = []
     tasks = [
         _Task(recording, output / split / recording.name, layout, frames, labels)
         for split in splits or SPLITS[:1]  # where there are none, the first says what is required
-        for recording in find_recordings(root, split, frames, labels)
+        for recording in find_recordings(root, split, frames, labels, faults=faults)
     ]
-    _require_stored_settings_fit(tasks[0].recording, frames)
-    return tasks
+    if not tasks:
+        raise faults[0]
+    _require_stored_settings_fit(root, tasks[0].recording, frames, labels)
+    return tasks, [str(fault) for fault in faults]
 
 
-def _require_stored_settings_fit(recording: Recording, frames: FrameSettings) -> None:
-    """Frames that RVT made cannot follow other settings, and must not be stored under them."""
-    if isinstance(recording, PreprocessedRecording):
-        for name, required in (("downsample", "nearest"), ("timing", "events")):
-            found = getattr(frames, name)
-            if found != required:
-                raise UserError(
-                    f"data.{name}: {required} is required by {recording.path}, as RVT made its "
-                    f"frames so, found {found}"
-                )
+def _require_stored_settings_fit(
+    root: Path, recording: Recording, frames: FrameSettings, labels: LabelSettings
+) -> None:
+    """Frames that are stored in RVT's layout must not be stored anew as made in another way."""
+    if not isinstance(recording, PreprocessedRecording):
+        return
+    manifest = root / MANIFEST
+    if manifest.exists():
+        stored = _stored_settings(manifest)
+        try:
+            require_same_settings(manifest, stored, recording.input_size, frames, labels)
+        except (KeyError, TypeError) as error:
+            raise _unreadable(manifest, error) from error
+        return
+    for name, required in (("downsample", "nearest"), ("timing", "events")):
+        found = getattr(frames, name)
+        if found != required:
+            raise UserError(
+                f"data.{name}: {required} is required by {recording.path}, as RVT made its "
+                f"frames so, found {found}"
+            )
 
 
 def _settings(layout: str, frames: FrameSettings, labels: LabelSettings) -> dict[str, Any]:
@@ -160,19 +187,26 @@ def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         _write_manifest(output, settings, writer)
         return
-    try:
-        stored = json.loads(manifest.read_text())["settings"]
-        differing = sorted(
-            name for name in settings | stored if settings.get(name) != stored.get(name)
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest}: cannot be read ({error}); choose another output") from error
+    stored = _stored_settings(manifest)
+    differing = sorted(name for name in settings | stored if settings.get(name) != stored.get(name))
     if differing:
         name = differing[0]
         raise UserError(
             f"{name}: {stored.get(name)} is required by {manifest}, found {settings.get(name)}; "
             "set it so, or choose another output"
         )
+
+
+def _stored_settings(manifest: Path) -> dict[str, Any]:
+    """The settings that a folder was preprocessed with."""
+    try:
+        return dict(json.loads(manifest.read_text())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(manifest, error) from error
+
+
+def _unreadable(manifest: Path, error: Exception) -> UserError:
+    return UserError(f"{manifest}: cannot be read ({error}); choose another folder")
 
 
 def _is_unclaimed(output: Path) -> bool:

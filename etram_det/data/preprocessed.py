@@ -17,6 +17,7 @@ from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
     filter_boxes,
+    left_out,
     load_array,
     load_numbers,
     packed,
@@ -90,6 +91,19 @@ class PreprocessedRecording(Recording):
             raise UserError(f"{self.path}: cannot be read as HDF5 ({error})") from error
         least = 0 if frames.dtype == np.uint8 else -self._count_cutoff
         return np.clip(frames, least, self._count_cutoff, out=frames)
+
+
+def is_down_sampled_otherwise(recording: Recording, frames: FrameSettings) -> bool:
+    """Whether a recording's frames were stored in a smaller size than the sensor's, unlike asked.
+
+    Args:
+        recording: of any layout.
+        frames: the frames that are asked for.
+    """
+    is_smaller = recording.input_size != recording.sensor_size
+    return (
+        isinstance(recording, PreprocessedRecording) and is_smaller and frames.downsample == "sum"
+    )
 
 
 def _representation(folder: Path, frames: FrameSettings) -> Path:
@@ -169,7 +183,10 @@ def _stored_timeline(
         raise NoLabels(f"{path}: holds no boxes; take the recording out of its folder")
     boxes, kept, dropped = filter_boxes(stored, sensor_size, split, labels.filters)
     if len(boxes) == 0:
-        raise NoUsableLabels(f"{path}: no label is left of {len(stored)} boxes")
+        raise NoUsableLabels(
+            f"{path}: no label is left of {len(stored)} boxes{left_out(dropped)}: correct them, "
+            "change data.filters, or take the recording out of its folder"
+        )
     label_frame = np.repeat(frame, boxes_of_frame)[kept]
     return Timeline(frame_end_us, label_frame, boxes, dropped)
 

@@ -18,9 +18,10 @@ from etram_det.data.labels import (
     filter_boxes,
     frame_ends,
     label_times,
+    left_out,
     load_array,
 )
-from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import OUTSIDE, NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.types import UserError
@@ -69,6 +70,8 @@ class RawRecording(Recording):
             sensor_size = _sensor_size(events["t"].parent) or frames.sensor_size
             try:
                 timeline = labelled_timeline(path, box_path, sensor_size, split, frames, labels)
+                begin_us = int(timeline.frame_end_us[0]) - frames.window_ms * 1000
+                _require_events_at(begin_us, int(timeline.frame_end_us[-1]), events["t"], path)
             except NoLabels:
                 if require_labels:
                     raise
@@ -76,9 +79,10 @@ class RawRecording(Recording):
                 timeline = Timeline.without_labels(ends)
         input_size = frames.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         if input_size[0] > sensor_size[0] or input_size[1] > sensor_size[1]:
+            half = [side // 2 for side in sensor_size]
             raise UserError(
                 f"data.input_size: must not exceed the sensor's {sensor_size} of {path}, "
-                f"found {input_size}"
+                f"found {input_size}: lower it, to {half} for half of the sensor's"
             )
         name = path.stem.removesuffix("_td")
         super().__init__(name, path, sensor_size, input_size, timeline)
@@ -100,6 +104,7 @@ class RawRecording(Recording):
         with _open_events(self.path) as events:
             if self._time_index is None:
                 self._time_index = cached_time_index(self.path, events["t"])
+                self.mended_share = self._time_index.num_mended / len(events["t"])
             for frame, end_us in zip(frames, ends, strict=True):
                 window_us = end_us - self._window_us, end_us
                 first, times = self._time_index.cut(events["t"], *window_us)
@@ -107,10 +112,9 @@ class RawRecording(Recording):
                 num_events += len(times)
                 num_outside += self._representation.fill(frame, x, y, p, times, window_us)
         self.events["in windows"] = self.events.get("in windows", 0) + num_events
-        self.events["with a mended stamp"] = self._time_index.num_mended if len(ends) else 0
+        self.events["with a mended stamp"] = self._time_index.num_mended
         if num_outside:
-            reason = "events: outside the sensor"
-            self.dropped[reason] = self.dropped.get(reason, 0) + num_outside
+            self.dropped[OUTSIDE] = self.dropped.get(OUTSIDE, 0) + num_outside
         return frames
 
 
@@ -138,9 +142,12 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     events = {name: file.get(f"events/{name}") for name in _KINDS}
     for name, column in events.items():
         if not isinstance(column, h5py.Dataset):
+            group = file.get("events")
+            place, group = ("events/", group) if isinstance(group, h5py.Group) else ("", file)
+            found = ", ".join(f"{place}{each}" for each in group) or f"{place or 'file'} empty"
             raise UserError(
-                f"{path}: events/x, y, p and t are required, events/{name} is missing; "
-                f"found {', '.join(map(str, file)) or 'nothing'}"
+                f"{path}: events/x, y, p and t are required, events/{name} is missing; found "
+                f"{found}: fetch the file again, or write it anew with all four"
             )
         if column.ndim != 1 or column.dtype.kind not in _KINDS[name]:
             raise UserError(
@@ -204,11 +211,27 @@ def _sensor_size(events: h5py.Group) -> Size | None:
     return None
 
 
-def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArray[np.int64]:
-    """Ends of the windows that follow each other from the first event to the last."""
+def _first_and_last_us(times: h5py.Dataset, path: Path) -> tuple[int, int]:
+    """The first stamp and the latest one at the end, without reading those between."""
     if len(times) == 0:
         raise UserError(f"{path}: holds no events; take it out of the folder")
-    first, last = int(times[0]), int(times[-BLOCK:].max())
+    return int(times[0]), int(times[-BLOCK:].max())
+
+
+def _require_events_at(begin_us: int, end_us: int, times: h5py.Dataset, path: Path) -> None:
+    """Refuse labels and events that share no time: all frames would be empty."""
+    first, last = _first_and_last_us(times, path)
+    if last < begin_us or end_us < first:
+        raise UserError(
+            f"{path}: its events ({first} to {last} us) lie outside its labels' times ({begin_us} "
+            f"to {end_us} us): let the times of both count from the recording's start, or take it "
+            "out of the folder"
+        )
+
+
+def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArray[np.int64]:
+    """Ends of the windows that follow each other from the first event to the last."""
+    first, last = _first_and_last_us(times, path)
     if not 0 <= last - first <= _LONGEST_US:
         raise UserError(
             f"{path}: stamps must ascend and span a day at most, in microseconds, found {first} "
@@ -260,8 +283,9 @@ def labelled_timeline(
     times = label_times(np.unique(boxes["t"]), interval_us, labels.jitter_ms * 1000)
     if not times:
         raise NoUsableLabels(
-            f"{box_path}: no label at {labels.interval_ms} ms or later among {len(stored)} boxes, "
-            f"{len(stored) - len(boxes)} of which were filtered out"
+            f"{box_path}: no label at {labels.interval_ms} ms or later among {len(stored)} boxes"
+            f"{left_out(dropped)}: correct them, change data.filters, or take the recording out of "
+            "its folder"
         )
     if times[-1] > _LONGEST_US:
         raise UserError(

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE
 from etram_det.types import UserError
 
+# Of events, among the reasons of Recording.dropped.
+OUTSIDE = "events: outside the sensor"
+
 
 class NoLabels(UserError):
     """A recording without any box."""
@@ -62,6 +65,8 @@ class Recording(ABC):
             by reason.
         events: number of events in the frames that this process has read, and of those in the
             file whose stamp was behind an earlier one; empty where frames are stored as such.
+        mended_share: share of the file's events, in [0, 1], whose stamp was behind an earlier one,
+            once frames were read; 0 where that is not known.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Recording(ABC):
         self.label_boxes = timeline.label_boxes
         self.dropped = dict(timeline.dropped)
         self.events: dict[str, int] = {}
+        self.mended_share = 0.0
 
     def __len__(self) -> int:
         return len(self.frame_end_us)

@@ -54,7 +54,8 @@ class FrameSettings:
     def __post_init__(self) -> None:
         for name in ("window_ms", "bins", "count_cutoff"):
             if getattr(self, name) < 1:
-                raise UserError(f"data.{name}: must be at least 1, found {getattr(self, name)}")
+                found = getattr(self, name)
+                raise UserError(f"data.{name}: must be at least 1, found {found}: raise it")
         for name, choices in (
             ("timing", ("events", "window")),
             ("downsample", ("sum", "nearest")),
@@ -72,7 +73,10 @@ class FrameSettings:
         for name in ("input_size", "sensor_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
-                raise UserError(f"data.{name}: must be height and width in pixels, found {size}")
+                raise UserError(
+                    f"data.{name}: must be height and width in pixels, found {size}: set both to "
+                    "at least 1, such as [360, 640]"
+                )
 
     @property
     def channels(self) -> int:

@@ -95,7 +95,7 @@ class SparseRecording(Recording):
             raise UserError(
                 f"{path}: cannot be read ({error}); remove it and preprocess again"
             ) from error
-        _require_same_settings(path, settings, self._shape, frames, labels)
+        require_same_settings(path, settings, self._shape[1:], frames, labels)
         kept, dropped = apply_filters(boxes, sensor_size, split, labels.filters)
         if require_labels and len(kept) == 0:
             kind = NoUsableLabels if len(boxes) else NoLabels
@@ -151,21 +151,32 @@ def _require_ascending(numbers: NDArray[np.int64], least: int, most: int) -> Non
     _require(bool(inside and np.all(np.diff(numbers) >= 0)), "numbers do not ascend")
 
 
-def _require_same_settings(
+def require_same_settings(
     path: Path,
     made_with: Mapping[str, Any],
-    shape: tuple[int, ...],
+    input_size: tuple[int, ...],
     frames: FrameSettings,
     labels: LabelSettings,
 ) -> None:
-    """Refuse settings that the stored frames and labels cannot follow."""
+    """Refuse settings that frames and labels cannot follow which preprocess has stored.
+
+    Args:
+        path: what tells the settings they were made with.
+        made_with: these settings by name.
+        input_size: height and width of the stored frames.
+        frames: the frames that are expected.
+        labels: which boxes are to become labels.
+
+    Raises:
+        UserError: naming the setting that differs.
+    """
     for name in _FIXED:
         wanted = getattr(frames if hasattr(frames, name) else labels, name)
         stored = made_with[name]
         if (tuple(stored) if isinstance(stored, list) else stored) != wanted:
             raise _other_settings(path, name, stored, wanted)
-    if frames.input_size not in (None, shape[1:]):
-        raise _other_settings(path, "input_size", list(shape[1:]), frames.input_size)
+    if frames.input_size not in (None, input_size):
+        raise _other_settings(path, "input_size", list(input_size), frames.input_size)
     if frames.count_cutoff > made_with["count_cutoff"]:
         raise _other_settings(path, "count_cutoff", made_with["count_cutoff"], frames.count_cutoff)
     if not set(made_with["filters"]) <= set(labels.filters):

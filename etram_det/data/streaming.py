@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from etram_det.data.augment import AugmentSettings, draw
-from etram_det.data.recording import Recording
+from etram_det.data.recording import OUTSIDE, Recording
 from etram_det.types import Batch, Labels, UserError
 
 # What is drawn from the seed: each purpose has random numbers of its own.
@@ -240,6 +240,8 @@ class Chunk:
         recording: name of the recording.
         scale: pixels of the sensor per pixel of the frame, in x and y.
         fault: why the recording could not be read, in which case there are no frames.
+        num_outside: events in the frames' windows that lay outside the sensor and were dropped.
+        mended_share: share of the recording's events, in [0, 1], whose stamp was mended.
     """
 
     request: ChunkRequest
@@ -249,6 +251,8 @@ class Chunk:
     recording: str
     scale: tuple[float, float]
     fault: str | None = None
+    num_outside: int = 0
+    mended_share: float = 0.0
 
 
 class ChunkDataset(Dataset[Chunk]):
@@ -280,6 +284,7 @@ class ChunkDataset(Dataset[Chunk]):
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
         stop = min(request.start + self.num_steps, len(recording))
+        outside_before = recording.dropped.get(OUTSIDE, 0)
         try:
             frames = recording.frames(request.start, stop)
         except (UserError, OSError) as error:
@@ -303,6 +308,8 @@ class ChunkDataset(Dataset[Chunk]):
             labels,
             recording.name,
             recording.scale,
+            num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
+            mended_share=recording.mended_share,
         )
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed)
@@ -348,6 +355,10 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         scale=torch.tensor([chunk.scale for chunk in chunks], dtype=torch.float32),
         stream=torch.tensor([request.stream for request in requests]),
         faults={b: chunk.fault for b, chunk in enumerate(chunks) if chunk.fault is not None},
+        num_outside={b: chunk.num_outside for b, chunk in enumerate(chunks) if chunk.num_outside},
+        mended_share={
+            b: chunk.mended_share for b, chunk in enumerate(chunks) if chunk.mended_share
+        },
     )
 
 

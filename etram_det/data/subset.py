@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.layouts import names_under
 from etram_det.data.recording import Recording
 from etram_det.types import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def choose_subset(
@@ -40,24 +44,51 @@ def choose_subset(
         return chosen
     if not 0 < subset <= 1:
         raise UserError(f"data.subset: a share must be above 0 and at most 1, found {subset:g}")
-    counts = np.array(
+    counts = _boxes_by_class(recordings, num_classes)
+    places = _representative(counts, max(1, round(subset * len(recordings))), seed)
+    return [recordings[place] for place in places]
+
+
+def class_share_difference(
+    chosen: Sequence[Recording], whole: Sequence[Recording], num_classes: int
+) -> float:
+    """Largest difference of a class's share of the boxes, in [0, 1], between part and whole.
+
+    Args:
+        chosen: recordings of a split.
+        whole: all recordings of the split.
+        num_classes: number of classes, ``K``.
+    """
+    part, total = (
+        _shares(_boxes_by_class(some, num_classes).sum(axis=0)) for some in (chosen, whole)
+    )
+    return float(np.abs(part - total).max())
+
+
+def _boxes_by_class(recordings: Sequence[Recording], num_classes: int) -> NDArray[np.int64]:
+    """``[R, K]`` boxes of each class in each recording."""
+    return np.array(
         [
             np.bincount(recording.label_boxes["class_id"], minlength=num_classes)
             for recording in recordings
         ]
     )
-    places = _representative(counts, max(1, round(subset * len(recordings))), seed)
-    return [recordings[place] for place in places]
 
 
-def class_share_difference(chosen: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
-    """Largest difference of a class's share between two sets of boxes, in [0, 1].
+def warn_of_unknown_names(subset: float | str | None, root: Path) -> None:
+    """Warn of names in a subset's file that no recording has, in any split.
 
     Args:
-        chosen: ``[K]`` boxes of each class.
-        whole: ``[K]`` boxes of each class.
+        subset: as in :func:`choose_subset`; only a file has names.
+        root: folder of the recordings.
     """
-    return float(np.abs(_shares(chosen) - _shares(whole)).max())
+    if isinstance(subset, str) and root.is_dir():
+        unknown = sorted(_names_in(Path(subset).expanduser()) - names_under(root))
+        if unknown:
+            _log.warning(
+                "data.subset: %s has names that no recording under %s has: %s: correct them",
+                *(subset, root, ", ".join(unknown)),
+            )
 
 
 def _names_in(path: Path) -> set[str]:

@@ -106,12 +106,15 @@ class EvaluationResult:
     def description(self) -> dict[str, Any]:
         """Protocol, bins, pixels, thresholds and numbers of frames, as plain values for JSON.
 
-        A bin without an upper bound has None there.
+        A bin without an upper bound has None there, as have bounds of a filter that is not used.
         """
         settings = self.settings
+        rules = asdict(settings.rules)
+        if not settings.rules.filtered:
+            rules |= {"min_side_px": None, "min_diagonal_px": None}
         return {
             "protocol": settings.protocol,
-            **asdict(settings.rules),
+            **rules,
             "pixel_frame": settings.pixel_frame,
             "size_bins": {
                 name: [low, None if isinf(high) else high]

@@ -19,6 +19,9 @@ SIZE_BINS: dict[str, tuple[float, float]] = {
     "medium": (1024, 9216),
     "large": (9216, inf),
 }
+# Share of an area by which corners in single precision may put it off, for sides of 16 px and more
+# on sensors of up to 2048 px.
+_ROUNDING = 2e-5
 # Figures with these names are always there: see EvaluationResult.figures.
 RESERVED_NAMES = (
     "boxes",
@@ -61,7 +64,7 @@ class EvaluationSettings:
         _check_size_bins(self.size_bins)
         if self.max_detections < 1:
             raise UserError(
-                "max_detections: required at least 1, "
+                "model.max_detections: required at least 1, "
                 f"found {self.max_detections}: COCO's own choice is 100"
             )
         names = (*self.class_names, *self.size_bins, *self.class_groups)
@@ -71,8 +74,9 @@ class EvaluationSettings:
         for name, count in Counter([*RESERVED_NAMES, *names, *pairs]).items():
             if count > 1:
                 raise UserError(
-                    "class_names, size_bins, class_groups: names must differ from each other and "
-                    f"from {', '.join(RESERVED_NAMES)}, found {name!r} twice: rename one"
+                    "data.class_names, model.size_bins, model.class_groups: names must differ from "
+                    f"each other and from {', '.join(RESERVED_NAMES)}, found {name!r} twice: "
+                    "rename one"
                 )
 
     @property
@@ -97,8 +101,9 @@ class EvaluationSettings:
 
     @property
     def area_ranges(self) -> list[tuple[float, float]]:
-        """All areas first, then each bin."""
-        return [(0, inf), *self.size_bins.values()]
+        """All areas first, then each bin, its bounds wide enough for areas of rounded corners."""
+        bins = self.size_bins.values()
+        return [(0, inf), *((low * (1 - _ROUNDING), high * (1 + _ROUNDING)) for low, high in bins)]
 
     @property
     def detection_limits(self) -> list[int]:
@@ -122,8 +127,9 @@ def class_groups_by_id(
         if unknown or not found:
             named = ", ".join(f"{i} {name}" for name, i in ids.items())
             raise UserError(
-                f"class_groups.{group}: required ids or names out of {named}, "
-                f"found {unknown or 'none'}: correct the group or leave it out"
+                f"model.class_groups.{group}: required ids or names out of {named}, found "
+                f"{unknown or 'none'}: set groups of these classes, or none by "
+                "--model.class_groups null"
             )
         groups[group] = tuple(dict.fromkeys(found))
     return groups
@@ -131,7 +137,9 @@ def class_groups_by_id(
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise UserError(f"{key}: required one of {', '.join(choices)}, found {value!r}: choose one")
+        raise UserError(
+            f"model.{key}: required one of {', '.join(choices)}, found {value!r}: choose one"
+        )
 
 
 def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
@@ -139,13 +147,14 @@ def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
     for name, (low, high) in size_bins.items():
         if not 0 <= low < high:
             raise UserError(
-                f"size_bins.{name}: required [low, high] in square pixels with 0 <= low < high, "
-                f"found [{low:g}, {high:g}]: correct the bounds (.inf leaves a bin open)"
+                f"model.size_bins.{name}: required [low, high] in square pixels with "
+                f"0 <= low < high, found [{low:g}, {high:g}]: correct the bounds (.inf leaves a "
+                "bin open)"
             )
         if low < previous_high:
             raise UserError(
-                f"size_bins.{name}: required bins in ascending order that share a bound at most, "
-                f"found [{low:g}, {high:g}] after {previous_name} which ends at "
+                f"model.size_bins.{name}: required bins in ascending order that share a bound at "
+                f"most, found [{low:g}, {high:g}] after {previous_name} which ends at "
                 f"{previous_high:g}: move a bound or reorder the bins"
             )
         previous_name, previous_high = name, high

@@ -167,6 +167,10 @@ class SizeBinnedMAP(Metric):
         values = torch.tensor(list(figures.values()), dtype=torch.float32, device=self.device)
         return dict(zip(figures, values.unbind(), strict=True))
 
+    def figure_names(self) -> list[str]:
+        """Keys of what :meth:`compute` returns."""
+        return list(evaluate(self._collect(), self.settings).figures())
+
     def _collect(self) -> EvaluationFrames:
         """All frames of the states, without the labels' padding."""
         state = {name: _joined(getattr(self, name)) for name in _STATES}

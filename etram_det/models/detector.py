@@ -111,6 +111,21 @@ class Detector(nn.Module):
         features, state = self.backbone(events, state)
         return [x.flatten(0, 1) for x in features[self.first_stage :]], state
 
+    def state_shapes(self, num_lanes: int, height: int, width: int) -> list[tuple[int, ...]]:
+        """Shape ``[B, C, h, w]`` of each stage's hidden and cell state.
+
+        Args:
+            num_lanes: sequences in a batch, ``B``.
+            height: of the frames in pixels, before they are padded.
+            width: of the frames in pixels, before they are padded.
+        """
+        multiple = self.backbone.size_multiple
+        height, width = (side + -side % multiple for side in (height, width))
+        return [
+            (num_lanes, dim, height // stride, width // stride)
+            for dim, stride in zip(self.backbone.dims, STRIDES, strict=True)
+        ]
+
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile each stage, LSTM step, the pyramid and the head in place, each by itself.
 

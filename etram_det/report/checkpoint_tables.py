@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from etram_det.settings_files import leaves
+
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
     """Settings by dotted name; nested ones are taken apart, unset ones left out.
@@ -18,9 +20,10 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
     table = Table()
     for heading in ("setting", "value"):
         table.add_column(heading, overflow="fold")
-    for name, value in _leaves(settings):
-        # As it is: brackets of a stranger's are no markup.
-        table.add_row(Text(name), Text(str(value)))
+    for name, value in leaves(settings):
+        if value not in (None, {}):
+            # As it is: brackets of a stranger's are no markup.
+            table.add_row(Text(name), Text(str(value)))
     return table
 
 
@@ -67,13 +70,3 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _parameter_cells(count: int, total: int) -> tuple[str, str, str]:
     return f"{count:,}", f"{count / total:.1%}", f"{count * 4 / 2**20:.2f}"
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            leaves += _leaves(value, f"{prefix}{name}.")
-        elif value is not None:
-            leaves.append((f"{prefix}{name}", value))
-    return leaves

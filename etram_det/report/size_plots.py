@@ -21,9 +21,13 @@ def size_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
     """Labels of all classes by size and outcome, with the share that was found.
 
     Args:
-        runs: by title; those without ``found_by_size`` are left out.
+        runs: by title; those without ``found_by_size`` or without labels are left out.
     """
-    known = {title: run for title, run in runs.items() if "found_by_size" in run.results}
+    known = {
+        title: run
+        for title, run in runs.items()
+        if "found_by_size" in run.results and run.results.get("num_boxes")
+    }
     octaves = _octaves(known.values())
     for title, run in known.items():
         draw = partial(_draw_run, run=run, title=title, octaves=octaves)

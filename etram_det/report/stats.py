@@ -16,6 +16,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from etram_det.metrics.evaluation import PARTS_OF_DAY, part_of_day
+
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _SHOWN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # on screen; files hold all
 
@@ -25,7 +27,7 @@ class RecordingFacts:
     """What is known of one recording without its frames.
 
     Attributes:
-        name: of the recording; ``night`` in it tells night from day, as in eTraM.
+        name: of the recording; ``day`` or ``night`` as a word of it tells when it was made.
         seconds: from its first frame's start to its last one's end.
         event_rate: events in a second; None where it is not known.
         num_frames: of all its frames.
@@ -45,9 +47,9 @@ class RecordingFacts:
     dropped: Mapping[str, int]
 
     @property
-    def is_night(self) -> bool:
-        """Whether it was made at night, by its name."""
-        return "night" in self.name.lower()
+    def part_of_day(self) -> str | None:
+        """``day`` or ``night`` by its name, as in evaluations; None where that does not tell."""
+        return part_of_day(self.name)
 
 
 def statistics_of(
@@ -87,7 +89,11 @@ def _split_figures(
 ) -> dict[str, Any]:
     classes, sizes = _labels(recordings)
     areas = sizes.prod(axis=1)
-    night = np.repeat([each.is_night for each in recordings], [len(r.classes) for r in recordings])
+    parts = [each.part_of_day for each in recordings]
+    # Where no name tells, nothing is known, which is not the same as none.
+    part_of_box = None
+    if any(parts):
+        part_of_box = np.repeat(np.array(parts, object), [len(r.classes) for r in recordings])
     size_bin = np.digitize(areas, thresholds)
     seconds = sum(each.seconds for each in recordings)
     num_labelled = sum(each.num_labelled for each in recordings)
@@ -98,8 +104,7 @@ def _split_figures(
             dropped[reason] = dropped.get(reason, 0) + number
     return {
         "recordings": len(recordings),
-        "recordings_day": sum(not each.is_night for each in recordings),
-        "recordings_night": sum(each.is_night for each in recordings),
+        **{f"recordings_{p}": parts.count(p) if any(parts) else None for p in PARTS_OF_DAY},
         "seconds": seconds,
         "frames": sum(each.num_frames for each in recordings),
         "labelled_frames": num_labelled,
@@ -109,7 +114,7 @@ def _split_figures(
         "dropped": dropped,
         "events_per_second": _quantiles(np.array(rates)),
         "classes": {
-            name: _class_figures(areas, size_bin, night, classes == class_id)
+            name: _class_figures(areas, size_bin, part_of_box, classes == class_id)
             for class_id, name in enumerate(class_names)
         },
         "width": _quantiles(sizes[:, 0]),
@@ -119,14 +124,19 @@ def _split_figures(
 
 
 def _class_figures(
-    areas: NDArray[Any], size_bin: NDArray[Any], night: NDArray[Any], own: NDArray[np.bool_]
+    areas: NDArray[Any],
+    size_bin: NDArray[Any],
+    part_of_box: NDArray[Any] | None,
+    own: NDArray[np.bool_],
 ) -> dict[str, Any]:
     numbers = np.bincount(size_bin[own], minlength=3).tolist()
     return {
         "boxes": int(own.sum()),
         **dict(zip(("small", "medium", "large"), numbers, strict=True)),
-        "day": int((own & ~night.astype(bool)).sum()),
-        "night": int((own & night.astype(bool)).sum()),
+        **{
+            part: None if part_of_box is None else int((own & (part_of_box == part)).sum())
+            for part in PARTS_OF_DAY
+        },
         "median_area": float(np.median(areas[own])) if own.any() else None,
     }
 
@@ -203,8 +213,8 @@ def _splits_table(splits: Mapping[str, Any]) -> Table:
     table = _new_table("of", *splits)
     facts: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "recordings": lambda figures: f"{figures['recordings']:,}",
-        "by day": lambda figures: f"{figures['recordings_day']:,}",
-        "by night": lambda figures: f"{figures['recordings_night']:,}",
+        "by day": lambda figures: _count(figures["recordings_day"]),
+        "by night": lambda figures: _count(figures["recordings_night"]),
         "minutes": lambda figures: f"{figures['seconds'] / 60:.1f}",
         "frames": lambda figures: f"{figures['frames']:,}",
         "labelled frames": lambda figures: f"{figures['labelled_frames']:,}",
@@ -226,7 +236,7 @@ def _classes_table(splits: Mapping[str, Any]) -> Table:
     table = _new_table("split", "class", *columns)
     for split, figures in splits.items():
         for name, of_class in figures["classes"].items():
-            numbers = [f"{of_class[column]:,}" for column in columns[:-1]]
+            numbers = [_count(of_class[column]) for column in columns[:-1]]
             median = of_class["median_area"]
             numbers.append("-" if median is None else f"{median:,.0f}")
             table.add_row(split, name, *numbers)
@@ -260,6 +270,10 @@ def _new_table(first: str, *others: str) -> Table:
 
 def _millions(rates: Mapping[str, float] | None) -> str:
     return "-" if rates is None else f"{rates['0.5'] / 1e6:.2f}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def _number(value: float | None) -> str:
@@ -344,14 +358,15 @@ def _classes_figure(statistics: Mapping[str, Any]) -> Figure:
 
 
 def _rates_figure(splits: Mapping[str, Sequence[RecordingFacts]]) -> Figure:
-    """Event rates of the recordings, day and night."""
+    """Event rates of the recordings, by day, by night and where their names do not tell."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     recordings = [each for of_split in splits.values() for each in of_split]
-    for label, is_night in (("day", False), ("night", True)):
-        rates = [each.event_rate for each in recordings if each.is_night == is_night]
+    for part in (*PARTS_OF_DAY, None):
+        rates = [each.event_rate for each in recordings if each.part_of_day == part]
         known = sorted(rate / 1e6 for rate in rates if rate is not None)
-        axes.plot(known, np.linspace(0, 1, len(known)), marker=".", label=label)
+        if known:
+            axes.plot(known, np.linspace(0, 1, len(known)), marker=".", label=part or "unknown")
     axes.set(xlabel="million events in a second", ylabel="share of recordings below")
     axes.legend()
     return figure

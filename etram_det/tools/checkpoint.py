@@ -60,8 +60,8 @@ def facts_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``step`` and ``epoch``; ``resumes``: whether a training can go on from it exactly, or
         not at all; ``best``: the best figure so far and its file; ``parameters``: numbers in the
-        parameters of each part; ``settings`` of the model; ``provenance`` of the run, None for a
-        checkpoint that was imported or made by something else; ``validation``: the latest one
+        parameters of each part; ``settings`` of the model; ``provenance`` of the run, None for
+        imported weights and for a training outside the command line; ``validation``: the latest one
         before the checkpoint, and its step, None if there was none.
     """
     callbacks = checkpoint.get("callbacks", {})
@@ -81,7 +81,11 @@ def facts_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             "file": kept["best_model_path"],
         },
         "parameters": _parameters_by_part(checkpoint),
-        "settings": dict(checkpoint.get("hyper_parameters", {})),
+        "settings": {
+            name: value
+            for name, value in checkpoint.get("hyper_parameters", {}).items()
+            if not name.startswith("_")  # what Lightning notes for itself
+        },
         "provenance": checkpoint.get("provenance") or None,
         "validation": callbacks.get("ResultsWriter") or None,
     }
@@ -108,7 +112,9 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield _run_table(facts)
     yield parameters_table(facts["parameters"])
     if provenance is None:
-        yield Text("It does not tell its run: it was imported, or made by something else.")
+        yield Text(
+            "It does not tell its run: it was imported, or trained outside the command line."
+        )
         yield settings_table(facts["settings"])
     else:
         yield settings_table(provenance["config"])

@@ -9,7 +9,13 @@ import numpy as np
 from rich.console import Console
 
 from etram_det.data.labels import LabelSettings
-from etram_det.data.layouts import SPLITS, find_box_files, find_recordings, splits_of
+from etram_det.data.layouts import (
+    SPLITS,
+    boxes_without_recordings,
+    find_recordings,
+    splits_of,
+    warn_of_three_classes,
+)
 from etram_det.data.raw import labelled_timeline
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
@@ -71,19 +77,24 @@ def _facts(
     root: Path, frames: FrameSettings, labels: LabelSettings
 ) -> dict[str, list[RecordingFacts]]:
     """Of each split that is there, what is known of its recordings."""
-    if root.is_dir():
-        with_recordings = splits_of(root)
-        if with_recordings:
-            return {
-                split: [facts_of(each) for each in find_recordings(root, split, frames, labels)]
-                for split in with_recordings
-            }
-    box_files = {split: find_box_files(root, split, labels.class_names) for split in SPLITS}
-    splits = {
-        split: _facts_of_boxes(paths, split, frames, labels)
-        for split, paths in box_files.items()
-        if paths
-    }
+    splits: dict[str, list[RecordingFacts]] = {}
+    for split in SPLITS:
+        lone_boxes = boxes_without_recordings(root, split, labels.class_names)
+        if split in (with_recordings := splits_of(root)):
+            recordings = find_recordings(root, split, frames, labels)
+            splits[split] = [facts_of(each) for each in recordings]
+            if lone_boxes:
+                _log.warning(
+                    "%s: %d box files have no recording and are left out, the first of them %s",
+                    *(split, len(lone_boxes), lone_boxes[0]),
+                )
+        elif lone_boxes:
+            splits[split] = _facts_of_boxes(lone_boxes, split, frames, labels)
+            if with_recordings:
+                _log.warning(
+                    "%s: none of %d box files has a recording: described by the boxes alone",
+                    *(split, len(lone_boxes)),
+                )
     if not splits:
         find_recordings(root, SPLITS[0], frames, labels)  # says what was expected
     return splits
@@ -113,6 +124,7 @@ def _facts_of_boxes(
             continue
         name = path.stem.removesuffix("_bbox")
         facts.append(_from_timeline(name, timeline, scale, None))
+    warn_of_three_classes(split, [each.classes for each in facts], labels.class_names)
     return facts
 
 

@@ -136,7 +136,10 @@ def _configurations(
 
 
 def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
-    """What ``fit`` makes of files and flags; building it all shows mistakes before any run."""
+    """What ``fit`` makes of files and flags; building it all shows mistakes before any run.
+
+    So does opening the data; simulated traffic is made now, if need be.
+    """
     logging.disable(logging.INFO)  # every run will say it again
     try:
         with warnings.catch_warnings():
@@ -144,6 +147,8 @@ def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
             cli = lightning_cli(["fit", *settings], run=False)
             figures = [name for name in cli.model.metric.compute() if name.startswith("A")]
             text = cli.parser.dump(cli.config, skip_none=False)
+            cli.datamodule.prepare_data()
+            cli.datamodule.setup("fit")
     finally:
         logging.disable(logging.NOTSET)
     if metric not in figures:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from etram_det.settings_files import leaves
 from etram_det.tools.sweep.space import Choice, SearchSpace
 from etram_det.types import UserError
 
@@ -263,8 +264,11 @@ class SharedStudy:
             "variants": list(self.space.variants),
         }
         for name, config in self.space.variants.items():
-            leaves = {key: value for key, value in _leaves(config) if key not in _FREE_SETTINGS}
-            settings |= {f"{name}: {key}": value for key, value in leaves.items()}
+            settings |= {
+                f"{name}: {key}": value
+                for key, value in leaves(config)
+                if key not in _FREE_SETTINGS and not key.startswith("trainer.logger.")
+            }
         return dict(json.loads(json.dumps(settings, default=str)))
 
 
@@ -314,17 +318,6 @@ def _require_same_settings(study: optuna.Study, output: Path, settings: dict[str
                 f"{key}: must be {old.get(key)} as in the study in {output}, found "
                 f"{settings.get(key)}: repeat the study's settings or choose another --output"
             )
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The values of a nested mapping by dotted key; the logger as a whole."""
-    found: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value and key != "logger":
-            found += _leaves(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found
 
 
 def _reason(code: int, log: Path) -> str:
