@@ -124,9 +124,10 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
             torch.save(dict(checkpoint), file)
     except (OSError, RuntimeError) as error:
         # PyTorch's writer gives its own error, raised from what the file's said.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        raise UserError(f"{path}: cannot be written ({reason})") from error
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise  # what came in between, such as the loss of a loading process
+        raise UserError(f"{path}: cannot be written ({cause.strerror or cause})") from error
 
 
 def detector_of(

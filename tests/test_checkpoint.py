@@ -182,12 +182,27 @@ def test_sources_that_do_not_fit_are_refused(content, message):
 
 
 def test_nothing_is_left_of_a_write_that_failed(tmp_path, monkeypatch):
-    def half_written(content, file):
+    def full(content, file):
         file.write(b"half")
-        raise RuntimeError("no space left on device\nand a traceback")
+        try:
+            raise OSError(28, "No space left on device")
+        finally:  # as PyTorch's writer does
+            raise RuntimeError("unexpected pos 64 vs 4\nand a traceback")
 
-    monkeypatch.setattr(torch, "save", half_written)
-    with pytest.raises(UserError, match=r"new\.ckpt: cannot be written \(no space left on device"):
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        UserError, match=r"new\.ckpt: cannot be written \(No space left on device\)"
+    ):
+        write_checkpoint(tmp_path / "new.ckpt", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_comes_in_between_a_write_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def interrupted(content, file):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(RuntimeError, match="killed by signal"):
         write_checkpoint(tmp_path / "new.ckpt", {})
     assert list(tmp_path.iterdir()) == []
 
