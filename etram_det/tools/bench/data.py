@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.data.labels import LabelSettings
+from etram_det.data.labels import ETRAM_CLASSES, LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocess import preprocess
 from etram_det.data.recording import Recording
@@ -125,5 +125,6 @@ def _raw_recording(root: Path) -> Recording:
     boxes = np.zeros(duration_us // 100_000, BOX_DTYPE)
     boxes["t"] = np.arange(1, len(boxes) + 1) * 100_000
     boxes["x"] = boxes["y"] = boxes["w"] = boxes["h"] = 100
+    boxes["class_id"] = np.arange(len(boxes)) % len(ETRAM_CLASSES)
     np.save(folder / "train_day_0001_bbox.npy", boxes)
     return _only(root)
