@@ -22,6 +22,8 @@ class Blind(pl.LightningModule):
     def validation_step(self, batch, batch_idx):
         pass
 
+    test_step = predict_step = validation_step
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -30,7 +32,7 @@ class Blind(pl.LightningModule):
 def root(tmp_path, monkeypatch):
     """Each split with a clean recording, a dirty one, and one whose clock jumped."""
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         for name in ("clean", "dirty", "jump"):
             events = random_events(1000)
             if name == "dirty":
@@ -60,4 +62,11 @@ def test_each_is_told_once_and_with_its_numbers(root, num_workers, caplog):
     assert [m for m in told if "outside" in m] == [
         f"{split}: 3 events outside the sensor were dropped: 3 of {split}_dirty"
         for split in ("val", "train")
+    ]
+
+    caplog.clear()
+    trainer.test(Blind(), data)
+    trainer.predict(Blind(), data, return_predictions=False)
+    assert [m.split(" of ")[0] for m in caplog.messages if "outside" in m] == [
+        f"{split}: 3 events outside the sensor were dropped: 3" for split in ("test", "predict")
     ]

@@ -36,63 +36,13 @@ class DirtyRecordings(Callback):
         pl_module: pl.LightningModule,
         outputs: Any,
         batch: Batch,
-        *_: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Count what was cleaned in a batch of training."""
-        self._count("train", batch)
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-    ) -> None:
-        """Count what was cleaned in a batch of validation, Lightning's sanity check left out."""
-        if not trainer.sanity_checking:
-            self._count("val", batch)
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-    ) -> None:
-        """Count what was cleaned in a batch of the test."""
-        self._count("test", batch)
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        *_: Any,
-    ) -> None:
-        """Count what was cleaned in a batch of prediction."""
-        self._count("predict", batch)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell what was dropped in the epoch."""
-        self._tell("train")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell what was dropped in the validation."""
-        self._tell("val")
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell what was dropped in the test."""
-        self._tell("test")
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell what was dropped in the prediction."""
-        self._tell("predict")
-
-    def _count(self, split: str, batch: Batch) -> None:
-        counts = self._outside.setdefault(split, Counter())
+        """Count what was cleaned in a batch, Lightning's sanity check left out."""
+        if trainer.sanity_checking:
+            return
+        counts = self._outside.setdefault(_split(trainer), Counter())
         for b, num_outside in batch.num_outside.items():
             counts[batch.recording[b]] += num_outside
         for b, share in batch.mended_share.items():
@@ -105,7 +55,9 @@ class DirtyRecordings(Callback):
                     *(name, 100 * share),
                 )
 
-    def _tell(self, split: str) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell what was dropped in the epoch or evaluation."""
+        split = _split(trainer)
         counts = self._outside.pop(split, Counter())
         if counts and counts != self._told.get(split):
             self._told[split] = counts
@@ -115,3 +67,12 @@ class DirtyRecordings(Callback):
                 "%s: %s events outside the sensor were dropped: %s%s",
                 *(split, f"{counts.total():,}", named, more),
             )
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
+    on_validation_end = on_test_end = on_predict_end = on_train_epoch_end
+
+
+def _split(trainer: pl.Trainer) -> str:
+    """``train``, ``val``, ``test`` or ``predict``."""
+    assert trainer.state.stage is not None
+    return str(trainer.state.stage.dataloader_prefix)

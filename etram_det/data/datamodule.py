@@ -38,6 +38,14 @@ from etram_det.data.subset import choose_subset, class_share_difference, warn_of
 from etram_det.progress import shown_progress
 from etram_det.types import Batch, UserError
 
+# By stage, which Lightning's Trainer gives as an enumeration that equals these words.
+_SPLITS = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
 
 class EventDataModule(pl.LightningDataModule):
     """Recordings of an event camera with their labels, in batches of lanes.
@@ -189,7 +197,7 @@ class EventDataModule(pl.LightningDataModule):
             UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
         """
         root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
-        splits = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (stage,))
+        splits = _SPLITS[stage]
         for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
