@@ -84,7 +84,9 @@ def in_own_keys(message: str, function: Callable[..., Any]) -> str:
 
 
 def _literals(hint: Any) -> list[str]:
-    """The words that a type names."""
+    """The words that a type takes in place of a list, not those in the list."""
+    if get_origin(hint) in (tuple, Sequence):
+        return []
     return [
         word for each in get_args(hint) if get_origin(each) is Literal for word in get_args(each)
     ]

@@ -19,12 +19,15 @@ from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.models.stream import DetectorStream
+from etram_det.tool_arguments import tool_arguments
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.assign import head_output
+from etram_det.tools.bench.command import bench_command
 from etram_det.tools.bench.events import plain_histogram, random_events
 from etram_det.tools.bench.measure import Section, figure_of_times, measure
 from etram_det.tools.bench.plain import assignment_by, plain_features, plain_simota
 from etram_det.tools.bench.settings import BenchSettings, random_boxes
+from etram_det.tools.import_rvt import import_rvt_command
 
 CPU = torch.device("cpu")
 SETTINGS = BenchSettings(
@@ -351,6 +354,13 @@ def test_bench_data(tmp_path):
     assert not reading["failures"]
     assert len(reading["figures"]) == 3
     assert not memory["failures"]
+
+
+def test_one_precision_will_do():
+    given = tool_arguments(["train", "--precision", "32-true"], bench_command)
+    assert given == ["train", "--precision", '["32-true"]']
+    names = tool_arguments(["--class-names", "gen1"], import_rvt_command)
+    assert names == ["--class_names", "gen1"]
 
 
 @pytest.mark.parametrize(("flag", "value", "word"), [
