@@ -16,7 +16,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:
-        from etram_det.cli import run
+        from etram_det.cli.commands import run
     except KeyboardInterrupt:  # loading takes seconds
         sys.stderr.write("etram_det: error: interrupted\n")
         sys.exit(1)

@@ -1,15 +1,10 @@
-"""Boxes: formats, overlap and non-maximum suppression."""
+"""Boxes on disk: the records of eTraM's and Prophesee's box files."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision import ops
 
-from etram_det.types import Detections
-
-# Boxes on disk, as eTraM and Prophesee's toolbox write them: x and y are the upper left corner.
+# x and y are the upper left corner, in pixels of the sensor.
 BOX_DTYPE = np.dtype(
     {
         "names": ["t", "x", "y", "w", "h", "class_id", "track_id", "class_confidence"],
@@ -18,49 +13,3 @@ BOX_DTYPE = np.dtype(
         "itemsize": 40,
     }
 )
-
-
-def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Corners ``[*, 4]`` from centre, width and height ``[*, 4]``."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Centre, width and height ``[*, 4]`` from corners ``[*, 4]``."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
-
-
-def decode_detections(
-    decoded: Tensor, score_threshold: float, nms_threshold: float, max_detections: int = 300
-) -> list[Detections]:
-    """Detections of each frame from the head's decoded output, as YOLOX does it.
-
-    A box takes its most likely class. Boxes with ``objectness * class`` below the threshold are
-    dropped, the rest is suppressed class by class.
-
-    Args:
-        decoded: ``[N, A, 5 + K]``: cx, cy, w, h in pixels, objectness, class probabilities.
-        score_threshold: least ``objectness * class``, in [0, 1].
-        nms_threshold: IoU in [0, 1] above which the lower-scored box of one class goes.
-        max_detections: boxes kept of each frame, best first.
-
-    Returns:
-        One :class:`~etram_det.types.Detections` for each of the ``N`` frames.
-    """
-    boxes = cxcywh_to_xyxy(decoded[..., :4].float())
-    objectness = decoded[..., 4].float()
-    class_confidence, classes = decoded[..., 5:].float().max(dim=-1)
-    scores = objectness * class_confidence
-    detections = []
-    for i in range(decoded.shape[0]):
-        kept = torch.nonzero(scores[i] >= score_threshold).squeeze(1)
-        order = ops.batched_nms(boxes[i, kept], scores[i, kept], classes[i, kept], nms_threshold)
-        kept = kept[order[:max_detections]]
-        detections.append(
-            Detections(
-                boxes[i, kept], objectness[i, kept], class_confidence[i, kept], classes[i, kept]
-            )
-        )
-    return detections

@@ -7,6 +7,7 @@ a frame (padded), ``D`` detections, ``K`` classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -17,19 +18,6 @@ from torch import Tensor
 State = list[tuple[Tensor, Tensor]]
 
 Container = TypeVar("Container", "Labels", "Detections", "Batch")
-
-
-class UserError(ValueError):
-    """A mistake that its user can mend: shown as one line, without a traceback.
-
-    Attributes:
-        exit_code: what the command line exits with: 2 for settings and files that do not fit,
-            1 for a fault that shows only while running.
-    """
-
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def _map_tensors(container: Container, function: Any) -> Container:
@@ -162,3 +150,17 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for copies that overlap with computing."""
         return _map_tensors(self, lambda x: x.pin_memory())
+
+
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of nested settings; an empty group is a value itself.
+
+    Args:
+        settings: by name, groups as mappings.
+        prefix: of all names, with its dot.
+    """
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

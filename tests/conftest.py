@@ -1,10 +1,7 @@
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 # Two pytest workers share two cores.
 torch.set_num_threads(1)
@@ -13,7 +10,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Recordings of seconds, for tiny runs."""
-    from tiny_runs import write_data  # there, as it imports all of the package
+    from support.tiny_runs import write_data  # there, as it imports all of the package
 
     root = tmp_path_factory.mktemp("recordings")
     write_data(root)
@@ -32,7 +29,7 @@ def tiny_folder(tiny_data, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def short_outcome(tiny_data, tmp_path_factory):
     """What the short run leaves that is never stopped."""
-    from tiny_runs import SHORT, unbroken
+    from support.tiny_runs import SHORT, unbroken
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("unbroken"))

@@ -4,15 +4,14 @@ import json
 import re
 import shutil
 import time
-from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from etram_det.cli import run
+from etram_det.cli.commands import run
+from support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_LINES = 20  # of a cell: what is longer belongs into the package
 SIMULATION = {"height": 96, "width": 160, "train": 2, "val": 2, "test": 0, "seconds": 1.0}

@@ -7,14 +7,13 @@ import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from etram_det.cli import LIGHTNING_COMMANDS, TOOLS
-from etram_det.lightning_commands import lightning_cli
+from etram_det.cli.commands import LIGHTNING_COMMANDS, TOOLS
+from etram_det.cli.lightning import lightning_cli
+from support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"python -m etram_det [^\n`]+", README)
 

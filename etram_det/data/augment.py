@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from etram_det.data.labels import LabelSettings
 from etram_det.data.raw import RawRecording
 from etram_det.data.recording import NoLabels
 from etram_det.data.representation import FrameSettings
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 CAMERA_SUFFIXES = (".raw", ".dat", ".aedat4")
 _VERSION = 1  # of what is kept in the cache; raise it when that changes

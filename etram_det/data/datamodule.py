@@ -25,7 +25,6 @@ from etram_det.data.loading import outlive_signals
 from etram_det.data.preprocessed import is_down_sampled_otherwise
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
-from etram_det.data.simulate import SimulationSettings, simulated_root
 from etram_det.data.streaming import (
     Chunk,
     ChunkDataset,
@@ -35,8 +34,10 @@ from etram_det.data.streaming import (
     collate,
 )
 from etram_det.data.subset import choose_subset, class_share_difference, warn_of_unknown_names
+from etram_det.errors import UserError
 from etram_det.progress import shown_progress
-from etram_det.types import Batch, UserError
+from etram_det.simulator.dataset import SimulationSettings, simulated_root
+from etram_det.types import Batch
 
 # By stage, which Lightning's Trainer gives as an enumeration that equals these words.
 _SPLITS = {

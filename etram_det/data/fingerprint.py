@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etram_det.data.recording import Recording
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 _MOST_NAMES = 3
 # What another value in each place of an identity means.

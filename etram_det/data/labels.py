@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 ETRAM_CLASSES = (
     "pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair",

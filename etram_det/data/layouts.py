@@ -19,7 +19,7 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import NoUsableLabels, Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.sparse import FRAMES_FILE, SparseRecording
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 SPLITS = ("train", "val", "test")
 _LAYOUTS = (

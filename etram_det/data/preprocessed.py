@@ -24,7 +24,7 @@ from etram_det.data.labels import (
 )
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 # RVT writes stacked_histogram_dt=50_nbins=10, evlib stacked_histogram_dt50_nbins10.
 _REPRESENTATION = {

@@ -24,7 +24,7 @@ from etram_det.data.labels import (
 from etram_det.data.recording import OUTSIDE, NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 Size = tuple[int, int]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 # Of events, among the reasons of Recording.dropped.
 OUTSIDE = "events: outside the sensor"

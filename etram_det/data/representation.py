@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings, apply_filters, packed
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1

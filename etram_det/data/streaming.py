@@ -21,7 +21,8 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from etram_det.data.augment import AugmentSettings, draw
 from etram_det.data.recording import OUTSIDE, Recording
-from etram_det.types import Batch, Labels, UserError
+from etram_det.errors import UserError
+from etram_det.types import Batch, Labels
 
 # What is drawn from the seed: each purpose has random numbers of its own.
 _RECORDINGS, _WINDOWS, _AUGMENTATION = range(3)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from etram_det.data.layouts import names_under
 from etram_det.data.recording import Recording
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 _log = logging.getLogger(__name__)
 

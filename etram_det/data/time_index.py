@@ -19,7 +19,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from etram_det.data.labels import load_numbers
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 BLOCK = 2**14  # events from one stamp of the index to the next
 _READ = 64 * BLOCK  # events read at a time while the index is made: 8 MB of stamps

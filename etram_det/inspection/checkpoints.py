@@ -13,12 +13,12 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from etram_det.checkpoint import read_checkpoint
+from etram_det.checkpoint.file import read_checkpoint
 from etram_det.data.datamodule import EventDataModule
+from etram_det.errors import UserError
+from etram_det.inference.streaming_detector import TrainedDetector, read_detector
 from etram_det.inspection.recordings import open_data
 from etram_det.models.size_weight import SizeWeight, WeightType
-from etram_det.streaming_detector import TrainedDetector, read_detector
-from etram_det.types import UserError
 
 _FEW_RECORDINGS = {"train": 6, "val": 2, "test": 0}  # of a short run: made in some seconds
 
@@ -108,7 +108,7 @@ def short_run(configs: str | Path, folder: str | Path, steps: int) -> Path:
     Raises:
         UserError: the training failed; it has said why.
     """
-    from etram_det.cli import run
+    from etram_det.cli.commands import run
 
     names = ("size_aware", "quick")
     flags = [flag for name in names for flag in ("--config", str(Path(configs) / f"{name}.yaml"))]

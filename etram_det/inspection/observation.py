@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from etram_det.boxes import decode_detections
 from etram_det.data.recording import Recording
+from etram_det.drawing.frames import Image
+from etram_det.drawing.labelled_frames import Boxes, labelled_picture
 from etram_det.inspection.checkpoints import InspectedCheckpoint
 from etram_det.inspection.recordings import labels_of
 from etram_det.metrics.settings import SIZE_BINS
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.backbone import STRIDES
-from etram_det.report.pictures import Boxes, labelled_picture
-from etram_det.report.render import Image
-from etram_det.report.results import results_of
+from etram_det.models.postprocessing import decode_detections
+from etram_det.report.records import results_of
 from etram_det.types import Detections, Labels, State
 
 NMS_THRESHOLD = 0.45

@@ -11,11 +11,11 @@ import numpy as np
 
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.recording import Recording
-from etram_det.data.simulate import SimulationSettings
-from etram_det.data.simulator.event_camera import SensorSettings
+from etram_det.drawing.frames import Image
+from etram_det.drawing.labelled_frames import Boxes, labelled_picture
 from etram_det.metrics.evaluation import part_of_day
-from etram_det.report.pictures import Boxes, labelled_picture
-from etram_det.report.render import Image
+from etram_det.simulator.dataset import SimulationSettings
+from etram_det.simulator.event_camera import SensorSettings
 
 
 def open_data(**settings: Any) -> EventDataModule:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, get_args
 
+from etram_det.errors import UserError
 from etram_det.metrics.protocols import PROTOCOLS, Protocol, ProtocolName
-from etram_det.types import UserError
 
 PixelFrame = Literal["network", "native"]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
 from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.protocols import ProtocolName
@@ -18,7 +19,7 @@ from etram_det.metrics.settings import (
     PixelFrame,
     class_groups_by_id,
 )
-from etram_det.types import Detections, Labels, UserError
+from etram_det.types import Detections, Labels
 
 # What one update appends, as the rows of a tensor for each name. The number of rows for a frame
 # stands in ``frames``, so states of several processes can be joined one after the other.

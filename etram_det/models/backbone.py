@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from etram_det.types import State, UserError
+from etram_det.errors import UserError
+from etram_det.types import State
 
 # Stage 1 looks at patches of 4x4 pixels; each later stage halves the resolution.
 STRIDES = (4, 8, 16, 32)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torchvision import ops
+from torchvision.ops import box_convert
 
-from etram_det.boxes import cxcywh_to_xyxy
+from etram_det.errors import UserError
 from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float32
-from etram_det.types import UserError
 
 # Far below a pixel: boxes without area would divide 0 by 0.
 _LEAST_SIDE_PX = 1e-3
@@ -31,7 +31,7 @@ class IOULoss(BoxLoss):
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P]`` in [0, 1] of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
         pred, target = at_least_float32(pred), at_least_float32(target)
-        a, b = cxcywh_to_xyxy(pred), cxcywh_to_xyxy(target)
+        a, b = (box_convert(each, "cxcywh", "xyxy") for each in (pred, target))
         size = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
         # No gradient flows where boxes do not touch, as in YOLOX.
         overlap = size.prod(dim=1) * (size > 0).all(dim=1)
@@ -154,4 +154,4 @@ class SizeAwareIOULoss(IOULoss):
 def _corners(boxes_cxcywh: Tensor) -> Tensor:
     """Corners ``[P, 4]`` of boxes that have some area."""
     centre, size = at_least_float32(boxes_cxcywh).split(2, dim=1)
-    return cxcywh_to_xyxy(torch.cat([centre, size.clamp(min=_LEAST_SIDE_PX)], dim=1))
+    return box_convert(torch.cat([centre, size.clamp(min=_LEAST_SIDE_PX)], dim=1), "cxcywh", "xyxy")

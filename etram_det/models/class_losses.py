@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etram_det.errors import UserError
 from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float32
-from etram_det.types import UserError
 
 
 class ClassLoss(nn.Module):

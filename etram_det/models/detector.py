@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etram_det.errors import UserError
 from etram_det.models.backbone import STRIDES, PixelLSTM, RecurrentBackbone
 from etram_det.models.fpn import PAFPN
 from etram_det.models.head import HeadOutput, YOLOXHead
-from etram_det.types import State, UserError
+from etram_det.types import State
 
 
 class Detector(nn.Module):

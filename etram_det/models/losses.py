@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from etram_det.errors import UserError
 from etram_det.models.assign import simota
 from etram_det.models.box_losses import BoxLoss, IOULoss, SizeAwareIOULoss
 from etram_det.models.class_losses import BCELoss, ClassLoss, FocalLoss, SizeAwareFocalLoss
 from etram_det.models.head import HeadOutput
 from etram_det.models.size_weight import SizeWeight, WeightType
-from etram_det.types import UserError
 
 __all__ = [
     "IOULoss",

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 WeightType = Literal["exponential", "linear", "step", "power", "gaussian"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.settings_files import leaves
+from etram_det.types import leaves
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:

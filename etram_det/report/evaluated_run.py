@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 _EVALUATE = "run validate or test with this release"
 # What a report cannot do without.

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.drawing.frames import Image, draw_boxes
 from etram_det.files import replacing
 from etram_det.metrics.confusion import Pairing, overlaps
 from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
-from etram_det.report.render import Image, draw_boxes
 
 FOLDER = "gallery"
 PICTURE_SIZE = (216, 384)  # height and width in pixels: legible as they are, without zooming in

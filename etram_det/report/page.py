@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etram_det import __version__
 from etram_det.files import write_text
-from etram_det.report import plots, size_plots
+from etram_det.report import size_plots, svg_plots
 from etram_det.report.evaluated_run import EvaluatedRun, read_run
 from etram_det.report.page_facts import differing_evaluation, differing_settings, facts_of
 from etram_det.report.page_tables import (
@@ -24,7 +24,7 @@ from etram_det.report.page_tables import (
     signed,
     size_table,
 )
-from etram_det.report.table import number_of
+from etram_det.report.tables import number_of
 
 FILE_NAME = "report.html"
 
@@ -85,13 +85,13 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "confusion_tables": [
             confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
         ],
-        "curve_plots": list(plots.curve_plots(runs)),
+        "curve_plots": list(svg_plots.curve_plots(runs)),
         "curve_key": _curve_key(runs),
         "size_plots": list(size_plots.size_plots(titled)),
         "class_size_plots": list(size_plots.class_size_plots(runs)),
         "outcome_colours": size_plots.OUTCOMES,
-        "day_colours": plots.PARTS_OF_DAY,
-        "day_night_plots": list(plots.day_night_plots(titled)),
+        "day_colours": svg_plots.PARTS_OF_DAY,
+        "day_night_plots": list(svg_plots.day_night_plots(titled)),
         "galleries": [
             (kind, letter, _cards(run, key))
             for key, kind in (("misses", "misses"), ("false_alarms", "false alarms"))
@@ -153,9 +153,9 @@ def _share_found(run: EvaluatedRun) -> float | None:
 def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
     """Name, colour and dash of each line in the plots of precision over recall."""
     if len(runs) == 2:
-        return [(name, *style) for name, style in zip(("A", "B"), plots.RUNS, strict=True)]
+        return [(name, *style) for name, style in zip(("A", "B"), svg_plots.RUNS, strict=True)]
     names = ["all sizes", *runs[0].results["evaluation"]["size_bins"]]
-    styles = (plots.WHOLE, *plots.PARTS)
+    styles = (svg_plots.WHOLE, *svg_plots.PARTS)
     return [(name, *style) for name, style in zip(names, styles, strict=False)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from etram_det.report.evaluated_run import EvaluatedRun
-from etram_det.report.plots import RUNS, SMALL, WIDE, svg_of
+from etram_det.report.svg_plots import RUNS, SMALL, WIDE, svg_of
 
 OUTCOMES = {"found": "#0072b2", "other_class": "#e69f00", "missed": "#d0d4d9"}
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 
 from etram_det.metrics.curves import RECALL_THRESHOLDS, Curves
-from etram_det.report.table import detail_tables, summary_tables
+from etram_det.report.tables import detail_tables, summary_tables
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -25,7 +25,7 @@ def show_results(
 
     Args:
         writer: TensorBoard's own.
-        results: what ``etram_det.report.results.results_of`` returns.
+        results: what ``etram_det.report.records.results_of`` returns.
         curves: of the same evaluation, over all frames.
         split: name of the split, which comes first in every name.
         step: number of training steps done.

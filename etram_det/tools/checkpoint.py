@@ -13,10 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.checkpoint import read_checkpoint
+from etram_det.checkpoint.file import read_checkpoint
+from etram_det.errors import UserError
 from etram_det.report.checkpoint_tables import parameters_table, settings_table
-from etram_det.report.table import summary_tables
-from etram_det.types import UserError
+from etram_det.report.tables import summary_tables
 
 
 def checkpoint_command(file: Path, json: bool = False) -> None:

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from etram_det.checkpoint import read_checkpoint, write_checkpoint
-from etram_det.data.labels import CLASS_NAMES_OF
-from etram_det.rvt_checkpoint import (
+from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
+from etram_det.checkpoint.rvt import (
     DIM_HEAD_OF,
     IGNORED_GLOBALS,
     architecture_of,
@@ -20,7 +19,8 @@ from etram_det.rvt_checkpoint import (
     rename_rvt,
     require_rvt,
 )
-from etram_det.types import UserError
+from etram_det.data.labels import CLASS_NAMES_OF
+from etram_det.errors import UserError
 
 # What the number of classes says about the data set; three may be 1 Mpx or eTraM.
 _DATA_SET_OF = {2: "gen1", 8: "etram"}

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from etram_det.data.labels import LabelSettings
-from etram_det.data.preprocess import MANIFEST, preprocess
+from etram_det.data.preprocessing import MANIFEST, preprocess
 from etram_det.data.representation import FrameSettings
+from etram_det.errors import UserError
 from etram_det.progress import shown_progress
-from etram_det.types import UserError
 
 
 def preprocess_command(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from etram_det.errors import UserError
 from etram_det.report.page import write_report
-from etram_det.types import UserError
 
 
 def report_command(runs: Sequence[str], output: Path | None = None) -> None:

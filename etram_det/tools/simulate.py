@@ -14,9 +14,9 @@ from rich.table import Table
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import ETRAM_CLASSES
-from etram_det.data.simulate import SimulationSettings, require_new, simulate
 from etram_det.progress import shown_progress
-from etram_det.report.table import number_of
+from etram_det.report.tables import number_of
+from etram_det.simulator.dataset import SimulationSettings, require_new, simulate
 
 # A small box covers less than this, in pixels of a network that sees half the sensor's size.
 _SMALL_AREA = 32**2

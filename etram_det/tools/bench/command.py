@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.tools.bench.assign import bench_assign
 from etram_det.tools.bench.data import bench_data
@@ -19,7 +20,6 @@ from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.settings import BenchSettings, Precision, Preset
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.train import bench_growth, bench_train
-from etram_det.types import UserError
 
 _FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
 

@@ -15,10 +15,10 @@ import torch
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings
 from etram_det.data.layouts import find_recordings
-from etram_det.data.preprocess import preprocess
+from etram_det.data.preprocessing import preprocess
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings, StackedHistogram
-from etram_det.data.simulate import SimulationSettings, simulate
+from etram_det.simulator.dataset import SimulationSettings, simulate
 from etram_det.tools.bench.events import plain_histogram, random_events
 from etram_det.tools.bench.measure import Section, figure_of_times, measure
 from etram_det.tools.bench.memory import bench_memory

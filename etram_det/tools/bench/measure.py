@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "h5py", "numpy")
 _LOAD_ALLOWED = 0.5  # other processes' share of a core before the header warns of them

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
+from torchvision.ops import box_convert
 
-from etram_det.boxes import cxcywh_to_xyxy
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.tools.bench.measure import Section, figure_of_times, measure, resident_mb
 from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
@@ -77,11 +77,11 @@ def _metric() -> SizeBinnedMAP:
 def _evaluation(num_frames: int) -> tuple[tuple[Tensor, Tensor], list[Detections]]:
     """Labels, and detections of which some are labels that moved a little."""
     boxes, classes = random_boxes(num_frames, _LABELS, _SIZE, torch.device("cpu"))
-    boxes = cxcywh_to_xyxy(boxes)
+    boxes = box_convert(boxes, "cxcywh", "xyxy")
     generator = torch.Generator().manual_seed(1)
     false, false_classes = random_boxes(num_frames, _DETECTIONS, _SIZE, torch.device("cpu"))
     moved = boxes + 3 * torch.randn(boxes.shape, generator=generator)
-    found = cxcywh_to_xyxy(false)
+    found = box_convert(false, "cxcywh", "xyxy")
     found[:, :_LABELS], false_classes[:, :_LABELS] = moved, classes
     scores = torch.rand(num_frames, _DETECTIONS, generator=generator)
     scores[:, :_LABELS] = 0.5 + scores[:, :_LABELS] / 2

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from etram_det.errors import UserError
 from etram_det.models.detector import Detector
-from etram_det.types import UserError
 
 NUM_CLASSES = 8
 BOXES_PER_FRAME = 8

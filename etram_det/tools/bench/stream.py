@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from etram_det.boxes import decode_detections
 from etram_det.data.representation import FrameSettings, StackedHistogram
-from etram_det.models.stream import DetectorStream
+from etram_det.inference.engine import DetectorStream
+from etram_det.models.postprocessing import decode_detections
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.events import random_events
 from etram_det.tools.bench.measure import (

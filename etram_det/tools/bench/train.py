@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from etram_det.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from etram_det.data.datamodule import EventDataModule
 from etram_det.models.assign import Assignment, simota
 from etram_det.models.detector import Detector
@@ -80,7 +80,7 @@ class TrainingStep:
             with self._part("head"):
                 output = detector.head(pyramid)
             with self._part("loss"), assignment_by(self._assign):
-                boxes = xyxy_to_cxcywh(labels.boxes)
+                boxes = box_convert(labels.boxes, "xyxy", "cxcywh")
                 loss = self._loss(output, boxes, labels.classes, labels.rows)["loss"]
         with self._part("backward"):
             self._scaler.scale(loss).backward()
@@ -203,7 +203,7 @@ def _batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
     labelled = frame[(frame // settings.lanes) % 2 == (settings.steps - 1) % 2]
     boxes, classes = settings.labels(len(labelled))
     rows = torch.arange(classes.numel(), device=settings.device)  # none of them is padding
-    labels = Labels(labelled, cxcywh_to_xyxy(boxes), classes, rows)
+    labels = Labels(labelled, box_convert(boxes, "cxcywh", "xyxy"), classes, rows)
     return settings.events(settings.steps, settings.lanes), labels
 
 

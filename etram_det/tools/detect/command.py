@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from etram_det.data.placement import Fit
 from etram_det.data.representation import FrameSettings
-from etram_det.streaming_detector import (
+from etram_det.errors import UserError
+from etram_det.inference.placement import Fit
+from etram_det.inference.streaming_detector import (
     Precision,
     StreamingDetector,
     TrainedDetector,
     read_detector,
 )
 from etram_det.tools.detect.run import Run
-from etram_det.types import UserError
 
 _log = logging.getLogger(__name__)
 

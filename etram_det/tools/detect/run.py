@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from etram_det.data.layouts import recording_paths
-from etram_det.data.placement import Fit, Placement, open_placed
 from etram_det.data.recording import Recording
+from etram_det.drawing.video import DetectionVideo
+from etram_det.errors import UserError
+from etram_det.inference.placement import Fit, Placement, open_placed
+from etram_det.inference.streaming_detector import StreamingDetector
+from etram_det.inference.tracking import Tracker
+from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar
-from etram_det.report.predictions import DetectionWriter, box_rows
-from etram_det.report.video import DetectionVideo
-from etram_det.streaming_detector import StreamingDetector
 from etram_det.tools.detect.summary import Figures, summary
-from etram_det.tracking import Tracker
-from etram_det.types import Detections, UserError
+from etram_det.types import Detections
 
 
 @dataclass

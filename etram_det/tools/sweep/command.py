@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from etram_det.lightning_commands import lightning_cli
+from etram_det.cli.lightning import lightning_cli
+from etram_det.errors import UserError
 from etram_det.tools.sweep.outcome import progress_line, trials_table, write_outcome
 from etram_det.tools.sweep.space import SearchSpace
 from etram_det.tools.sweep.study import SharedStudy, run_fit
-from etram_det.types import UserError
 
 FILE_WIDTH = 160  # of the table in a file or a pipe, in columns
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etram_det.types import UserError
+from etram_det.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from etram_det.settings_files import leaves
+from etram_det.errors import UserError
 from etram_det.tools.sweep.space import Choice, SearchSpace
-from etram_det.types import UserError
+from etram_det.types import leaves
 
 if TYPE_CHECKING:
     import optuna

@@ -1,1 +1,0 @@
-"""What watches a run: its progress, results, predictions, pictures and safety."""

@@ -1,0 +1,1 @@
+"""Checkpoints: read without running code, compared, carried over, imported from RVT."""

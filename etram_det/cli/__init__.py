@@ -1,0 +1,1 @@
+"""The command line: its commands, flags, messages, and where runs resume."""

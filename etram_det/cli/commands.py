@@ -1,0 +1,162 @@
+"""The command line: Lightning's fit, validate, test and predict, and the project's tools.
+
+Every command reads its settings from flags and YAML; ``python -m etram_det COMMAND --help`` tells
+what they mean. A user's mistake ends with one line on standard error and exit code 2, a fault
+that shows only at run time with 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from jsonargparse import auto_cli
+
+from etram_det import __version__
+from etram_det.cli.flags import in_own_keys, tool_arguments
+from etram_det.cli.messages import message_and_code, quiet_writers
+from etram_det.cli.settings_files import restrict_yaml
+from etram_det.errors import StoppedBySignal, UserError
+
+# Command, where its function lives, and what it does.
+LIGHTNING_COMMANDS = {
+    "fit": "train a detector",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write a checkpoint's detections for a split",
+}
+TOOLS = {
+    "simulate": ("etram_det.tools.simulate", "simulate_command", "make a set of simulated traffic"),
+    "preprocess": (
+        "etram_det.tools.preprocess",
+        "preprocess_command",
+        "prepare recordings once, to load them fast",
+    ),
+    "stats": (
+        "etram_det.tools.stats.command",
+        "stats_command",
+        "describe the labels of recordings",
+    ),
+    "bench": ("etram_det.tools.bench.command", "bench_command", "measure how fast it all is"),
+    "import-rvt": (
+        "etram_det.tools.import_rvt",
+        "import_rvt_command",
+        "turn a checkpoint of RVT or its eTraM fork into one of ours",
+    ),
+    "detect": (
+        "etram_det.tools.detect.command",
+        "detect_command",
+        "run a checkpoint on recordings: videos and boxes",
+    ),
+    "report": (
+        "etram_det.tools.report",
+        "report_command",
+        "write a page of one evaluated run, or of two side by side",
+    ),
+    "checkpoint": (
+        "etram_det.tools.checkpoint",
+        "checkpoint_command",
+        "show what a checkpoint holds: settings, data, figures",
+    ),
+    "sweep": (
+        "etram_det.tools.sweep.command",
+        "sweep_command",
+        "search loss variants and settings",
+    ),
+}
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command of the command line.
+
+    Args:
+        args: what follows ``python -m etram_det``.
+
+    Returns:
+        Exit code: 0 when done, 2 for a user's mistake, 1 for a fault at run time, 128 and the
+        signal's number for a run that a signal has ended.
+    """
+    _set_up_messages()
+    restrict_yaml()
+    command = args[0] if args else "--help"
+    # What ends one of Lightning's runs comes behind a progress bar, whose line has not ended.
+    start = "\n" if command in LIGHTNING_COMMANDS else ""
+    try:
+        with quiet_writers():
+            _run(command, args[1:])
+    except StoppedBySignal as stop:
+        sys.stderr.write(f"{start}etram_det: {stop}\n")
+        return stop.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        told = message_and_code(error)
+        if told is None:
+            raise
+        message, code = told
+        if command in TOOLS:
+            message = in_own_keys(message, _tool(command))
+        sys.stderr.write(f"{start if code == 1 else ''}etram_det: error: {message}\n")
+        return code
+    return 0
+
+
+def _run(command: str, args: Sequence[str]) -> None:
+    if command in LIGHTNING_COMMANDS:
+        importlib.import_module("etram_det.cli.lightning").run_lightning([command, *args])
+    elif command in TOOLS:
+        function = _tool(command)
+        auto_cli(
+            function,
+            args=tool_arguments(args, function),
+            prog=f"python -m etram_det {command}",
+            as_positional=command in ("bench", "checkpoint", "detect", "report"),
+            exit_on_error=False,
+        )
+    elif command in ("-h", "--help"):
+        sys.stdout.write(_overview())
+    elif command == "--version":
+        sys.stdout.write(f"etram_det {__version__}\n")
+    else:
+        known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
+        raise UserError(f"{command}: no such command: choose one of {known}")
+
+
+def _tool(command: str) -> Callable[..., None]:
+    module, name, _ = TOOLS[command]
+    return getattr(importlib.import_module(module), name)
+
+
+def _set_up_messages() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # Known and of no use to someone who trains a detector.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # its plan is
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within.*")
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(package in message for package in ("litlogger", "litmodels"))
+
+
+def _overview() -> str:
+    tools = {name: text for name, (_, _, text) in TOOLS.items()}
+    rows = [f"  {name:<10} {text}" for name, text in (LIGHTNING_COMMANDS | tools).items()]
+    return "\n".join(
+        [
+            "Detect road users in event-camera recordings.",
+            "",
+            "  python -m etram_det COMMAND [--config FILE.yaml …] [--KEY VALUE …]",
+            "",
+            *rows,
+            "",
+            "Each command explains its settings with --help.",
+            "",
+        ]
+    )

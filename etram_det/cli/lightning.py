@@ -1,0 +1,378 @@
+"""Lightning's fit, validate, test and predict, with this project's settings and rules."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from etram_det.checkpoint.contents import require_same_data, require_same_kind
+from etram_det.checkpoint.file import read_checkpoint
+from etram_det.cli.messages import in_one_line
+from etram_det.cli.resume import chosen_checkpoint, tell_changes
+from etram_det.cli.setting_mistakes import in_plain_words
+from etram_det.cli.settings_files import require_settings
+from etram_det.data.datamodule import EventDataModule
+from etram_det.data.labels import class_names_of
+from etram_det.data.representation import channels_of
+from etram_det.errors import UserError
+from etram_det.training.callbacks.dropped_events import DroppedEvents
+from etram_det.training.callbacks.exact_resume import ExactResume
+from etram_det.training.callbacks.hyperparameters import HyperParameters
+from etram_det.training.callbacks.loggers import require_packages
+from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
+from etram_det.training.callbacks.optimisation import OptimisationMonitor
+from etram_det.training.callbacks.prediction_writer import PredictionWriter
+from etram_det.training.callbacks.process_watch import ProcessWatch
+from etram_det.training.callbacks.progress_bar import RunProgressBar
+from etram_det.training.callbacks.provenance import Provenance
+from etram_det.training.callbacks.results_writer import ResultsWriter
+from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
+from etram_det.training.callbacks.unreadable_recordings import UnreadableRecordings
+from etram_det.training.callbacks.validation_pictures import Pictures
+from etram_det.training.module import DetectionModule
+from etram_det.training.schedule import require_steps
+
+# Settings that shape the network: where a checkpoint is read they follow it.
+ARCHITECTURE = (
+    "embed_dim",
+    "dim_multiplier",
+    "num_blocks",
+    "dim_head",
+    "mlp_ratio",
+    "layer_scale_init",
+    "fpn_stages",
+    "fpn_depth",
+    "partition_split",
+)
+
+# The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+logger = logging.getLogger("etram_det")
+
+
+class SettingsParser(LightningArgumentParser):
+    """Lightning's parser, with mistakes in files of settings told by file.
+
+    Attributes:
+        files: for each setting that stood in a file, by its dotted name, the last such file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.files: dict[str, str] = {}
+
+    def settings(self) -> list[str]:
+        """Dotted names of all settings."""
+        return list(self.get_defaults().keys())
+
+    def parse_string(self, content: str, path: str = "", *args: Any, **kwargs: Any) -> Namespace:
+        """Settings of a file."""
+        groups = {name.split(".")[0] for name in self.settings() if "." in name}
+        require_settings(content, path or "--config", groups)
+        try:
+            config = super().parse_string(content, path, *args, **kwargs)
+        except ArgumentError as error:
+            raise UserError(f"{path or '--config'}: {in_plain_words(str(error))}") from error
+        self.files |= dict.fromkeys(config.keys(), path)
+        return config
+
+
+class EtramCLI(LightningCLI):
+    """LightningCLI with this project's module, data, callbacks and rules for checkpoints."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that can be set by their own keys, and link what must agree."""
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ResultsWriter, "results")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(NonFiniteSteps, "bad_steps")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("data.class_names", "model.class_names", compute_fn=class_names_of)
+        parser.link_arguments(
+            ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
+        )
+        parser.link_arguments("data.train_lanes", "model.train_lanes")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands, each with those of its settings that are not for users."""
+        # Whether a checkpoint may run code as it is read is not a matter of settings: it may not.
+        return {
+            name: hidden | {"weights_only"} for name, hidden in LightningCLI.subcommands().items()
+        }
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=Literal["auto", "never"] | None,
+                default=None,
+                help="``auto`` goes on from the newest last.ckpt of a run with the same model, "
+                "data and seed, and starts anew where there is none; so does a job that SLURM has "
+                "requeued, unless this is ``never``",
+            )
+        return parser
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        own = {"weights_only": True, "ckpt_path": self.ckpt_path}
+        return super()._prepare_subcommand_kwargs(subcommand) | own
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line and tell a mistake in it in one line.
+
+        Raises:
+            UserError: a setting is not known or has no fitting value.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            # Without a command, as where nothing is to run, the settings are those of the parser.
+            command = args[0] if args and args[0] in self.subcommands() else None
+            own: Any = self._parser(command)
+            program = f"python -m etram_det {command or 'fit'}"
+            message = in_plain_words(str(error), own.settings(), own.files, program)
+            raise UserError(message) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the network follow the checkpoint; all other settings stay as they were given.
+
+        Lightning would let every stored setting override the command line.
+        """
+        if not self.config.get("subcommand"):
+            return
+        command = self.config.subcommand
+        config = self.config[command]
+        self.ckpt_path = chosen_checkpoint(command, self._plain(config))
+        if command != "fit" and not self.ckpt_path:
+            raise UserError(
+                f"ckpt_path: required by {command}, found none: give --ckpt_path FILE, or last or "
+                "best for that of the newest run"
+            )
+        if self.ckpt_path and config.model.init_from and command == "fit":
+            logger.info(
+                "model.init_from: %s is not read, as training goes on from the weights of "
+                "ckpt_path %s",
+                *(config.model.init_from, self.ckpt_path),
+            )
+        self._checkpoint = self._read_checkpoint()
+        stored = self._checkpoint.get("hyper_parameters", {})
+        require_same_data(
+            stored,
+            class_names_of(config.data.class_names),
+            channels_of(config.data.bins, config.data.representation),
+        )
+        for name in ARCHITECTURE:
+            theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
+            if theirs is None:
+                continue
+            require_same_kind(self.ckpt_path, f"model.{name}", theirs, ours)
+            if theirs != ours:
+                logger.info(
+                    "model.%s follows the checkpoint: %s (the configuration says %s)",
+                    name,
+                    theirs,
+                    ours,
+                )
+                config.model[name] = theirs
+
+    def _plain(self, config: Namespace) -> dict[str, Any]:
+        parser = self._parser(self.config.subcommand)
+        return json.loads(parser.dump(config, skip_none=False, format="json"))
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        """What is in the chosen checkpoint; nothing where none is set."""
+        return read_checkpoint(self.ckpt_path) if self.ckpt_path else {}
+
+    def before_instantiate_classes(self) -> None:
+        """Look for the loggers' packages, and leave out a progress bar that is turned off.
+
+        Lightning would take it for a clash.
+        """
+        config = (
+            self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
+        )
+        require_packages(config.trainer.logger)
+        if config.trainer.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"] = [
+                callback
+                for callback in self.trainer_defaults["callbacks"]
+                if not isinstance(callback, RunProgressBar)
+            ]
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        precision = str(config.get("precision") or PRECISIONS[0])
+        if precision not in PRECISIONS and precision not in ("32", "bf16", "16"):
+            raise UserError(
+                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, found {precision}: "
+                "choose one of them"
+            )
+        if config.get("enable_checkpointing") is False:
+            # A checkpoint callback beside it would be a clash for Lightning.
+            callbacks = [each for each in callbacks if not isinstance(each, RunCheckpoint)]
+        plugins = config.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        if not any(isinstance(each, CheckpointIO) for each in plugins):
+            plugins.append(AtomicCheckpointIO())
+        try:
+            trainer = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+            value = getattr(trainer, name)
+            if value is not None and value < least:
+                raise UserError(
+                    f"trainer.{name}: must be at least {least}, found {value}: correct it"
+                )
+        interval = trainer.val_check_interval
+        if isinstance(interval, (int, float)) and interval <= 0:
+            raise UserError(
+                f"trainer.val_check_interval: must be above 0, found {interval}: set a number of "
+                "steps, or a share of an epoch"
+            )
+        return trainer
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {error}: correct it") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self._prepare(subcommand)
+        if subcommand in ("validate", "test"):
+            # Lightning's own list of a hundred figures would bury the tables of ResultsWriter.
+            self.config_init[subcommand].verbose = False
+        try:
+            super()._run_subcommand(subcommand)
+        except UserError:
+            raise
+        except Exception as error:
+            if fault := in_one_line(error, getattr(self.trainer.logger, "log_dir", None)):
+                raise UserError(f"{fault}{self._way_on(subcommand)}", exit_code=1) from error
+            # Lightning holds the checkpoint for as long as it restores from it.
+            is_restoring = bool(self.trainer._checkpoint_connector._loaded_checkpoint)
+            damage = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+            if not is_restoring or not isinstance(error, damage):
+                raise
+            reason = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"{self.ckpt_path}: {subcommand} cannot go on from it ({type(error).__name__}: "
+                f"{reason}): it is damaged, or of another program; copy it again or choose another"
+            ) from error
+
+    def _way_on(self, subcommand: str) -> str:
+        """Where a training that a fault has ended can go on, if it has a checkpoint."""
+        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        if subcommand != "fit" or not last or not Path(last).is_file():
+            return ""
+        return f"; {last} is whole: go on from it with --resume auto"
+
+    def _prepare(self, subcommand: str) -> None:
+        """Let what is missing or does not fit show before a run folder is made."""
+        # Lightning reads the checkpoint again: held any longer, it would be in memory twice.
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        if subcommand == "fit":
+            require_steps(self.model.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+            if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
+                kept.require_monitor_among(self.model.metric.figure_names())
+        self.datamodule.prepare_data()
+        self.datamodule.setup(subcommand)
+        if checkpoint:
+            self.model.on_load_checkpoint(checkpoint)
+            if subcommand == "fit" and checkpoint.get("optimizer_states"):
+                self._go_on(checkpoint)
+        elif subcommand == "fit" and not self.ckpt_path:
+            self.model.load_initial_weights()
+
+    def _go_on(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resumed run go on in its own run folder, and tell which settings have changed."""
+        folder = Path(str(self.ckpt_path)).resolve().parent.parent
+        tensorboard = self.trainer.logger
+        if (
+            isinstance(tensorboard, TensorBoardLogger)
+            and tensorboard._version is None
+            and folder.parent == Path(tensorboard.root_dir).resolve()
+            and folder.name.removeprefix("version_").isdecimal()
+        ):
+            tensorboard._version = int(folder.name.removeprefix("version_"))
+            # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
+            tensorboard._kwargs["purge_step"] = checkpoint["global_step"] + 1
+        tell_changes(checkpoint, self._plain(self.config.fit))
+        step, max_steps = checkpoint["global_step"], self.trainer.max_steps
+        if 0 <= max_steps <= step:
+            logger.info(
+                "ckpt_path: the checkpoint is at step %d already and trainer.max_steps is %d, so "
+                "nothing is left to train: raise trainer.max_steps to go on",
+                *(step, max_steps),
+            )
+
+
+def run_lightning(args: Sequence[str]) -> None:
+    """Run one of Lightning's commands.
+
+    Args:
+        args: what follows ``python -m etram_det``; the command first.
+
+    Raises:
+        UserError: a setting or file does not fit; the message names it.
+    """
+    try:
+        lightning_cli(args)
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+    """Parse and instantiate, and by default run, one of Lightning's commands.
+
+    Args:
+        args: what follows ``python -m etram_det``; the command first.
+        run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
+            what is returned are ready to be used.
+    """
+    # TensorFloat-32 for what stays in float32; does nothing on machines without it.
+    torch.set_float32_matmul_precision("high")
+    parser_settings = {
+        "prog": "python -m etram_det",
+        "exit_on_error": False,
+        **{name: {"exit_on_error": False} for name in EtramCLI.subcommands()},
+    }
+    return EtramCLI(
+        DetectionModule,
+        EventDataModule,
+        args=list(args) if run else list(args)[1:],
+        run=run,
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        save_config_callback=Provenance,
+        save_config_kwargs={"overwrite": True, "arguments": args},
+        parser_class=SettingsParser,
+        parser_kwargs=parser_settings if run else {"exit_on_error": False},
+        trainer_defaults={
+            "callbacks": [
+                *(RunProgressBar(), ExactResume(), OptimisationMonitor(), HyperParameters()),
+                *(PredictionWriter(), UnreadableRecordings(), DroppedEvents(), ProcessWatch()),
+            ],
+            "use_distributed_sampler": False,  # the plan shares the recordings out itself
+        },
+    )
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,333 @@
+"""Recordings prepared once: written in our sparse cache or in RVT's layout, in parallel.
+
+A recording appears under its name when all of it is on the disk, and not before. So a run that was
+killed is resumed by running it again: what is there is kept, whatever lies half-written is not
+looked at and removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import SPLITS, find_recordings, splits_of
+from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
+from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
+from etram_det.data.sparse import require_same_settings, write_sparse
+from etram_det.errors import UserError
+from etram_det.files import UNFINISHED, move_into_place, write_text
+
+MANIFEST = "manifest.json"
+COUNTS = "counts.json"
+_VERSION = 1
+_BATCH = 4  # frames made at a time: 20 MB at 640x360
+_log = logging.getLogger(__name__)
+
+# Called with the number of finished frames and the number of all.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One recording to write.
+
+    Attributes:
+        recording: what is read.
+        folder: what is written.
+        layout: ``"sparse"`` or ``"rvt"``.
+        frames, labels: the settings that ``recording`` was opened with.
+    """
+
+    recording: Recording
+    folder: Path
+    layout: str
+    frames: FrameSettings
+    labels: LabelSettings
+
+
+def preprocess(
+    root: Path,
+    output: Path,
+    frames: FrameSettings,
+    labels: LabelSettings,
+    layout: Literal["sparse", "rvt"] = "sparse",
+    workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the frames and labels of all recordings under ``root``.
+
+    The same settings give the same files, byte for byte, with any number of workers and shards,
+    and however often the run was interrupted.
+
+    Args:
+        root: folder of the recordings, in any layout.
+        output: folder to write, or one that an earlier run with the same settings wrote.
+        frames: how events become frames.
+        labels: which boxes become labels.
+        layout: our sparse cache, or RVT's layout.
+        workers: processes that work at the same time; one for each core if None.
+        shard: number ``i`` of ``n``: this run takes the ``i``-th of ``n`` parts.
+        progress: told how many frames are done, of how many.
+
+    Returns:
+        The manifest: settings, and what was counted in each recording that is finished.
+
+    Raises:
+        UserError: no layout fits, ``output`` has other settings or cannot be written, or
+            recordings are damaged (the others are written all the same).
+    """
+    if not 1 <= shard[0] <= shard[1]:
+        raise UserError(f"shard: i/n with 1 <= i <= n is required, found {shard[0]}/{shard[1]}")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers: must be at least 1, found {workers}: raise it")
+    tasks, faults = _tasks(root, output, frames, labels, layout)
+    tasks = tasks[shard[0] - 1 :: shard[1]]
+    num_recordings = len(tasks) + len(faults)
+    settings = _settings(layout, frames, labels)
+    try:
+        writer = f"{shard[0]}-of-{shard[1]}"  # shards may write the manifest at the same time
+        _claim(output, settings, writer)
+        workers = workers or os.cpu_count() or 1
+        faults += _run(tasks, workers, progress or (lambda done, total: None))
+        manifest = _write_manifest(output, settings, writer)
+    except OSError as error:
+        raise UserError(
+            f"output: {output} cannot be written ({error.strerror or error}); make room or choose "
+            "another, then run again: what is finished is kept",
+            exit_code=1,
+        ) from error
+    for fault in faults[1:]:
+        _log.warning("not preprocessed: %s", fault)
+    if faults:
+        raise UserError(
+            f"{len(faults)} of {num_recordings} recordings could not be preprocessed, "
+            f"the others are finished: {faults[0]}",
+            exit_code=1,
+        )
+    return manifest
+
+
+def _tasks(
+    root: Path, output: Path, frames: FrameSettings, labels: LabelSettings, layout: str
+) -> tuple[list[_Task], list[str]]:
+    """All recordings under ``root``, where they go, and the faults of those not to be opened.
+
+    Raises:
+        UserError: there is no recording, or none that can be opened.
+    """
+    splits = splits_of(root) if root.is_dir() else []
+    faults: list[UserError] = []
+    tasks = [
+        _Task(recording, output / split / recording.name, layout, frames, labels)
+        for split in splits or SPLITS[:1]  # where there are none, the first says what is required
+        for recording in find_recordings(root, split, frames, labels, faults=faults)
+    ]
+    if not tasks:
+        raise faults[0]
+    _require_stored_settings_fit(root, tasks[0].recording, frames, labels)
+    return tasks, [str(fault) for fault in faults]
+
+
+def _require_stored_settings_fit(
+    root: Path, recording: Recording, frames: FrameSettings, labels: LabelSettings
+) -> None:
+    """Frames that are stored in RVT's layout must not be stored anew as made in another way."""
+    if not isinstance(recording, PreprocessedRecording):
+        return
+    manifest = root / MANIFEST
+    if manifest.exists():
+        stored = _stored_settings(manifest)
+        try:
+            require_same_settings(manifest, stored, recording.input_size, frames, labels)
+        except (KeyError, TypeError) as error:
+            raise _unreadable(manifest, error) from error
+        return
+    for name, required in (("downsample", "nearest"), ("timing", "events")):
+        found = getattr(frames, name)
+        if found != required:
+            raise UserError(
+                f"data.{name}: {required} is required by {recording.path}, as RVT made its "
+                f"frames so, found {found}"
+            )
+
+
+def _settings(layout: str, frames: FrameSettings, labels: LabelSettings) -> dict[str, Any]:
+    """All settings by name, as JSON gives them back."""
+    settings = {"version": _VERSION, "format": layout, **asdict(frames), **asdict(labels)}
+    return json.loads(json.dumps(settings))
+
+
+def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
+    """Make the folder with its manifest, or see that it has the same settings."""
+    manifest = output / MANIFEST
+    if not manifest.exists():
+        if output.exists() and not (output.is_dir() and _is_unclaimed(output)):
+            raise UserError(
+                f"output: a new or empty folder, or one with {MANIFEST}, is required, found "
+                f"{output} with something else in it; choose another"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        _write_manifest(output, settings, writer)
+        return
+    stored = _stored_settings(manifest)
+    differing = sorted(name for name in settings | stored if settings.get(name) != stored.get(name))
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{name}: {stored.get(name)} is required by {manifest}, found {settings.get(name)}; "
+            "set it so, or choose another output"
+        )
+
+
+def _stored_settings(manifest: Path) -> dict[str, Any]:
+    """The settings that a folder was preprocessed with."""
+    try:
+        return dict(json.loads(manifest.read_text())["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(manifest, error) from error
+
+
+def _unreadable(manifest: Path, error: Exception) -> UserError:
+    return UserError(f"{manifest}: cannot be read ({error}); choose another folder")
+
+
+def _is_unclaimed(output: Path) -> bool:
+    """Whether nothing is in a folder, other than what a killed run left of its manifest."""
+    return all(path.name.startswith(f".{MANIFEST}.") for path in output.iterdir())
+
+
+def _run(tasks: list[_Task], workers: int, progress: Progress) -> list[str]:
+    """Write what is not there yet; returns the faults of recordings that cannot be read."""
+    waiting = [task for task in tasks if not task.folder.exists()]
+    total = sum(len(task.recording) for task in tasks)
+    done = total - sum(len(task.recording) for task in waiting)
+    progress(done, total)
+    if workers == 1 or len(waiting) == 1:
+        results = []
+        for task in waiting:
+            results.append(_write(task))
+            done += len(task.recording)
+            progress(done, total)
+        return [fault for fault in results if fault]
+    # Spawned, not forked: this process may hold threads and GPU state.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    pool = ProcessPoolExecutor(
+        max(1, min(workers, len(waiting))),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(counter,),
+    )
+    try:
+        # Longest first, so that all end at about the same time.
+        waiting.sort(key=lambda task: -len(task.recording))
+        futures: list[Future[str | None]] = [pool.submit(_write, task) for task in waiting]
+        pending = set(futures)
+        while pending:
+            finished, pending = wait(pending, timeout=0.2)
+            for future in finished:
+                future.result()
+            progress(min(done + counter.value, total), total)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [fault for future in futures if (fault := future.result())]
+
+
+_frames_done: Synchronized[int] | None = None
+
+
+def _start_worker(counter: Synchronized[int]) -> None:
+    """Count this worker's frames for all to see, and let it end with its parent."""
+    global _frames_done
+    _frames_done = counter
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _write(task: _Task) -> str | None:
+    """Write one recording; returns what is wrong with it, if anything."""
+    parent, name = task.folder.parent, task.folder.name
+    parent.mkdir(parents=True, exist_ok=True)
+    for left_over in parent.glob(f".{name}.*{UNFINISHED}"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    unfinished = parent / f".{name}.{uuid.uuid4().hex}{UNFINISHED}"
+    unfinished.mkdir()
+    try:
+        batches = _batches(task.recording)
+        if task.layout == "rvt":
+            write_rvt(unfinished, task.recording, task.frames, batches)
+        else:
+            settings = {**asdict(task.frames), **asdict(task.labels)}
+            write_sparse(unfinished, task.recording, settings, batches)
+        (unfinished / COUNTS).write_text(_as_json(_counts(task.recording)))
+        move_into_place(unfinished, task.folder)
+    except UserError as error:
+        return str(error)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return None
+
+
+def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
+    """All frames of a recording, some at a time."""
+    for start in range(0, len(recording), _BATCH):
+        frames = recording.frames(start, min(start + _BATCH, len(recording)))
+        yield frames
+        if _frames_done is not None:
+            with _frames_done.get_lock():
+                _frames_done.value += len(frames)
+
+
+def _counts(recording: Recording) -> dict[str, int]:
+    counts = {
+        "frames": len(recording),
+        "labelled frames": int(np.count_nonzero(recording.labelled)),
+        "boxes": len(recording.label_boxes),
+    }
+    events = {f"events: {name}": number for name, number in recording.events.items()}
+    dropped = {f"dropped {reason}": number for reason, number in recording.dropped.items()}
+    return counts | events | dropped
+
+
+def _write_manifest(output: Path, settings: dict[str, Any], writer: str) -> dict[str, Any]:
+    """Settings, and the counts of what is finished, by whichever run and shard."""
+    recordings = {
+        path.parent.relative_to(output).as_posix(): json.loads(path.read_text())
+        for path in sorted(output.glob(f"*/*/{COUNTS}"))
+        if not path.parent.name.startswith(".")
+    }
+    totals: dict[str, int] = {"recordings": len(recordings)}
+    for counts in recordings.values():
+        for name, number in counts.items():
+            totals[name] = totals.get(name, 0) + number
+    manifest = {"settings": settings, "totals": totals, "recordings": recordings}
+    write_text(output / MANIFEST, _as_json(manifest), writer)
+    return manifest
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -1,1 +1,0 @@
-"""The traffic simulator: bodies, scene, picture, events."""

@@ -1,0 +1,1 @@
+"""Frames, boxes, videos and plots: pixels and matplotlib, no metrics, no torch."""

@@ -1,0 +1,195 @@
+"""Videos of events and detections, written through OpenCV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image
+from etram_det.errors import UserError
+from etram_det.files import UNFINISHED, move_into_place
+
+# The first one that there is: H.264 plays everywhere, but free builds of OpenCV mostly have no
+# encoder for it. They have one for VP9, at 7 frames a second.
+CODECS = ("avc1", "mp4v")
+LEAST_HEIGHT = 360  # of a video in pixels; smaller frames are enlarged, for the text to be readable
+
+
+class VideoWriter:
+    """An ``.mp4`` file that takes its name when it is finished.
+
+    Args:
+        path: the file; its folder is made if missing.
+        size: height and width in pixels, both even.
+        rate: frames in a second.
+
+    Raises:
+        UserError: the file cannot be written, or OpenCV has no codec for it.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
+        assert size[0] % 2 == size[1] % 2 == 0
+        self.path, self.size = path, size
+        self.num_frames = 0
+        # OpenCV chooses the container by the suffix.
+        self._unfinished = path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._unfinished.write_bytes(b"")
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}): choose another folder"
+            ) from error
+        self._writer = _open_writer(self._unfinished, size, rate)
+        if self._writer is None:
+            self._unfinished.unlink()
+            raise UserError(
+                f"video: OpenCV has no codec for {path.suffix} here, tried {', '.join(CODECS)}: "
+                "install opencv-python-headless from PyPI, or go without by --video false"
+            )
+
+    def add(self, image: Image) -> None:
+        """Write the next frame, RGB ``[H, W, 3]``."""
+        assert self._writer is not None
+        assert image.shape[:2] == self.size
+        with _opencv_silent():  # what could not be written is told by finish
+            self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self.num_frames += 1
+
+    def finish(self) -> None:
+        """Complete the file with the frames so far and move it into place.
+
+        Raises:
+            UserError: the file is not whole.
+        """
+        assert self._writer is not None
+        try:
+            with _opencv_silent():
+                self._writer.release()
+            if self.num_frames and _frames_in(self._unfinished) < self.num_frames:
+                # OpenCV keeps to itself what goes wrong in writing.
+                raise UserError(
+                    f"{self.path}: the video could not be written whole: make room on the disk, or "
+                    "go without by --video false",
+                    exit_code=1,
+                )
+            if self.num_frames:
+                move_into_place(self._unfinished, self.path)
+        finally:
+            self._unfinished.unlink(missing_ok=True)
+
+
+class DetectionVideo:
+    """A video of one recording: events in two colours, boxes with class and score, the time.
+
+    Args:
+        path: the ``.mp4`` file.
+        sensor_size: height and width of the sensor in pixels, whose shape the video has.
+        content_size: height and width of the sensor's picture in a frame.
+        class_names: name of each class id.
+        rate: frames in a second.
+        representation: how frames are made.
+
+    Raises:
+        UserError: the file cannot be written, or OpenCV has no codec for it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sensor_size: tuple[int, int],
+        content_size: tuple[int, int],
+        class_names: Sequence[str],
+        rate: float,
+        representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+    ) -> None:
+        height = max(LEAST_HEIGHT, content_size[0])
+        width = height * sensor_size[1] / sensor_size[0]
+        size = height + height % 2, max(2, 2 * round(width / 2))
+        self._writer = VideoWriter(path, size, rate)
+        self._content_size = content_size
+        self._scale = np.array([size[1] / sensor_size[1], size[0] / sensor_size[0]] * 2)
+        self._class_names = tuple(class_names)
+        self._representation = representation
+
+    def add(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> None:
+        """Write the picture of one window.
+
+        Args:
+            frame: ``[C, H, W]``, the sensor's picture in its upper left corner.
+            time_us: end of the window.
+            rows: its detections ``[D]`` as in a box file.
+        """
+        self._writer.add(self.picture(frame, time_us, rows))
+
+    def picture(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> Image:
+        """The picture ``[H, W, 3]`` of one window; the arguments are those of :meth:`add`."""
+        height, width = self._writer.size
+        content = frame[:, : self._content_size[0], : self._content_size[1]]
+        image = frame_image(content, self._representation)
+        if image.shape[:2] != (height, width):
+            image = np.asarray(
+                cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8
+            )
+        left, top = rows["x"], rows["y"]
+        corners = np.stack([left, top, left + rows["w"], top + rows["h"]], axis=1) * self._scale
+        track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
+        draw_boxes(
+            *(image, corners, rows["class_id"], self._class_names),
+            scores=rows["class_confidence"],
+            track_ids=track_ids,
+        )
+        draw_text(image, f"{time_us / 1e6:.3f} s", (0, 0))
+        return image
+
+    def finish(self) -> None:
+        """Complete the file with the frames so far and move it into place.
+
+        Raises:
+            UserError: the file is not whole.
+        """
+        self._writer.finish()
+
+
+def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:
+    # MPEG-4 counts time in fractions of a second whose denominator has 16 bits.
+    rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
+    with _opencv_silent():  # a codec that is missing is told in one line
+        for codec in CODECS:
+            writer = cv2.VideoWriter(
+                str(path), cv2.VideoWriter.fourcc(*codec), rate, (size[1], size[0])
+            )
+            if writer.isOpened():
+                return writer
+    return None
+
+
+@contextmanager
+def _opencv_silent() -> Iterator[None]:
+    """What OpenCV would write to the terminal is told by errors here."""
+    # OpenCV looks at this variable once.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # OpenCV 5 has moved these functions.
+    messages: Any = getattr(cv2.utils, "logging", cv2)
+    level = messages.getLogLevel()
+    messages.setLogLevel(0)
+    try:
+        yield
+    finally:
+        messages.setLogLevel(level)
+
+
+def _frames_in(path: Path) -> int:
+    reader = cv2.VideoCapture(str(path))
+    try:
+        return int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
+    finally:
+        reader.release()

@@ -1,0 +1,1 @@
+"""A trained detector on a stream of events: engine, placement, tracking, writing."""

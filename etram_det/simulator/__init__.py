@@ -1,0 +1,1 @@
+"""Simulated traffic, and the event camera that sees it."""

@@ -1,0 +1,1 @@
+"""What a folder of recordings holds, before training on it."""

@@ -1,0 +1,146 @@
+"""``python -m etram_det stats``: what a folder of recordings holds, before training on it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import (
+    SPLITS,
+    boxes_without_recordings,
+    find_recordings,
+    splits_of,
+    warn_of_three_classes,
+)
+from etram_det.data.raw import labelled_timeline
+from etram_det.data.recording import NoUsableLabels, Recording, Timeline
+from etram_det.data.representation import FrameSettings
+from etram_det.errors import UserError
+from etram_det.tools.stats.statistics import (
+    RecordingFacts,
+    statistics_of,
+    statistics_tables,
+    write_statistics,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def stats_command(
+    root: Path,
+    output: Path | None = None,
+    small_threshold: float = 32**2,
+    medium_threshold: float = 96**2,
+    frames: FrameSettings = FrameSettings(input_size=(360, 640)),  # noqa: B008 (frozen)
+    labels: LabelSettings = LabelSettings(),  # noqa: B008 (frozen)
+) -> None:
+    """Describe the labels of recordings: classes, sizes, rates, day and night; advise thresholds.
+
+    Events are not read, and need not be there: the boxes alone will do.
+
+    Args:
+        root: folder of the recordings, in any layout, or of box files only.
+        output: folder for ``stats.json``, ``stats.csv`` and plots; none are written if unset.
+        small_threshold: boxes of a smaller area are small, in square pixels of the input frame.
+        medium_threshold: boxes of this area and more are large.
+        frames: how events become frames; areas are in pixels of these.
+        labels: which boxes become labels.
+
+    Raises:
+        UserError: nothing was found, or a file is damaged.
+    """
+    if not 0 < small_threshold < medium_threshold:
+        raise UserError(
+            "small_threshold: must lie between 0 and medium_threshold, found "
+            f"{small_threshold:g} and {medium_threshold:g}"
+        )
+    root = root.expanduser()
+    splits = _facts(root, frames, labels)
+    height, width = frames.input_size or (0, 0)
+    pixels = f"{width}x{height} frame" if width else "frame of half the sensor's size"
+    statistics = statistics_of(
+        splits, labels.class_names, small_threshold, medium_threshold, pixels
+    )
+    console = Console()
+    console.print(statistics_tables(statistics))
+    if output is not None:
+        paths = write_statistics(output.expanduser(), statistics, splits)
+        names = ", ".join(path.name for path in paths)
+        console.print(f"{names} in {output}", highlight=False, soft_wrap=True)
+
+
+def _facts(
+    root: Path, frames: FrameSettings, labels: LabelSettings
+) -> dict[str, list[RecordingFacts]]:
+    """Of each split that is there, what is known of its recordings."""
+    splits: dict[str, list[RecordingFacts]] = {}
+    for split in SPLITS:
+        lone_boxes = boxes_without_recordings(root, split, labels.class_names)
+        if split in (with_recordings := splits_of(root)):
+            recordings = find_recordings(root, split, frames, labels)
+            splits[split] = [facts_of(each) for each in recordings]
+            if lone_boxes:
+                _log.warning(
+                    "%s: %d box files have no recording and are left out, the first of them %s",
+                    *(split, len(lone_boxes), lone_boxes[0]),
+                )
+        elif lone_boxes:
+            splits[split] = _facts_of_boxes(lone_boxes, split, frames, labels)
+            if with_recordings:
+                _log.warning(
+                    "%s: none of %d box files has a recording: described by the boxes alone",
+                    *(split, len(lone_boxes)),
+                )
+    if not splits:
+        find_recordings(root, SPLITS[0], frames, labels)  # says what was expected
+    return splits
+
+
+def facts_of(recording: Recording) -> RecordingFacts:
+    """What is known of a recording without reading its events."""
+    timeline = Timeline(
+        recording.frame_end_us, recording.label_frame, recording.label_boxes, recording.dropped
+    )
+    return _from_timeline(recording.name, timeline, recording.scale, recording.event_rate())
+
+
+def _facts_of_boxes(
+    paths: list[Path], split: str, frames: FrameSettings, labels: LabelSettings
+) -> list[RecordingFacts]:
+    """Facts from box files alone; those without usable labels are left out."""
+    height, width = frames.sensor_size
+    input_height, input_width = frames.input_size or (height // 2, width // 2)
+    scale = width / input_width, height / input_height
+    facts = []
+    for path in paths:
+        try:
+            timeline = labelled_timeline(path, path, (height, width), split, frames, labels)
+        except NoUsableLabels as error:
+            _log.warning("left out: %s", error)
+            continue
+        name = path.stem.removesuffix("_bbox")
+        facts.append(_from_timeline(name, timeline, scale, None))
+    warn_of_three_classes(split, [each.classes for each in facts], labels.class_names)
+    return facts
+
+
+def _from_timeline(
+    name: str, timeline: Timeline, scale: tuple[float, float], event_rate: float | None
+) -> RecordingFacts:
+    ends, boxes = timeline.frame_end_us, timeline.label_boxes
+    # From one frame to the next is as long as a frame.
+    seconds = float(ends[-1] - ends[0]) / 1e6 * len(ends) / max(len(ends) - 1, 1)
+    return RecordingFacts(
+        name=name,
+        seconds=seconds,
+        event_rate=event_rate,
+        num_frames=len(ends),
+        num_labelled=len(np.unique(timeline.label_frame)),
+        classes=boxes["class_id"].astype(np.int64),
+        sizes=np.stack([boxes["w"] / scale[0], boxes["h"] / scale[1]], axis=1).astype(np.float64),
+        dropped=timeline.dropped,
+    )

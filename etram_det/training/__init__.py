@@ -1,0 +1,1 @@
+"""Lightning's module, the state of its lanes, schedules and callbacks."""

@@ -1,0 +1,1 @@
+"""What watches a training run: checkpoints, resume, results, progress, non-finite steps."""

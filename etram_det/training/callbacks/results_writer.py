@@ -1,0 +1,158 @@
+"""Results of an evaluation on screen, on disk and in TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from rich.console import Console
+
+from etram_det import __version__
+from etram_det.drawing.frames import Image, frame_image
+from etram_det.drawing.plots import as_picture, precision_recall_figure
+from etram_det.errors import UserError
+from etram_det.metrics.evaluation import EvaluationResult
+from etram_det.report.gallery import Gallery
+from etram_det.report.page import write_report
+from etram_det.report.records import CONFUSION_IOU, results_of, write_results
+from etram_det.report.tables import detail_tables, summary_tables
+from etram_det.report.tensorboard import show_results
+from etram_det.training.callbacks.loggers import show_picture
+
+FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
+
+
+class ResultsWriter(Callback):
+    """Shows what an evaluation found as tables, and keeps it in the run folder and TensorBoard.
+
+    It comes after each validation and test; the files hold the latest evaluation. Where a
+    checkpoint is evaluated, not in training, there are also the recordings' figures and the
+    confusion matrix, pictures of the worst misses and false alarms, and ``report.html``.
+
+    Args:
+        score_threshold: least score, in [0, 1], of a detection in the confusion matrix and in the
+            report's found and missed labels.
+        pictures: most pictures of misses, and of false alarms; 0 for none.
+
+    Raises:
+        UserError: if a setting is out of its range.
+    """
+
+    def __init__(self, score_threshold: float = 0.3, pictures: int = 12) -> None:
+        if not 0 <= score_threshold <= 1:
+            raise UserError(
+                f"results.score_threshold: must lie in [0, 1], found {score_threshold}: correct it"
+            )
+        if pictures < 0:
+            raise UserError(f"results.pictures: must be at least 0, found {pictures}: correct it")
+        self.score_threshold = score_threshold
+        self.pictures = pictures
+        self.validation: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest validation of the training and its step, for the checkpoint to tell."""
+        return self.validation
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what the checkpoint tells until there is a newer validation."""
+        self.validation = state_dict
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the validation split, except for Lightning's sanity check."""
+        if not trainer.sanity_checking:
+            self._report(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the test split."""
+        self._report(trainer, pl_module, "test")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the best checkpoint lies."""
+        kept = trainer.checkpoint_callback
+        if isinstance(kept, ModelCheckpoint) and kept.best_model_path and trainer.is_global_zero:
+            figure = (
+                "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
+            )
+            Console().print(f"\nbest checkpoint{figure}: {kept.best_model_path}", soft_wrap=True)
+
+    def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
+        folder = trainer.log_dir  # agreed upon by all processes, so all must ask
+        if not trainer.is_global_zero:
+            return
+        result = module.metric.result  # of the module's own compute(), made just before
+        data = getattr(trainer, "datamodule", None)
+        results = results_of(
+            result,
+            score_threshold=self.score_threshold,
+            dropped_by_data=data.dropped_boxes(split) if data is not None else {},
+        )
+        step = module.trained_steps
+        results["run"] = _run_facts(trainer, split, step)
+        evaluates = trainer.state.fn != "fit"
+        if not evaluates:
+            # Through JSON: a checkpoint holds plain values only.
+            plain = json.loads(json.dumps(results))
+            self.validation = {"step": step, "results": plain}
+        console = Console()
+        if not console.is_terminal:
+            console.width = FILE_WIDTH
+        console.print()  # off the progress bar's line
+        console.rule(f"{split}, after {step} steps")
+        console.print(summary_tables(results))
+        if evaluates:
+            console.print(detail_tables(results))
+        if folder is not None:
+            if evaluates and data is not None and self.pictures:
+                results["gallery"] = self._gallery(data, split, result).write(Path(folder))
+            # Lightning's CSVLogger has a metrics.csv of its own there.
+            has_own = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
+            figures_file = "evaluation.csv" if has_own else "metrics.csv"
+            write_results(Path(folder), results, result, figures_file)
+            if evaluates:
+                console.print(f"\nreport: {write_report([Path(folder)])}", soft_wrap=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                show_results(writer, results, result.curves, split, step)
+            elif isinstance(logger, WandbLogger):
+                # W&B has no plot of its own for curves that are known already.
+                figure = precision_recall_figure(result.curves, results["confusion"]["names"][:-1])
+                show_picture([logger], f"{split}/PR50", as_picture(figure), step)
+
+    def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
+        """Pictures of what went wrong, with frames from the data module's recordings."""
+        recordings = {each.name: each for each in data.recordings[split]}
+        representation = data.frame_settings.representation
+        is_native = result.settings.pixel_frame == "native"
+
+        def draw_frame(name: str, time_us: int) -> tuple[Image, np.ndarray]:
+            recording = recordings[name]
+            index = int(np.searchsorted(recording.frame_end_us, time_us))
+            picture = frame_image(recording.frames(index, index + 1)[0], representation)
+            return picture, 1 / np.array(recording.scale) if is_native else np.ones(2)
+
+        return Gallery(
+            result.frames,
+            result.pairing(score_threshold=self.score_threshold, iou_threshold=CONFUSION_IOU),
+            result.settings.reported_classes or ("any class",),
+            draw_frame,
+            self.pictures,
+        )
+
+
+def _run_facts(trainer: pl.Trainer, split: str, step: int) -> dict[str, Any]:
+    """What was evaluated, for those who meet the results on their own."""
+    data = getattr(trainer, "datamodule", None)
+    return {
+        "split": split,
+        "step": step,
+        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "data": None if data is None else data.root or "simulated traffic",
+        "input_size": None if data is None else list(data.input_size),
+        "version": __version__,
+    }

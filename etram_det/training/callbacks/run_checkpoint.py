@@ -1,0 +1,232 @@
+"""Which checkpoints a run keeps and when it writes them; files that are whole or not there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
+from etram_det.errors import StoppedBySignal, UserError
+from etram_det.training.callbacks.signals import StopSignals, requeue_job
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Reads checkpoints without running code; writes them beside their place, then moves them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; whatever stops the writing leaves the file that was there before.
+
+        Raises:
+            UserError: if the file cannot be written, because the disk is full, say.
+        """
+        path = Path(path)
+        try:
+            write_checkpoint(path, checkpoint)
+        except UserError as error:
+            kept = "the one before it is whole" if path.is_file() else "there is none before it"
+            raise UserError(
+                f"{error}: {kept}; make room and go on with --resume auto", exit_code=1
+            ) from error
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint onto the CPU; code that it may hold is never run.
+
+        Raises:
+            UserError: if it is no checkpoint, or holds more than tensors and plain values.
+        """
+        return read_checkpoint(path)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoints of a run, and ``last.ckpt``, from which it resumes.
+
+    ``last.ckpt`` is written every so many steps and minutes, before and after each validation,
+    at the end, and at once when the process is asked to end by SIGTERM or SIGUSR1.
+
+    Args:
+        monitor: figure of the validation that tells which checkpoints are the best, as it is
+            logged: ``val/AP``, ``val/AP50``, ``val/AP_small``, ``val/AP_<class>`` …
+        mode: whether the figure is to be great (``max``) or small (``min``).
+        save_top_k: how many of the best to keep; 0 for none, -1 for all.
+        filename: name of the best, without ``.ckpt``: ``best``, or ``best-{step}`` where more than
+            one is kept, unless set.
+        dirpath: folder of the checkpoints: ``checkpoints`` in the run folder unless set.
+        every_n_steps: training steps between two writings of ``last.ckpt``; null for no such
+            limit.
+        every_n_minutes: minutes between two writings of ``last.ckpt``, which is what a crash may
+            cost; null for no such limit.
+
+    Raises:
+        UserError: if a limit is not above 0, or the figure none of the validation.
+    """
+
+    def __init__(
+        self,
+        *,
+        monitor: str = "val/AP",
+        mode: Literal["min", "max"] = "max",
+        save_top_k: int = 1,
+        filename: str | None = None,
+        dirpath: str | None = None,
+        every_n_steps: int | None = 1000,
+        every_n_minutes: float | None = 10.0,
+    ) -> None:
+        for name, value in (
+            ("every_n_steps", every_n_steps),
+            ("every_n_minutes", every_n_minutes),
+        ):
+            if value is not None and value <= 0:
+                raise UserError(
+                    f"checkpoint.{name}: must be above 0, found {value}: set it to null for no "
+                    "such limit"
+                )
+        if not monitor.startswith("val/"):
+            raise _no_such_figure(monitor)
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename or ("best" if save_top_k in (0, 1) else "best-{step}"),
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self._signals = StopSignals()
+        self._saved_step: int | None = None
+        self._saved_at_s = 0.0
+
+    def require_monitor_among(self, names: Sequence[str]) -> None:
+        """Refuse to monitor what no validation will log.
+
+        Args:
+            names: of the metric's figures, of which precisions and recalls are logged.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        if self.monitor not in [f"val/{name}" for name in names if name.startswith("A")]:
+            raise _no_such_figure(str(self.monitor))
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to signals from here on: the training will see them before its first step."""
+        self._signals.listen(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to signals, and count the minutes from here."""
+        super().on_train_start(trainer, pl_module)
+        self._signals.listen(trainer)
+        self._saved_at_s = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Between two steps: write ``last.ckpt`` if it is time to; end if asked to.
+
+        Raises:
+            StoppedBySignal: if this process, or another one of the run, was asked to end.
+        """
+        number, is_time = self._agreed(trainer)
+        step = trainer.global_step
+        is_turn = bool(self.every_n_steps and step and step % self.every_n_steps == 0)
+        if (number or is_time or is_turn) and self._saved_step != step:
+            self._save_last(trainer)
+        if number:
+            self._stop(trainer, number)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``last.ckpt``: a validation may take long, and training is safe then."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save_last(trainer)
+            self._saved_step = None  # what the validation finds is still to be saved
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """End if asked to: a resumed run starts with this validation.
+
+        Raises:
+            StoppedBySignal: if this process, or another one of the run, was asked to end.
+        """
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if number := self._agreed(trainer)[0]:
+                self._stop(trainer, number)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint if it is among the best, and ``last.ckpt``."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save_last(trainer)
+            self._saved_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``last.ckpt`` if training ends here, unless it was just written."""
+        is_over = (
+            trainer.should_stop
+            or trainer.global_step >= trainer.max_steps > -1
+            or trainer.current_epoch + 1 >= (trainer.max_epochs or -1) > -1
+        )
+        if is_over and self._saved_step != trainer.global_step:
+            self._save_last(trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what the checkpoint knows of the best, also where the run folder was moved."""
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            moved = folder / Path(path).name
+            return str(moved) if path and moved.is_file() else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved = {name: here(state_dict[name]) for name in paths}
+        super().load_state_dict(
+            state_dict | moved | {"best_k_models": best, "dirpath": self.dirpath}
+        )
+
+    def _agreed(self, trainer: pl.Trainer) -> tuple[int, bool]:
+        """Number of the signal that any process received, and whether the minutes are over."""
+        elapsed_s = time.monotonic() - self._saved_at_s
+        is_time = self.every_n_minutes is not None and elapsed_s >= 60 * self.every_n_minutes
+        number = self._signals.received
+        if trainer.world_size > 1:
+            wishes = torch.tensor([number, is_time], device=trainer.strategy.root_device)
+            number, is_time = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+        return number, bool(is_time)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
+        trainer.save_checkpoint(self.last_model_path, weights_only=False)
+        self._saved_step = trainer.global_step
+        self._saved_at_s = time.monotonic()
+
+    def _stop(self, trainer: pl.Trainer, number: int) -> None:
+        text = f"after {trainer.global_step} steps: checkpoint {self.last_model_path}"
+        if number == self._signals.requeues and trainer.is_global_zero:
+            text = f"{text}; {requeue_job()}"
+        raise StoppedBySignal(number, text)
+
+
+def _no_such_figure(monitor: str) -> UserError:
+    return UserError(
+        "checkpoint.monitor: must be a precision or recall of the validation, as val/AP, val/AP50, "
+        f"val/AR, val/AP_<size bin or class>, found {monitor}: choose one of them"
+    )

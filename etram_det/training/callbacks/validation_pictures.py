@@ -1,0 +1,123 @@
+"""Pictures of the same validation frames again and again, to see a detector improve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from etram_det.drawing.frames import Image
+from etram_det.drawing.labelled_frames import Boxes, labelled_picture
+from etram_det.errors import UserError
+from etram_det.metrics.evaluation import EvaluationResult, part_of_day
+from etram_det.metrics.frames import FrameBoxes
+from etram_det.training.callbacks.loggers import show_picture
+
+
+class Pictures(Callback):
+    """Shows labels and detections of fixed validation frames, after each validation.
+
+    The frames are spread over the recordings, in turns by day and by night, and over each
+    recording's length. They depend on what is evaluated alone: not on seed, checkpoint or number
+    of processes. Labels are dashed, detections solid, with class and score; both are those that
+    the protocol counts.
+
+    Args:
+        number: pictures of each validation; 0 for none.
+        score_threshold: least score of a detection that is drawn, in [0, 1].
+
+    Raises:
+        UserError: if a value is out of its range.
+    """
+
+    def __init__(self, number: int = 8, score_threshold: float = 0.3) -> None:
+        if number < 0:
+            raise UserError(
+                f"pictures.number: must be at least 0, found {number}: 0 turns pictures off"
+            )
+        if not 0 <= score_threshold <= 1:
+            raise UserError(
+                f"pictures.score_threshold: must lie in [0, 1], found {score_threshold}: correct it"
+            )
+        self.number = number
+        self.score_threshold = score_threshold
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Hand the pictures to the loggers: the metric has the boxes of all processes."""
+        data = getattr(trainer, "datamodule", None)
+        if trainer.sanity_checking or data is None or not trainer.is_global_zero:
+            return
+        if not trainer.loggers:
+            return
+        for name, picture in self._pictures(data, pl_module.metric.result):
+            show_picture(trainer.loggers, f"val_frames/{name}", picture, pl_module.trained_steps)
+
+    def _pictures(self, data: Any, result: EvaluationResult) -> Iterator[tuple[str, Image]]:
+        """Name and picture of each chosen frame."""
+        recordings = {recording.name: recording for recording in data.recordings["val"]}
+        names = result.settings.reported_classes or ("any class",)
+        frames = result.frames
+        for i in choose_frames(frames.recording.tolist(), self.number):
+            recording = recordings[frames.recording[i]]
+            index = int(np.searchsorted(recording.frame_end_us, frames.time_us[i]))
+            [frame] = recording.frames(index, index + 1)
+            seconds = f"{frames.time_us[i] / 1e6:.2f}s"
+            is_native = result.settings.pixel_frame == "native"
+            scale = np.array(recording.scale * 2 if is_native else (1, 1, 1, 1))
+            truth, found = (_of_frame(boxes, i) for boxes in (frames.truth, frames.detections))
+            found = found.select(found.scores >= self.score_threshold)
+            picture = labelled_picture(
+                frame,
+                names,
+                [
+                    Boxes(truth.boxes / scale, truth.classes, dashed=True),
+                    Boxes(found.boxes / scale, found.classes, found.scores),
+                ],
+                f"{recording.name} {seconds}",
+                data.frame_settings.representation,
+            )
+            yield f"{recording.name}_{seconds}", picture
+
+
+def choose_frames(recordings: Sequence[str], number: int) -> list[int]:
+    """Frames to show, the same for the same recordings.
+
+    Args:
+        recordings: name of each frame's recording, frames of one recording in order of time.
+        number: how many to choose; fewer, if there are not so many.
+
+    Returns:
+        Indices of the chosen frames, ascending.
+    """
+    of_recording: dict[str, list[int]] = {}
+    for i, name in enumerate(recordings):
+        of_recording.setdefault(name, []).append(i)
+    parts: dict[str | None, list[str]] = {}
+    for name in sorted(of_recording):
+        parts.setdefault(part_of_day(name), []).append(name)
+    counts = dict.fromkeys(_in_turns(list(parts.values())), 0)
+    for _ in range(min(number, len(recordings))):
+        # The first in turn of those with the fewest, as long as it has frames left.
+        free = [name for name in counts if counts[name] < len(of_recording[name])]
+        counts[min(free, key=counts.__getitem__)] += 1
+    chosen = (_spread(of_recording[name], count) for name, count in counts.items())
+    return sorted(i for each in chosen for i in each)
+
+
+def _spread(frames: Sequence[int], number: int) -> list[int]:
+    """As many frames, at the middles of equal parts."""
+    return [frames[(2 * i + 1) * len(frames) // (2 * number)] for i in range(number)]
+
+
+def _in_turns(parts: Sequence[Sequence[str]]) -> list[str]:
+    """One of each part, then another of each, and so on."""
+    longest = max(map(len, parts), default=0)
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def _of_frame(boxes: FrameBoxes, frame: int) -> FrameBoxes:
+    of_frame = boxes.select(boxes.frame == frame)
+    return of_frame.select(np.argsort(-of_frame.scores, kind="stable"))

@@ -1,0 +1,389 @@
+"""The LightningModule: training, evaluation and prediction over streams of recordings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, distributed
+from torchvision.ops import box_convert
+
+from etram_det.checkpoint.contents import require_same_data
+from etram_det.checkpoint.file import carry_over, require_same_tensors
+from etram_det.errors import UserError
+from etram_det.metrics.protocols import ProtocolName
+from etram_det.metrics.settings import SIZE_BINS
+from etram_det.metrics.size_binned_map import SizeBinnedMAP
+from etram_det.models.detector import Detector
+from etram_det.models.losses import YOLOXLoss
+from etram_det.models.postprocessing import decode_detections
+from etram_det.training.lanes import LaneStates
+from etram_det.training.schedule import OneCycle, require_steps
+from etram_det.types import Batch, Detections
+
+
+class DetectionModule(pl.LightningModule):
+    """A recurrent detector, its loss, schedule and metric.
+
+    Args:
+        class_names: name of each class, in the order of their ids. Follows ``data.class_names``.
+        in_channels: channels of a frame. Follows ``data.bins``: two polarities of them.
+        train_lanes: lanes of a training batch, for the learning rate. Follows
+            ``data.train_lanes``.
+        embed_dim: channels of the first stage: 32 in RVT tiny, 48 in small, 64 in base.
+        dim_multiplier: channels of the four stages, as multiples of ``embed_dim``.
+        num_blocks: attention blocks of each stage.
+        dim_head: channels of one attention head: 32 in RVT tiny, 24 in small, 32 in base.
+        mlp_ratio: hidden channels of the attention blocks' MLPs, as a multiple of their input.
+        layer_scale_init: start value of the attention branches' factors.
+        fpn_stages: stages that the pyramid joins: ``[2, 3, 4]`` in RVT, ``[1, 2, 3, 4]`` adds
+            stride 4 for small objects.
+        fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
+        partition_split: attention windows along each side of the last stage, 1, 2 or 4: 2 in RVT,
+            but 1 for Gen1.
+        gradient_checkpointing: compute attention again in the backward pass: less memory, for a
+            longer step.
+        compile: ``stages`` compiles each stage, the pyramid and the head by ``torch.compile``,
+            in the first steps.
+        init_from: checkpoint of this project, an imported one included, that a new training
+            starts from. What fits is loaded, rows of the classes by name; what does not fit is
+            listed.
+        loss: training loss; RVT's (YOLOX's) unless set.
+        learning_rate: highest learning rate; ``2e-4 * sqrt(effective batch / 8)`` unless set,
+            where the effective batch counts the lanes of all processes and accumulated batches.
+        weight_decay: AdamW's weight decay, at least 0.
+        schedule: how the learning rate falls after the warm-up: ``linear``, ``cosine``, or
+            ``constant`` for no schedule at all.
+        warmup_share: share of all steps in which the learning rate rises, in (0, 1).
+        div_factor: highest over first learning rate.
+        final_div_factor: highest over last learning rate.
+        score_threshold: least objectness times class confidence of a detection, in [0, 1].
+        nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped, in
+            [0, 1].
+        max_detections: detections kept of each frame, best first; at least 1.
+        protocol: how detections are judged: ``full`` counts every label; ``prophesee`` drops
+            small boxes and the first 0.5 s, as published numbers do, and ``prophesee_gen1`` is
+            its form for Gen1; ``etram_fork`` ignores classes as well.
+        size_bins: least and greatest area of each size bin in square pixels, both included;
+            COCO's small, medium and large (32 and 96 squared) unless set.
+        pixel_frame: whether areas are measured in pixels of the ``network``'s input or of the
+            ``native`` sensor.
+        class_groups: groups of classes, by name or id, for which a mean figure is reported.
+
+    Raises:
+        UserError: if a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        in_channels: int = 20,
+        train_lanes: int = 8,
+        embed_dim: int = 64,
+        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
+        num_blocks: Sequence[int] = (1, 1, 1, 1),
+        dim_head: int = 32,
+        mlp_ratio: int = 4,
+        layer_scale_init: float = 1e-5,
+        fpn_stages: Sequence[int] = (1, 2, 3, 4),
+        fpn_depth: float = 0.33,
+        partition_split: int = 2,
+        gradient_checkpointing: bool = False,
+        compile: Literal["none", "stages"] = "none",
+        init_from: str | None = None,
+        loss: YOLOXLoss | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        schedule: Literal["linear", "cosine", "constant"] = "linear",
+        warmup_share: float = 0.005,
+        div_factor: float = 25.0,
+        final_div_factor: float = 10000.0,
+        score_threshold: float = 0.001,
+        nms_threshold: float = 0.45,
+        max_detections: int = 300,
+        protocol: ProtocolName = "full",
+        size_bins: dict[str, tuple[float, float]] | None = None,
+        pixel_frame: Literal["network", "native"] = "network",
+        class_groups: dict[str, list[int | str]] | None = None,
+    ) -> None:
+        super().__init__()
+        rate = learning_rate
+        for name, value, is_in_range, bounds in (
+            ("learning_rate", rate, rate is None or 0 < rate < 100, "(0, 100)"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "[0, inf)"),
+            ("warmup_share", warmup_share, 0 < warmup_share < 1, "(0, 1)"),
+            ("div_factor", div_factor, 0 < div_factor < math.inf, "(0, inf)"),
+            ("final_div_factor", final_div_factor, 0 < final_div_factor < math.inf, "(0, inf)"),
+            ("score_threshold", score_threshold, 0 <= score_threshold <= 1, "[0, 1]"),
+            ("nms_threshold", nms_threshold, 0 <= nms_threshold <= 1, "[0, 1]"),
+            ("max_detections", max_detections, max_detections >= 1, "[1, inf)"),
+        ):
+            if not is_in_range:
+                raise UserError(f"model.{name}: must lie in {bounds}, found {value}: correct it")
+        # The loss is a module of its own settings, which the run's config.yaml holds; all other
+        # settings are plain values, so that checkpoints load without unpickling code.
+        self.save_hyperparameters(ignore=["loss"])
+        self.class_names = tuple(class_names)
+        self.detector = Detector(
+            num_classes=len(self.class_names),
+            in_channels=in_channels,
+            embed_dim=embed_dim,
+            dim_multiplier=dim_multiplier,
+            num_blocks=num_blocks,
+            dim_head=dim_head,
+            mlp_ratio=mlp_ratio,
+            layer_scale_init=layer_scale_init,
+            fpn_stages=fpn_stages,
+            fpn_depth=fpn_depth,
+            partition_split=partition_split,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        if compile == "stages":
+            self.detector.compile_parts()
+        self.init_from = init_from
+        self.loss = YOLOXLoss() if loss is None else loss
+        self.train_lanes = train_lanes
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_share = warmup_share
+        self.div_factor = div_factor
+        self.final_div_factor = final_div_factor
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.metric = SizeBinnedMAP(
+            class_names=self.class_names,
+            size_bins=SIZE_BINS if size_bins is None else size_bins,
+            pixel_frame=pixel_frame,
+            protocol=protocol,
+            class_groups=class_groups,
+        )
+        self.train_states, self.eval_states = LaneStates(), LaneStates()
+        # Of the last training step, for whoever has to tell what was wrong with it.
+        self.loss_parts: dict[str, Tensor] = {}
+        self._steps_of_checkpoint = 0
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps behind the weights: the training's, or those of the checkpoint to be evaluated."""
+        trains = self.trainer.state.fn == "fit" or self.trainer.ckpt_path is None
+        return self.trainer.global_step if trains else self._steps_of_checkpoint
+
+    def load_initial_weights(self) -> None:
+        """Load what fits of ``init_from``, once, and tell what was loaded and what was not.
+
+        Raises:
+            UserError: if the file is no checkpoint of this project, or nothing in it fits.
+        """
+        # Forgotten once it is loaded: a second fit goes on from the weights as they are then.
+        path, self.init_from = self.init_from, None
+        if path is not None:
+            dim_head = self.hparams["dim_head"]
+            transfer = carry_over(path, self.detector, self.class_names, dim_head)
+            rank_zero_info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
+
+    def on_fit_start(self) -> None:
+        """Take what a new training starts from: weights, and thresholds that follow the labels.
+
+        Adaptive size weights keep the thresholds that a checkpoint brought.
+
+        Raises:
+            UserError: if ``init_from`` does not fit, or there is no data module to ask for the
+                training labels.
+        """
+        if not self.trainer.ckpt_path:
+            self.load_initial_weights()
+        weight = self.loss.size_weight
+        if weight is None or weight.adapted:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise UserError(
+                "model.loss.adaptive_quantiles: needs the training labels of an EventDataModule, "
+                "found plain loaders: set the thresholds or fit with datamodule=…"
+            )
+        weight.adapt(data.training_box_areas())
+        rank_zero_info(
+            "model.loss: thresholds that follow the training labels: "
+            f"{weight.small_threshold:.0f} and {weight.medium_threshold:.0f} px²"
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of the labelled frames of one chunk; the state goes on to the lanes' next chunk."""
+        features = self._features(batch, self.train_states)
+        labels = batch.labels
+        self.loss_parts = {}
+        if not len(labels):
+            # Zero for every parameter: no step is missed on this process while others go on.
+            return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
+        output = self.detector.predict([x[labels.frame] for x in features])
+        losses = self.loss(
+            output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes, labels.rows
+        )
+        self.loss_parts = {name: value.detach() for name, value in losses.items()}
+        named = {f"train/{name}": value for name, value in self.loss_parts.items()}
+        loss = named.pop("train/loss")
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        self.log_dict(named, batch_size=len(labels))
+        return losses["loss"]
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the lanes: the plan starts all of them anew."""
+        self.train_states.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Detect in the labelled frames of one chunk and hand the result to the metric."""
+        features = self._features(batch, self.eval_states)
+        labels = batch.labels
+        if not len(labels):
+            return
+        detections = self._detect([x[labels.frame] for x in features])
+        lane = labels.frame % batch.events.shape[1]
+        self.metric.update(
+            detections,
+            labels,
+            recording=[batch.recording[i] for i in lane.tolist()],
+            time_us=batch.time_us.flatten()[labels.frame],
+            scale=batch.scale[lane],
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Start with empty lanes and an empty metric, and the same network on all processes."""
+        if distributed.is_available() and distributed.is_initialized():
+            # Each process's batch normalisation has seen its own batches; the first one's is saved.
+            for buffer in self.detector.buffers():
+                distributed.broadcast(buffer, src=0)
+        self.eval_states.clear()
+        self.metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metric of the whole split; a figure without ground truth is left out."""
+        self._log_metric("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same as validation, on the test split."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Start with empty lanes and an empty metric."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metric of the whole split; a figure without ground truth is left out."""
+        self._log_metric("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Start with empty lanes."""
+        self.eval_states.clear()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+        """Detections of all ``T * B`` frames, frame ``t * B + b`` at place ``t * B + b``."""
+        return self._detect(self._features(batch, self.eval_states))
+
+    def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
+        """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
+        state = states.read(batch.lane, batch.reset)
+        features, state = self.detector.features(batch.events, state)
+        states.write(batch.lane, state)
+        return features
+
+    def _detect(self, features: Sequence[Tensor]) -> list[Detections]:
+        return decode_detections(
+            self.detector.predict(features).decode(),
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
+
+    def _log_metric(self, split: str) -> None:
+        precisions_and_recalls = {
+            f"{split}/{name}": value
+            for name, value in self.metric.compute().items()
+            if name.startswith("A") and not value.isnan()
+        }
+        if self.trainer.state.fn != "fit":
+            # Where Lightning finds the step that loggers are to note; of itself it counts from 0.
+            precisions_and_recalls["step"] = torch.tensor(float(self.trained_steps))
+        self.log_dict(precisions_and_recalls)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, unless the step is skipped and has none left: PyTorch wants some."""
+        if any(parameter.grad is not None for parameter in self.detector.parameters()):
+            self.clip_gradients(
+                optimizer,
+                gradient_clip_val=gradient_clip_val,
+                gradient_clip_algorithm=gradient_clip_algorithm,
+            )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with RVT's one-cycle schedule.
+
+        Raises:
+            UserError: if the schedule needs to know the number of steps and there is none.
+        """
+        require_steps(self.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+        highest = self.learning_rate
+        if highest is None:
+            lanes = self.train_lanes * self.trainer.world_size
+            highest = 2e-4 * math.sqrt(lanes * self.trainer.accumulate_grad_batches / 8)
+        optimizer = torch.optim.AdamW(
+            self.detector.parameters(), lr=highest, weight_decay=self.weight_decay
+        )
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = OneCycle(
+            optimizer,
+            max_lr=highest,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self.warmup_share,
+            anneal_strategy="cos" if self.schedule == "cosine" else "linear",
+            cycle_momentum=False,
+            div_factor=self.div_factor,
+            # PyTorch divides the first learning rate by its factor, RVT the highest.
+            final_div_factor=self.final_div_factor / self.div_factor,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network, other classes or other frames.
+
+        Raises:
+            UserError: if the checkpoint's class names differ, or their order, or the channels of
+                its frames, or if its detector's tensors are not exactly this one's.
+        """
+        self._steps_of_checkpoint = checkpoint.get("global_step", 0)
+        stored = checkpoint.get("hyper_parameters", {})
+        require_same_data(stored, self.class_names, self.hparams["in_channels"])
+        prefix = "detector."
+        require_same_tensors(
+            {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)},
+            {k: v for k, v in self.state_dict().items() if k.startswith(prefix)},
+            "ckpt_path",
+        )
+        # A loss may follow another one: it takes over what both have and keeps its own rest.
+        tensors, own = checkpoint["state_dict"], self.loss.state_dict(prefix="loss.")
+        checkpoint["state_dict"] = own | {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name in own or not name.startswith("loss.")
+        }
+        is_training = self._trainer is not None and self._trainer.training
+        if is_training and not checkpoint.get("optimizer_states"):
+            rank_zero_info(
+                "ckpt_path: the checkpoint holds weights only: training starts from them at step "
+                "0, with a fresh optimiser and schedule"
+            )

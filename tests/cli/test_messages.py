@@ -1,0 +1,295 @@
+"""Faults injected into runs: each ends with one line and exit code 1, and the next start works."""
+
+import errno
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from etram_det.cli.commands import run
+from etram_det.cli.messages import in_one_line, quiet_writers
+from etram_det.data.datamodule import EventDataModule
+from etram_det.data.raw import RawRecording
+from etram_det.errors import UserError
+from etram_det.models.detector import Detector
+from support.paths import ROOT
+from support.raw_files import boxes_at, random_events, write_raw
+
+FIT = [
+    "fit",
+    *("--config", str(ROOT / "configs" / "size_aware.yaml")),
+    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
+    *("--model.max_detections", "20", "--data.root", "data", "--data.input_size", "[48, 64]"),
+    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.num_steps", "2"),
+    *("--trainer.max_steps", "10", "--trainer.val_check_interval", "5"),
+    *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--checkpoint.every_n_steps", "2"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _data_in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    for split, lengths in (("train", (0.9, 0.5)), ("val", (0.4,))):
+        for i, seconds in enumerate(lengths):
+            times = range(100_000, int(seconds * 1e6) + 1, 100_000)
+            events = random_events(int(4000 * seconds), seconds + 0.05, seed=i)
+            boxes = boxes_at(list(times), class_id=i)
+            write_raw(tmp_path / "data" / split, f"{split}_day_{i:04d}", events, boxes)
+
+
+def the_line_of(capfd, code, expected_code=1):
+    error = capfd.readouterr().err
+    [line] = [line for line in error.splitlines() if "error:" in line]
+    assert "Traceback" not in error
+    assert code == expected_code
+    return line
+
+
+def recording(name="train_day_0001"):
+    return Path("data") / "train" / f"{name}_td.h5"
+
+
+def on_call(monkeypatch, owner, name, number, action):
+    """Let ``action`` happen before the call of that number, counted from 1."""
+    original = getattr(owner, name)
+    calls = []
+
+    def called(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == number:
+            action()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, called)
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def test_file_cut_short_in_the_middle_of_an_epoch(capfd, monkeypatch):
+    content = recording().read_bytes()
+    with monkeypatch.context() as patches:
+        on_call(patches, RawRecording, "frames", 5, lambda: cut(recording()))
+        line = the_line_of(capfd, run(FIT))
+    assert f"{recording()}: cannot be read as HDF5" in line
+    recording().write_bytes(content)
+    assert run([*FIT, "--resume", "auto"]) == 0
+
+
+def test_file_cut_short_ends_the_run_from_a_loading_process_too(capfd, monkeypatch):
+    with monkeypatch.context() as patches:
+        on_call(patches, EventDataModule, "train_dataloader", 1, lambda: cut(recording()))
+        line = the_line_of(capfd, run([*FIT, "--data.num_workers", "1"]))
+    assert f"{recording()}: cannot be read as HDF5" in line
+
+
+def test_read_error_of_the_disk(capfd, monkeypatch):
+    def fail():
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patches:
+        on_call(patches, h5py, "File", 12, fail)
+        line = the_line_of(capfd, run(FIT))
+    assert "_td.h5: cannot be read as HDF5 ([Errno 5] Input/output error)" in line
+    assert run(FIT) == 0
+
+
+def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypatch, caplog):
+    with monkeypatch.context() as patches:
+        on_call(patches, RawRecording, "frames", 3, lambda: cut(recording()))
+        assert run([*FIT, "--data.on_bad_recording", "skip"]) == 0
+    told = [message for message in caplog.messages if "data.on_bad_recording" in message]
+    assert len(told) == 2
+    assert told[0].startswith("data.on_bad_recording: train_day_0001 is skipped where it is damag")
+    assert f"{recording()}: cannot be read as HDF5" in told[0]
+    assert told[1].startswith("data.on_bad_recording: chunks that could not be read: ")
+    last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
+    [count] = last["callbacks"]["BadRecordings"].values()
+    assert f"{count} of train_day_0001" in told[1]
+    assert count >= 3
+
+
+def test_a_run_ends_where_nothing_can_be_read_any_more(capfd, monkeypatch, caplog):
+    def remove_all():
+        for path in (Path("data") / "train").glob("*_td.h5"):
+            path.unlink()
+
+    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "30"]
+    flags += ["--trainer.val_check_interval", "30"]
+    with monkeypatch.context() as patches:
+        on_call(patches, RawRecording, "frames", 5, remove_all)  # with the third batch
+        line = the_line_of(capfd, run([*FIT, *flags]))
+    assert "data.on_bad_recording: none of the 2 training recordings can be read any more" in line
+    assert "train_day_0001_td.h5" in line
+    last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
+    assert last["global_step"] == 10  # two that were read and ten that were not, the last one not
+    assert sum(last["callbacks"]["BadRecordings"].values()) == 2 * 8
+
+
+def test_a_stretch_without_anything_read_does_not_end_a_run(capfd, monkeypatch):
+    original = RawRecording.frames
+    calls = iter(range(1000))
+
+    def frames(self, start, stop):
+        if next(calls) in range(4, 24):  # ten batches of two lanes
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(self, start, stop)
+
+    monkeypatch.setattr(RawRecording, "frames", frames)
+    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "13"]
+    assert run([*FIT, *flags, "--trainer.val_check_interval", "13"]) == 0
+
+
+def test_evaluation_never_skips(capfd, monkeypatch):
+    damaged = Path("data") / "val" / "val_day_0000_td.h5"
+    with monkeypatch.context() as patches:
+        on_call(patches, EventDataModule, "val_dataloader", 1, lambda: cut(damaged))
+        line = the_line_of(capfd, run([*FIT, "--data.on_bad_recording", "skip"]))
+    assert f"{damaged}: cannot be read as HDF5" in line
+
+
+def skipping_batches(num_workers):
+    data = EventDataModule(
+        root="data", input_size=(48, 64), num_steps=2, train_lanes=2, num_workers=num_workers,
+        on_bad_recording="skip",
+    )  # fmt: skip
+    data.setup("fit")
+    content = recording().read_bytes()
+    cut(recording())
+    batches = list(data.train_dataloader())
+    recording().write_bytes(content)
+    return batches
+
+
+def test_what_is_skipped_is_padding_and_does_not_depend_on_the_workers():
+    alone, with_workers = skipping_batches(0), skipping_batches(2)
+    faults = [batch.faults for batch in alone]
+    assert [batch.faults for batch in with_workers] == faults
+    assert any(faults)
+    for batch, other in zip(alone, with_workers, strict=True):
+        assert torch.equal(batch.events, other.events)
+        for b, name in enumerate(batch.recording):
+            is_bad = name == "train_day_0001"
+            assert (b in batch.faults) == is_bad
+            if is_bad:
+                assert batch.reset[b]
+                assert batch.padded[:, b].all()
+                assert not batch.events[:, b].any()
+                assert not (batch.labels.frame % 2 == b).any()
+
+
+def test_full_disk_keeps_the_checkpoint_before_and_the_next_start_goes_on(capfd):
+    assert run([*FIT, "--trainer.max_steps", "4"]) == 0
+    [last] = Path("runs").rglob("last.ckpt")
+    before = last.read_bytes()
+    capfd.readouterr()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # of any one file
+    try:
+        line = the_line_of(capfd, run([*FIT, "--resume", "auto"]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "last.ckpt: cannot be written (File too large): the one before" in line
+    assert last.read_bytes() == before
+    assert not list(last.parent.glob("*.partial"))
+    assert run([*FIT, "--resume", "auto"]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 10
+
+
+def nan_features(monkeypatch, steps):
+    original = Detector.features
+    calls = iter(range(1000))
+
+    def features(self, events, state):
+        features, state = original(self, events, state)
+        factor = np.nan if self.training and next(calls) in steps else 1.0
+        return [x * factor for x in features], [(h * factor, c * factor) for h, c in state]
+
+    monkeypatch.setattr(Detector, "features", features)
+
+
+def test_nan_in_a_few_steps_is_skipped_and_in_many_ends_the_run(capfd, monkeypatch):
+    with monkeypatch.context() as patches:
+        nan_features(patches, {2, 3, 6})
+        assert run(FIT) == 0
+    [last] = Path("runs").rglob("last.ckpt")
+    stored = torch.load(last, weights_only=True)
+    assert stored["callbacks"]["BadSteps"] == {"num_skipped": 3, "num_in_a_row": 0}
+    assert all(x.isfinite().all() for x in stored["state_dict"].values())
+    capfd.readouterr()
+    with monkeypatch.context() as patches:
+        nan_features(patches, range(3, 1000))
+        line = the_line_of(capfd, run([*FIT, "--bad_steps.most_in_a_row", "4"]))
+    assert "4 training steps in a row were not finite, step 6 the last: " in line
+    kept = Path("runs") / "size_aware" / "version_1" / "bad_batch_rank0.pt"
+    assert str(kept) in line
+    assert torch.load(kept, weights_only=True)["step"] == 6
+    assert run(FIT) == 0
+
+
+def test_killed_loading_process(capfd, monkeypatch):
+    def kill():
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patches:
+        on_call(patches, EventDataModule, "transfer_batch_to_device", 3, kill)
+        line = the_line_of(capfd, run([*FIT, "--data.num_workers", "1"]))
+    assert "data.num_workers: a loading process was ended from outside" in line
+    assert run([*FIT, "--data.num_workers", "1", "--resume", "auto"]) == 0
+
+
+def fail_in_a_writer(error, monkeypatch, capfd):
+    """What a thread of TensorBoard's shows when it fails."""
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+    class Writer(threading.Thread):
+        __module__ = "tensorboard.summary.writer.event_file_writer"
+
+        def run(self):
+            raise error
+
+    with quiet_writers():
+        writer = Writer()
+        writer.start()
+        writer.join()
+    assert threading.excepthook is threading.__excepthook__
+    return capfd.readouterr().err
+
+
+def test_writing_threads_leave_it_to_the_main_one_to_tell_of_the_disk(monkeypatch, capfd):
+    assert fail_in_a_writer(OSError(errno.ENOSPC, "full"), monkeypatch, capfd) == ""
+    assert "KeyError: 'x'" in fail_in_a_writer(KeyError("x"), monkeypatch, capfd)
+
+
+def test_full_disk_memory_and_strangers_in_one_line():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/metrics.json")
+    assert in_one_line(full).startswith("runs/metrics.json: cannot be written, the disk is full")
+    no_name = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert in_one_line(no_name, "runs/a").startswith("runs/a: cannot be written, the disk is full")
+    read_only = OSError(errno.EROFS, "Read-only file system", b"runs/a/events")
+    assert in_one_line(read_only, "runs/a") == "runs/a/events: Read-only file system"
+    assert in_one_line(OSError(errno.EIO, "Input/output error"), "runs/a") == "Input/output error"
+    assert in_one_line(PermissionError(errno.EACCES, "Permission denied", "x")) == (
+        "x: Permission denied"
+    )
+    assert in_one_line(MemoryError()).startswith("out of memory (MemoryError): lower data.train")
+    assert in_one_line(torch.OutOfMemoryError("CUDA out of memory.")).startswith("out of memory (C")
+    assert in_one_line(RuntimeError("shape mismatch")) is None
+    assert in_one_line(KeyError("a")) is None
+    # Connections matter only where there is a process at their other end.
+    assert in_one_line(RuntimeError("Connection closed by peer")) is None
+    assert isinstance(UserError("x"), ValueError)
+    assert in_one_line(UserError("x")) is None

@@ -1,0 +1,221 @@
+"""Mistakes in settings: each ends with one line that names the setting and tells what to do."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from etram_det.cli.commands import run
+from etram_det.cli.setting_mistakes import in_plain_words
+from etram_det.data.labels import ETRAM_CLASSES
+from support.paths import ROOT
+from support.random_checkpoint import write_random_checkpoint
+
+RAW = str(ROOT / "tests" / "reference" / "raw_etram")
+KNOWN = ["data.root", "data.num_steps", "model.embed_dim", "trainer.max_steps", "seed_everything"]
+SETTINGS = [
+    *("--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", RAW),
+    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
+    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.input_size", "[90, 160]"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"),
+]
+HELP = "`python -m etram_det fit --help` lists all settings"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def the_line(arguments, capfd, command="fit"):
+    """What the command line ends with, and nothing beside it."""
+    capfd.readouterr()
+    assert run([command, *SETTINGS, *arguments]) == 2
+    error = capfd.readouterr().err
+    assert not Path("runs").exists()
+    [line] = [line for line in error.splitlines() if line and not line.startswith("Seed set")]
+    return line.removeprefix("etram_det: error: ")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            "Subcommand 'fit' does not accept option 'data.num_step'",
+            "data.num_step in mine.yaml: no such setting, the nearest is data.num_steps: "
+            "`fit --help` lists all settings",
+        ),
+        (
+            "Group 'model' does not accept option 'embed_dims'",
+            "model.embed_dims: no such setting, the nearest is model.embed_dim: "
+            "`fit --help` lists all settings",
+        ),
+        (
+            "unrecognized arguments: --max_steps 7",
+            "max_steps: no such setting, the nearest is trainer.max_steps: "
+            "`fit --help` lists all settings",
+        ),
+        (
+            "unrecognized arguments: --data.nonsense=7",
+            "data.nonsense: no such setting: `fit --help` lists all settings",
+        ),
+        ("Option 'data.x' is not accepted", "data.x: no such setting: `fit --help` lists all"),
+        ("expected one argument", "expected one argument"),
+    ],
+)
+def test_unknown_settings_are_told_with_the_nearest_known_one(message, words):
+    assert in_plain_words(message, KNOWN, {"data.num_step": "mine.yaml"}, "fit").startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--model.embed_dim", "many"], "model.embed_dim: must be int, found many: correct it"),
+        (
+            ["--model.schedule", "steep"],
+            "model.schedule: must be one of 'linear', 'cosine', 'constant', found steep: "
+            "correct it",
+        ),
+        (
+            ["--seed_everything", "many"],
+            "seed_everything: must be one of bool, int, found many: correct it",
+        ),
+        (
+            ["--model.loss.size_aware_weight", "many"],
+            "model.loss: SizeAwareLossWrapper: size_aware_weight: must be float, found many: "
+            "correct it",
+        ),
+        (
+            ["--model.loss.box", "Nope"],
+            "model.loss: SizeAwareLossWrapper: box: must be one of BoxLoss, null, found Nope: "
+            "correct it",
+        ),
+        (
+            ["--model.loss.nonsense", "3"],
+            "model.loss: SizeAwareLossWrapper: Option 'nonsense' is not accepted",
+        ),
+        (
+            ["--model.loss", "nowhere.Loss"],
+            "model.loss: Loss: No module named 'nowhere'",
+        ),
+        (["--data.nonsense", "7"], f"data.nonsense: no such setting: {HELP}"),
+        (
+            ["--data.simulation.heigth", "7"],
+            "data.simulation.heigth: no such setting, the nearest is data.simulation.height: "
+            f"{HELP}",
+        ),
+        (
+            ["--data.class_names", "etram3"],
+            "model.class_groups.VH: required ids or names out of 0 pedestrian, 1 vehicle, "
+            "2 micro-mobility, found ['car', 'bus', 'truck', 'tram']: set groups of these "
+            "classes, or none by --model.class_groups null",
+        ),
+        (
+            ["--trainer.max_steps", "-1"],
+            "trainer.max_steps: a number of steps is required by model.schedule linear, found "
+            "-1: set trainer.max_steps or trainer.max_epochs, or model.schedule to constant",
+        ),
+        (
+            ["--trainer.max_steps", "0"],
+            "trainer.max_steps: at least 1 is required by fit, found 0: raise it, or evaluate "
+            "with validate",
+        ),
+        (
+            ["--trainer.val_check_interval", "0"],
+            "trainer.val_check_interval: must be above 0, found 0: set a number of steps, or a "
+            "share of an epoch",
+        ),
+        (
+            ["--trainer.gradient_clip_val", "-1"],
+            "trainer.gradient_clip_val: must be at least 0, found -1: correct it",
+        ),
+        (["--model.weight_decay", "-1"], "model.weight_decay: must lie in [0, inf), found -1.0"),
+        (["--model.score_threshold", "7"], "model.score_threshold: must lie in [0, 1], found 7.0"),
+        (["--model.nms_threshold", "-1"], "model.nms_threshold: must lie in [0, 1], found -1.0"),
+        (["--model.max_detections", "0"], "model.max_detections: must lie in [1, inf), found 0"),
+        (["--model.learning_rate", "0"], "model.learning_rate: must lie in (0, 100), found 0.0"),
+        (
+            ["--data.input_size", "[0, 0]"],
+            "data.input_size: must be height and width in pixels, found (0, 0): set both to at "
+            "least 1, such as [360, 640]",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_in_one_line(flags, line, capfd):
+    assert the_line(flags, capfd).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "data: {num_step: 3}\n",
+            "data.num_step in mine.yaml: no such setting, the nearest is data.num_steps: " + HELP,
+        ),
+        (
+            "data: [1, 2]\n",
+            "mine.yaml: data must hold settings by name, such as those that `--print_config` "
+            "shows, found [1, 2]: correct it or leave it out",
+        ),
+        (
+            "model:\ndata: {bins: 10}\n",
+            "mine.yaml: model must hold settings by name, such as those that",
+        ),
+        (
+            "- 1\n",
+            "mine.yaml: must hold settings by name, such as trainer: {max_steps: 1000}, found [1]",
+        ),
+        ("model: {embed_dim: 8\n", "mine.yaml: cannot be read as settings in YAML: while"),
+        (
+            "model: {embed_dim: many}\n",
+            "mine.yaml: model.embed_dim: must be int, found many: correct it",
+        ),
+    ],
+)
+def test_mistakes_in_a_file_are_told_with_its_name(content, line, capfd):
+    Path("mine.yaml").write_text(content)
+    assert the_line(["--config", "mine.yaml"], capfd).startswith(line)
+
+
+@pytest.mark.parametrize("content", ["", "# data:\n#   bins: 5\n"])
+def test_a_file_of_nothing_but_comments_holds_no_settings(content, capfd):
+    Path("mine.yaml").write_text(content)
+    few_steps = ["--trainer.max_steps", "1", "--config", "mine.yaml"]
+    assert run(["fit", *SETTINGS, *few_steps]) == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.init_from", "random.ckpt"]])
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_random_weights_are_not_evaluated(command, flags, capfd):
+    line = f"ckpt_path: required by {command}, found none: give --ckpt_path FILE"
+    assert the_line(flags, capfd, command).startswith(line)
+
+
+@pytest.mark.parametrize("groups", [[], ["--model.class_groups", "null"]])
+def test_a_checkpoint_of_other_classes_is_told_first(groups, capfd):
+    path = str(write_random_checkpoint(Path("random.ckpt")))
+    flags = ["--ckpt_path", path, "--data.class_names", "etram3", *groups]
+    assert the_line(flags, capfd, "validate") == (
+        f"data.class_names: must be the checkpoint's {list(ETRAM_CLASSES)}, found "
+        "['pedestrian', 'vehicle', 'micro-mobility']: set data.class_names to the classes that "
+        "the checkpoint was trained on, or choose another checkpoint"
+    )
+
+
+def test_a_run_that_is_done_says_so(caplog, capfd):
+    caplog.set_level(logging.INFO)
+    assert run(["fit", *SETTINGS, "--trainer.max_steps", "2"]) == 0
+    last = "runs/size_aware/version_0/checkpoints/last.ckpt"
+    line = (
+        "ckpt_path: the checkpoint is at step 2 already and trainer.max_steps is {}, so nothing is "
+        "left to train: raise trainer.max_steps to go on"
+    )
+    for max_steps in (2, 1):
+        caplog.clear()
+        flags = ["--trainer.max_steps", str(max_steps), "--ckpt_path", last]
+        assert run(["fit", *SETTINGS, *flags]) == 0
+        assert line.format(max_steps) in caplog.messages
+    caplog.clear()
+    assert run(["fit", *SETTINGS, "--trainer.max_steps", "3", "--ckpt_path", last]) == 0
+    assert "already" not in caplog.text

@@ -1,0 +1,271 @@
+"""One detector, three ways: a stream of events, the command `detect`, and Lightning's `predict`."""
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from etram_det.cli.commands import run
+from etram_det.data.layouts import open_recording
+from etram_det.errors import UserError
+from etram_det.inference.placement import Placement
+from etram_det.inference.streaming_detector import StreamingDetector, read_detector
+from etram_det.simulator.dataset import SimulationSettings, simulate
+from support.paths import ROOT
+from support.random_checkpoint import FRAMES, write_random_checkpoint
+
+SIMULATION = SimulationSettings(height=90, width=160, train=0, val=0, test=1, seconds=0.5)
+SIZE_AWARE = str(ROOT / "configs" / "size_aware.yaml")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Simulated traffic without its labels, so that windows follow each other."""
+    folder = tmp_path_factory.mktemp("simulated")
+    simulate(folder / "set", SIMULATION)
+    (path,) = (folder / "set" / "test").glob("*_td.h5")
+    (folder / "alone").mkdir()
+    return Path(shutil.copy(path, folder / "alone"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return write_random_checkpoint(tmp_path / "random.ckpt")
+
+
+def events_of(path):
+    with h5py.File(path) as file:
+        columns = {name: file[f"events/{name}"][:] for name in "xypt"}
+    events = np.zeros(len(columns["t"]), [("x", "u2"), ("y", "u2"), ("p", "i1"), ("t", "i8")])
+    for name, values in columns.items():
+        events[name] = values
+    return events
+
+
+def windows_of(events, window_us=50_000):
+    """Windows that follow each other, both ends of each inside as in a recording."""
+    for end in range(events["t"][0] + window_us, events["t"][-1] + window_us + 1, window_us):
+        first = np.searchsorted(events["t"], end - window_us)
+        yield end, events[first : np.searchsorted(events["t"], end, side="right")]
+
+
+def as_table(boxes):
+    """Rows of a box file as numbers, those of a window by class and place."""
+    names = ("t", "class_id", "x", "y", "w", "h", "class_confidence")
+    table = np.stack([boxes[name].astype(np.float64) for name in names], axis=1)
+    return table[np.lexsort(table.T[[4, 3, 2, 6, 1, 0]].round(3))]
+
+
+def test_window_by_window_equals_detect_and_predict(recording, checkpoint, capsys):
+    few = 0.38
+    command = ["detect", str(recording), "--ckpt_path", str(checkpoint), "--video", "false"]
+    assert run([*command, "--score", str(few), "--device", "cpu"]) == 0
+    name = recording.stem.removesuffix("_td")
+    in_one_pass = as_table(np.load(f"detections/{name}_bbox.npy"))
+
+    predict = ["predict", "--config", SIZE_AWARE, "--ckpt_path", str(checkpoint)]
+    predict += ["--data.root", str(recording.parent), "--data.input_size", "[45, 80]"]
+    predict += ["--data.num_workers", "0", "--data.num_steps", "3", "--trainer.accelerator", "cpu"]
+    assert run([*predict, "--model.score_threshold", str(few)]) == 0
+    folder = Path("runs/size_aware/version_0/predictions")
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}_bbox.npy",
+        f"{name}_coco.json",
+        f"{name}_detections.csv",
+    }
+    by_lightning = as_table(np.load(folder / f"{name}_bbox.npy"))
+
+    detector = StreamingDetector(checkpoint, score_threshold=few, device="cpu")
+    rows = []
+    for end, events in windows_of(events_of(recording)):
+        found = detector(events)
+        numbers = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], dim=1)
+        for class_id, box, score in zip(found.classes, numbers, found.scores, strict=True):
+            rows.append([end, int(class_id), *box.tolist(), float(score)])
+    streamed = np.array(rows)
+    streamed = streamed[np.lexsort(streamed.T[[4, 3, 2, 6, 1, 0]].round(3))]
+
+    assert len(np.unique(streamed[:, 0])) == 10
+    assert len(streamed) > 100
+    assert len(np.unique(streamed[:, 1])) > 1
+    np.testing.assert_allclose(in_one_pass, streamed, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(by_lightning, streamed, rtol=0, atol=1e-4)
+
+
+def test_state_is_inside_and_reset_forgets_it(recording, checkpoint):
+    detector = StreamingDetector(checkpoint, score_threshold=0.1, device="cpu")
+    windows = [events for _, events in windows_of(events_of(recording))][:3]
+    first = [detector(events).boxes for events in windows]
+    assert first[2].shape != detector(windows[2]).boxes.shape or not first[2].equal(
+        detector(windows[2]).boxes
+    )
+    detector.reset()
+    again = [detector(events).boxes for events in windows]
+    assert all(a.equal(b) for a, b in zip(first, again, strict=True))
+
+
+def test_events_come_as_fields_columns_or_a_mapping(recording, checkpoint):
+    _, events = next(windows_of(events_of(recording)))
+    detector = StreamingDetector(checkpoint, score_threshold=0.1, device="cpu")
+    mapping = {name: events[name] for name in "typx"}
+    scores = []
+    for form in (events, mapping, [events[name] for name in "xypt"]):
+        detector.reset()
+        scores.append(detector(form).scores)
+    assert len(scores[0]) > 3
+    assert scores[0].equal(scores[1])
+    assert scores[0].equal(scores[2])
+    for wrong in (events[["x", "y"]], [events["x"]] * 3, np.zeros(5)):
+        with pytest.raises(UserError, match="x, y, p and t"):
+            detector(wrong)
+    assert len(detector(events[:0]).boxes.shape) == 2  # a window without events will do
+
+
+def test_stamps_that_go_back_are_mended_as_in_recordings(recording, checkpoint):
+    _, events = next(windows_of(events_of(recording)))
+    backwards = events.copy()
+    backwards["t"][100] = 0
+    mended = events.copy()
+    mended["t"][100] = events["t"][99]
+    detector = StreamingDetector(checkpoint, score_threshold=0.1, device="cpu")
+    found = []
+    for each in (backwards, mended):
+        detector.reset()
+        found.append(detector(each).boxes)
+    assert found[0].equal(found[1])
+
+
+def test_windows_are_timed_by_their_ends(recording, checkpoint):
+    frames = replace(FRAMES, timing="window")
+    detector = StreamingDetector(checkpoint, frames=frames, score_threshold=0.1, device="cpu")
+    windows = list(windows_of(events_of(recording)))[:3]
+    told = [detector(events, end).boxes for end, events in windows]
+    detector.reset()
+    counted = [detector(events).boxes for _, events in windows]
+    assert all(a.equal(b) for a, b in zip(told, counted, strict=True))
+    detector.reset()
+    late = detector(windows[0][1], windows[0][0] + 20_000).boxes
+    assert late.shape != told[0].shape or not late.equal(told[0])
+
+
+@pytest.mark.parametrize(
+    ("sensor", "fit", "content", "scale"),
+    [
+        ((720, 1280), "scale", (360, 640), (2.0, 2.0)),
+        ((480, 640), "scale", (360, 640), (1.0, 480 / 360)),
+        ((480, 640), "pad", (360, 480), (640 / 480, 480 / 360)),
+        ((320, 320), "scale", (360, 640), (0.5, 320 / 360)),
+        ((320, 320), "pad", (360, 360), (320 / 360, 320 / 360)),
+    ],
+)
+def test_any_sensor_fits_into_the_frame(sensor, fit, content, scale):
+    placement = Placement.fitting(sensor, (360, 640), fit)
+    assert placement.content_size == content
+    assert placement.scale == scale
+    counted = np.arange(np.prod(placement.counted_size)).reshape(1, 1, *placement.counted_size)
+    placed = placement.place(counted)
+    assert placed.shape == (1, 1, 360, 640)
+    height, width = content
+    assert not placed[..., height:, :].any()
+    assert not placed[..., width:].any()
+    # The pixel of the frame shows the pixel of the sensor that it lies on.
+    for y, x in ((0, 0), (height // 3, width // 2), (height - 1, width - 1)):
+        row = y * placement.counted_size[0] // height
+        column = x * placement.counted_size[1] // width
+        assert placed[0, 0, y, x] == counted[0, 0, row, column]
+
+
+@pytest.mark.parametrize("fit", ["scale", "pad"])
+def test_boxes_are_in_pixels_of_the_sensor(recording, checkpoint, fit):
+    _, events = next(windows_of(events_of(recording)))
+    detector = StreamingDetector(checkpoint, sensor_size=(120, 160), fit=fit, device="cpu")
+    frame = np.zeros((20, 45, 80), np.uint8)
+    opened = open_recording(recording, replace(FRAMES, input_size=detector.placement.counted_size))
+    assert detector.placement.content_size == {"scale": (45, 80), "pad": (45, 60)}[fit]
+    detector.detect_frame(frame)
+    detector.reset()
+    # Of the same events, once cut by hand: what the frame shows is scaled to the sensor.
+    on_sensor = detector(events)
+    detector.reset()
+    in_frame = detector.detect_frame(detector.placement.place(detector._frame(events, None)))
+    width, height = detector.placement.scale
+    assert opened.input_size == detector.placement.counted_size
+    scaled = in_frame.boxes * torch.tensor([width, height, width, height])
+    torch.testing.assert_close(on_sensor.boxes, scaled)
+
+
+def test_frames_follow_the_checkpoint(checkpoint):
+    trained = read_detector(checkpoint)
+    assert trained.frames == FRAMES
+    assert trained.tells_frames
+    assert trained.class_names[7] == "wheelchair"
+    other = read_detector(write_random_checkpoint(checkpoint, frames=None))
+    assert not other.tells_frames
+    assert (other.frames.input_size, other.frames.bins) == (None, 10)
+
+
+def test_a_trained_checkpoint_tells_its_frames(checkpoint):
+    raw = ROOT / "tests" / "reference" / "raw_etram"
+    settings = ["--data.root", str(raw), "--data.input_size", "[90, 160]", "--data.num_workers"]
+    settings += ["0", "--data.downsample", "nearest", "--data.window_ms", "25"]
+    settings += ["--model.embed_dim", "8", "--model.dim_head", "4", "--trainer.max_steps", "1"]
+    settings += ["--trainer.limit_val_batches", "0", "--trainer.accelerator", "cpu"]
+    settings += ["--data.train_lanes", "2"]
+    assert run(["fit", "--config", SIZE_AWARE, *settings]) == 0
+    trained = read_detector("runs/size_aware/version_0/checkpoints/last.ckpt")
+    assert trained.tells_frames
+    assert trained.frames.input_size == (90, 160)
+    assert (trained.frames.downsample, trained.frames.window_ms) == ("nearest", 25)
+
+
+def test_what_does_not_fit_is_told_in_a_line(tmp_path, checkpoint):
+    with pytest.raises(UserError, match="no file"):
+        StreamingDetector(tmp_path / "none.ckpt")
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="must be a checkpoint of this project"):
+        StreamingDetector(tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"score: must lie in \[0, 1\], found 3"):
+        StreamingDetector(checkpoint, score_threshold=3)
+    with pytest.raises(UserError, match="device: moon cannot be used"):
+        StreamingDetector(checkpoint, device="moon")
+    detector = StreamingDetector(checkpoint, device="cpu")
+    with pytest.raises(UserError, match=r"\[20, H, W\] are required .* found \[10, 45, 80\]"):
+        detector.detect_frame(np.zeros((10, 45, 80), np.uint8))
+
+
+def test_lower_precision_finds_about_the_same(recording, checkpoint):
+    _, events = next(windows_of(events_of(recording)))
+    scores = [
+        StreamingDetector(checkpoint, score_threshold=0, precision=precision, device="cpu")(events)
+        .scores[:20]
+        .float()
+        for precision in ("float32", "bfloat16")
+    ]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=0.05)
+    assert not scores[0].equal(scores[1])
+
+
+def test_it_needs_no_lightning():
+    module = "etram_det.inference.streaming_detector"
+    code = f"import sys, {module}; sys.exit('pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_examples_of_the_manual_run(recording, checkpoint, capsys):
+    checkpoint.rename("best.ckpt")
+    text = (ROOT / "docs" / "detect.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    names = {"windows": [events for _, events in windows_of(events_of(recording))]}
+    code = code.replace("recording.raw", str(recording)).replace("(720, 1280)", "(90, 160)")
+    exec(code, names)
+    assert len(capsys.readouterr().out.splitlines()) > 10
+    assert names["i"] == 9

@@ -1,0 +1,38 @@
+"""A checkpoint of random weights, whose detections are many and all different."""
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from etram_det.checkpoint.file import write_checkpoint
+from etram_det.data.labels import ETRAM_CLASSES
+from etram_det.data.representation import FrameSettings
+from etram_det.models.detector import Detector
+
+FRAMES = FrameSettings(input_size=(45, 80), sensor_size=(90, 160))
+ARCHITECTURE = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33, "layer_scale_init": 1.0}
+
+
+def write_random_checkpoint(path: Path, frames: FrameSettings | None = FRAMES, seed: int = 0):
+    """Write a checkpoint of eight classes; ``frames`` None for one that does not tell them."""
+    torch.manual_seed(seed)
+    detector = Detector(num_classes=len(ETRAM_CLASSES), **ARCHITECTURE)
+    for name, parameter in detector.head.named_parameters():
+        if "outputs" in name and name.endswith("weight"):
+            torch.nn.init.normal_(parameter, std=1000)  # of features of 0.001
+        elif "outputs" in name:
+            torch.nn.init.zeros_(parameter)
+    checkpoint = {
+        "pytorch-lightning_version": version("pytorch-lightning"),
+        "epoch": 0,
+        "global_step": 0,
+        "state_dict": {f"detector.{k}": v for k, v in detector.state_dict().items()},
+        "hyper_parameters": {"class_names": list(ETRAM_CLASSES), "in_channels": 20, **ARCHITECTURE},
+    }
+    if frames is not None:
+        settings = {f"data.{name}": value for name, value in asdict(frames).items()}
+        checkpoint["EventDataModule"] = {"settings": settings}
+    write_checkpoint(path, checkpoint)
+    return path

@@ -1,0 +1,373 @@
+"""The bench: its plain path is equal to the fast one, and it survives what it cannot do."""
+
+import copy
+import json
+import math
+import os
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from etram_det.cli.commands import run
+from etram_det.cli.flags import tool_arguments
+from etram_det.cli.lightning import lightning_cli
+from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.inference.engine import DetectorStream
+from etram_det.models.assign import simota
+from etram_det.models.backbone import PixelLinear, PixelLSTM
+from etram_det.models.detector import Detector
+from etram_det.models.losses import YOLOXLoss
+from etram_det.tools.bench import arithmetic
+from etram_det.tools.bench.assign import head_output
+from etram_det.tools.bench.command import bench_command
+from etram_det.tools.bench.events import plain_histogram, random_events
+from etram_det.tools.bench.measure import Section, figure_of_times, measure
+from etram_det.tools.bench.plain import assignment_by, plain_features, plain_simota
+from etram_det.tools.bench.settings import BenchSettings, random_boxes
+from etram_det.tools.import_rvt import import_rvt_command
+from support.paths import REFERENCE, ROOT
+
+CPU = torch.device("cpu")
+SETTINGS = BenchSettings(
+    preset="tiny",
+    input_size=(64, 64),
+    lanes=2,
+    steps=2,
+    scales=4,
+    precision=("32-true",),
+    compile="none",
+    gradient_checkpointing=False,
+    repeats=2,
+    device=CPU,
+)
+
+
+def small_detector(**settings):
+    torch.manual_seed(0)
+    settings = {"num_classes": 3, "embed_dim": 8, "dim_head": 4, "layer_scale_init": 1.0} | settings
+    return Detector(**settings)
+
+
+def some_events(steps, lanes, height=64, width=128):
+    generator = torch.Generator().manual_seed(0)
+    shape = (steps, lanes, 20, height, width)
+    return torch.randint(0, 5, shape, generator=generator, dtype=torch.uint8)
+
+
+def assert_close(actual, expected, tolerance):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+def gradients(detector, features_of, events):
+    features, state = features_of(events)
+    output = detector.predict(features)
+    loss = output.offsets.sum() + output.objectness.sum() + output.classes.sum()
+    (loss + sum(h.sum() + c.sum() for h, c in state)).backward()
+    return [p.grad.clone() for p in detector.parameters()]
+
+
+def test_plain_backbone_equals_the_fast_one_and_its_gradients():
+    fast = small_detector()
+    plain = copy.deepcopy(fast).to(memory_format=torch.contiguous_format)
+    events = some_events(3, 2, height=60)
+    features, state = fast.features(events)
+    expected, expected_state = plain_features(plain, events)
+    for ours, theirs in zip(features, expected, strict=True):
+        assert_close(ours, theirs, 1e-5)
+    for ours, theirs in zip(state, expected_state, strict=True):
+        assert_close(ours, theirs, 1e-5)
+    ours = gradients(fast, lambda x: fast.features(x, state), events)
+    theirs = gradients(plain, lambda x: plain_features(plain, x, expected_state), events)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max() + 1))
+
+
+def test_plain_assignment_equals_the_fast_one():
+    output = head_output(4, (64, 128), CPU)
+    boxes, classes = random_boxes(4, 6, (64, 128), CPU)
+    classes[0], classes[1, 2:] = -1, -1
+    ours, theirs = simota(output, boxes, classes), plain_simota(output, boxes, classes)
+    assert ours.foreground.equal(theirs.foreground)
+    assert ours.foreground.any(dim=1).tolist() == [False, True, True, True]
+    assert ours.box_index[ours.foreground].equal(theirs.box_index[ours.foreground])
+    assert_close(ours.iou, theirs.iou, 1e-6)
+
+
+def test_the_loss_can_take_the_plain_assignment():
+    output = head_output(2, (64, 64), CPU)
+    boxes, classes = random_boxes(2, 3, (64, 64), CPU)
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return plain_simota(*args)
+
+    expected = YOLOXLoss()(output, boxes, classes)["loss"]
+    with assignment_by(counted):
+        assert YOLOXLoss()(output, boxes, classes)["loss"] == pytest.approx(float(expected))
+    YOLOXLoss()(output, boxes, classes)
+    assert len(calls) == 1
+
+
+def test_plain_histogram_equals_the_kernel():
+    columns = random_events(5000, (48, 64))
+    histogram = StackedHistogram((48, 64), (24, 32), FrameSettings())
+    frame = torch.empty(histogram.shape, dtype=torch.uint8).numpy()
+    histogram.fill(frame, *columns, (0, 50_000))
+    assert (plain_histogram(*columns, (48, 64), 10, 10) == frame).all()
+
+
+def test_lstm_on_the_cpu_equals_the_steps_that_other_devices_take():
+    torch.manual_seed(0)
+    lstm = PixelLSTM(8)
+    x = torch.randn(4, 2, 3, 5, 8, requires_grad=True)
+    state = [torch.randn(2, 3, 5, 8) for _ in range(2)]
+    outcomes = []
+    for scan in (lstm.scan, lstm._scan_in_steps):
+        outputs = scan(x, *state)
+        grads = torch.autograd.grad(sum(o.sin().sum() for o in outputs), [x, *lstm.parameters()])
+        outcomes.append((*outputs, *grads))
+    for ours, expected in zip(*outcomes, strict=True):
+        assert_close(ours, expected, 1e-5)
+
+
+def test_linear_as_convolution_equals_the_product():
+    torch.manual_seed(0)
+    layer = PixelLinear(6, 10)
+    x = torch.randn(5, 7, 6, requires_grad=True)
+    outcomes = []
+    for function in (layer, lambda y: torch.nn.functional.linear(y, layer.weight, layer.bias)):
+        y = function(x)
+        outcomes.append((y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])))
+    for ours, expected in zip(*outcomes, strict=True):
+        assert_close(ours, expected, 1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    kept, again = small_detector(), small_detector(gradient_checkpointing=True)
+    events = some_events(2, 1, width=64)
+    for a, b in zip(
+        gradients(kept, kept.features, events), gradients(again, again.features, events),
+        strict=True,
+    ):  # fmt: skip
+        assert a.equal(b)
+
+
+@pytest.mark.parametrize("scan", ["_scan_on_cpu", "_scan_in_steps"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_stream_equals_the_detector(monkeypatch, dtype, scan):
+    monkeypatch.setattr(PixelLSTM, "scan", getattr(PixelLSTM, scan))  # of the CPU, of others
+    detector = small_detector().eval()
+    for module in detector.modules():  # statistics that folding must not lose
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+    before = copy.deepcopy(detector.state_dict())
+    events = some_events(4, 1)
+    with torch.no_grad():
+        expected = detector(events)[0].decode()
+    stream = DetectorStream(detector, dtype)
+    tolerance = 1e-3 if dtype == torch.float32 else 0.05
+    for _ in range(2):
+        found = torch.cat([stream(window) for window in events])
+        assert_close(found[..., 4:], expected[..., 4:], tolerance)
+        scale = expected[..., :4].abs().max()
+        assert_close(found[..., :4] / scale, expected[..., :4] / scale, tolerance)
+        assert all(part.dtype == torch.float32 for pair in stream.state for part in pair)
+        stream.reset()
+    assert all(before[name].equal(value) for name, value in detector.state_dict().items())
+
+
+def numbers_of_graphs(backend):
+    """Compiled and plain network side by side over changing numbers of steps and lanes."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain = small_detector(fpn_stages=(2, 3, 4))
+    compiled = copy.deepcopy(plain)
+    compiled.compile_parts(backend)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    graphs = []
+    for steps, lanes, training in [
+        *[(2, 2, True), (3, 2, True), (1, 1, False), (2, 2, False), (3, 1, False)],
+        *[(7, 1, True), (5, 3, True), (4, 2, False), (1, 1, False), (6, 2, True)],
+    ]:
+        events = some_events(steps, lanes, width=64)
+        outcomes = []
+        for detector in (plain.train(training), compiled.train(training)):
+            with torch.set_grad_enabled(training):
+                _, state = detector.features(events)
+                state = [(hidden.detach(), cell.detach()) for hidden, cell in state]
+                features, _ = detector.features(events, state)
+                outcomes.append([*features, detector.predict(features).decode()])
+            if training:
+                outcomes[-1][-1].mean().backward()
+        for ours, expected in zip(*outcomes, strict=True):
+            assert_close(ours, expected, 1e-4 * float(expected.detach().abs().max() + 1))
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+    return graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_parts_survive_other_numbers_of_steps_and_lanes(backend):
+    graphs = numbers_of_graphs(backend)
+    # Once each has met both modes, one frame or lane and several, nothing is compiled again.
+    assert graphs[-1] == graphs[5]
+
+
+def test_training_in_bfloat16_stays_finite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli = lightning_cli(
+        [
+            "fit",
+            *("--config", str(ROOT / "configs" / "size_aware.yaml")),
+            *("--data.root", str(REFERENCE / "raw_etram")),
+            *("--data.input_size", "[90, 160]", "--data.num_workers", "0"),
+            *("--data.train_lanes", "2", "--model.embed_dim", "8", "--model.dim_head", "4"),
+            *("--trainer.max_steps", "6", "--trainer.val_check_interval", "6"),
+            *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
+            *("--trainer.accelerator", "cpu", "--trainer.precision", "bf16-mixed"),
+        ]
+    )
+    figures = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    assert cli.trainer.global_step == 6
+    assert figures["train/loss"] > 0
+    assert all(map(math.isfinite, figures.values()))
+    assert all(p.isfinite().all() and p.dtype == torch.float32 for p in cli.model.parameters())
+    for hidden, cell in cli.model.train_states.rows:
+        assert hidden.dtype == cell.dtype == torch.float32
+        assert hidden.isfinite().all()
+        assert cell.isfinite().all()
+
+
+def test_copies_of_a_compiled_detector_are_their_own():
+    detector = small_detector()
+    detector.compile_parts("eager")
+    other = copy.deepcopy(detector)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    with torch.no_grad():
+        features, _ = other.features(some_events(1, 1, width=64))
+    assert all(x.eq(0).all() for x in features)
+
+
+def test_counted_arithmetic_is_that_of_rvt_tiny():
+    work = arithmetic.count(replace(SETTINGS, input_size=(384, 640), scales=3))
+    assert (work.backbone.forward + work.rest.forward) / 1e9 == pytest.approx(8.2, abs=0.05)
+    assert work.parameter_bytes / 4e6 == pytest.approx(4.4, abs=0.06)
+    assert 2.5 < work.backbone.training / work.backbone.forward < 3.1
+    assert work.activation_bytes > 100e6
+
+
+def test_median_quartiles_and_tail():
+    figure = figure_of_times("step", [0.001 * n for n in range(1, 102)])
+    assert (figure.value, figure.low, figure.high) == pytest.approx((51, 26, 76))
+    assert figure.p95 == pytest.approx(96)
+    assert figure_of_times("once", [0.5]).value == 500
+
+
+def test_variants_take_turns_and_a_failure_costs_one_line():
+    order, section = [], Section("s")
+
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
+
+    runs = {"a": lambda: order.append("a"), "bad": fail, "b": lambda: time.sleep(0.001)}
+    runs["b"] = lambda: order.append("b")
+    times = measure(runs, 3, CPU, section, warm_up=1)
+    assert order == ["a", "b", "a", "b", "a", "b", "a", "b"]
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+    assert list(section.failures) == ["bad"]
+    assert section.failures["bad"].startswith("out of memory")
+
+
+SMALL = ["--input_size", "[64, 64]", "--repeats", "2", "--lanes", "1", "--steps", "2"]
+
+
+def report(tmp_path, *arguments):
+    path = tmp_path / "reports" / "bench.json"
+    assert run(["bench", *arguments, "--output", str(path)]) == 0
+    assert os.listdir(path.parent) == ["bench.json"]
+    return json.loads(path.read_text())
+
+
+def names_of(section):
+    return [figure["name"].strip() for figure in section["figures"]]
+
+
+def test_bench_train(tmp_path, capsys):
+    found = report(tmp_path, "train", *SMALL, "--growth", "false")
+    assert found["machine"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    [section] = found["sections"]
+    assert section["failures"] == {}
+    names = names_of(section)
+    for precision in ("32-true", "bf16-mixed"):
+        for what in ("plain", "eager", "backbone", "neck", "head", "assignment", "loss"):
+            assert f"{what}, {precision}" in names
+        for what in ("backward", "optimiser", "peak memory", "large products", "floor"):
+            assert f"{what}, {precision}" in names
+    shown = capsys.readouterr().out
+    assert "steps/s" in shown
+    assert "times the plain path's" in shown
+
+
+def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = report(tmp_path, "stream", *SMALL, "--device", "cuda", "--precision", "[32-true]")
+    assert "cuda" in found["failures"]["device"]
+    [section] = found["sections"]
+    names = names_of(section)
+    for what in ("plain", "eager", "representation", "backbone", "neck and head", "NMS"):
+        assert f"{what}, 32-true" in names
+    assert "windows/s" in capsys.readouterr().out
+
+
+def test_a_variant_that_cannot_be_measured_leaves_the_others(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nbacktrace")
+
+    monkeypatch.setattr("etram_det.tools.bench.train.plain_features", fail)
+    [section] = report(tmp_path, "train", *SMALL, "--precision", "[32-true]")["sections"]
+    assert section["failures"] == {"plain, 32-true": "DefaultCPUAllocator: can't allocate memory"}
+    assert "eager, 32-true" in names_of(section)
+
+
+def test_bench_assign_and_metric(tmp_path):
+    [section] = report(tmp_path, "assign", "--repeats", "1")["sections"]
+    assert names_of(section) == ["image by image", "whole batch"]
+    pytest.importorskip("faster_coco_eval")
+    [section] = report(tmp_path, "metric", "--repeats", "1", "--frames", "100")["sections"]
+    [_, theirs] = section["figures"][:2]
+    assert float(theirs["note"].split("AP differs by ")[1]) < 1e-3
+
+
+@pytest.mark.slow
+def test_bench_data(tmp_path):
+    kernel, reading, memory = report(tmp_path, "data", "--repeats", "1")["sections"]
+    assert not kernel["failures"]
+    assert not reading["failures"]
+    assert len(reading["figures"]) == 3
+    assert not memory["failures"]
+
+
+def test_one_precision_will_do():
+    given = tool_arguments(["train", "--precision", "32-true"], bench_command)
+    assert given == ["train", "--precision", '["32-true"]']
+    names = tool_arguments(["--class-names", "gen1"], import_rvt_command)
+    assert names == ["--class_names", "gen1"]
+
+
+@pytest.mark.parametrize(("flag", "value", "word"), [
+    ("--lanes", "0", "lanes"), ("--precision", "[]", "precision"), ("--preset", "huge", "preset"),
+    ("--input_size", "[0, 64]", "input_size"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_are_refused_in_one_line(flag, value, word, capfd):
+    assert run(["bench", "assign", flag, value]) == 2
+    error = capfd.readouterr().err
+    assert word in error
+    assert error.count("\n") == 1

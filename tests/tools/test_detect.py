@@ -1,0 +1,445 @@
+"""`detect`: from recordings and a checkpoint to videos, boxes and a summary."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import eventcv
+import h5py
+import numpy as np
+import pytest
+
+from etram_det.cli.commands import run
+from etram_det.data.labels import ETRAM_CLASSES
+from etram_det.data.layouts import recording_paths
+from etram_det.data.representation import FrameSettings
+from etram_det.drawing import video
+from etram_det.errors import UserError
+from etram_det.inference.streaming_detector import StreamingDetector
+from etram_det.inference.tracking import Tracker
+from etram_det.inference.writer import DetectionWriter
+from etram_det.simulator.dataset import SimulationSettings, simulate
+from support.camera_files import ENCODERS
+from support.paths import ROOT
+from support.random_checkpoint import write_random_checkpoint
+from support.raw_files import random_events, write_raw
+
+CAMERA_FILES = Path(os.environ.get("ETRAM_DET_RECORDINGS", ""))
+PREPROCESSED = ROOT / "tests/reference/preprocessed_etram/test/test_day_0001"
+FRAMES = FrameSettings(input_size=(48, 64))
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    write_random_checkpoint(tmp_path / "random.ckpt", FRAMES)
+
+
+def detect(*arguments, score=0.3):
+    few = ["--score", str(score), "--device", "cpu"]
+    return run(["detect", *map(str, arguments), "--ckpt_path", "random.ckpt", *few])
+
+
+def recording(folder, name="night_1", seconds=0.52, seed=0):
+    return write_raw(Path(folder), name, random_events(6000, seconds, seed=seed))
+
+
+def video_of(path):
+    reader = cv2.VideoCapture(str(path))
+    assert reader.isOpened()
+    wanted = cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH
+    size = tuple(int(reader.get(each)) for each in wanted)
+    decoded = 0
+    while reader.read()[0]:
+        decoded += 1
+    assert decoded == size[0]
+    return *size, reader.get(cv2.CAP_PROP_FPS)
+
+
+def outcomes(folder="detections", name="night_1"):
+    """Rows of all three formats, and the times of the windows."""
+    boxes = np.load(Path(folder) / f"{name}_bbox.npy")
+    coco = json.loads((Path(folder) / f"{name}_coco.json").read_text())
+    with (Path(folder) / f"{name}_detections.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(boxes) == len(coco["annotations"]) == len(table)
+    return boxes, [image["t"] for image in coco["images"]]
+
+
+def test_a_recording_becomes_a_video_and_boxes(capsys):
+    assert detect(recording("data")) == 0
+    assert {path.name for path in Path("detections").iterdir()} == {
+        "night_1.mp4",
+        "night_1_bbox.npy",
+        "night_1_coco.json",
+        "night_1_detections.csv",
+    }
+    boxes, times = outcomes()
+    assert video_of("detections/night_1.mp4") == (11, 360, 480, 20.0)
+    with h5py.File("data/night_1_td.h5") as file:
+        first = int(file["events/t"][0])
+    assert times == [first + 50_000 * (i + 1) for i in range(11)]
+    assert set(boxes["t"].tolist()) <= set(times)
+    assert len(boxes) > 20
+    assert boxes["class_confidence"].min() >= 0.3
+    shown = capsys.readouterr().out
+    assert "windows/s" in shown
+    assert "median ms" in shown
+    assert str(len(boxes)) in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate", "windows"),
+    [
+        (["--slow-motion", "4"], 5.0, 11),
+        (["--window-ms", "25"], 40.0, 21),
+        (["--slow-motion", "0.5", "--window-ms", "100"], 20.0, 6),
+    ],
+)
+def test_time_in_the_video(flags, rate, windows):
+    assert detect(recording("data"), *flags, "--output", "out") == 0
+    assert video_of("out/night_1.mp4") == (windows, 360, 480, rate)
+    assert len(outcomes("out")[1]) == windows
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "dv.aedat4"])
+def test_files_of_cameras(name):
+    events = random_events(6000, 0.12)
+    if name in ENCODERS:
+        Path(name).write_bytes(ENCODERS[name](events))
+    else:
+        rows = np.stack([events[column].astype(np.int64) for column in "xytp"], axis=1)
+        eventcv.from_numpy(rows, sensor_size=(64, 48), time_unit="us").save(name)
+    raw = write_raw(Path("data"), "same", events)
+    assert detect(name, raw) == 0
+    boxes, times = outcomes(name=Path(name).stem)
+    expected, _ = outcomes(name="same")
+    assert len(times) == video_of(Path("detections") / f"{Path(name).stem}.mp4")[0] == 3
+    np.testing.assert_array_equal(boxes, expected)
+
+
+@pytest.mark.parametrize("fit", ["scale", "pad"])
+@pytest.mark.parametrize("size", [(48, 64), (96, 96), (30, 90)])
+def test_any_resolution(fit, size):
+    path = write_raw(Path("data"), "night_1", random_events(6000, 0.1, size), size=size)
+    assert detect(path, "--fit", fit) == 0
+    boxes, _ = outcomes()
+    assert len(boxes) > 3
+    assert boxes["x"].min() < size[1] / 3
+    assert boxes["x"].max() > size[1] / 2
+    assert boxes["y"].max() > size[0] / 2
+    _, height, width, _ = video_of("detections/night_1.mp4")
+    assert width / height == pytest.approx(size[1] / size[0], abs=0.01)
+
+
+def test_folders_and_preprocessed_recordings(capfd):
+    recording("data", "a"), recording("data", "b")
+    (Path("data") / "notes.txt").write_text("")
+    assert detect("data", PREPROCESSED, "--video", "false") == 0
+    assert {path.name for path in Path("detections").glob("*.npy")} == {
+        "a_bbox.npy",
+        "b_bbox.npy",
+        "test_day_0001_bbox.npy",
+    }
+    assert not list(Path("detections").glob("*.mp4"))
+    boxes, times = outcomes(name="test_day_0001")
+    stored = np.load(next(PREPROCESSED.glob("event_representations_v2/*/timestamps_us.npy")))
+    assert times == stored.tolist()
+    assert boxes["x"].max() > 640  # of the sensor, twice the stored frames'
+
+
+def test_what_a_path_stands_for(tmp_path):
+    path = recording("data")
+    assert recording_paths(path) == [path]
+    assert recording_paths(Path("data")) == [path]
+    assert recording_paths(PREPROCESSED) == [PREPROCESSED]
+    assert recording_paths(PREPROCESSED.parent) == [PREPROCESSED]
+    (tmp_path / "empty").mkdir()
+    for wrong in ("empty", "none"):
+        with pytest.raises(UserError, match=wrong):
+            recording_paths(tmp_path / wrong)
+
+
+def test_objects_keep_their_numbers(monkeypatch):
+    pytest.importorskip("edgefirst.tracker")
+    assert detect(recording("data"), "--track", "true") == 0
+    boxes, _ = outcomes()
+    assert boxes["track_id"].max() > 1
+    annotations = json.loads(Path("detections/night_1_coco.json").read_text())["annotations"]
+    assert [each["track_id"] for each in annotations] == boxes["track_id"].tolist()
+
+
+def rows_of(boxes, score=0.8):
+    rows = np.zeros(
+        len(boxes),
+        [(name, "f4") for name in ("x", "y", "w", "h")]
+        + [("class_id", "u4"), ("class_confidence", "f4")],
+    )
+    for row, (x, y, w, h, class_id) in zip(rows, boxes, strict=True):
+        row["x"], row["y"], row["w"], row["h"], row["class_id"] = x, y, w, h, class_id
+    rows["class_confidence"] = score
+    return rows
+
+
+def test_tracks_follow_movement_and_end():
+    pytest.importorskip("edgefirst.tracker")
+    tracker = Tracker(0.3)
+    numbers = []
+    for i in range(20):
+        left, right = (10 + 6 * i, 50, 40, 20, 1), (400 - 8 * i, 90, 30, 40, i % 2)
+        boxes = [left, right] if i % 2 else [right, left]
+        found = tracker.update(50_000 * i, rows_of(boxes)).tolist()
+        numbers.append(found if i % 2 else found[::-1])
+    assert len({tuple(pair) for pair in numbers}) == 1
+    assert sorted(numbers[0]) == [1, 2]
+    # What is found at the same place after more than half a second is another object.
+    for i in range(20, 40):
+        assert len(tracker.update(50_000 * i, rows_of([]))) == 0
+    late = tracker.update(50_000 * 40, rows_of([(400 - 8 * 19, 90, 30, 40, 0)]))
+    assert late.tolist() == [3]
+
+
+def test_a_track_starts_with_a_clear_detection():
+    pytest.importorskip("edgefirst.tracker")
+    tracker = Tracker(0.3)
+    box = [(50, 90, 30, 40, 0)]
+    scores = [0.35, 0.45, 0.35]
+    numbers = [
+        tracker.update(50_000 * i, rows_of(box, score)).tolist() for i, score in enumerate(scores)
+    ]
+    assert numbers == [[0], [1], [1]]
+
+
+def test_a_tracker_that_is_missing_is_told(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "edgefirst.tracker", None)
+    assert detect(recording("data"), "--track", "true") == 2
+    assert "pip install 'etram-det[track]'" in only_line(capfd)
+    assert not Path("detections").exists()
+
+
+def only_line(capfd):
+    """What a failed command says, which must be one line."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if "etram_det: error" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_one_damaged_file_does_not_lose_the_others(capfd):
+    recording("data", "a"), recording("data", "c")
+    (Path("data") / "b_td.h5").write_bytes(Path("data/a_td.h5").read_bytes()[:3000])
+    assert detect("data", "none.raw", "data/a_td.h5", "--video", "false") == 1
+    message = only_line(capfd)
+    assert "b_td.h5" in message
+    assert "none.raw" in message
+    assert "another recording is named a" in message
+    assert outcomes(name="a")[1]
+    assert outcomes(name="c")[1]
+
+
+def test_damage_in_the_middle_keeps_what_comes_before(monkeypatch, capfd):
+    path = recording("data")
+    frames = "etram_det.data.raw.RawRecording.frames"
+    whole = __import__("etram_det.data.raw", fromlist=["x"]).RawRecording.frames
+
+    def cut(self, start, stop):
+        if start == 4:
+            raise UserError(f"{self.path}: cannot be read as HDF5")
+        return whole(self, start, stop)
+
+    monkeypatch.setattr(frames, cut)
+    assert detect(path) == 1
+    assert f"{path}: cannot be read as HDF5; 4 of 11 windows are kept" in only_line(capfd)
+    assert video_of("detections/night_1.mp4")[0] == 4
+    assert len(outcomes()[1]) == 4
+
+
+def test_what_cannot_be_read_is_told_in_one_line(capfd):
+    Path("cut.h5").write_bytes(recording("data").read_bytes()[:3000])
+    Path("empty.raw").write_bytes(b"")
+    Path("no_events.raw").write_bytes(b"% evt 2.0\n% geometry 64x48\n")
+    Path("photo.jpg").write_bytes(b"x")
+    write_raw(Path("."), "nothing", {name: np.zeros(0, "i8") for name in "xypt"})
+    Path("folder").mkdir()
+    for name, reason in {
+        "cut.h5": "cannot be read as HDF5",
+        "empty.raw": "EVT 2.0 or EVT 3.0 is required",
+        "no_events.raw": "no_events.raw",
+        "photo.jpg": "a file of events",
+        "nothing_td.h5": "holds no events",
+        "missing.raw": "found no such file",
+        "folder": "no recordings in this folder",
+    }.items():
+        assert detect(name) == 2
+        message = only_line(capfd)
+        assert name in message
+        assert reason in message
+    assert not Path("detections").exists()
+
+
+def test_mistakes_in_settings_are_told_in_one_line(capfd):
+    path = str(recording("data"))
+    assert run(["detect", path]) == 2
+    assert "ckpt_path: required" in only_line(capfd)
+    assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2
+    assert "no file none.ckpt" in only_line(capfd)
+    assert run(["detect", path, "--ckpt_path", path]) == 2
+    assert "ckpt_path wants a .ckpt file" in only_line(capfd)
+    for flags, message in {
+        ("--score", "2"): "score: must lie in [0, 1]",
+        ("--nms", "-1"): "nms: must lie in [0, 1]",
+        ("--slow-motion", "0"): "slow_motion: must be positive",
+        ("--slow-motion", "1e9"): "slow_motion: videos of 0.01 to 1000 frames a second",
+        ("--window-ms", "0"): "window_ms: must be at least 1",
+        ("--device", "moon"): "device: moon",
+    }.items():
+        few = ["--ckpt_path", "random.ckpt"]
+        assert run(["detect", path, *few, *flags]) == 2
+        assert message in only_line(capfd)
+
+
+def test_a_place_or_codec_that_is_missing_is_told(monkeypatch, capfd):
+    path = recording("data")
+    Path("file").write_text("")
+    for flags in ([], ["--video", "false"]):
+        assert detect(path, "--output", "file/out", *flags) in (1, 2)
+        message = only_line(capfd)
+        assert "file/out" in message
+        assert "cannot be written" in message
+    monkeypatch.setattr(video, "CODECS", ("WXYZ",))
+    assert detect(path) == 2
+    assert "no codec" in only_line(capfd)
+    assert not list(Path("detections").iterdir())
+
+
+def test_a_full_disk_is_told_and_keeps_the_video(monkeypatch, capfd):
+    add = DetectionWriter.add
+
+    def full(self, time_us, rows, with_tracks=False):
+        full.windows += 1
+        if full.windows == 6:
+            raise OSError(28, "No space left on device")
+        add(self, time_us, rows, with_tracks)
+
+    full.windows = 0
+    monkeypatch.setattr(DetectionWriter, "add", full)
+    assert detect(recording("data")) == 1
+    assert "No space left on device" in only_line(capfd)
+    assert len(outcomes()[1]) == video_of("detections/night_1.mp4")[0] == 5
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small file system")
+@pytest.mark.parametrize("kilobytes", [60, 400, 1000])
+def test_a_disk_that_is_really_full_keeps_whole_files(kilobytes, capfd):
+    path = recording("data", seconds=4)
+    small = Path("small")
+    small.mkdir()
+    size = ["-t", "tmpfs", "-o", f"size={kilobytes}k"]
+    if subprocess.run(["mount", *size, "tmpfs", "small"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert detect(path, "--output", "small", score=0.1) == 1
+        message = only_line(capfd)
+        assert "small" in message
+        assert "make room" in message
+        left = {each.name for each in small.iterdir()}
+        # What takes more room to complete may be missing; what is there can be read.
+        assert "night_1_bbox.npy" in left
+        assert left <= {f"night_1_{name}" for name in ("bbox.npy", "coco.json", "detections.csv")}
+        boxes = np.load(small / "night_1_bbox.npy")
+        if kilobytes > 60:  # one window at least
+            assert len(boxes) > 0
+            assert len(outcomes("small")[1]) < 79
+            assert set(boxes["t"]) <= set(outcomes("small")[1])
+    finally:
+        subprocess.run(["umount", "small"], check=True)
+
+
+def test_ctrl_c_keeps_what_is_complete(monkeypatch, capfd):
+    detect_frame = StreamingDetector.detect_frame
+
+    def interrupted(self, frame):
+        interrupted.windows += 1
+        if interrupted.windows == 8:
+            raise KeyboardInterrupt
+        return detect_frame(self, frame)
+
+    interrupted.windows = 0
+    monkeypatch.setattr(StreamingDetector, "detect_frame", interrupted)
+    assert detect(recording("data"), recording("data", "night_2")) == 1
+    message = only_line(capfd)
+    assert "interrupted in data/night_1_td.h5 after 7 of 11 windows" in message
+    assert len(outcomes()[1]) == video_of("detections/night_1.mp4")[0] == 7
+    assert {path.name[:7] for path in Path("detections").iterdir()} == {"night_1"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_real_ctrl_c_ends_with_one_line():
+    path = write_raw(Path("data"), "long", random_events(200_000, seconds=120))
+    command = [sys.executable, "-m", "etram_det", "detect", path, "--ckpt_path", "random.ckpt"]
+    program = subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
+    unfinished = Path("detections/.long_bbox.npy.partial")
+    for _ in range(600):
+        if unfinished.exists():
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    program.send_signal(signal.SIGINT)
+    _, told = program.communicate(timeout=30)
+    assert program.returncode == 1
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].startswith("etram_det: error: interrupted in data/long_td.h5")
+    num_windows = len(outcomes(name="long")[1])
+    assert 0 < num_windows < 2400
+    assert video_of("detections/long.mp4")[0] == num_windows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "windows"),
+    [(20, 400), pytest.param(600, 12_000, marks=pytest.mark.slow)],
+    ids=["20 seconds", "ten minutes"],
+)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_recording(monkeypatch, seconds, windows):
+    """The second half of a simulated recording takes no more memory than its first."""
+    simulate(
+        Path("set"),
+        SimulationSettings(height=48, width=64, train=0, val=0, test=1, seconds=seconds),
+    )
+    [path] = Path("set").glob("test/*_td.h5")
+    used = []
+    detect_frame = StreamingDetector.detect_frame
+
+    def watched(self, frame):
+        used.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+        return detect_frame(self, frame)
+
+    monkeypatch.setattr(StreamingDetector, "detect_frame", watched)
+    assert detect(path, score=0.4) == 0
+    assert len(used) == pytest.approx(windows, abs=1)
+    [video] = Path("detections").glob("*.mp4")
+    assert len(outcomes(name=video.stem)[0]) > len(used)
+    assert video_of(video)[0] == len(used)
+    early, late = np.max(used[len(used) // 4 : len(used) // 2]), np.max(used[len(used) // 2 :])
+    assert late - early < 8e6
+
+
+@pytest.mark.skipif(
+    not (CAMERA_FILES / "evt3_sample.raw").is_file(), reason="ETRAM_DET_RECORDINGS is not set"
+)
+def test_real_camera_files(capsys):
+    files = [CAMERA_FILES / "evt2_sample.raw", CAMERA_FILES / "evt3_sample.raw"]
+    assert detect(*files, "--fit", "pad") == 0
+    # 50 ms and 9 ms of events; a window that both ends belong to is followed by a last one.
+    assert video_of("detections/evt2_sample.mp4") == (2, 360, 480, 20.0)
+    assert video_of("detections/evt3_sample.mp4") == (1, 360, 640, 20.0)
+    boxes, times = outcomes(name="evt3_sample")
+    assert times == [11_718_656 + 50_000]
+    assert outcomes(name="evt2_sample")[1][0] == 1_317_888 + 50_000
+    assert set(boxes["class_id"]) <= set(range(len(ETRAM_CLASSES)))

@@ -1,0 +1,284 @@
+"""When checkpoints are written, what ends a run with one, and what they tell."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from etram_det import files
+from etram_det.checkpoint.file import read_checkpoint
+from etram_det.cli import commands
+from etram_det.cli.lightning import lightning_cli
+from etram_det.training.callbacks.signals import requeue_job
+from etram_det.training.module import DetectionModule
+from support.tiny_runs import (
+    RUN,
+    SHORT,
+    assert_same,
+    at_the_training_step,
+    outcome,
+    run_to_its_end,
+    said,
+    send,
+    steps,
+    stop_after,
+    unbroken,
+)
+
+pytestmark = pytest.mark.usefixtures("tiny_folder")
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(short_outcome):
+    ask = partial(at_the_training_step, 3, partial(send, signal.SIGTERM))
+    assert run_to_its_end(SHORT, ask) == 128 + signal.SIGTERM
+    text = said()
+    path = RUN / "checkpoints" / "last.ckpt"
+    assert f"etram_det: stopped by SIGTERM after 3 steps: checkpoint {path}" in text
+    assert "Traceback" not in text
+    # What follows goes on there without --resume, too.
+    assert run_to_its_end([*SHORT, "--resume", "never", "--ckpt_path", "last"]) == 0
+    assert_same(outcome(), short_outcome)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_job_leaves_the_loaders_to_the_run(number):
+    def ask_all():
+        os.setpgrp()
+        at_the_training_step(3, lambda: os.killpg(0, number))
+
+    flags = ["--data.num_workers", "2", "--trainer.max_steps", "6"]
+    assert run_to_its_end([*SHORT, *flags], ask_all) == 128 + number
+    assert f"stopped by {number.name} after 3 steps" in said()
+    assert "killed by signal" not in said()
+
+
+def fake_slurm(exit_code, folder):
+    """What SLURM sets for a job of one process, and an ``scontrol`` that writes down its words."""
+    (folder / "bin").mkdir()
+    scontrol = folder / "bin" / "scontrol"
+    scontrol.write_text(
+        f'#!/bin/sh\necho "$@" > {folder}/asked\necho refused >&2\nexit {exit_code}\n'
+    )
+    scontrol.chmod(0o755)
+    return {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        **{"SLURM_JOB_ID": "77", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"},
+    }
+
+
+def on_the_validation_step(action):
+    """Do something at each start of a validation step."""
+    step = DetectionModule.validation_step
+
+    def acting(module, *args):
+        action()
+        return step(module, *args)
+
+    DetectionModule.validation_step = acting
+
+
+def test_slurm_requeues_a_job_that_goes_on_by_itself(short_outcome, tmp_path, monkeypatch):
+    for name, value in fake_slurm(0, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    arguments = SHORT[:-2]  # without --resume
+    ask = partial(on_the_validation_step, partial(send, signal.SIGUSR1))
+    assert run_to_its_end(arguments, ask) == 128 + signal.SIGUSR1
+    assert "stopped by SIGUSR1 after 5 steps" in said()
+    assert "last.ckpt; SLURM has requeued job 77" in said()
+    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert not list(tmp_path.rglob("hpc_ckpt*"))  # Lightning's own handler did not run as well
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run_to_its_end(arguments) == 0
+    assert_same(outcome(), short_outcome)
+
+
+def test_slurm_requeues_a_job_that_was_asked_to_end_in_the_sanity_check(tmp_path, monkeypatch):
+    for name, value in fake_slurm(0, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    arguments = [*SHORT[:-2], *steps(2, validation=2), "--trainer.num_sanity_val_steps", "1"]
+    expected = unbroken(arguments)
+    ask = partial(on_the_validation_step, partial(send, signal.SIGUSR1))
+    assert run_to_its_end(arguments, ask) == 128 + signal.SIGUSR1
+    assert "stopped by SIGUSR1 after 0 steps" in said()
+    assert "last.ckpt; SLURM has requeued job 77" in said()
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run_to_its_end(arguments) == 0
+    assert_same(outcome()["parts"], expected["parts"])
+
+
+def test_a_requeue_that_fails_is_told(tmp_path, monkeypatch):
+    for name, value in fake_slurm(3, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "70")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert requeue_job() == "job 70_2 could not be requeued: scontrol: refused"
+    assert (tmp_path / "asked").read_text() == "requeue 70_2\n"
+    (tmp_path / "bin" / "scontrol").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert "scontrol: No such file" in requeue_job()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(short_outcome):
+    def fill_the_disk():
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        at_the_training_step(4, lambda: setattr(files.os, "fsync", full))
+
+    assert run_to_its_end(SHORT, fill_the_disk) == 1
+    [line] = [line for line in said().splitlines() if "error:" in line]
+    assert "last.ckpt: cannot be written (No space left on device): the one before it is" in line
+    assert "Traceback" not in said()
+    last = RUN / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last)["global_step"] == 2
+    assert sorted(path.name for path in last.parent.iterdir()) == ["last.ckpt"]
+    assert run_to_its_end(SHORT) == 0
+    assert_same(outcome(), short_outcome)
+
+
+@pytest.fixture
+def small_disk(tiny_folder):
+    """A disk of 6 MB, for runs that keep what they write there."""
+    small = Path("small")
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", "small"]
+    if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield small
+    subprocess.run(["umount", "small"], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk):
+    # One checkpoint of 4 MB fits, a second beside it does not.
+    flags = ["--trainer.logger.save_dir", "small", "--resume", "never"]
+    assert run_to_its_end([*SHORT, *flags]) == 1
+    assert "cannot be written (No space left on device): the one before it is whole" in said()
+    [last] = small_disk.rglob("*.ckpt")
+    assert read_checkpoint(last)["global_step"] == 2
+    assert not list(small_disk.rglob("*.partial"))
+
+
+def test_a_disk_that_is_full_from_the_start(small_disk):
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+        filler.write(bytes(10**7))
+    assert run_to_its_end([*SHORT, "--trainer.logger.save_dir", "small"]) == 1
+    [line] = [line for line in said().splitlines() if "error:" in line]
+    # TensorBoard comes first: a thread of its own, whose error names no file.
+    assert line == (
+        "etram_det: error: small/size_aware/version_0: cannot be written, the disk is full (No "
+        "space left on device): make room"
+    )
+    assert "Traceback" not in said()
+
+
+def test_the_best_two_and_the_last():
+    flags = [*steps(6, validation=2), "--checkpoint.save_top_k", "2"]
+    assert run_to_its_end([*SHORT, *flags]) == 0
+    names = sorted(path.name for path in (RUN / "checkpoints").iterdir())
+    assert names == ["best-2.ckpt", "best-4.ckpt", "last.ckpt"]  # an equal one later is no better
+
+
+@pytest.mark.parametrize("monitor", ["train/loss", "val/nope", "val/num_boxes"])
+def test_the_best_are_told_by_a_figure_of_the_validation(monitor):
+    assert run_to_its_end([*SHORT, "--checkpoint.monitor", monitor]) == 2
+    [line] = [line for line in said().splitlines() if "error:" in line]
+    assert "checkpoint.monitor: must be a precision or recall of the validation, as val/AP" in line
+    assert f"found {monitor}: choose one of them" in line
+    assert not Path("runs").exists()
+
+
+def test_the_best_may_be_told_by_one_class():
+    flags = [*steps(2, validation=2), "--checkpoint.monitor", "val/AP50_car_large"]
+    assert run_to_its_end([*SHORT, *flags, "--model.size_bins.large", "[0, .inf]"]) == 0, said()
+
+
+def test_the_last_one_is_written_by_minutes():
+    rate = ["--checkpoint.every_n_steps", "null", "--checkpoint.every_n_minutes"]
+    before_step_3 = partial(at_the_training_step, 3, partial(send, signal.SIGKILL))
+    assert run_to_its_end([*SHORT, *rate, "1.0e-9"], before_step_3) == -signal.SIGKILL
+    assert read_checkpoint(RUN / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert run_to_its_end([*SHORT, *rate, "0"]) == 2
+    assert "checkpoint.every_n_minutes: must be above 0, found 0" in said()
+
+
+def test_a_damaged_state_is_told_in_a_line():
+    stop_after(2)
+    last = RUN / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(last)
+    checkpoint["resume"]["processes"][0]["random"]["torch"] = checkpoint["resume"]["processes"]
+    torch.save(checkpoint, last)
+    assert run_to_its_end(SHORT) == 2
+    [line] = [line for line in said().splitlines() if "error:" in line]
+    assert "what the checkpoint keeps for an exact resume is damaged (TypeError" in line
+
+
+def test_there_is_no_last_checkpoint_yet(monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "")
+    assert run_to_its_end([*SHORT[:-2], "--ckpt_path", "last"]) == 2
+    assert "ckpt_path: no last.ckpt of an earlier run in runs/size_aware" in said()
+    assert not Path("runs").exists()
+
+
+def test_checkpointing_can_be_turned_off():
+    flags = ["--trainer.enable_checkpointing", "false", "--trainer.max_steps", "1"]
+    assert run_to_its_end([*SHORT, *flags]) == 0
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_a_checkpoint_tells_where_it_comes_from(capsys):
+    assert run_to_its_end([*SHORT, "--trainer.max_steps", "5"]) == 0
+    last = RUN / "checkpoints" / "last.ckpt"
+    facts = json.loads((RUN / "provenance.json").read_text())
+    assert facts["seed"] == 1
+    assert facts["config"]["data"]["train_lanes"] == 3
+    [start] = facts["starts"]
+    assert "--trainer.max_steps 5" in start["command"]
+    assert {"torch", "pytorch-lightning", "python", "cuda", "etram_det"} <= start["versions"].keys()
+    found = {each["name"]: each for each in facts["data"]["train"]["recordings"]}
+    assert found["train_day_0000"]["frames"] == 18
+    assert found["train_day_0000"]["boxes"] == 9
+    file = Path("data/train/train_day_0000_td.h5")
+    assert found["train_day_0000"]["bytes"] == file.stat().st_size
+
+    shutil.move(str(last), "alone.ckpt")
+    shutil.rmtree("runs")
+    assert commands.run(["checkpoint", "--json", "alone.ckpt"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["provenance"] == facts
+    assert told["settings"]["embed_dim"] == 8
+    assert not [name for name in told["settings"] if name.startswith("_")]
+    assert told["step"] == told["validation"]["step"] == 5
+    assert told["validation"]["results"]["num_frames"] == 6
+    parameters = lightning_parameters()
+    assert sum(told["parameters"].values()) == sum(parameters.values())
+    assert told["parameters"]["head"] == parameters["head"]
+    assert commands.run(["checkpoint", "alone.ckpt"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("backbone stage 4", "model.embed_dim", "--trainer.max_steps 5", "pedestrian"):
+        assert words in " ".join(shown.split())
+
+
+def test_a_checkpoint_of_something_else_has_nothing_to_tell(capfd):
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, "other.ckpt")
+    assert commands.run(["checkpoint", "other.ckpt"]) == 2
+    assert "other.ckpt: must be a checkpoint of this project" in capfd.readouterr().err
+
+
+def lightning_parameters():
+    """Numbers in the detector's parameters, by part, counted in the network itself."""
+    flags = [flag for flag in SHORT[1:-2]]
+    detector = lightning_cli(["fit", *flags], run=False).model.detector
+    return {
+        name: sum(each.numel() for each in part.parameters())
+        for name, part in detector.named_children()
+    }

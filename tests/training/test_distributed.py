@@ -1,0 +1,162 @@
+"""Two processes train and evaluate together through the real command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from etram_det.data.raw import RawRecording
+from etram_det.models.detector import Detector
+from support.processes import BASE, run_in_processes
+from support.raw_files import boxes_at, random_events, write_raw
+
+# Seconds of each recording: two processes get shares that differ.
+TRAIN, VAL = (0.9, 0.3, 0.5), (0.8, 0.2, 0.3)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split, lengths in (("train", TRAIN), ("val", VAL)):
+        for i, seconds in enumerate(lengths):
+            times = range(100_000, int(seconds * 1e6) + 1, 100_000)
+            boxes = boxes_at(list(times), class_id=i, x=6.0 + 4 * i)
+            events = random_events(int(4000 * seconds), seconds + 0.05, seed=i)
+            write_raw(tmp_path / "data" / split, f"{split}_day_{i:04d}", events, boxes)
+    return tmp_path / "data"
+
+
+def nan_on_the_second(rank):
+    """Two training steps on one process have features that are no numbers."""
+    original = Detector.features
+    calls = iter(range(1000))
+
+    def features(self, events, state):
+        features, state = original(self, events, state)
+        is_bad = self.training and next(calls) in (3, 4) and rank == 1
+        return [x * float("nan") for x in features] if is_bad else features, state
+
+    Detector.features = features
+
+
+def fail_to_read(rank):
+    """One process cannot read its fourth chunk."""
+    original = RawRecording.frames
+    calls = iter(range(1000))
+
+    def frames(self, start, stop):
+        if rank == 1 and next(calls) == 7:
+            raise OSError(5, "Input/output error")
+        return original(self, start, stop)
+
+    RawRecording.frames = frames
+
+
+def test_two_processes_train_validate_and_save_as_one(root, tmp_path):
+    arguments = ["fit", *BASE, "--data.root", str(root)]
+    first, second = run_in_processes(2, tmp_path / "two", arguments)
+    # Uneven recordings, even steps: 18, 6 and 10 frames in chunks of 2 make 17 chunks, for one
+    # streaming lane on each process.
+    assert first["steps"] == second["steps"] == 9
+    for name, value in first["weights"].items():
+        assert value.equal(second["weights"][name]), name
+    shared = figures_of(first)
+    assert {"val/AP", "val/AP50"} <= shared.keys()
+    assert figures_of(second) == shared
+    # All 8 + 2 + 3 labelled frames, on both.
+    assert first["num_frames"] == second["num_frames"] == 13
+    [last] = (tmp_path / "two").rglob("last.ckpt")
+    kept = torch.load(last, weights_only=True)
+    assert kept["global_step"] == 9
+    assert len(kept["resume"]["processes"]) == 2
+    for name, value in first["weights"].items():
+        assert value.equal(kept["state_dict"][f"detector.{name}"]), name
+
+
+def figures_of(outcome):
+    return {name: value for name, value in outcome["metrics"].items() if name.startswith("val/")}
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_finds_the_same_figures(root, tmp_path):
+    arguments = [*BASE, "--data.root", str(root)]
+    first, _ = run_in_processes(2, tmp_path / "two", ["fit", *arguments])
+    [checkpoint] = (tmp_path / "two").rglob("last.ckpt")
+    alone = [*arguments, "--ckpt_path", str(checkpoint)]
+    [single] = run_in_processes(1, tmp_path / "one", ["validate", *alone])
+    pair = run_in_processes(2, tmp_path / "pair", ["validate", *alone])
+    assert single["num_frames"] == 13
+    for name in figures_of(first):
+        assert pair[0]["metrics"][name] == pytest.approx(single["metrics"][name], abs=1e-6)
+        assert pair[1]["metrics"][name] == pair[0]["metrics"][name]
+        # What was logged while training is the checkpoint's own figure.
+        assert first["metrics"][name] == pytest.approx(single["metrics"][name], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_all_processes_skip_what_is_not_finite_on_one(root, tmp_path):
+    arguments = ["fit", *BASE, "--data.root", str(root)]
+    first, second = run_in_processes(2, tmp_path / "nan", arguments, nan_on_the_second)
+    assert first["steps"] == second["steps"] == 9
+    for outcome in (first, second):
+        assert outcome["metrics"]["train/skipped_steps"] == 2
+        assert all(value.isfinite().all() for value in outcome["weights"].values())
+    for name, value in first["weights"].items():
+        assert value.equal(second["weights"][name]), name
+
+
+@pytest.mark.slow
+def test_one_that_cannot_read_ends_the_others(root, tmp_path):
+    arguments = ["fit", *BASE, "--data.root", str(root)]
+    first, second = run_in_processes(2, tmp_path / "read", arguments, fail_to_read, code=1)
+    assert "_td.h5: [Errno 5] Input/output error" in second
+    assert "etram_det: error: another process of the run is gone" in first
+    assert "Traceback" not in first + second
+
+
+def wait_for(condition, timeout_s, what):
+    end = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+    return found
+
+
+def child_of(process):
+    numbers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(n): Path(f"/proc/{n}/cmdline").read_text() for n in numbers}
+    return next((n for n, text in commands.items() if "etram_det" in text), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_process_ends_the_other_with_a_line(root, tmp_path, killed):
+    command = [
+        *(sys.executable, "-m", "etram_det", "fit", *BASE, "--data.root", str(root)),
+        *("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "-1"),
+        *("--trainer.max_steps", "100000", "--checkpoint.every_n_steps", "1"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = tmp_path / "told.txt"
+    with told.open("w") as file:
+        first = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            wait_for(lambda: list(tmp_path.rglob("last.ckpt")), 60, "no step")
+            second = wait_for(lambda: child_of(first), 60, "no second process")
+            os.kill((first.pid, second)[killed], signal.SIGKILL)
+            # 30 s of patience, where the backend does not notice by itself.
+            assert first.wait(45) == (-signal.SIGKILL, 1)[killed]
+            wait_for(lambda: not Path(f"/proc/{second}").exists(), 45, "still there")
+        finally:
+            os.killpg(first.pid, signal.SIGKILL) if first.poll() is None else None
+    lines = [line for line in told.read_text().splitlines() if "error:" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("etram_det: error: another process of the run is gone")
+    assert "Traceback" not in told.read_text()
