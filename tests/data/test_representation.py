@@ -134,7 +134,7 @@ def test_threads_work_on_in_a_fork():
     pool = multiprocessing.get_context("fork").Pool(1)
     with pool:
         args = (np.empty(stack.shape, np.uint8), *columns, (0, 99))
-        assert pool.apply_async(stack.fill, args).get(timeout=30) == 0
+        assert pool.apply_async(stack.fill, args).get(timeout=600) == 0
 
 
 def mixed_density(events, window_us, sensor_size, input_size, options):

@@ -29,7 +29,7 @@ BASE = [
 
 def work(rank, num_processes, port, folder, arguments, fault, writes_errors):
     """One process of a run; leaves its metrics and weights beside the run."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(900, exit=True)
     os.chdir(folder)
     torch.set_num_threads(1)
     if fault is not None:
@@ -59,7 +59,7 @@ def work(rank, num_processes, port, folder, arguments, fault, writes_errors):
     torch.save(outcome, folder / f"rank{rank}.pt")
 
 
-def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=240):
+def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=1200):
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -70,7 +70,7 @@ def start(arguments, before=None):
     return process
 
 
-def run_to_its_end(arguments, before=None, timeout_s=120):
+def run_to_its_end(arguments, before=None, timeout_s=900):
     process = start(arguments, before)
     process.join(timeout_s)
     return process.exitcode
