@@ -440,7 +440,7 @@ def test_the_whole_size_aware_loss_takes_frames_without_boxes():
         (SizeAwareIOULoss, {"size_aware_weight": math.nan}, "size_aware_weight"),
         (SizeAwareIOULoss, {"small_threshold": 9216, "medium_threshold": 1024}, "small_threshold"),
         (SizeAwareIOULoss, {"small_threshold": 0}, "small_threshold"),
-        (SizeAwareFocalLoss, {"weight_type": "cubic"}, "weight_type: .* gaussian, found 'cubic'"),
+        (SizeAwareFocalLoss, {"weight_type": "cubic"}, "weight_type: .* gaussian, got 'cubic'"),
         (SizeAwareFocalLoss, {"alpha": 2}, "alpha"),
         (FocalLoss, {"gamma": 0.5}, "gamma"),
         (VarifocalLoss, {"gamma": -1}, "gamma"),
