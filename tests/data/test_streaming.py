@@ -25,7 +25,7 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
 class FakeRecording:
-    """Frames that tell which recording and frame they are; every second one has a box."""
+    """Frames that encode their recording and index; every second one has a box."""
 
     def __init__(self, index, num_frames, size=(12, 16)):
         self.index = index
