@@ -284,6 +284,7 @@ class ChunkDataset(Dataset[Chunk]):
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
+        name, scale = recording.name, recording.scale
         stop = min(request.start + self.num_steps, len(recording))
         outside_before = recording.dropped.get(OUTSIDE, 0)
         try:
@@ -293,15 +294,8 @@ class ChunkDataset(Dataset[Chunk]):
             if self.no_frames is None:
                 raise UserError(fault, exit_code=1) from error
             request = replace(request, reset=True)
-            return Chunk(
-                request,
-                self.no_frames,
-                time_us=np.empty(0, np.int64),
-                labels=[],
-                recording=recording.name,
-                scale=recording.scale,
-                fault=fault,
-            )
+            no_times = np.empty(0, np.int64)
+            return Chunk(request, self.no_frames, no_times, [], name, scale, fault)
         labels = []
         for frame in range(request.start, stop):
             labelled = recording.boxes(frame)
@@ -312,8 +306,8 @@ class ChunkDataset(Dataset[Chunk]):
             frames,
             recording.frame_end_us[request.start : stop],
             labels,
-            recording.name,
-            recording.scale,
+            name,
+            scale,
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
             mended_share=recording.mended_share,
         )

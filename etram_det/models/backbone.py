@@ -108,13 +108,11 @@ class PartitionAttention(nn.Module):
         frames, h, w, dim = x.shape
         p, q = partition
         # A window is p*q adjacent pixels; a grid cell is p*q pixels h/p and w/q apart.
-        cells = (
-            (frames, p, h // p, q, w // q, dim)
-            if self.grid
-            else (frames, h // p, p, w // q, q, dim)
-        )
-        order = (0, 2, 4, 1, 3, 5) if self.grid else (0, 1, 3, 2, 4, 5)
-        back = (0, 3, 1, 4, 2, 5) if self.grid else (0, 1, 3, 2, 4, 5)
+        cells, order = (frames, h // p, p, w // q, q, dim), (0, 1, 3, 2, 4, 5)
+        back = order
+        if self.grid:
+            cells, order = (frames, p, h // p, q, w // q, dim), (0, 2, 4, 1, 3, 5)
+            back = (0, 3, 1, 4, 2, 5)
         # All but the attention itself is pixelwise, so one re-ordering in and one out suffice.
         x = x.view(cells).permute(order).reshape(-1, p * q, dim)
         x = x + self.scale1(self._attention(self.norm1(x)))
@@ -157,11 +155,9 @@ class PixelLSTM(nn.Module):
             The new hidden and cell state.
         """
         gates = inputs + F.linear(hidden, self.weight[:, self.dim :])
-        forget_gate, input_gate, output_gate = (
-            gates[..., : 3 * self.dim].float().sigmoid().chunk(3, dim=-1)
-        )
-        cell_gate = gates[..., 3 * self.dim :].float().tanh()
-        cell = forget_gate * cell + input_gate * cell_gate
+        sigmoid_gates, cell_gate = gates.split((3 * self.dim, self.dim), dim=-1)
+        forget_gate, input_gate, output_gate = sigmoid_gates.float().sigmoid().chunk(3, dim=-1)
+        cell = forget_gate * cell + input_gate * cell_gate.float().tanh()
         return output_gate * cell.tanh(), cell
 
     def scan(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:

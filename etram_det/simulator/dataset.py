@@ -204,21 +204,14 @@ def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:
 def _record(plan: _Plan, settings: SimulationSettings, root: Path) -> None:
     """Simulate one recording and write its two files."""
     rng = np.random.default_rng(plan.seed)
-    scene = draw_scene(
-        rng,
-        settings.height,
-        settings.width,
-        settings.seconds,
-        night=plan.night,
-        users=settings.traffic,
-        late=plan.late,
-    )
+    size = settings.height, settings.width
+    scene = draw_scene(rng, *size, settings.seconds, plan.night, settings.traffic, plan.late)
     camera = EventCamera(
         scene.camera, scene.light, scene.actors, scene.shapes, settings.sensor, rng
     )
     end_us = round(settings.seconds * 1e6)
     boxes = [np.zeros(0, BOX_DTYPE)]
-    file = _EventFile(root / plan.split / f"{plan.name}_td.h5", settings.height, settings.width)
+    file = _EventFile(root / plan.split / f"{plan.name}_td.h5", *size)
     for time_us in range(LABEL_INTERVAL_US, end_us + 1, LABEL_INTERVAL_US):
         file.append(camera.advance(time_us))
         boxes.append(_boxes(camera, time_us))

@@ -113,7 +113,7 @@ def test_streaming_lanes_pass_once_through_all_recordings(num_frames, lanes, wor
                     assert request.augment_seed != previous.augment_seed
                 previous = request
     assert set(visits) == chunks_of(num_frames)
-    # Repeated are at most as many chunks as the ring leaves places in the last step.
+    # The last step repeats no more chunks than it has surplus lanes.
     assert visits.total() - len(visits) < lanes * world_size
 
 
