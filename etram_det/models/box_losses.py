@@ -22,15 +22,21 @@ def broadcast_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
     No gradient flows where boxes do not touch, as in YOLOX.
     """
-    # Coordinates first: PyTorch reduces a last axis of two slowly.
-    centre, size = boxes.movedim(-1, 0).contiguous().split(2)
-    other_centre, other_size = others.movedim(-1, 0).contiguous().split(2)
-    half, other_half = size / 2, other_size / 2
-    upper = torch.minimum(centre + half, other_centre + other_half)
-    shared = upper - torch.maximum(centre - half, other_centre - other_half)
-    overlap = shared.prod(dim=0) * (shared > 0).all(dim=0)
-    union = size.prod(dim=0) + other_size.prod(dim=0) - overlap
+    # Coordinate by coordinate: PyTorch reduces a last axis of two slowly.
+    x, y, w, h = boxes.unbind(-1)
+    other_x, other_y, other_w, other_h = others.unbind(-1)
+    shared_w = _shared_length(x, w, other_x, other_w)
+    shared_h = _shared_length(y, h, other_y, other_h)
+    overlap = shared_w * shared_h * ((shared_w > 0) & (shared_h > 0))
+    union = w * h + other_w * other_h - overlap
     return overlap / (union + 1e-16)
+
+
+def _shared_length(centre: Tensor, length: Tensor, other_centre: Tensor, other: Tensor) -> Tensor:
+    """Length ``[*]`` that two intervals share; negative where they do not touch."""
+    half, other_half = length / 2, other / 2
+    upper = torch.minimum(centre + half, other_centre + other_half)
+    return upper - torch.maximum(centre - half, other_centre - other_half)
 
 
 class BoxLoss(nn.Module):
