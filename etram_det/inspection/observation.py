@@ -19,7 +19,7 @@ from etram_det.metrics.settings import SIZE_BINS
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.backbone import STRIDES
 from etram_det.models.postprocessing import decode_detections
-from etram_det.report.records import results_of
+from etram_det.report.run_files import results_of
 from etram_det.types import Detections, Labels, State
 
 NMS_THRESHOLD = 0.45

@@ -65,7 +65,7 @@ class EvaluationFrames:
     def ordered(self) -> EvaluationFrames:
         """The same frames by recording and time.
 
-        Boxes of equal score count in the order of their frames, so a fixed order makes figures
+        Boxes of equal score count in the order of their frames, so a fixed order makes metrics
         independent of how the frames were shared out among lanes and processes.
         """
         return self._take(np.lexsort((self.time_us, self.recording)))

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import yaml
 
 from etram_det.errors import UserError
+from etram_det.metrics.records import Cell, Record, recording_records_in, records_in
 
 _EVALUATE = "run validate or test with this release"
 # What a report cannot do without.
@@ -67,6 +69,16 @@ class EvaluatedRun:
     pictures: dict[str, str]
     settings: dict[str, Any]
     missing: list[str]
+
+    @cached_property
+    def records(self) -> dict[Cell, Record]:
+        """Metrics of everything, of classes, groups, day and night, by cell."""
+        return records_in(self.results)
+
+    @cached_property
+    def recording_records(self) -> dict[Cell, Record]:
+        """Metrics of each recording, by cell."""
+        return recording_records_in(self.results)
 
     @property
     def name(self) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from etram_det.drawing.plots import BLUE, INK, ORANGE
+from etram_det.drawing.svg import SMALL, WIDE, svg_of
 from etram_det.report.evaluated_run import EvaluatedRun
-from etram_det.report.svg_plots import RUNS, SMALL, WIDE, svg_of
+from etram_det.report.svg_plots import RUNS
 
-OUTCOMES = {"found": "#0072b2", "other_class": "#e69f00", "missed": "#d0d4d9"}
+OUTCOMES = {"found": BLUE, "other_class": ORANGE, "missed": "#d0d4d9"}
 
 Counts = Mapping[str, np.ndarray]  # labels [Q] of each outcome, by area
 
@@ -83,11 +85,9 @@ def _draw_run(axes: Axes, run: EvaluatedRun, title: str, octaves: tuple[int, int
     for name, (low, _) in run.results["evaluation"]["size_bins"].items():
         if low > 0:
             x = np.log2(low)
-            axes.axvline(x, color="#59636e", linewidth=0.9, linestyle="dashed")
+            axes.axvline(x, color=INK, linewidth=0.9, linestyle="dashed")
             corner = axes.get_xaxis_transform()
-            axes.annotate(
-                f"{name} ›", (x, 1), (3, -2), corner, va="top", color="#59636e", **small_text
-            )
+            axes.annotate(f"{name} ›", (x, 1), (3, -2), corner, va="top", color=INK, **small_text)
     _label_sides(axes, octaves, run)
     axes.set(title=title, ylabel="labels", ylim=(0, 1.25 * _total(counts).max() or 1))
 

@@ -1,51 +1,30 @@
-"""Plots of a report as SVG, in colours that keep apart under colour blindness and on paper."""
+"""Plots of a report's page: precision over recall, day and night."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from etram_det.drawing.plots import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION
+from etram_det.drawing.svg import SMALL, WIDE, svg_of
+from etram_det.metrics.records import metric_of
 from etram_det.report.evaluated_run import EvaluatedRun, PRCurves
 
-# Colour and dash of lines, of Okabe and Ito's palette: the whole, its size bins, and two runs.
+# Colour and dash of lines: the whole, its size bins, and two runs.
 WHOLE = ("#b4bcc5", "solid")
 PARTS = (
-    ("#d55e00", "dashed"),
-    ("#0072b2", "dashdot"),
-    ("#009e73", "dotted"),
-    ("#cc79a7", "dashed"),
-    ("#e69f00", "dashdot"),
-    ("#56b4e9", "dotted"),
+    (VERMILION, "dashed"),
+    (BLUE, "dashdot"),
+    (GREEN, "dotted"),
+    (PINK, "dashed"),
+    (ORANGE, "dashdot"),
+    (SKY, "dotted"),
 )
-RUNS = (("#0072b2", "solid"), ("#d55e00", "dashed"))
-PARTS_OF_DAY = {"day": "#e69f00", "night": "#0072b2"}
-
-SMALL, WIDE = (3.6, 2.4), (5.4, 2.9)  # inches
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, and found by a search
-    "font.family": "DejaVu Sans",  # comes with matplotlib; the page names others as wide
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#59636e",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e4e8ec",
-    "text.parse_math": False,  # names of classes and runs are no formulas
-    "hatch.color": "#8c959f",
-    "hatch.linewidth": 0.6,
-}
+RUNS = ((BLUE, "solid"), (VERMILION, "dashed"))
+PARTS_OF_DAY = {"day": ORANGE, "night": BLUE}
 
 
 def curve_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
@@ -95,7 +74,7 @@ def day_night_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
     known = {
         title: run
         for title, run in runs.items()
-        if any(f"AP_{part}" in run.results for part in PARTS_OF_DAY)
+        if any(metric_of(run.records, (part, "", ""), "AP") is not None for part in PARTS_OF_DAY)
     }
     highest = 0.0
     for run in known.values():
@@ -107,8 +86,8 @@ def day_night_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
 
 def _by_size(run: EvaluatedRun, part: str) -> list[float]:
     """AP over all sizes and of each size bin, 0 where there is no ground truth."""
-    suffixes = ["", *(f"_{name}" for name in run.results["evaluation"]["size_bins"])]
-    return [run.results.get(f"AP_{part}{suffix}", 0.0) for suffix in suffixes]
+    sizes = ("", *run.results["evaluation"]["size_bins"])
+    return [metric_of(run.records, (part, "", size), "AP") or 0.0 for size in sizes]
 
 
 def _draw_day_night(axes: Axes, run: EvaluatedRun, title: str, highest: float) -> None:
@@ -128,25 +107,3 @@ def _draw_day_night(axes: Axes, run: EvaluatedRun, title: str, highest: float) -
     axes.set_xticks(np.arange(len(bins)) + 0.4, bins)
     axes.grid(False, axis="x")
     axes.set(ylabel="AP", title=title, ylim=(0, 1.12 * highest or 1))
-
-
-def svg_of(key: str, label: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
-    """A plot to be put into a page as it is.
-
-    Args:
-        key: of all ids in it, which a page must not have twice.
-        label: what is read out in place of the plot.
-        size: width and height in inches.
-        draw: fills the axes.
-    """
-    content = io.StringIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": key}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
-        # Without a date the same results give the same page.
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-    svg = content.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    name = re.sub(r"\W+", "-", key)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

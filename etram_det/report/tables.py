@@ -2,55 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-SIZES = ("AP", "AP50", "AP75", "AR")
+from etram_det.metrics.records import (
+    METRICS,
+    PARTS_OF_DAY,
+    Cell,
+    Records,
+    metric_of,
+    recording_records_in,
+    records_in,
+)
+
+# Cells over all sizes or of one size, by the name of the row; without a name, a line between rows.
+Rows = Mapping[str, Cell]
+# Metric and size, for rows over all sizes, by the name of the column.
+Columns = Mapping[str, tuple[str, str]]
+
+SIZE_METRICS: Columns = {metric: (metric, "") for metric in METRICS}
+DAY_ROWS: Rows = {part: (part, "", "") for part in PARTS_OF_DAY}
+
+
+def size_rows(*evaluations: Mapping[str, Any]) -> Rows:
+    """Everything, then each size bin, of one or two evaluations."""
+    return {
+        "all": ("", "", ""),
+        **{size: ("", "", size) for size in _names(evaluations, "size_bins")},
+    }
+
+
+def class_rows(*evaluations: Mapping[str, Any]) -> Rows:
+    """Each class, a line, then each group, of one or two evaluations."""
+    classes = _names(evaluations, "class_names")
+    groups = _names(evaluations, "class_groups")
+    line = [""] if classes and groups else []
+    return {name: ("", name, "") for name in (*classes, *line, *groups)}
+
+
+def size_columns(first: str, *evaluations: Mapping[str, Any], prefix: str = "") -> Columns:
+    """AP over all sizes under a name of its own, then AP of each size bin.
+
+    Args:
+        first: name of the first column; none if empty.
+        evaluations: one or two.
+        prefix: of the other columns' names.
+    """
+    sizes = {f"{prefix}{size}": ("AP", size) for size in _names(evaluations, "size_bins")}
+    return {**({first: ("AP", "")} if first else {}), **sizes}
+
+
+def recording_columns(*evaluations: Mapping[str, Any]) -> Columns:
+    """AP, AP50 and AP of each size bin, of one or two evaluations."""
+    return {
+        "AP": ("AP", ""),
+        "AP50": ("AP50", ""),
+        **size_columns("", *evaluations, prefix="AP "),
+    }
 
 
 def summary_tables(results: Mapping[str, Any]) -> RenderableType:
-    """How it was evaluated, the figures by size, by class, and by class and size.
+    """How it was evaluated, the metrics by size, by class, and by class and size.
 
     Args:
-        results: what ``etram_det.report.records.results_of`` returns. A figure without ground
+        results: what ``etram_det.report.run_files.results_of`` returns. A metric without ground
             truth shows as ``-``.
     """
-    evaluation = results["evaluation"]
-    parts: list[RenderableType] = [Text(describe_evaluation(evaluation)), _table_by_size(results)]
+    evaluation, records = results["evaluation"], records_in(results)
+    columns: Columns = {**SIZE_METRICS, "boxes": ("boxes", "")}
+    by_size = {**size_rows(evaluation), **DAY_ROWS}
+    parts: list[RenderableType] = [
+        Text(describe_evaluation(evaluation)),
+        _metric_table("part", records, by_size, columns),
+    ]
     if evaluation["class_names"]:
-        parts += [_table_by_class(results), _table_by_class_and_size(results)]
+        classes = class_rows(evaluation)
+        parts.append(_metric_table("class", records, classes, columns))
+        columns = size_columns("", evaluation, prefix="AP ")
+        parts.append(_metric_table("class", records, classes, columns, counted=True))
     return Group(*parts)
 
 
 def detail_tables(results: Mapping[str, Any]) -> RenderableType:
-    """The figures of each recording, and the confusion matrix.
+    """The metrics of each recording, and the confusion matrix.
 
     Args:
-        results: what ``etram_det.report.records.results_of`` returns.
+        results: what ``etram_det.report.run_files.results_of`` returns.
     """
-    return Group(_table_by_recording(results), _confusion_table(results["confusion"]))
+    columns = {"boxes": ("boxes", ""), **recording_columns(results["evaluation"])}
+    rows = {name: (name, "", "") for name in results["recordings"]}
+    by_recording = _metric_table("recording", recording_records_in(results), rows, columns)
+    return Group(by_recording, _confusion_table(results["confusion"]))
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
     """Protocol, pixels, bins, thresholds and numbers of frames in a few lines of text.
 
     Args:
-        evaluation: ``evaluation`` of what ``etram_det.report.records.results_of`` returns.
+        evaluation: ``evaluation`` of what ``etram_det.report.run_files.results_of`` returns.
     """
-    score = "objectness x class" if evaluation["uses_objectness"] else "class confidence"
     classes = ", class-agnostic" if evaluation["class_agnostic"] else ""
-    bins = ", ".join(
-        f"{name} {low:g} to {high:g}" if high is not None else f"{name} from {low:g}"
-        for name, (low, high) in evaluation["size_bins"].items()
-    )
+    bins = ", ".join(f"{name} {area_range(*of)}" for name, of in evaluation["size_bins"].items())
     ious = evaluation["iou_thresholds"]
     labels, detections = evaluation["dropped_labels"], evaluation["dropped_detections"]
     lines = [
-        f"protocol {evaluation['protocol']}{classes}, score {score}",
+        f"protocol {evaluation['protocol']}{classes}, score {score_of(evaluation)}",
         f"areas in {evaluation['pixel_frame']} px²: {bins}",
         f"IoU {ious[0]:.2f} to {ious[-1]:.2f}, at most {evaluation['max_detections']} detections "
         "for each frame and class",
@@ -58,51 +118,53 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
         f"{number_of(evaluation['recordings'], 'recording')}; dropped by the protocol: "
         f"{number_of(labels, 'label')}, {number_of(detections, 'detection')}",
     ]
-    dropped = {reason: n for reason, n in evaluation["dropped_by_data"].items() if n}
-    if dropped:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+    if reasons := dropped_by_data(evaluation):
         lines.append(f"dropped when the labels were read: {reasons}")
     return "\n".join(lines)
 
 
-def _table_by_size(results: Mapping[str, Any]) -> Table:
-    table = _new_table("part", (*SIZES, "boxes"))
-    bins = results["evaluation"]["size_bins"]
-    rows = {"all": "", **{name: f"_{name}" for name in (*bins, "day", "night")}}
-    for name, suffix in rows.items():
-        cells = [_figure(results, f"{kind}{suffix}") for kind in SIZES]
-        table.add_row(name, *cells, _count(results, suffix or "_boxes"))
-    return table
+def score_of(evaluation: Mapping[str, Any]) -> str:
+    """What the score of a detection is."""
+    return "objectness x class" if evaluation["uses_objectness"] else "class confidence"
 
 
-def _table_by_class(results: Mapping[str, Any]) -> Table:
-    table = _new_table("class", (*SIZES, "boxes"))
-    for names in _classes_and_groups(results):
-        for name in names:
-            cells = [_figure(results, f"{kind}_{name}") for kind in SIZES]
-            table.add_row(name, *cells, _count(results, f"_{name}"))
-        table.add_section()
-    return table
+def area_range(low: float, high: float | None) -> str:
+    """Bounds of a size bin in square pixels; None for a bin without an upper bound."""
+    return f"from {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
-def _table_by_class_and_size(results: Mapping[str, Any]) -> Table:
-    bins = tuple(results["evaluation"]["size_bins"])
-    table = _new_table("class", (f"AP {name} (boxes)" for name in bins))
-    for names in _classes_and_groups(results):
-        for name in names:
-            suffixes = [f"_{name}_{size}" for size in bins]
-            cells = [f"{_figure(results, f'AP{s}')} ({_count(results, s)})" for s in suffixes]
-            table.add_row(name, *cells)
-        table.add_section()
-    return table
+def dropped_by_data(evaluation: Mapping[str, Any]) -> str:
+    """Numbers of labels that were dropped when they were read, by reason; empty if none were."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in evaluation["dropped_by_data"].items() if n)
 
 
-def _table_by_recording(results: Mapping[str, Any]) -> Table:
-    bins = tuple(results["evaluation"]["size_bins"])
-    table = _new_table("recording", ("boxes", "AP", "AP50", *(f"AP {name}" for name in bins)))
-    for name, figures in results["recordings"].items():
-        kinds = ("AP", "AP50", *(f"AP_{size}" for size in bins))
-        table.add_row(name, _count(figures, "_boxes"), *(_figure(figures, kind) for kind in kinds))
+def number_of(count: int, thing: str) -> str:
+    """``1 recording``, ``2 recordings``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _names(evaluations: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
+    return list(dict.fromkeys(name for each in evaluations for name in each[kind]))
+
+
+def _metric_table(
+    corner: str, records: Records, rows: Rows, columns: Columns, counted: bool = False
+) -> Table:
+    """Metrics of rows and columns, with the numbers of boxes in brackets if they are counted."""
+    table = _new_table(corner, [f"{name} (boxes)" if counted else name for name in columns])
+    for name, row in rows.items():
+        if not name:
+            table.add_section()
+            continue
+        cells = []
+        part, class_name, own_size = row
+        for metric, size in columns.values():
+            cell = (part, class_name, own_size or size)
+            count = metric_of(records, cell, "boxes") or 0
+            value = count if metric == "boxes" else metric_of(records, cell, metric)
+            text = "-" if value is None else f"{value:{'d' if metric == 'boxes' else '.3f'}}"
+            cells.append(f"{text} ({count})" if counted else text)
+        table.add_row(name, *cells)
     return table
 
 
@@ -121,26 +183,9 @@ def _confusion_table(confusion: Mapping[str, Any]) -> Table:
     return table
 
 
-def _classes_and_groups(results: Mapping[str, Any]) -> tuple[Iterable[str], Iterable[str]]:
-    return results["evaluation"]["class_names"], results["evaluation"]["class_groups"]
-
-
 def _new_table(first: str, others: Iterable[str]) -> Table:
     table = Table()
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right")
     return table
-
-
-def _figure(figures: Mapping[str, Any], key: str) -> str:
-    return f"{figures[key]:.3f}" if key in figures else "-"
-
-
-def _count(figures: Mapping[str, Any], suffix: str) -> str:
-    return str(figures.get(f"num{suffix}", 0))
-
-
-def number_of(count: int, thing: str) -> str:
-    """``1 recording``, ``2 recordings``."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

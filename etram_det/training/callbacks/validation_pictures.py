@@ -17,7 +17,7 @@ from etram_det.metrics.frames import FrameBoxes
 from etram_det.training.callbacks.loggers import show_picture
 
 
-class Pictures(Callback):
+class ValidationPictures(Callback):
     """Shows labels and detections of fixed validation frames, after each validation.
 
     The frames are spread over the recordings, in turns by day and by night, and over each
@@ -36,11 +36,11 @@ class Pictures(Callback):
     def __init__(self, number: int = 8, score_threshold: float = 0.3) -> None:
         if number < 0:
             raise UserError(
-                f"pictures.number: must be at least 0, found {number}: 0 turns pictures off"
+                f"pictures.number: must be at least 0, got {number}: Set 0 for no pictures"
             )
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"pictures.score_threshold: must lie in [0, 1], found {score_threshold}: correct it"
+                f"pictures.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
             )
         self.number = number
         self.score_threshold = score_threshold
