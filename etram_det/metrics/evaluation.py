@@ -51,22 +51,11 @@ class EvaluationResult:
     @cached_property
     def records(self) -> list[Record]:
         """Metrics of everything, of each class, group, day and night, over all sizes and by bin."""
-        settings = self.settings
-        return [
-            *self._records("", "", self.curves),
-            *(
-                record
-                for class_id, name in enumerate(settings.reported_classes)
-                for record in self._records("", name, self.curves, [class_id])
-            ),
-            *(
-                record
-                for name, class_ids in settings.reported_groups.items()
-                for record in self._records("", name, self.curves, class_ids)
-            ),
-            *self._records("day", "", self.day),
-            *self._records("night", "", self.night),
-        ]
+        whole: list[tuple[str, str, Curves, Any]] = [("", "", self.curves, None)]
+        by_class = [("", name, self.curves, ids) for name, ids in self.settings.reported.items()]
+        by_day = [("day", "", self.day, None), ("night", "", self.night, None)]
+        rows = [*whole, *by_class, *by_day]
+        return [record for row in rows for record in self._records(*row)]
 
     def flat_metrics(self) -> dict[str, float]:
         """Every metric by its flat key; nan where there is no ground truth.
@@ -77,20 +66,13 @@ class EvaluationResult:
         many detections for each frame and class; ``num_frames``, ``num_recordings``,
         ``num_dropped_labels``, ``num_dropped_detections``.
         """
-        counts = (
-            len(self.frames),
-            self.num_recordings,
-            self.num_dropped_labels,
-            self.num_dropped_detections,
-        )
-        return {
-            **flat_metrics(self.records),
-            **{
-                f"AR{number}": self.curves.average_recall(limit=limit)
-                for limit, number in enumerate(self.settings.detection_limits[:-1])
-            },
-            **dict(zip(FRAME_COUNTS, counts, strict=True)),
+        dropped = self.num_dropped_labels, self.num_dropped_detections
+        counts = len(self.frames), self.num_recordings, *dropped
+        recalls = {
+            f"AR{number}": self.curves.average_recall(limit=limit)
+            for limit, number in enumerate(self.settings.detection_limits[:-1])
         }
+        return flat_metrics(self.records) | recalls | dict(zip(FRAME_COUNTS, counts, strict=True))
 
     def per_recording(self) -> dict[str, dict[str, float]]:
         """AP, AP50, AP75, AR and boxes, over all sizes and by size bin, of each recording."""
@@ -153,20 +135,16 @@ class EvaluationResult:
         self, part: str, name: str, curves: Curves, classes: Sequence[int] | None = None
     ) -> list[Record]:
         """Of one part and class or group, over all sizes and by size bin."""
-        of: dict[str, Any] = {"classes": classes}
-        return [
-            Record(
-                part,
-                name,
-                size,
-                curves.average_precision(area=area, **of),
-                curves.average_precision(area=area, iou=0.5, **of),
-                curves.average_precision(area=area, iou=0.75, **of),
-                curves.average_recall(area=area, **of),
-                curves.count(area=area, **of),
+        records = []
+        for area, size in enumerate(("", *self.settings.size_bins)):
+            ap, ap50, ap75 = (
+                curves.average_precision(classes=classes, area=area, iou=iou)
+                for iou in (None, 0.5, 0.75)
             )
-            for area, size in enumerate(("", *self.settings.size_bins))
-        ]
+            ar = curves.average_recall(classes=classes, area=area)
+            boxes = curves.count(classes=classes, area=area)
+            records.append(Record(part, name, size, ap, ap50, ap75, ar, boxes))
+        return records
 
 
 def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> EvaluationResult:

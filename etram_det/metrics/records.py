@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 METRICS = ("AP", "AP50", "AP75", "AR")
 PARTS_OF_DAY = ("day", "night")
 
-# Part of the day or recording, class or group, and size bin of a record; empty: all of them.
+# Part, class or group, and size bin of a record; empty: all of them.
 Cell = tuple[str, str, str]
 
 
@@ -17,7 +17,7 @@ class Record(NamedTuple):
     """Metrics of one cell; nan where it has no ground truth.
 
     Attributes:
-        part: ``day``, ``night`` or the name of a recording; empty for all recordings.
+        part: ``day``, ``night`` or what :func:`recording_part` gives; empty for all recordings.
         class_name: a class or a group of classes; empty for all classes.
         size: a size bin; empty for all sizes.
         AP: average precision in [0, 1], mean over IoU thresholds.
@@ -38,6 +38,11 @@ class Record(NamedTuple):
 
 
 Records = Mapping[Cell, Record]
+
+
+def recording_part(name: str) -> str:
+    """The part that is one recording, whatever its name."""
+    return f"recording {name}"
 
 
 def reported_cells(names: Iterable[str], size_bins: Iterable[str]) -> list[Cell]:
@@ -72,7 +77,7 @@ def flat_metrics(records: Iterable[Record]) -> dict[str, float]:
 
 
 def records_in(results: Mapping[str, Any]) -> dict[Cell, Record]:
-    """The records of an evaluation by cell.
+    """The records of an evaluation and of each of its recordings, by cell.
 
     Args:
         results: what ``metrics.json`` holds, of this release or an earlier one.
@@ -80,29 +85,21 @@ def records_in(results: Mapping[str, Any]) -> dict[Cell, Record]:
     evaluation = results["evaluation"]
     names = (*evaluation["class_names"], *evaluation["class_groups"])
     cells = reported_cells(names, evaluation["size_bins"])
-    return {cell: _record(cell, cell, results) for cell in cells}
-
-
-def recording_records_in(results: Mapping[str, Any]) -> dict[Cell, Record]:
-    """The records of each recording, over all sizes and by size bin, by cell.
-
-    Args:
-        results: what ``metrics.json`` holds, of this release or an earlier one.
-    """
-    sizes = ("", *results["evaluation"]["size_bins"])
-    return {
-        (name, "", size): _record((name, "", size), ("", "", size), flat)
+    of_recordings = [
+        _record((recording_part(name), "", size), ("", "", size), flat)
         for name, flat in results["recordings"].items()
-        for size in sizes
-    }
+        for size in ("", *evaluation["size_bins"])
+    ]
+    records = [_record(cell, cell, results) for cell in cells] + of_recordings
+    return {record[:3]: record for record in records}
 
 
-def metric_of(records: Records, cell: Cell, metric: str) -> float | None:
+def metric_of(records: Records, cell: Cell, metric: str) -> Any:
     """A metric or number of boxes; None without such a cell, or without ground truth in it."""
     value = getattr(records[cell], metric) if cell in records else nan
     return None if isnan(value) else value
 
 
 def _record(cell: Cell, flat_cell: Cell, flat: Mapping[str, Any]) -> Record:
-    metrics = {metric: flat.get(flat_key(metric, flat_cell), nan) for metric in METRICS}
-    return Record(*cell, **metrics, boxes=flat.get(flat_key("boxes", flat_cell), 0))
+    metrics = (float(flat.get(flat_key(metric, flat_cell), nan)) for metric in METRICS)
+    return Record._make([*cell, *metrics, flat.get(flat_key("boxes", flat_cell), 0)])

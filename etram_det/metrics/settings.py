@@ -85,10 +85,15 @@ class EvaluationSettings:
         return {} if self.rules.class_agnostic else self.class_groups
 
     @property
+    def reported(self) -> dict[str, tuple[int, ...]]:
+        """Ids of the classes in each class and group with metrics of its own."""
+        classes = {name: (i,) for i, name in enumerate(self.reported_classes)}
+        return {**classes, **self.reported_groups}
+
+    @property
     def metric_names(self) -> list[str]:
         """Flat keys of all precisions and recalls, which are logged and can be monitored."""
-        names = (*self.reported_classes, *self.reported_groups)
-        cells = reported_cells(names, self.size_bins)
+        cells = reported_cells(self.reported, self.size_bins)
         return [flat_key(metric, cell) for cell in cells for metric in METRICS] + [
             f"AR{number}" for number in self.detection_limits[:-1]
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from etram_det.errors import UserError
-from etram_det.metrics.records import Cell, Record, recording_records_in, records_in
+from etram_det.metrics.records import Cell, Record, records_in
+from etram_det.types import leaves
 
 _EVALUATE = "run validate or test with this release"
 # What a report cannot do without.
@@ -72,13 +73,8 @@ class EvaluatedRun:
 
     @cached_property
     def records(self) -> dict[Cell, Record]:
-        """Metrics of everything, of classes, groups, day and night, by cell."""
+        """What ``etram_det.metrics.records.records_in`` reads of the results."""
         return records_in(self.results)
-
-    @cached_property
-    def recording_records(self) -> dict[Cell, Record]:
-        """Metrics of each recording, by cell."""
-        return recording_records_in(self.results)
 
     @property
     def name(self) -> str:
@@ -116,7 +112,8 @@ def read_run(folder: Path) -> EvaluatedRun:
         if len(pictures) < len(shown):
             lost = len(shown) - len(pictures)
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
-    return EvaluatedRun(folder, results, curves, pictures, _read_settings(folder), missing)
+    settings = dict(leaves(read_settings(folder)))
+    return EvaluatedRun(folder, results, curves, pictures, settings, missing)
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
@@ -166,24 +163,13 @@ def _read_curves(path: Path) -> PRCurves | None:
         return None
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` of a run folder holds; empty where it is missing or damaged."""
     try:
-        return _by_dotted_key(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError):
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
-
-
-def _by_dotted_key(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        return {prefix.removesuffix("."): content}
-    return {
-        key: value
-        for name, inner in content.items()
-        for key, value in _by_dotted_key(inner, f"{prefix}{name}.").items()
-    }
+    return content if isinstance(content, dict) else {}
 
 
 def _data_uri(path: Path) -> str:

@@ -11,11 +11,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from etram_det import __version__
 from etram_det.files import write_text
 from etram_det.metrics.records import metric_of
-from etram_det.report import page_tables, size_plots, svg_plots
+from etram_det.report import size_plots, svg_plots
 from etram_det.report.evaluated_run import EvaluatedRun, read_run
+from etram_det.report.grids import metric_grids
 from etram_det.report.page_facts import differing_evaluation, differing_settings, facts_of
-from etram_det.report.page_tables import UNKNOWN, difference_colour, signed
-from etram_det.report.tables import number_of, recording_columns
+from etram_det.report.page_tables import (
+    UNKNOWN,
+    confusion_table,
+    difference_colour,
+    metric_tables,
+    signed,
+)
+from etram_det.report.tables import number_of
 
 FILE_NAME = "report.html"
 
@@ -68,13 +75,9 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "tiles": _tiles(runs),
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
-        "size_table": page_tables.size_table(runs),
-        "class_size_table": page_tables.class_size_table(runs),
-        "class_table": page_tables.class_table(runs),
-        "day_night_table": page_tables.day_night_table(runs),
-        "recording_table": page_tables.recording_table(runs),
+        "tables": metric_tables(runs),
         "confusion_tables": [
-            page_tables.confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
+            confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
         ],
         "curve_plots": list(svg_plots.curve_plots(runs)),
         "curve_key": _curve_key(runs),
@@ -115,10 +118,9 @@ def _summary(run: EvaluatedRun) -> str:
 
 def _tiles(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
     """The metrics that come first, with the differences between two runs."""
-    everything = ("", "")
-    columns = recording_columns(*(run.results["evaluation"] for run in runs))
+    columns = metric_grids(*(run.results for run in runs))["recordings"].columns
     tiles = [
-        _tile(name, [metric_of(run.records, (*everything, size), metric) for run in runs])
+        _tile(name, [metric_of(run.records, ("", "", size), metric) for run in runs])
         for name, (metric, size) in columns.items()
     ]
     return [*tiles, _tile("labels found", [_share_found(run) for run in runs], is_share=True)]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from etram_det.metrics.records import Records, metric_of
-from etram_det.report import tables
+from etram_det.metrics.records import Records
 from etram_det.report.evaluated_run import EvaluatedRun
+from etram_det.report.grids import BOXES, Grid, metric_grids
 
 SEQUENTIAL = (0, 84, 147)  # dark blue, for the greatest value
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
 _FULL_DIFFERENCE = 0.25  # that has the full colour
 UNKNOWN = "–"
-_METRICS = {**tables.SIZE_METRICS, "labels": ("boxes", "")}
+_COUNTED = ("heat", "day-night")  # tables with numbers of labels beneath their metrics
+_SHADED = (*_COUNTED, "recordings")
 
 
 @dataclass(frozen=True)
@@ -55,39 +55,18 @@ class PageTable:
     rows: list[tuple[str, list[PageCell]]] = field(default_factory=list)
 
 
-def size_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP, AP50, AP75, AR and labels over all sizes and by size bin."""
-    return _metric_table("sizes", "size", runs, tables.size_rows(*_evaluations(runs)), _METRICS)
+def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
+    """Metrics by size, class, both, day and night, and recording, by key.
 
-
-def class_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP, AP50, AP75, AR and labels of each class and group."""
-    return _metric_table("classes", "class", runs, tables.class_rows(*_evaluations(runs)), _METRICS)
-
-
-def class_size_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP of each class and group, over all sizes and by size bin, with numbers of labels."""
-    evaluations = _evaluations(runs)
-    columns = tables.size_columns("all sizes", *evaluations)
-    rows = tables.class_rows(*evaluations)
-    return _metric_table("heat", "class", runs, rows, columns, shaded=True, counted=True)
-
-
-def day_night_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP by day and by night, over all sizes and by size bin, with numbers of labels."""
-    columns = tables.size_columns("all sizes", *_evaluations(runs))
-    rows = tables.DAY_ROWS
-    return _metric_table("day-night", "part", runs, rows, columns, shaded=True, counted=True)
-
-
-def recording_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP, AP50, AP by size bin and, of one run, labels of each recording."""
-    labels: tables.Columns = {"labels": ("boxes", "")} if len(runs) == 1 else {}
-    columns = {**tables.recording_columns(*_evaluations(runs)), **labels}
-    names = sorted({name for run in runs for name in run.results["recordings"]})
-    rows: tables.Rows = {name: (name, "", "") for name in names}
-    records = [run.recording_records for run in runs]
-    return _metric_table("recordings", "recording", runs, rows, columns, records, shaded=True)
+    Args:
+        runs: one, or two whose differences are shown, too.
+    """
+    grids = metric_grids(*(run.results for run in runs))
+    if len(runs) == 1:
+        corner, rows, columns = grids["recordings"]
+        grids["recordings"] = Grid(corner, rows, {**columns, **BOXES})
+    records = [run.records for run in runs]
+    return {key: _metric_table(key, grid, records) for key, grid in grids.items()}
 
 
 def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
@@ -110,52 +89,35 @@ def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
     return table
 
 
-def _evaluations(runs: Sequence[EvaluatedRun]) -> list[Mapping[str, Any]]:
-    return [run.results["evaluation"] for run in runs]
-
-
-def _metric_table(
-    key: str,
-    corner: str,
-    runs: Sequence[EvaluatedRun],
-    rows: tables.Rows,
-    columns: tables.Columns,
-    records: Sequence[Records] | None = None,
-    *,
-    shaded: bool = False,
-    counted: bool = False,
-) -> PageTable:
-    """Metrics of the runs' records, or of others; counted: with numbers of labels beneath."""
-    table = PageTable(key, corner, list(columns), () if len(runs) == 1 else ("A", "B", "B − A"))
-    records = [run.records for run in runs] if records is None else records
-    for name, row in rows.items():
+def _metric_table(key: str, grid: Grid, records: Sequence[Records]) -> PageTable:
+    columns = ["labels" if name in BOXES else name for name in grid.columns]
+    table = PageTable(key, grid.corner, columns, () if len(records) == 1 else ("A", "B", "B − A"))
+    for rows in zip(*(grid.values(each) for each in records), strict=True):
         cells = []
-        part, class_name, own_size = row
-        for metric, size in columns.values() if name else ():
-            cell = (part, class_name, own_size or size)
-            values = [metric_of(each, cell, metric) for each in records]
-            for i, (value, each) in enumerate(zip(values, records, strict=True)):
-                count = metric_of(each, cell, "boxes") if counted else None
-                note = "" if count is None else f"{count:,}"
-                cells.append(replace(_cell(metric, value, shaded), note=note, begins=i == 0))
-            if len(values) == 2:
-                cells.append(_difference(metric, *values))
-        table.rows.append((name, cells))
+        for of_column in zip(*(values for _, values in rows), strict=True):
+            for i, (value, boxes) in enumerate(of_column):
+                note = f"{boxes:,}" if key in _COUNTED and boxes is not None else ""
+                cell = _metric_cell(value, key in _SHADED)
+                cells.append(replace(cell, note=note, begins=i == 0))
+            if len(of_column) == 2:
+                cells.append(_difference(*(value for value, _ in of_column)))
+        name = rows[0][0]
+        table.rows.append((name, cells if name else []))
     return table
 
 
-def _cell(metric: str, value: float | None, shaded: bool) -> PageCell:
+def _metric_cell(value: float | None, shaded: bool) -> PageCell:
     if value is None:
         return PageCell(UNKNOWN)
-    if metric == "boxes":
+    if isinstance(value, int):
         return PageCell(f"{value:,}")
     return _shaded(f"{value:.3f}", value if shaded else 0.0)
 
 
-def _difference(metric: str, before: float | None, after: float | None) -> PageCell:
+def _difference(before: float | None, after: float | None) -> PageCell:
     if before is None or after is None:
         return PageCell(UNKNOWN)
-    if metric == "boxes":
+    if isinstance(before, int):
         return PageCell(f"{after - before:+,}".replace("-", "−") if after != before else "0")
     return PageCell(signed(after - before), difference_colour(after - before))
 

@@ -2,67 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.metrics.records import (
-    METRICS,
-    PARTS_OF_DAY,
-    Cell,
-    Records,
-    metric_of,
-    recording_records_in,
-    records_in,
-)
-
-# Cells over all sizes or of one size, by the name of the row; without a name, a line between rows.
-Rows = Mapping[str, Cell]
-# Metric and size, for rows over all sizes, by the name of the column.
-Columns = Mapping[str, tuple[str, str]]
-
-SIZE_METRICS: Columns = {metric: (metric, "") for metric in METRICS}
-DAY_ROWS: Rows = {part: (part, "", "") for part in PARTS_OF_DAY}
-
-
-def size_rows(*evaluations: Mapping[str, Any]) -> Rows:
-    """Everything, then each size bin, of one or two evaluations."""
-    return {
-        "all": ("", "", ""),
-        **{size: ("", "", size) for size in _names(evaluations, "size_bins")},
-    }
-
-
-def class_rows(*evaluations: Mapping[str, Any]) -> Rows:
-    """Each class, a line, then each group, of one or two evaluations."""
-    classes = _names(evaluations, "class_names")
-    groups = _names(evaluations, "class_groups")
-    line = [""] if classes and groups else []
-    return {name: ("", name, "") for name in (*classes, *line, *groups)}
-
-
-def size_columns(first: str, *evaluations: Mapping[str, Any], prefix: str = "") -> Columns:
-    """AP over all sizes under a name of its own, then AP of each size bin.
-
-    Args:
-        first: name of the first column; none if empty.
-        evaluations: one or two.
-        prefix: of the other columns' names.
-    """
-    sizes = {f"{prefix}{size}": ("AP", size) for size in _names(evaluations, "size_bins")}
-    return {**({first: ("AP", "")} if first else {}), **sizes}
-
-
-def recording_columns(*evaluations: Mapping[str, Any]) -> Columns:
-    """AP, AP50 and AP of each size bin, of one or two evaluations."""
-    return {
-        "AP": ("AP", ""),
-        "AP50": ("AP50", ""),
-        **size_columns("", *evaluations, prefix="AP "),
-    }
+from etram_det.metrics.records import Records, records_in
+from etram_det.report.grids import BOXES, Grid, metric_grids
 
 
 def summary_tables(results: Mapping[str, Any]) -> RenderableType:
@@ -72,19 +20,17 @@ def summary_tables(results: Mapping[str, Any]) -> RenderableType:
         results: what ``etram_det.report.run_files.results_of`` returns. A metric without ground
             truth shows as ``-``.
     """
-    evaluation, records = results["evaluation"], records_in(results)
-    columns: Columns = {**SIZE_METRICS, "boxes": ("boxes", "")}
-    by_size = {**size_rows(evaluation), **DAY_ROWS}
-    parts: list[RenderableType] = [
+    evaluation, records, grids = results["evaluation"], records_in(results), metric_grids(results)
+    parts = Grid("part", {**grids["sizes"].rows, **grids["day-night"].rows}, grids["sizes"].columns)
+    tables: list[RenderableType] = [
         Text(describe_evaluation(evaluation)),
-        _metric_table("part", records, by_size, columns),
+        _metric_table(parts, records),
     ]
     if evaluation["class_names"]:
-        classes = class_rows(evaluation)
-        parts.append(_metric_table("class", records, classes, columns))
-        columns = size_columns("", evaluation, prefix="AP ")
-        parts.append(_metric_table("class", records, classes, columns, counted=True))
-    return Group(*parts)
+        columns = {f"AP {size} (boxes)": ("AP", size) for size in evaluation["size_bins"]}
+        tables.append(_metric_table(grids["classes"], records))
+        tables.append(_metric_table(grids["heat"]._replace(columns=columns), records, counted=True))
+    return Group(*tables)
 
 
 def detail_tables(results: Mapping[str, Any]) -> RenderableType:
@@ -93,10 +39,12 @@ def detail_tables(results: Mapping[str, Any]) -> RenderableType:
     Args:
         results: what ``etram_det.report.run_files.results_of`` returns.
     """
-    columns = {"boxes": ("boxes", ""), **recording_columns(results["evaluation"])}
-    rows = {name: (name, "", "") for name in results["recordings"]}
-    by_recording = _metric_table("recording", recording_records_in(results), rows, columns)
-    return Group(by_recording, _confusion_table(results["confusion"]))
+    corner, rows, columns = metric_grids(results)["recordings"]
+    by_recording = Grid(corner, rows, {**BOXES, **columns})
+    return Group(
+        _metric_table(by_recording, records_in(results)),
+        _confusion_table(results["confusion"]),
+    )
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
@@ -143,29 +91,22 @@ def number_of(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def _names(evaluations: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
-    return list(dict.fromkeys(name for each in evaluations for name in each[kind]))
-
-
-def _metric_table(
-    corner: str, records: Records, rows: Rows, columns: Columns, counted: bool = False
-) -> Table:
-    """Metrics of rows and columns, with the numbers of boxes in brackets if they are counted."""
-    table = _new_table(corner, [f"{name} (boxes)" if counted else name for name in columns])
-    for name, row in rows.items():
-        if not name:
+def _metric_table(grid: Grid, records: Records, counted: bool = False) -> Table:
+    """A table of metrics, with the numbers of boxes in brackets if they are counted."""
+    table = _new_table(grid.corner, grid.columns)
+    for name, values in grid.values(records):
+        if name:
+            table.add_row(name, *(_text(*each, counted) for each in values))
+        else:
             table.add_section()
-            continue
-        cells = []
-        part, class_name, own_size = row
-        for metric, size in columns.values():
-            cell = (part, class_name, own_size or size)
-            count = metric_of(records, cell, "boxes") or 0
-            value = count if metric == "boxes" else metric_of(records, cell, metric)
-            text = "-" if value is None else f"{value:{'d' if metric == 'boxes' else '.3f'}}"
-            cells.append(f"{text} ({count})" if counted else text)
-        table.add_row(name, *cells)
     return table
+
+
+def _text(value: float | None, boxes: int, counted: bool) -> str:
+    if isinstance(value, int):
+        return str(value)
+    metric = "-" if value is None else f"{value:.3f}"
+    return f"{metric} ({boxes})" if counted else metric
 
 
 def _confusion_table(confusion: Mapping[str, Any]) -> Table:
