@@ -66,15 +66,6 @@ class SizeBinnedMAP(Metric):
     is_differentiable = False
     higher_is_better = True
 
-    frames: list[Tensor]
-    scale: list[Tensor]
-    names: list[Tensor]
-    label_boxes: list[Tensor]
-    label_classes: list[Tensor]
-    detection_boxes: list[Tensor]
-    detection_classes: list[Tensor]
-    detection_scores: list[Tensor]
-
     def __init__(
         self,
         *,

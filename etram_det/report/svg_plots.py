@@ -11,19 +11,14 @@ from matplotlib.axes import Axes
 from etram_det.drawing.plots import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION
 from etram_det.drawing.svg import SMALL, WIDE, svg_of
 from etram_det.metrics.records import metric_of
-from etram_det.report.evaluated_run import EvaluatedRun, PRCurves
+from etram_det.report.evaluated_run import EvaluatedRun
 
 # Colour and dash of lines: the whole, its size bins, and two runs.
 WHOLE = ("#b4bcc5", "solid")
-PARTS = (
-    (VERMILION, "dashed"),
-    (BLUE, "dashdot"),
-    (GREEN, "dotted"),
-    (PINK, "dashed"),
-    (ORANGE, "dashdot"),
-    (SKY, "dotted"),
-)
+_DASHES = ("dashed", "dashdot", "dotted")
+PARTS = tuple(zip((VERMILION, BLUE, GREEN, PINK, ORANGE, SKY), 2 * _DASHES, strict=True))
 RUNS = ((BLUE, "solid"), (VERMILION, "dashed"))
+Line = tuple[np.ndarray, np.ndarray, tuple[str, str]]  # recall, precision, colour and dash
 PARTS_OF_DAY = {"day": ORANGE, "night": BLUE}
 
 
@@ -35,27 +30,20 @@ def curve_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
     Args:
         runs: one or two; those without curves are left out.
     """
-    names = dict.fromkeys(name for run in runs if run.curves for name in run.curves.classes)
+    names = dict.fromkeys(name for run in runs if run.curves for name in run.curves.precision)
     for name in names:
-        lines: list[tuple[np.ndarray, np.ndarray, tuple[str, str]]] = []
+        lines: list[Line] = []
         for run, style in zip(runs, RUNS, strict=False):
-            if run.curves is not None and name in run.curves.classes:
-                lines += _lines_of(run.curves, name, (WHOLE, *PARTS) if len(runs) == 1 else [style])
+            if run.curves is not None and name in run.curves.precision:
+                styles = (WHOLE, *PARTS) if len(runs) == 1 else (style,)
+                for precision, each in zip(run.curves.precision[name].T, styles, strict=False):
+                    if not np.isnan(precision).any():
+                        lines.append((run.curves.recall, precision, each))
         if lines:
             yield _curve_plot(name, lines)
 
 
-def _lines_of(
-    curves: PRCurves, name: str, styles: Sequence[tuple[str, str]]
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[str, str]]]:
-    """Recall, precision and style of those area ranges that have ground truth and a style."""
-    of_class = curves.precision[0, :, curves.classes.index(name)]
-    for precision, style in zip(of_class.T, styles, strict=False):
-        if not np.isnan(precision).any():
-            yield curves.recall_thresholds, precision, style
-
-
-def _curve_plot(name: str, lines: Sequence[tuple[np.ndarray, np.ndarray, tuple[str, str]]]) -> str:
+def _curve_plot(name: str, lines: Sequence[Line]) -> str:
     def draw(axes: Axes) -> None:
         for recall, precision, (colour, dash) in lines:
             width = 4.5 if colour == WHOLE[0] else 1.6  # it may lie under one of its parts

@@ -199,10 +199,10 @@ def test_report_takes_two_runs_and_an_output(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "required metrics.json of an evaluation"),
-        ("{", "damaged, no JSON"),
-        ("[1]", "found no evaluation"),
-        ('{"evaluation": {}, "recordings": {}, "confusion": {}}', "found no evaluation.protocol"),
+        (None, "a run folder with metrics.json of an evaluation, got no metrics.json"),
+        ("{", "must be JSON, got "),
+        ("[1]", "got no evaluation"),
+        ('{"evaluation": {}, "recordings": {}, "confusion": {}}', "got no evaluation.protocol"),
     ],
 )
 def test_a_damaged_run_folder_takes_one_line(content, message, tmp_path, capsys):
@@ -217,7 +217,11 @@ def test_mistakes_take_one_line(tmp_path, capsys):
     assert_one_line(
         ["report", folder, folder, folder], "runs: must be one or two run folders, got 3", capsys
     )
-    assert_one_line(["report", str(tmp_path / "none")], "required a run folder", capsys)
+    assert_one_line(
+        ["report", str(tmp_path / "none")],
+        "a run folder with metrics.json of an evaluation, got no folder",
+        capsys,
+    )
     blocked = str(tmp_path / "a" / "metrics.json" / "page.html")
     assert_one_line(["report", folder, "--output", blocked], "metrics.json", capsys)
     assert_one_line(["fit", "--results.pictures", "-1"], "results.pictures", capsys)
