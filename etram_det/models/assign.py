@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from etram_det.models.box_losses import box_iou
 from etram_det.models.head import HeadOutput
 
 CENTER_RADIUS = 1.5  # cells around a box's centre that may learn it, so 3x3 of them in each scale
@@ -63,7 +64,7 @@ def simota(
     anchor, known = _candidates(output, boxes_cxcywh.float(), classes)
 
     predicted = output.boxes_cxcywh().gather(1, anchor[..., None].expand(-1, -1, 4))
-    iou = _iou(boxes, predicted[frame]) * known[frame]
+    iou = box_iou(boxes[:, None], predicted[frame]) * known[frame]
     cost = _class_cost(output, anchor, frame, classes.flatten()[rows])
     cost = cost - IOU_COST * torch.log(iou + 1e-8)
     cost = torch.where(_near_centre(output, boxes, anchor[frame]), cost, cost + OUTSIDE_COST)
@@ -108,17 +109,6 @@ def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tu
     known = anchor < num_anchors
     known[:, 1:] &= anchor[:, 1:] != anchor[:, :-1]
     return anchor.clamp(max=num_anchors - 1), known
-
-
-def _iou(boxes_cxcywh: Tensor, predicted: Tensor) -> Tensor:
-    """IoU ``[G, C]`` of boxes ``[G, 4]`` with their frames' predictions ``[G, C, 4]``."""
-    x, y, w, h = boxes_cxcywh[:, None].unbind(-1)
-    px, py, pw, ph = predicted.unbind(-1)
-    across = torch.minimum(x + w / 2, px + pw / 2) - torch.maximum(x - w / 2, px - pw / 2)
-    down = torch.minimum(y + h / 2, py + ph / 2) - torch.maximum(y - h / 2, py - ph / 2)
-    overlap = across.clamp(min=0) * down.clamp(min=0)
-    union = w * h + pw * ph - overlap
-    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def _near_centre(output: HeadOutput, boxes_cxcywh: Tensor, anchor: Tensor) -> Tensor:

@@ -17,6 +17,19 @@ from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float3
 _LEAST_SIDE_PX = 1e-3
 
 
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU ``[…]`` in [0, 1] of boxes ``[…, 4]``, both ``cxcywh``; their shapes are broadcast.
+
+    No gradient flows where boxes do not touch, as in YOLOX.
+    """
+    (ax, ay, aw, ah), (bx, by, bw, bh) = a.unbind(-1), b.unbind(-1)
+    across = torch.minimum(ax + aw / 2, bx + bw / 2) - torch.maximum(ax - aw / 2, bx - bw / 2)
+    down = torch.minimum(ay + ah / 2, by + bh / 2) - torch.maximum(ay - ah / 2, by - bh / 2)
+    overlap = across * down * ((across > 0) & (down > 0))
+    union = aw * ah + bw * bh - overlap
+    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
 class BoxLoss(nn.Module):
     """What a box loss is: ``forward(pred, target)``, both ``[P, 4]``, gives ``[P]``."""
 
@@ -30,13 +43,7 @@ class IOULoss(BoxLoss):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P]`` in [0, 1] of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
-        pred, target = at_least_float32(pred), at_least_float32(target)
-        a, b = (box_convert(each, "cxcywh", "xyxy") for each in (pred, target))
-        size = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
-        # No gradient flows where boxes do not touch, as in YOLOX.
-        overlap = size.prod(dim=1) * (size > 0).all(dim=1)
-        union = pred[:, 2:].prod(dim=1) + target[:, 2:].prod(dim=1) - overlap
-        return 1 - (overlap / (union + 1e-16)) ** 2
+        return 1 - box_iou(at_least_float32(pred), at_least_float32(target)) ** 2
 
 
 class GIOULoss(BoxLoss):
