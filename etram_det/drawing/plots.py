@@ -63,18 +63,11 @@ def pictures_plot(pictures: Mapping[str, Image], columns: int = 2) -> Figure:
         pictures: by title, at least one.
         columns: most pictures in a row.
     """
-    height, width = next(iter(pictures.values())).shape[:2]
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    tile = 11 / columns  # inches
-    size = (11, rows * (tile * height / width + 0.3))
-    plot = Figure(figsize=size, layout="constrained", dpi=110)
-    grid = plot.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
+    plot, grid = _tiles(pictures, columns)
     for axes, (title, picture) in zip(grid, pictures.items(), strict=False):
         axes.imshow(picture, interpolation="lanczos")
         axes.set_title(title, fontsize=9, loc="left")
+        axes.set_axis_off()
     return plot
 
 
@@ -86,21 +79,13 @@ def maps_plot(maps: Mapping[str, NDArray[Any]], label: str, columns: int = 4) ->
         label: what the colours stand for.
         columns: most maps in a row.
     """
-    height, width = next(iter(maps.values())).shape
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
-    size = (11, rows * (11 / columns * height / width + 0.3) + 0.1)
-    plot = Figure(figsize=size, layout="constrained", dpi=110)
-    grid = plot.subplots(rows, columns, squeeze=False)
-    for axes, (title, values) in zip(grid.flat, maps.items(), strict=False):
+    plot, grid = _tiles(maps, columns)
+    for axes, (title, values) in zip(grid, maps.items(), strict=False):
         image = axes.imshow(values, cmap=MAP_COLOURS)
         axes.set_title(title, fontsize=8, loc="left")
+        axes.set(xticks=[], yticks=[])
         bar = plot.colorbar(image, ax=axes, shrink=0.75, pad=0.02)
         bar.ax.tick_params(labelsize=6)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-    for axes in grid.flat[len(maps) :]:
-        axes.set_axis_off()
     plot.supxlabel(f"colour: {label}", fontsize=8)
     return plot
 
@@ -159,6 +144,19 @@ def memory_plot(
         "cell state, RMS": by_stage(cell),
     }
     return time_plot(seconds, panels)
+
+
+def _tiles(images: Mapping[str, NDArray[Any]], columns: int) -> tuple[Figure, list[Axes]]:
+    """Axes for images ``[h, w, …]`` of one shape, row by row, each with room for a title."""
+    height, width = next(iter(images.values())).shape[:2]
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    size = (11, rows * (11 / columns * height / width + 0.3))  # inches
+    plot = Figure(figsize=size, layout="constrained", dpi=110)
+    grid = list(plot.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    return plot, grid
 
 
 def line_style(i: int) -> dict[str, Any]:
