@@ -30,23 +30,17 @@ class Grid(NamedTuple):
     rows: Mapping[str, Cell]
     columns: Mapping[str, tuple[str, str]]
 
-    def values(self, records: Records) -> Iterator[tuple[str, list[tuple[float | None, int]]]]:
-        """Name of each row, and of each column its metric and number of boxes.
+    def values(self, records: Records) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+        """Name of each row, and in each column its metric and its number of boxes.
 
         Both are as :func:`~etram_det.metrics.records.metric_of` gives them.
         """
         for name, (part, class_name, own_size) in self.rows.items():
-            of_columns = (
-                (metric, (part, class_name, own_size or size))
-                for metric, size in self.columns.values()
-            )
-            yield (
-                name,
-                [
-                    (metric_of(records, cell, metric), metric_of(records, cell, "boxes"))
-                    for metric, cell in of_columns
-                ],
-            )
+            values = []
+            for metric, size in self.columns.values():
+                cell = (part, class_name, own_size or size)
+                values.append((metric_of(records, cell, metric), metric_of(records, cell, "boxes")))
+            yield name, values
 
 
 def metric_grids(*runs: Mapping[str, Any]) -> dict[str, Grid]:
@@ -73,10 +67,7 @@ def metric_grids(*runs: Mapping[str, Any]) -> dict[str, Grid]:
         "recordings": Grid(
             "recording",
             {name: (recording_part(name), "", "") for name in recordings},
-            {
-                "AP": ("AP", ""),
-                "AP50": ("AP50", ""),
-                **{f"AP {size}": ("AP", size) for size in sizes},
-            },
+            {"AP": ("AP", ""), "AP50": ("AP50", "")}
+            | {f"AP {size}": ("AP", size) for size in sizes},
         ),
     }

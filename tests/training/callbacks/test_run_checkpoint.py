@@ -208,7 +208,7 @@ def test_the_last_one_is_written_by_minutes():
     assert run_to_its_end([*SHORT, *rate, "1.0e-9"], before_step_3) == -signal.SIGKILL
     assert read_checkpoint(RUN / "checkpoints" / "last.ckpt")["global_step"] == 2
     assert run_to_its_end([*SHORT, *rate, "0"]) == 2
-    assert "checkpoint.every_n_minutes: must be above 0, got 0: Set null" in said()
+    assert "checkpoint.every_n_minutes: must be above 0, got 0.0: Set null" in said()
 
 
 def test_a_damaged_state_is_told_in_a_line():
