@@ -136,7 +136,7 @@ def size_weights(
 
 
 def short_names(*checkpoints: InspectedCheckpoint) -> list[str]:
-    """Names that tell checkpoints apart: run, version and file, with a number where equal."""
+    """Names that differ for each checkpoint: run, version and file, with a number where equal."""
     names = ["/".join((*c.path.resolve().parts[-4:-2], c.path.stem)) for c in checkpoints]
     return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 

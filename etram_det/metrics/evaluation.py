@@ -69,8 +69,8 @@ class EvaluationResult:
         dropped = self.num_dropped_labels, self.num_dropped_detections
         counts = len(self.frames), self.num_recordings, *dropped
         recalls = {
-            f"AR{number}": self.curves.average_recall(limit=limit)
-            for limit, number in enumerate(self.settings.detection_limits[:-1])
+            name: self.curves.average_recall(limit=limit)
+            for limit, name in enumerate(self.settings.recall_names)
         }
         return flat_metrics(self.records) | recalls | dict(zip(FRAME_COUNTS, counts, strict=True))
 

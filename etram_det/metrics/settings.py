@@ -94,9 +94,12 @@ class EvaluationSettings:
     def metric_names(self) -> list[str]:
         """Flat keys of all precisions and recalls, which are logged and can be monitored."""
         cells = reported_cells(self.reported, self.size_bins)
-        return [flat_key(metric, cell) for cell in cells for metric in METRICS] + [
-            f"AR{number}" for number in self.detection_limits[:-1]
-        ]
+        return [flat_key(metric, cell) for cell in cells for metric in METRICS] + self.recall_names
+
+    @property
+    def recall_names(self) -> list[str]:
+        """Flat keys of recall with fewer detections than count: ``AR1`` and ``AR10``."""
+        return [f"AR{number}" for number in self.detection_limits[:-1]]
 
     @property
     def num_classes(self) -> int:

@@ -109,7 +109,7 @@ def _summary(run: EvaluatedRun) -> str:
         f"split {facts['split']}" if facts.get("split") else "",
         f"{number_of(evaluation['frames'], 'frame')} of "
         f"{number_of(evaluation['recordings'], 'recording')}",
-        number_of(run.results.get("num_boxes", 0), "label"),
+        number_of(run.records["", "", ""].boxes, "label"),
         f"protocol {evaluation['protocol']}",
         f"sizes in {evaluation['pixel_frame']} pixels",
     ]
@@ -154,7 +154,7 @@ def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
 
 
 def _cards(run: EvaluatedRun, kind: str) -> list[dict[str, Any]]:
-    """Pictures of a gallery that are there, with what is to be said of them."""
+    """Pictures of a gallery that are there, with their captions."""
     return [
         {"source": run.pictures[each["file"]], "title": title, "lines": lines}
         for each in run.results.get("gallery", {}).get(kind, [])

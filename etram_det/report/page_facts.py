@@ -20,7 +20,7 @@ _PIXELS = {"network": "network's frame", "native": "sensor"}
 
 
 def differing_evaluation(a: EvaluatedRun, b: EvaluatedRun) -> Iterator[str]:
-    """In what two evaluations differ, as far as both tell, that ought to be the same."""
+    """What ought to be the same in two evaluations and differs, as far as both hold it."""
     for part, keys in _EQUAL_WHERE_COMPARED.items():
         for key in keys.split():
             theirs, ours = (run.results.get(part, {}).get(key) for run in (a, b))
@@ -68,7 +68,7 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     )
     yield "frames", f"{evaluation['frames']:,}"
     yield "recordings", f"{evaluation['recordings']:,}"
-    yield "labels", f"{run.results.get('num_boxes', 0):,}"
+    yield "labels", f"{run.records['', '', ''].boxes:,}"
     yield "labels dropped by the protocol", f"{evaluation['dropped_labels']:,}"
     yield "detections dropped by the protocol", f"{evaluation['dropped_detections']:,}"
     yield "labels dropped when they were read", dropped_by_data(evaluation) or "none"

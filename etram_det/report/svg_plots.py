@@ -57,7 +57,7 @@ def day_night_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
     """AP by day and by night, over all sizes and by size bin, on one scale.
 
     Args:
-        runs: by title; those whose recordings' names tell neither are left out.
+        runs: by title; those without day or night in their recordings' names are left out.
     """
     known = {
         title: run

@@ -117,7 +117,7 @@ class ResultsWriter(Callback):
                 writer = logger.experiment
                 show_results(writer, results, result.curves, split, step)
             elif isinstance(logger, WandbLogger):
-                # W&B has no plot of its own for curves that are known already.
+                # W&B's own plot wants scores and labels, not curves.
                 plot = precision_recall_plot(result.curves, results["confusion"]["names"][:-1])
                 show_picture([logger], f"{split}/PR50", as_picture(plot), step)
 
