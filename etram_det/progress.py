@@ -16,6 +16,19 @@ from rich.progress import (
 )
 
 
+def screen(stderr: bool = False, width: int | None = None) -> Console:
+    """The one place that prints: a console on standard output or standard error.
+
+    Args:
+        stderr: whether it writes to standard error.
+        width: columns where the output is a file or a pipe; rich's own choice unless set.
+    """
+    console = Console(stderr=stderr)
+    if width is not None and not console.is_terminal:
+        console.width = width
+    return console
+
+
 def progress_bar(transient: bool = False) -> Progress:
     """A bar for any number of tasks, on standard error.
 
@@ -28,7 +41,7 @@ def progress_bar(transient: bool = False) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=screen(stderr=True),
         transient=transient,
     )
 

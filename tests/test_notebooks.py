@@ -1,4 +1,4 @@
-"""The notebooks are clean, short, run top to bottom, and show the right figures."""
+"""The notebooks are clean, short, run top to bottom, and show the right metrics and plots."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def text_of(outputs):
     return "".join(texts + [each.get("data", {}).get("text/plain", "") for each in outputs])
 
 
-def num_figures(outputs):
+def num_plots(outputs):
     return sum("image/png" in each.get("data", {}) for each in outputs)
 
 
@@ -95,7 +95,7 @@ def test_inspect_checkpoint(place, trained, monkeypatch):
     assert re.search(r"model.embed_dim\s+│ 8 ", shown)
     assert re.search(r"data.simulation.height\s+│ 96 ", shown)
     # Weights, pictures, features, memory twice, AP, its difference, two pictures.
-    assert num_figures(outputs) == 8
+    assert num_plots(outputs) == 8
 
 
 def test_explore_data(place, trained, monkeypatch):
@@ -105,7 +105,7 @@ def test_explore_data(place, trained, monkeypatch):
     shown = text_of(outputs)
     assert "train_day_0001: 18 frames" in shown
     assert "80x48 frame" in shown
-    assert num_figures(outputs) == 5
+    assert num_plots(outputs) == 5
 
 
 @pytest.mark.slow
@@ -114,4 +114,4 @@ def test_they_run_as_they_are(path, place):
     started = time.monotonic()
     outputs = execute(path.stem, place)
     print(f"\n{path.stem}: {time.monotonic() - started:.0f} s")
-    assert num_figures(outputs) >= 5
+    assert num_plots(outputs) >= 5

@@ -40,7 +40,7 @@ from etram_det.training.callbacks.provenance import Provenance
 from etram_det.training.callbacks.results_writer import ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.unreadable_recordings import UnreadableRecordings
-from etram_det.training.callbacks.validation_pictures import Pictures
+from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.module import DetectionModule
 from etram_det.training.schedule import require_steps
 
@@ -97,7 +97,7 @@ class EtramCLI(LightningCLI):
         """Add the callbacks that can be set by their own keys, and link what must agree."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ResultsWriter, "results")
-        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(ValidationPictures, "pictures")
         parser.add_lightning_class_args(NonFiniteSteps, "bad_steps")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", compute_fn=class_names_of)
@@ -290,7 +290,7 @@ class EtramCLI(LightningCLI):
         if subcommand == "fit":
             require_steps(self.model.schedule, self.trainer.max_steps, self.trainer.max_epochs)
             if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
-                kept.require_monitor_among(self.model.metric.figure_names())
+                kept.require_monitor_among(self.model.metric.settings.metric_names)
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
         if checkpoint:

@@ -1,4 +1,4 @@
-"""Figures of what recordings hold: events, frames and the sizes of labels."""
+"""Plots of what recordings hold: events, frames and the sizes of labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from etram_det.drawing.frames import CLASS_COLOURS
-from etram_det.drawing.plots import MAP_COLOURS, add_legend, new_figure, time_figure
+from etram_det.drawing.plots import INK, MAP_COLOURS, add_legend, new_plot, time_plot
 
 
-def event_rate_figure(
+def event_rate_plot(
     frames: NDArray[Any], seconds: NDArray[Any], bins: int, window_ms: float
 ) -> Figure:
     """Events a second over time, by polarity, as far as they are counted in the frames.
@@ -28,10 +28,10 @@ def event_rate_figure(
     counts = frames.reshape(len(frames), 2, -1).sum(axis=2, dtype=np.int64)
     rates = counts / (window_ms / 1000) / 1e6
     lines = {"darker": rates[:, 0], "brighter": rates[:, 1]}
-    return time_figure(seconds, {"million events a second": lines})
+    return time_plot(seconds, {"million events a second": lines})
 
 
-def space_time_figure(
+def space_time_plot(
     frames: NDArray[Any], seconds: NDArray[Any], bins: int, window_ms: float
 ) -> Figure:
     """Events by time and column: what moves leaves a slanting trace, what stands leaves none.
@@ -45,8 +45,8 @@ def space_time_figure(
     num_frames, _, height, width = frames.shape
     by_bin = frames.reshape(num_frames, 2, bins, height, width).sum(axis=(1, 3), dtype=np.int64)
     counts = by_bin.reshape(num_frames * bins, width)
-    figure = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
-    axes = figure.add_subplot()
+    plot = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
+    axes = plot.add_subplot()
     image = axes.imshow(
         np.maximum(counts.T, 1),
         cmap=MAP_COLOURS,
@@ -56,13 +56,11 @@ def space_time_figure(
         interpolation="nearest",
     )
     axes.set(xlabel="time in the recording (s)", ylabel="column of the frame (px)")
-    figure.colorbar(image, label="events", shrink=0.9)
-    return figure
+    plot.colorbar(image, label="events", shrink=0.9)
+    return plot
 
 
-def channels_figure(
-    frame: NDArray[Any], boxes: NDArray[Any], bins: int, window_ms: float
-) -> Figure:
+def channels_plot(frame: NDArray[Any], boxes: NDArray[Any], bins: int, window_ms: float) -> Figure:
     """Parts of a stacked histogram, a row for each polarity, where something moves.
 
     Args:
@@ -77,8 +75,8 @@ def channels_figure(
     cut = frame[:, top:bottom, left:right]
     tile = 10 / len(shown)
     size = (11, 2 * (tile * cut.shape[1] / cut.shape[2] + 0.25) + 0.3)
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
-    grid = figure.subplots(2, len(shown), squeeze=False)
+    plot = Figure(figsize=size, layout="constrained", dpi=110)
+    grid = plot.subplots(2, len(shown), squeeze=False)
     most = max(1, int(cut.max(initial=1)))
     for row, polarity in enumerate(("darker", "brighter")):
         for axes, i in zip(grid[row], shown, strict=True):
@@ -89,9 +87,9 @@ def channels_figure(
             low, high = (window_ms * edge / bins for edge in (i, i + 1))
             axes.set_title(f"{polarity}, {low:.0f} to {high:.0f} ms", fontsize=8, loc="left")
             axes.tick_params(labelsize=6)
-    figure.colorbar(image, ax=grid, label="events of a pixel", shrink=0.8)
-    figure.supxlabel("column and row of the frame (px)", fontsize=8)
-    return figure
+    plot.colorbar(image, ax=grid, label="events of a pixel", shrink=0.8)
+    plot.supxlabel("column and row of the frame (px)", fontsize=8)
+    return plot
 
 
 def _surroundings(counts: NDArray[Any], boxes: NDArray[Any]) -> tuple[int, int, int, int]:
@@ -112,7 +110,7 @@ def _surroundings(counts: NDArray[Any], boxes: NDArray[Any]) -> tuple[int, int, 
     )
 
 
-def sizes_figure(
+def sizes_plot(
     sides: NDArray[Any],
     classes: NDArray[Any],
     class_names: Sequence[str],
@@ -126,7 +124,7 @@ def sizes_figure(
         class_names: name of each class id.
         thresholds: areas in square pixels that are marked.
     """
-    figure, axes = new_figure("square root of the area (px of the network's frame)", "labels")
+    plot, axes = new_plot("square root of the area (px of the network's frame)", "labels")
     present = [i for i in range(len(class_names)) if (classes == i).any()]
     if present:
         edges = np.geomspace(0.99 * max(sides.min(), 0.5), 1.01 * sides.max(), 33)
@@ -136,7 +134,7 @@ def sizes_figure(
             stacked=True,
             color=[f"#{bytes(CLASS_COLOURS[i % len(CLASS_COLOURS)]).hex()}" for i in present],
             label=[f"{class_names[i]} ({(classes == i).sum():,})" for i in present],
-            edgecolor="#59636e",
+            edgecolor=INK,
             linewidth=0.4,
         )
     axes.set_xscale("log")
@@ -144,9 +142,9 @@ def sizes_figure(
     axes.set_xticks(ticks, [str(side) for side in ticks])
     axes.minorticks_off()
     for area in thresholds:
-        axes.axvline(area**0.5, color="#59636e", linewidth=0.9, linestyle="dashed")
+        axes.axvline(area**0.5, color=INK, linewidth=0.9, linestyle="dashed")
     add_legend(axes, "class (labels)")
-    return figure
+    return plot
 
 
 def _within(limits: tuple[float, float], value: float) -> bool:

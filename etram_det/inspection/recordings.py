@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
 from etram_det.drawing.frames import Image
 from etram_det.drawing.labelled_frames import Boxes, labelled_picture
 from etram_det.metrics.evaluation import part_of_day
-from etram_det.simulator.dataset import SimulationSettings
-from etram_det.simulator.event_camera import SensorSettings
-
-
-def open_data(**settings: Any) -> EventDataModule:
-    """A data module of settings that are plain values, as a configuration holds them.
-
-    Those that this release does not know are left out, as are those of training alone.
-
-    Args:
-        settings: of ``data``; all have defaults.
-    """
-    known = inspect.signature(EventDataModule).parameters.keys() - {"augmentation", "subset"}
-    kept = {name: value for name, value in settings.items() if name in known}
-    simulation = kept.get("simulation")
-    if isinstance(simulation, Mapping):
-        sensor = SensorSettings(**simulation.get("sensor", {}))
-        kept["simulation"] = SimulationSettings(**{**simulation, "sensor": sensor})
-    return EventDataModule(**kept)
+from etram_det.types import Detections
 
 
 def recordings_of(data: EventDataModule, split: str) -> list[Recording]:
@@ -63,25 +44,31 @@ def fullest_frames(
     by_part = sorted(recordings, key=lambda recording: part_of_day(recording.name) or "")
     # From either end of the days followed by the nights.
     chosen = [by_part[i // 2 if i % 2 == 0 else -1 - i // 2] for i in range(len(by_part))]
-    pictures = {}
-    for recording in chosen[:number]:
-        t = int(np.bincount(recording.label_frame).argmax())
-        pictures[f"{recording.name}, {recording.frame_end_us[t] / 1e6:.2f} s"] = labelled_picture(
-            recording.frames(t, t + 1)[0],
-            data.class_names,
-            [labels_of(recording, t)],
-            representation=data.frame_settings.representation,
-        )
-    return pictures
+    fullest = ((each, int(np.bincount(each.label_frame).argmax())) for each in chosen[:number])
+    names, settings = data.class_names, data.frame_settings
+    return dict(labelled_frame(each, t, names, settings) for each, t in fullest)
 
 
-def labels_of(recording: Recording, frame: int, dashed: bool = False) -> Boxes:
-    """The labels of a frame as boxes to draw; none where it is not labelled.
+def labelled_frame(
+    recording: Recording,
+    t: int,
+    class_names: Sequence[str],
+    settings: FrameSettings,
+    found: Detections | None = None,
+) -> tuple[str, Image]:
+    """Name and time of a frame, and its picture with its labels, dashed beside detections.
 
     Args:
-        recording: where they come from.
-        frame: its index.
-        dashed: whether they are drawn dashed, beside detections.
+        recording: where it comes from.
+        t: its index.
+        class_names: name of each class id.
+        settings: how it was made.
+        found: detections in it.
     """
-    corners, classes = recording.boxes(frame) or (np.empty((0, 4)), np.empty(0, np.int64))
-    return Boxes(corners, classes, dashed=dashed)
+    corners, classes = recording.boxes(t) or (np.empty((0, 4)), np.empty(0, np.int64))
+    boxes = [Boxes(corners, classes, dashed=found is not None)]
+    if found is not None:
+        boxes.append(Boxes(found.boxes.numpy(), found.classes.numpy(), found.scores.numpy()))
+    [frame] = recording.frames(t, t + 1)
+    picture = labelled_picture(frame, class_names, boxes, "", settings.representation)
+    return f"{recording.name}, {recording.frame_end_us[t] / 1e6:.2f} s", picture

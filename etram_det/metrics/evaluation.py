@@ -1,10 +1,11 @@
-"""All figures of one evaluation, and what it takes to read them rightly."""
+"""All metrics of one evaluation, and what it takes to read them rightly."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isinf
 from typing import Any
 
@@ -14,9 +15,8 @@ from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
 from etram_det.metrics.curves import Curves, Evaluator
 from etram_det.metrics.frames import EvaluationFrames
 from etram_det.metrics.matching import IOU_THRESHOLDS
-from etram_det.metrics.settings import EvaluationSettings
-
-PARTS_OF_DAY = ("day", "night")
+from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics
+from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,17 @@ class EvaluationResult:
         """Recordings that have a frame which counted."""
         return len(np.unique(self.frames.recording))
 
-    def figures(self) -> dict[str, float]:
-        """Every figure by its flat key; nan where there is no ground truth.
+    @cached_property
+    def records(self) -> list[Record]:
+        """Metrics of everything, of each class, group, day and night, over all sizes and by bin."""
+        whole: list[tuple[str, str, Curves, Any]] = [("", "", self.curves, None)]
+        by_class = [("", name, self.curves, ids) for name, ids in self.settings.reported.items()]
+        by_day = [("day", "", self.day, None), ("night", "", self.night, None)]
+        rows = [*whole, *by_class, *by_day]
+        return [record for row in rows for record in self._records(*row)]
+
+    def flat_metrics(self) -> dict[str, float]:
+        """Every metric by its flat key; nan where there is no ground truth.
 
         ``AP``, ``AP50``, ``AP75``, ``AR``, ``num_boxes`` over all boxes; ``AP_<bin>`` …
         ``num_<bin>`` for every size bin; the same for every class, class group, day and night as
@@ -57,30 +66,19 @@ class EvaluationResult:
         many detections for each frame and class; ``num_frames``, ``num_recordings``,
         ``num_dropped_labels``, ``num_dropped_detections``.
         """
-        figures = dict(self._figures_of("", self.curves))
-        for limit, number in enumerate(self.settings.detection_limits[:-1]):
-            figures[f"AR{number}"] = self.curves.average_recall(limit=limit)
-        for class_id, name in enumerate(self.settings.reported_classes):
-            figures.update(self._figures_of(f"_{name}", self.curves, [class_id]))
-        for name, class_ids in self.settings.reported_groups.items():
-            figures.update(self._figures_of(f"_{name}", self.curves, class_ids))
-        figures.update(self._figures_of("_day", self.day))
-        figures.update(self._figures_of("_night", self.night))
-        figures["num_frames"] = len(self.frames)
-        figures["num_recordings"] = self.num_recordings
-        figures["num_dropped_labels"] = self.num_dropped_labels
-        figures["num_dropped_detections"] = self.num_dropped_detections
-        return figures
-
-    def size_figure_names(self) -> list[str]:
-        """Keys of the figures over all sizes and by size bin, as in :meth:`per_recording`."""
-        return [name for name, _ in self._figures_of("", self.curves)]
+        dropped = self.num_dropped_labels, self.num_dropped_detections
+        counts = len(self.frames), self.num_recordings, *dropped
+        recalls = {
+            name: self.curves.average_recall(limit=limit)
+            for limit, name in enumerate(self.settings.recall_names)
+        }
+        return flat_metrics(self.records) | recalls | dict(zip(FRAME_COUNTS, counts, strict=True))
 
     def per_recording(self) -> dict[str, dict[str, float]]:
         """AP, AP50, AP75, AR and boxes, over all sizes and by size bin, of each recording."""
         names, recording = np.unique(self.frames.recording, return_inverse=True)
         return {
-            str(name): dict(self._figures_of("", self.evaluator.curves(recording == i)))
+            str(name): flat_metrics(self._records("", "", self.evaluator.curves(recording == i)))
             for i, name in enumerate(names)
         }
 
@@ -133,17 +131,20 @@ class EvaluationResult:
             "dropped_detections": self.num_dropped_detections,
         }
 
-    def _figures_of(
-        self, suffix: str, curves: Curves, classes: Sequence[int] | None = None
-    ) -> Iterator[tuple[str, float]]:
-        bins = ("", *(f"_{name}" for name in self.settings.size_bins))
-        for area, size in enumerate(bins):
-            name = suffix + size
-            yield f"AP{name}", curves.average_precision(classes=classes, area=area)
-            yield f"AP50{name}", curves.average_precision(classes=classes, area=area, iou=0.5)
-            yield f"AP75{name}", curves.average_precision(classes=classes, area=area, iou=0.75)
-            yield f"AR{name}", curves.average_recall(classes=classes, area=area)
-            yield f"num{name or '_boxes'}", curves.count(classes=classes, area=area)
+    def _records(
+        self, part: str, name: str, curves: Curves, classes: Sequence[int] | None = None
+    ) -> list[Record]:
+        """Of one part and class or group, over all sizes and by size bin."""
+        records = []
+        for area, size in enumerate(("", *self.settings.size_bins)):
+            ap, ap50, ap75 = (
+                curves.average_precision(classes=classes, area=area, iou=iou)
+                for iou in (None, 0.5, 0.75)
+            )
+            ar = curves.average_recall(classes=classes, area=area)
+            boxes = curves.count(classes=classes, area=area)
+            records.append(Record(part, name, size, ap, ap50, ap75, ar, boxes))
+        return records
 
 
 def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> EvaluationResult:

@@ -36,6 +36,11 @@ class FrameBoxes:
         """``[D]`` area, in square pixels."""
         return self.size.prod(axis=1)
 
+    def in_frame(self, frame: int) -> FrameBoxes:
+        """The boxes of one frame, best score first."""
+        boxes = self.select(self.frame == frame)
+        return boxes.select(np.argsort(-boxes.scores, kind="stable"))
+
     def select(self, kept: np.ndarray) -> FrameBoxes:
         """The boxes where ``kept`` ``[D]`` is true, or those of these indices in their order."""
         return FrameBoxes(self.frame[kept], self.boxes[kept], self.classes[kept], self.scores[kept])
@@ -65,7 +70,7 @@ class EvaluationFrames:
     def ordered(self) -> EvaluationFrames:
         """The same frames by recording and time.
 
-        Boxes of equal score count in the order of their frames, so a fixed order makes figures
+        Boxes of equal score count in the order of their frames, so a fixed order makes metrics
         independent of how the frames were shared out among lanes and processes.
         """
         return self._take(np.lexsort((self.time_us, self.recording)))

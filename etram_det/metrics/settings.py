@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from etram_det.errors import UserError
 from etram_det.metrics.protocols import PROTOCOLS, Protocol, ProtocolName
+from etram_det.metrics.records import METRICS, flat_key, reported_cells
 
 PixelFrame = Literal["network", "native"]
 
@@ -22,16 +23,8 @@ SIZE_BINS: dict[str, tuple[float, float]] = {
 # Share of an area by which corners in single precision may put it off, for sides of 16 px and more
 # on sensors of up to 2048 px.
 _ROUNDING = 2e-5
-# Figures with these names are always there: see EvaluationResult.figures.
-RESERVED_NAMES = (
-    "boxes",
-    "day",
-    "night",
-    "frames",
-    "recordings",
-    "dropped_labels",
-    "dropped_detections",
-)
+# Flat keys of what was evaluated, beside those of the records.
+FRAME_COUNTS = ("num_frames", "num_recordings", "num_dropped_labels", "num_dropped_detections")
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class EvaluationSettings:
         size_bins: least and greatest area of each size bin in square pixels, both included.
         pixel_frame: pixels in which areas are measured: the network's input or the sensor's.
         protocol: key of ``PROTOCOLS``.
-        class_groups: ids of the classes in each group; a group's figure is the mean over those
+        class_groups: ids of the classes in each group; a group's metric is the mean over those
             of its classes that have ground truth.
         max_detections: most detections that count for each frame and class.
 
@@ -64,20 +57,17 @@ class EvaluationSettings:
         _check_size_bins(self.size_bins)
         if self.max_detections < 1:
             raise UserError(
-                "model.max_detections: required at least 1, "
-                f"found {self.max_detections}: COCO's own choice is 100"
+                f"model.max_detections: must be at least 1, got {self.max_detections}: "
+                "Use 100, as COCO does"
             )
-        names = (*self.class_names, *self.size_bins, *self.class_groups)
-        pairs = (
-            f"{a}_{b}" for a in (*self.class_names, *self.class_groups) for b in self.size_bins
-        )
-        for name, count in Counter([*RESERVED_NAMES, *names, *pairs]).items():
-            if count > 1:
-                raise UserError(
-                    "data.class_names, model.size_bins, model.class_groups: names must differ from "
-                    f"each other and from {', '.join(RESERVED_NAMES)}, found {name!r} twice: "
-                    "rename one"
-                )
+        cells = reported_cells((*self.class_names, *self.class_groups), self.size_bins)
+        keys = [flat_key(metric, cell) for cell in cells for metric in (*METRICS, "boxes")]
+        key, count = Counter([*FRAME_COUNTS, *keys]).most_common(1)[0]
+        if count > 1:
+            raise UserError(
+                "data.class_names, model.size_bins, model.class_groups: must give each metric a "
+                f"key of its own, got {key!r} twice: Use another name for one of them"
+            )
 
     @property
     def rules(self) -> Protocol:
@@ -86,13 +76,30 @@ class EvaluationSettings:
 
     @property
     def reported_classes(self) -> tuple[str, ...]:
-        """Names of the classes with figures of their own: none where classes are ignored."""
+        """Names of the classes with metrics of their own: none where classes are ignored."""
         return () if self.rules.class_agnostic else self.class_names
 
     @property
     def reported_groups(self) -> dict[str, tuple[int, ...]]:
-        """The groups with figures of their own: none where classes are ignored."""
+        """The groups with metrics of their own: none where classes are ignored."""
         return {} if self.rules.class_agnostic else self.class_groups
+
+    @property
+    def reported(self) -> dict[str, tuple[int, ...]]:
+        """Ids of the classes in each class and group with metrics of its own."""
+        classes = {name: (i,) for i, name in enumerate(self.reported_classes)}
+        return {**classes, **self.reported_groups}
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Flat keys of all precisions and recalls, which are logged and can be monitored."""
+        cells = reported_cells(self.reported, self.size_bins)
+        return [flat_key(metric, cell) for cell in cells for metric in METRICS] + self.recall_names
+
+    @property
+    def recall_names(self) -> list[str]:
+        """Flat keys of recall with fewer detections than count: ``AR1`` and ``AR10``."""
+        return [f"AR{number}" for number in self.detection_limits[:-1]]
 
     @property
     def num_classes(self) -> int:
@@ -127,8 +134,8 @@ def class_groups_by_id(
         if unknown or not found:
             named = ", ".join(f"{i} {name}" for name, i in ids.items())
             raise UserError(
-                f"model.class_groups.{group}: required ids or names out of {named}, found "
-                f"{unknown or 'none'}: set groups of these classes, or none by "
+                f"model.class_groups.{group}: must be ids or names out of {named}, got "
+                f"{unknown or 'none'}: Set groups of these classes, or none by "
                 "--model.class_groups null"
             )
         groups[group] = tuple(dict.fromkeys(found))
@@ -138,7 +145,7 @@ def class_groups_by_id(
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise UserError(
-            f"model.{key}: required one of {', '.join(choices)}, found {value!r}: choose one"
+            f"model.{key}: must be one of {', '.join(choices)}, got {value!r}: Set one of them"
         )
 
 
@@ -147,14 +154,14 @@ def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
     for name, (low, high) in size_bins.items():
         if not 0 <= low < high:
             raise UserError(
-                f"model.size_bins.{name}: required [low, high] in square pixels with "
-                f"0 <= low < high, found [{low:g}, {high:g}]: correct the bounds (.inf leaves a "
+                f"model.size_bins.{name}: must be [low, high] in square pixels with "
+                f"0 <= low < high, got [{low:g}, {high:g}]: Set other bounds (.inf leaves a "
                 "bin open)"
             )
         if low < previous_high:
             raise UserError(
-                f"model.size_bins.{name}: required bins in ascending order that share a bound at "
-                f"most, found [{low:g}, {high:g}] after {previous_name} which ends at "
-                f"{previous_high:g}: move a bound or reorder the bins"
+                f"model.size_bins.{name}: must follow the bin before it and share a bound at most, "
+                f"got [{low:g}, {high:g}] after {previous_name}, which ends at "
+                f"{previous_high:g}: Set another bound or order"
             )
         previous_name, previous_high = name, high

@@ -39,11 +39,11 @@ class SizeBinnedMAP(Metric):
     """COCO's AP and AR: overall, by size bin, by class, by group, by day and night.
 
     Areas and scores follow the protocol and the pixels that are chosen here, and every report
-    names them. A figure without ground truth is nan and left out of means.
+    names them. A metric without ground truth is nan and left out of means.
 
     Attributes:
         settings: what is reported and how it is counted.
-        result: curves, confusion and per-recording figures of the last ``compute()``, on every
+        result: curves, confusion and per-recording metrics of the last ``compute()``, on every
             process over the frames of all of them; None before it.
 
     Args:
@@ -53,9 +53,9 @@ class SizeBinnedMAP(Metric):
         pixel_frame: pixels in which areas are measured: the network's input or the sensor's.
         protocol: ``full`` counts every label and scores by objectness times class confidence.
             ``prophesee`` drops the first 0.5 s and boxes with a side under 20 or a diagonal under
-            60 sensor pixels, and scores by class confidence, as published figures do.
+            60 sensor pixels, and scores by class confidence, as published results do.
             ``etram_fork`` is ``prophesee`` with classes ignored.
-        class_groups: class ids or names of each group; its figures are means over its classes.
+        class_groups: class ids or names of each group; its metrics are means over its classes.
         max_detections: most detections that count for each frame and class.
 
     Raises:
@@ -65,15 +65,6 @@ class SizeBinnedMAP(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = True
-
-    frames: list[Tensor]
-    scale: list[Tensor]
-    names: list[Tensor]
-    label_boxes: list[Tensor]
-    label_classes: list[Tensor]
-    detection_boxes: list[Tensor]
-    detection_classes: list[Tensor]
-    detection_scores: list[Tensor]
 
     def __init__(
         self,
@@ -153,24 +144,20 @@ class SizeBinnedMAP(Metric):
             getattr(self, name).append(rows[name].detach().to(self.device, dtype))
 
     def compute(self) -> dict[str, Tensor]:
-        """All figures of the frames so far.
+        """All metrics of the frames so far.
 
         Returns:
             Scalar float32 tensors by the keys of
-            :meth:`~etram_det.metrics.evaluation.EvaluationResult.figures`, nan where there is no
-            ground truth.
+            :meth:`~etram_det.metrics.evaluation.EvaluationResult.flat_metrics`, nan where there
+            is no ground truth.
 
         Raises:
             UserError: if labels or detections hold a class id without a name.
         """
         self.result = evaluate(self._collect(), self.settings)
-        figures = self.result.figures()
-        values = torch.tensor(list(figures.values()), dtype=torch.float32, device=self.device)
-        return dict(zip(figures, values.unbind(), strict=True))
-
-    def figure_names(self) -> list[str]:
-        """Keys of what :meth:`compute` returns."""
-        return list(evaluate(self._collect(), self.settings).figures())
+        metrics = self.result.flat_metrics()
+        values = torch.tensor(list(metrics.values()), dtype=torch.float32, device=self.device)
+        return dict(zip(metrics, values.unbind(), strict=True))
 
     def _collect(self) -> EvaluationFrames:
         """All frames of the states, without the labels' padding."""
@@ -210,8 +197,8 @@ class SizeBinnedMAP(Metric):
         names = self.settings.class_names
         if len(boxes) and boxes.classes.max() >= len(names):
             raise UserError(
-                f"class_names: required a name for every class id, found id {boxes.classes.max()} "
-                f"in {source} with {len(names)} names ({', '.join(names)}): use the names of the "
+                f"class_names: must hold a name for every class id, got id {boxes.classes.max()} "
+                f"in {source} with {len(names)} names ({', '.join(names)}): Use the names of the "
                 "data",
                 exit_code=1,
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from etram_det.models.box_losses import broadcast_iou
+from etram_det.models.box_losses import box_iou
 from etram_det.models.head import HeadOutput
 
 CENTER_RADIUS = 1.5  # cells around a box's centre: candidates are 3x3 cells in each scale
@@ -64,7 +64,7 @@ def simota(
     anchor, valid = _candidates(output, boxes_cxcywh.float(), classes)
 
     predicted = output.boxes_cxcywh().gather(1, anchor[..., None].expand(-1, -1, 4))
-    iou = broadcast_iou(boxes[:, None], predicted[frame]) * valid[frame]
+    iou = box_iou(boxes[:, None], predicted[frame]) * valid[frame]
     cost = _class_cost(output, anchor, frame, classes.flatten()[rows])
     cost = cost - IOU_COST * torch.log(iou + 1e-8)
     cost = torch.where(_near_centre(output, boxes, anchor[frame]), cost, cost + OUTSIDE_COST)

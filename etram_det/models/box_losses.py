@@ -17,26 +17,17 @@ from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float3
 _MIN_SIDE_PX = 1e-3
 
 
-def broadcast_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU ``[*]`` of two broadcastable sets of ``cxcywh`` boxes ``[*, 4]``.
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU ``[*]`` in [0, 1] of ``cxcywh`` boxes ``[*, 4]``, whose shapes are broadcast.
 
     No gradient flows where boxes do not touch, as in YOLOX.
     """
     # Coordinate by coordinate: PyTorch reduces a last axis of two slowly.
-    x, y, w, h = boxes.unbind(-1)
-    other_x, other_y, other_w, other_h = others.unbind(-1)
-    shared_w = _shared_length(x, w, other_x, other_w)
-    shared_h = _shared_length(y, h, other_y, other_h)
-    overlap = shared_w * shared_h * ((shared_w > 0) & (shared_h > 0))
-    union = w * h + other_w * other_h - overlap
-    return overlap / (union + 1e-16)
-
-
-def _shared_length(centre: Tensor, length: Tensor, other_centre: Tensor, other: Tensor) -> Tensor:
-    """Length ``[*]`` that two intervals share; negative where they do not touch."""
-    half, other_half = length / 2, other / 2
-    upper = torch.minimum(centre + half, other_centre + other_half)
-    return upper - torch.maximum(centre - half, other_centre - other_half)
+    (ax, ay, aw, ah), (bx, by, bw, bh) = a.unbind(-1), b.unbind(-1)
+    width = torch.minimum(ax + aw / 2, bx + bw / 2) - torch.maximum(ax - aw / 2, bx - bw / 2)
+    height = torch.minimum(ay + ah / 2, by + bh / 2) - torch.maximum(ay - ah / 2, by - bh / 2)
+    overlap = width * height * ((width > 0) & (height > 0))
+    return overlap / (aw * ah + bw * bh - overlap + 1e-16)
 
 
 class BoxLoss(nn.Module):
@@ -52,7 +43,7 @@ class IOULoss(BoxLoss):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P]`` in [0, 1] of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
-        return 1 - broadcast_iou(at_least_float32(pred), at_least_float32(target)) ** 2
+        return 1 - box_iou(at_least_float32(pred), at_least_float32(target)) ** 2
 
 
 class GIOULoss(BoxLoss):

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from etram_det.metrics.records import METRICS, PARTS_OF_DAY, flat_key, metric_of, records_in
 from etram_det.types import leaves
 
 
@@ -50,20 +51,24 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     Args:
         runs: two, by name: what ``metrics.json`` holds, of the same data.
     """
-    (first, one), (second, other) = runs.items()
-    evaluation = one["evaluation"]
-    names = ["AP", "AP50", "AP75", "AR"]
-    names += [f"AP_{name}" for name in (*evaluation["size_bins"], "day", "night")]
-    classes = [f"AP_{name}" for name in evaluation["class_names"]]
-    table = Table("figure")
-    for heading in (first, second, "difference"):
+    records = [records_in(results) for results in runs.values()]
+    evaluation = next(iter(runs.values()))["evaluation"]
+    by_size = [("", "", size) for size in evaluation["size_bins"]]
+    by_day = [(part, "", "") for part in PARTS_OF_DAY]
+    groups = (
+        [(metric, ("", "", "")) for metric in METRICS]
+        + [("AP", cell) for cell in (*by_size, *by_day)],
+        [("AP", ("", name, "")) for name in evaluation["class_names"]],
+    )
+    table = Table("metric")
+    for heading in (*runs, "difference"):
         table.add_column(heading, justify="right")
-    for group in (names, classes):
-        for name in group:
-            if name in one and name in other:
-                values = one[name], other[name]
-                cells = [f"{value:.3f}" for value in values]
-                table.add_row(name, *cells, f"{values[1] - values[0]:+.3f}")
+    for group in groups:
+        for metric, cell in group:
+            one, other = (metric_of(each, cell, metric) for each in records)
+            if one is not None and other is not None:
+                cells = f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
+                table.add_row(flat_key(metric, cell), *cells)
         table.add_section()
     return table
 

@@ -5,47 +5,41 @@ from __future__ import annotations
 import base64
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from etram_det.errors import UserError
+from etram_det.metrics.records import Cell, Record, records_in
+from etram_det.types import leaves
 
-_EVALUATE = "run validate or test with this release"
+_EVALUATE = "Use validate or test of this release"
 # What a report cannot do without.
 _REQUIRED = {
-    "evaluation": (
-        *("protocol", "filtered", "uses_objectness", "class_agnostic", "pixel_frame", "size_bins"),
-        *("iou_thresholds", "max_detections", "class_names", "class_groups", "frames"),
-        *("recordings", "dropped_labels", "dropped_detections", "dropped_by_data"),
-    ),
-    "recordings": (),
-    "confusion": ("names", "counts", "score_threshold", "iou_threshold"),
+    "evaluation": "protocol filtered uses_objectness class_agnostic pixel_frame size_bins "
+    "iou_thresholds max_detections class_names class_groups frames recordings dropped_labels "
+    "dropped_detections dropped_by_data",
+    "recordings": "",
+    "confusion": "names counts score_threshold iou_threshold",
 }
 
 
-@dataclass(frozen=True)
-class PRCurves:
-    """Precision over recall, as ``pr_curves.npz`` holds it.
+class PRCurves(NamedTuple):
+    """Precision over recall at the least IoU threshold, as ``pr_curves.npz`` holds it.
 
     Attributes:
-        precision: ``[I, R, K, A]`` in [0, 1] at IoU thresholds I and recall thresholds R of
-            classes K in area ranges A; nan where there is no ground truth.
-        iou_thresholds: ``[I]``.
-        recall_thresholds: ``[R]``.
-        classes: name of each class.
-        area_ranges: name of each area range, ``all`` first.
+        recall: ``[R]`` thresholds.
+        precision: of each class ``[R, A]`` in [0, 1], over all sizes and in each size bin; nan
+            where there is no ground truth.
     """
 
-    precision: np.ndarray
-    iou_thresholds: np.ndarray
-    recall_thresholds: np.ndarray
-    classes: list[str]
-    area_ranges: list[str]
+    recall: np.ndarray
+    precision: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,11 @@ class EvaluatedRun:
     pictures: dict[str, str]
     settings: dict[str, Any]
     missing: list[str]
+
+    @cached_property
+    def records(self) -> dict[Cell, Record]:
+        """What ``etram_det.metrics.records.records_in`` reads of the results."""
+        return records_in(self.results)
 
     @property
     def name(self) -> str:
@@ -95,7 +94,7 @@ def read_run(folder: Path) -> EvaluatedRun:
     pictures: dict[str, str] = {}
     if gallery is None:
         missing.append(
-            f"pictures of misses and false alarms: none were made: {_EVALUATE} and with "
+            f"pictures of misses and false alarms: none were made: {_EVALUATE}, with "
             "results.pictures above 0"
         )
     else:
@@ -104,27 +103,26 @@ def read_run(folder: Path) -> EvaluatedRun:
         if len(pictures) < len(shown):
             lost = len(shown) - len(pictures)
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
-    return EvaluatedRun(folder, results, curves, pictures, _read_settings(folder), missing)
+    settings = dict(leaves(read_settings(folder)))
+    return EvaluatedRun(folder, results, curves, pictures, settings, missing)
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: required a run folder, found none: name one under runs/")
     if not path.is_file():
+        found = "no metrics.json" if folder.is_dir() else "no folder"
         raise UserError(
-            f"{folder}: required metrics.json of an evaluation, found none: {_EVALUATE}, or name "
-            "the folder that holds it, such as runs/size_aware/version_0"
+            f"{folder}: must be a run folder with metrics.json of an evaluation, got {found}: "
+            f"{_EVALUATE}, or use another folder, such as runs/size_aware/version_0"
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: damaged, no JSON ({error}): {_EVALUATE}") from error
+        raise UserError(f"{path}: must be JSON, got {error}: {_EVALUATE}") from error
     lacking = list(_lacking(results))
     if lacking:
         raise UserError(
-            f"{path}: required what an evaluation writes, found no {', '.join(lacking)}: "
-            f"{_EVALUATE}"
+            f"{path}: must be what an evaluation writes, got no {', '.join(lacking)}: {_EVALUATE}"
         )
     return results
 
@@ -135,43 +133,26 @@ def _lacking(results: Any) -> Iterator[str]:
         if not isinstance(content, dict):
             yield part
         else:
-            yield from (f"{part}.{key}" for key in keys if key not in content)
+            yield from (f"{part}.{key}" for key in keys.split() if key not in content)
 
 
 def _read_curves(path: Path) -> PRCurves | None:
-    if not path.is_file():
-        return None
     try:
         with np.load(path, allow_pickle=False) as saved:
-            return PRCurves(
-                saved["precision"],
-                saved["iou_thresholds"],
-                saved["recall_thresholds"],
-                saved["classes"].tolist(),
-                saved["area_ranges"].tolist(),
-            )
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            by_class = np.moveaxis(saved["precision"][0], 1, 0)
+            classes = saved["classes"].tolist()
+            return PRCurves(saved["recall_thresholds"], dict(zip(classes, by_class, strict=True)))
+    except (FileNotFoundError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` of a run folder holds; empty where it is missing or damaged."""
     try:
-        return _by_dotted_key(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError):
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
-
-
-def _by_dotted_key(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        return {prefix.removesuffix("."): content}
-    return {
-        key: value
-        for name, inner in content.items()
-        for key, value in _by_dotted_key(inner, f"{prefix}{name}.").items()
-    }
+    return content if isinstance(content, dict) else {}
 
 
 def _data_uri(path: Path) -> str:

@@ -66,25 +66,19 @@ class Gallery:
         Raises:
             OSError: a file cannot be written.
         """
-        misses = self.misses()
-        alarms = self.false_alarms()
+        misses, alarms = self.misses(), self.false_alarms()
         for earlier in (folder / FOLDER).glob("*.png"):
             earlier.unlink()
-        return {
-            "misses": [
-                self._write(folder / FOLDER / f"miss_{i:02d}.png", misses, i)
-                | {"closest": self._closest(misses, i, self.frames.detections)}
-                for i in range(len(misses))
-            ],
-            "false_alarms": [
-                self._write(folder / FOLDER / f"false_alarm_{i:02d}.png", alarms, i)
-                | {
-                    "score": float(alarms.scores[i]),
-                    "closest": self._closest(alarms, i, self.frames.truth),
-                }
-                for i in range(len(alarms))
-            ],
-        }
+        missed = [
+            self._write(folder, f"miss_{i:02d}", misses, i, self.frames.detections)
+            for i in range(len(misses))
+        ]
+        false = [
+            self._write(folder, f"false_alarm_{i:02d}", alarms, i, self.frames.truth)
+            | {"score": float(alarms.scores[i])}
+            for i in range(len(alarms))
+        ]
+        return {"misses": missed, "false_alarms": false}
 
     def misses(self) -> FrameBoxes:
         """The misses to show, worst first."""
@@ -127,7 +121,9 @@ class Gallery:
         picture, scale = self._frame_of(boxes, i)
         return int(_active(picture, boxes.boxes[i] * np.tile(scale, 2)).sum())
 
-    def _write(self, path: Path, boxes: FrameBoxes, i: int) -> dict[str, Any]:
+    def _write(
+        self, folder: Path, name: str, boxes: FrameBoxes, i: int, others: FrameBoxes
+    ) -> dict[str, Any]:
         frame, box = boxes.frame[i], boxes.boxes[i]
         picture, scale = self._frame_of(boxes, i)
         in_picture = np.tile(scale, 2)
@@ -137,29 +133,31 @@ class Gallery:
             corners = (shown.boxes * in_picture - np.tile(origin, 2)) * zoom
             return replace(shown, boxes=corners).select(_shows(corners))
 
-        truth = in_window(_of_frame(self.pairing.truth, frame))
-        found = _of_frame(self.pairing.detections, frame)
-        # Best first, but before all others the one that the picture is about.
+        truth = in_window(self.pairing.truth.in_frame(frame))
+        found = self.pairing.detections.in_frame(frame)
+        # Before all others the one that the picture is about.
         is_subject = (found.boxes == box).all(axis=1)
-        found = in_window(found.select(np.lexsort((-found.scores, ~is_subject))))
+        found = in_window(found.select(np.argsort(~is_subject, kind="stable")))
         found = found.select(np.arange(len(found)) < _MOST_DETECTIONS)
         draw_boxes(window, truth.boxes, truth.classes, self.class_names, dashed=True)
         draw_boxes(window, found.boxes, found.classes, self.class_names, found.scores)
         _draw_brackets(window, (box * in_picture - np.tile(origin, 2)) * zoom)
-        with replacing(path) as unfinished:
+        file = f"{FOLDER}/{name}.png"
+        with replacing(folder / file) as unfinished:
             unfinished.write_bytes(cv2.imencode(".png", window[..., ::-1])[1].tobytes())
         return {
-            "file": f"{FOLDER}/{path.name}",
+            "file": file,
             "class": self.class_names[boxes.classes[i]],
             "recording": str(self.frames.recording[frame]),
             "time_us": int(self.frames.time_us[frame]),
             "box": box.tolist(),
             "active": float(_active(picture, box * in_picture).mean()),
+            "closest": self._closest(boxes, i, others),
         }
 
     def _closest(self, boxes: FrameBoxes, i: int, others: FrameBoxes) -> dict[str, Any] | None:
         """Class, score and IoU of the box of the same frame that overlaps most, if one does."""
-        others = _of_frame(others, boxes.frame[i])
+        others = others.in_frame(boxes.frame[i])
         overlap = overlaps(others.boxes, boxes.boxes[i])
         if not overlap.any():
             return None
@@ -169,10 +167,6 @@ class Gallery:
             "score": float(others.scores[best]),
             "iou": float(overlap[best]),
         }
-
-
-def _of_frame(boxes: FrameBoxes, frame: int) -> FrameBoxes:
-    return boxes.select(boxes.frame == frame)
 
 
 def _active(picture: Image, box: NDArray[Any]) -> NDArray[Any]:

@@ -10,19 +10,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etram_det import __version__
 from etram_det.files import write_text
+from etram_det.metrics.records import metric_of
 from etram_det.report import size_plots, svg_plots
 from etram_det.report.evaluated_run import EvaluatedRun, read_run
+from etram_det.report.grids import metric_grids
 from etram_det.report.page_facts import differing_evaluation, differing_settings, facts_of
 from etram_det.report.page_tables import (
     UNKNOWN,
-    class_size_table,
-    class_table,
     confusion_table,
-    day_night_table,
     difference_colour,
-    recording_table,
+    metric_tables,
     signed,
-    size_table,
 )
 from etram_det.report.tables import number_of
 
@@ -74,14 +72,10 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
             for letter, run in named
             for text in run.missing
         ],
-        "tiles": [_tile(name, runs) for name in _tile_names(runs)],
+        "tiles": _tiles(runs),
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
-        "size_table": size_table(runs),
-        "class_size_table": class_size_table(runs),
-        "class_table": class_table(runs),
-        "day_night_table": day_night_table(runs),
-        "recording_table": recording_table(runs),
+        "tables": metric_tables(runs),
         "confusion_tables": [
             confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
         ],
@@ -115,31 +109,31 @@ def _summary(run: EvaluatedRun) -> str:
         f"split {facts['split']}" if facts.get("split") else "",
         f"{number_of(evaluation['frames'], 'frame')} of "
         f"{number_of(evaluation['recordings'], 'recording')}",
-        number_of(run.results.get("num_boxes", 0), "label"),
+        number_of(run.records["", "", ""].boxes, "label"),
         f"protocol {evaluation['protocol']}",
         f"sizes in {evaluation['pixel_frame']} pixels",
     ]
     return " · ".join(part for part in parts if part)
 
 
-def _tile_names(runs: Sequence[EvaluatedRun]) -> list[str]:
-    bins = dict.fromkeys(name for run in runs for name in run.results["evaluation"]["size_bins"])
-    return ["AP", "AP50", *(f"AP {name}" for name in bins), "labels found"]
+def _tiles(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
+    """The metrics that come first, with the differences between two runs."""
+    columns = metric_grids(*(run.results for run in runs))["recordings"].columns
+    tiles = [
+        _tile(name, [metric_of(run.records, ("", "", size), metric) for run in runs])
+        for name, (metric, size) in columns.items()
+    ]
+    return [*tiles, _tile("labels found", [_share_found(run) for run in runs], is_share=True)]
 
 
-def _tile(name: str, runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
-    """One of the figures that come first, with the difference between two runs."""
-    if name == "labels found":
-        values = [_share_found(run) for run in runs]
-        texts = [UNKNOWN if value is None else f"{value:.1%}" for value in values]
-    else:
-        values = [run.results.get(name.replace(" ", "_", 1)) for run in runs]
-        texts = [UNKNOWN if value is None else f"{value:.3f}" for value in values]
+def _tile(name: str, values: Sequence[float | None], is_share: bool = False) -> dict[str, Any]:
+    form = ".1%" if is_share else ".3f"
     difference = None
     if len(values) == 2 and values[0] is not None and values[1] is not None:
         change = values[1] - values[0]
-        text = signed(change) if name != "labels found" else f"{signed(100 * change, 1)} points"
+        text = f"{signed(100 * change, 1)} points" if is_share else signed(change)
         difference = {"text": text, "colour": difference_colour(change)}
+    texts = [UNKNOWN if value is None else f"{value:{form}}" for value in values]
     return {"name": name, "texts": texts, "difference": difference}
 
 
@@ -160,7 +154,7 @@ def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
 
 
 def _cards(run: EvaluatedRun, kind: str) -> list[dict[str, Any]]:
-    """Pictures of a gallery that are there, with what is to be said of them."""
+    """Pictures of a gallery that are there, with their captions."""
     return [
         {"source": run.pictures[each["file"]], "title": title, "lines": lines}
         for each in run.results.get("gallery", {}).get(kind, [])

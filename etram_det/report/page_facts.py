@@ -8,23 +8,21 @@ from typing import Any
 
 from etram_det.report.evaluated_run import EvaluatedRun
 from etram_det.report.page_tables import UNKNOWN
+from etram_det.report.tables import area_range, dropped_by_data, score_of
 
 # Of the parts of metrics.json: two runs compare where these are the same.
-_ALIKE = {
-    "run": ("split", "data", "input_size"),
-    "evaluation": (
-        *("protocol", "pixel_frame", "size_bins", "max_detections", "class_names"),
-        *("frames", "recordings"),
-    ),
-    "confusion": ("score_threshold",),
+_EQUAL_WHERE_COMPARED = {
+    "run": "split data input_size",
+    "evaluation": "protocol pixel_frame size_bins max_detections class_names frames recordings",
+    "confusion": "score_threshold",
 }
 _PIXELS = {"network": "network's frame", "native": "sensor"}
 
 
 def differing_evaluation(a: EvaluatedRun, b: EvaluatedRun) -> Iterator[str]:
-    """In what two evaluations differ, as far as both tell, that ought to be the same."""
-    for part, keys in _ALIKE.items():
-        for key in keys:
+    """What ought to be the same in two evaluations and differs, as far as both hold it."""
+    for part, keys in _EQUAL_WHERE_COMPARED.items():
+        for key in keys.split():
             theirs, ours = (run.results.get(part, {}).get(key) for run in (a, b))
             if theirs != ours and None not in (theirs, ours):
                 yield f"{key.replace('_', ' ')} ({_plain(theirs)} / {_plain(ours)})"
@@ -56,14 +54,10 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     size = facts.get("input_size")
     yield "network's frame", UNKNOWN if size is None else f"{size[1]} x {size[0]} pixels"
     yield "protocol", f"{evaluation['protocol']}: {_rules(evaluation)}"
-    score = "objectness x class" if evaluation["uses_objectness"] else "class confidence"
-    yield "score", score
+    yield "score", score_of(evaluation)
     yield "areas", f"in square pixels of the {_PIXELS[evaluation['pixel_frame']]}"
-    for name, (low, high) in evaluation["size_bins"].items():
-        yield (
-            f"size {name}",
-            f"{low:g} to {high:g} px²" if high is not None else f"from {low:g} px²",
-        )
+    for name, bounds in evaluation["size_bins"].items():
+        yield f"size {name}", f"{area_range(*bounds)} px²"
     ious = evaluation["iou_thresholds"]
     yield "IoU of AP and AR", f"{ious[0]:.2f} to {ious[-1]:.2f}, {len(ious)} thresholds"
     yield "detections that count", f"{evaluation['max_detections']} of each frame and class"
@@ -74,12 +68,10 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     )
     yield "frames", f"{evaluation['frames']:,}"
     yield "recordings", f"{evaluation['recordings']:,}"
-    yield "labels", f"{run.results.get('num_boxes', 0):,}"
+    yield "labels", f"{run.records['', '', ''].boxes:,}"
     yield "labels dropped by the protocol", f"{evaluation['dropped_labels']:,}"
     yield "detections dropped by the protocol", f"{evaluation['dropped_detections']:,}"
-    dropped = {why: n for why, n in evaluation["dropped_by_data"].items() if n}
-    reasons = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
-    yield "labels dropped when they were read", reasons or "none"
+    yield "labels dropped when they were read", dropped_by_data(evaluation) or "none"
     yield "written by", f"etram_det {facts['version']}" if facts.get("version") else UNKNOWN
 
 

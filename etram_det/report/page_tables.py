@@ -1,24 +1,25 @@
-"""Tables of a report's page: figures of one run, or of two with their differences."""
+"""Tables of a report's page: metrics of one run, or of two with their differences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from etram_det.metrics.records import Records
 from etram_det.report.evaluated_run import EvaluatedRun
+from etram_det.report.grids import BOXES, Grid, metric_grids
 
 SEQUENTIAL = (0, 84, 147)  # dark blue, for the greatest value
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
 _FULL_DIFFERENCE = 0.25  # that has the full colour
 UNKNOWN = "–"
-# Name of a column: kind of its figures, and what follows the row's own suffix in their keys.
-_KINDS = {**{kind: (kind, "") for kind in ("AP", "AP50", "AP75", "AR")}, "labels": ("num", "")}
+_COUNTED = ("heat", "day-night")  # tables with numbers of labels beneath their metrics
+_SHADED = (*_COUNTED, "recordings")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One figure.
+class PageCell:
+    """One metric or count.
 
     Attributes:
         text: what is shown.
@@ -51,51 +52,28 @@ class PageTable:
     corner: str
     columns: Sequence[str]
     runs: Sequence[str] = ()
-    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+    rows: list[tuple[str, list[PageCell]]] = field(default_factory=list)
 
 
-def size_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP, AP50, AP75, AR and labels over all sizes and by size bin."""
-    rows = {"all": "", **{name: f"_{name}" for name in _size_bins(runs)}}
-    return _figures("sizes", "size", runs, rows, _KINDS)
+def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
+    """Metrics by size, class, both, day and night, and recording, by key.
 
-
-def class_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP, AP50, AP75, AR and labels of each class and group."""
-    return _figures("classes", "class", runs, _classes(runs), _KINDS)
-
-
-def class_size_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP of each class and group, over all sizes and by size bin, with numbers of labels."""
-    return _figures("heat", "class", runs, _classes(runs), _by_size(runs), heat=True)
-
-
-def day_night_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP by day and by night, over all sizes and by size bin, with numbers of labels."""
-    rows = {"day": "_day", "night": "_night"}
-    return _figures("day-night", "part", runs, rows, _by_size(runs), heat=True)
-
-
-def recording_table(runs: Sequence[EvaluatedRun]) -> PageTable:
-    """AP, AP50, AP by size bin and, of one run, labels of each recording."""
-    columns = {
-        "AP": ("AP", ""),
-        "AP50": ("AP50", ""),
-        **{f"AP {name}": ("AP", f"_{name}") for name in _size_bins(runs)},
-        **({"labels": ("num", "")} if len(runs) == 1 else {}),
-    }
-    table = _empty("recordings", "recording", runs, columns)
-    for name in sorted({name for run in runs for name in run.results["recordings"]}):
-        figures = [run.results["recordings"].get(name, {}) for run in runs]
-        table.rows.append((name, _row(figures, "", columns, shaded=True)))
-    return table
+    Args:
+        runs: one, or two whose differences are shown, too.
+    """
+    grids = metric_grids(*(run.results for run in runs))
+    if len(runs) == 1:
+        corner, rows, columns = grids["recordings"]
+        grids["recordings"] = Grid(corner, rows, {**columns, **BOXES})
+    records = [run.records for run in runs]
+    return {key: _metric_table(key, grid, records) for key, grid in grids.items()}
 
 
 def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
     """Labels by true and by detected class, shaded by their share of the true class.
 
     Args:
-        run: whose figures are shown.
+        run: whose labels are counted.
         key: of the table in the page.
     """
     confusion = run.results["confusion"]
@@ -106,93 +84,42 @@ def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
         total = sum(counts) if of_class else 0
         cells = [_shaded(f"{n:,}", n / total if total else 0.0) for n in counts]
         if not of_class:
-            cells[-1] = Cell("")  # background that was found to be background is not counted
+            cells[-1] = PageCell("")  # background that was found to be background is not counted
         table.rows.append((name, cells))
     return table
 
 
-def _by_size(runs: Sequence[EvaluatedRun]) -> dict[str, tuple[str, str]]:
-    return {"all sizes": ("AP", ""), **{name: ("AP", f"_{name}") for name in _size_bins(runs)}}
-
-
-def _size_bins(runs: Sequence[EvaluatedRun]) -> Iterable[str]:
-    return dict.fromkeys(name for run in runs for name in run.results["evaluation"]["size_bins"])
-
-
-def _classes(runs: Sequence[EvaluatedRun]) -> dict[str, str]:
-    """Keys of classes, then of groups, with a line between them where there are both."""
-    kinds = [
-        list(dict.fromkeys(name for run in runs for name in run.results["evaluation"][kind]))
-        for kind in ("class_names", "class_groups")
-    ]
-    classes, groups = ({name: f"_{name}" for name in names} for names in kinds)
-    return {**classes, **({"": ""} if classes and groups else {}), **groups}
-
-
-def _empty(
-    key: str, corner: str, runs: Sequence[EvaluatedRun], columns: Iterable[str]
-) -> PageTable:
-    return PageTable(key, corner, list(columns), () if len(runs) == 1 else ("A", "B", "B − A"))
-
-
-def _figures(
-    key: str,
-    corner: str,
-    runs: Sequence[EvaluatedRun],
-    rows: Mapping[str, str],
-    columns: Mapping[str, tuple[str, str]],
-    heat: bool = False,
-) -> PageTable:
-    """Table of flat keys: kind, then the row's, then the column's suffix.
-
-    A heat map is shaded and has the number of labels in its cells.
-    """
-    table = _empty(key, corner, runs, columns)
-    figures = [run.results for run in runs]
-    for name, suffix in rows.items():
-        table.rows.append((name, _row(figures, suffix, columns, heat, heat) if name else []))
+def _metric_table(key: str, grid: Grid, records: Sequence[Records]) -> PageTable:
+    columns = ["labels" if name in BOXES else name for name in grid.columns]
+    table = PageTable(key, grid.corner, columns, () if len(records) == 1 else ("A", "B", "B − A"))
+    for rows in zip(*(grid.values(each) for each in records), strict=True):
+        cells = []
+        for of_column in zip(*(values for _, values in rows), strict=True):
+            for i, (value, boxes) in enumerate(of_column):
+                note = f"{boxes:,}" if key in _COUNTED and boxes is not None else ""
+                cell = _metric_cell(value, key in _SHADED)
+                cells.append(replace(cell, note=note, begins=i == 0))
+            if len(of_column) == 2:
+                cells.append(_difference(*(value for value, _ in of_column)))
+        name = rows[0][0]
+        table.rows.append((name, cells if name else []))
     return table
 
 
-def _row(
-    figures: Sequence[Mapping[str, Any]],
-    suffix: str,
-    columns: Mapping[str, tuple[str, str]],
-    shaded: bool,
-    counted: bool = False,
-) -> list[Cell]:
-    cells = []
-    for kind, column in columns.values():
-        values = [of_run.get(_key(kind, suffix + column)) for of_run in figures]
-        counts = [of_run.get(_key("num", suffix + column)) for of_run in figures]
-        for i, (value, count) in enumerate(zip(values, counts, strict=True)):
-            note = f"{count:,}" if counted and count is not None else ""
-            cells.append(_figure(kind, value, note, shaded, begins=i == 0))
-        if len(values) == 2:
-            cells.append(_difference(kind, values))
-    return cells
-
-
-def _key(kind: str, suffix: str) -> str:
-    return f"{kind}{suffix or '_boxes'}" if kind == "num" else kind + suffix
-
-
-def _figure(kind: str, value: float | None, note: str, shaded: bool, begins: bool) -> Cell:
+def _metric_cell(value: float | None, shaded: bool) -> PageCell:
     if value is None:
-        return Cell(UNKNOWN, note=note, begins=begins)
-    if kind == "num":
-        return Cell(f"{value:,}", begins=begins)
-    cell = _shaded(f"{value:.3f}", value if shaded else 0.0)
-    return replace(cell, note=note, begins=begins)
+        return PageCell(UNKNOWN)
+    if isinstance(value, int):
+        return PageCell(f"{value:,}")
+    return _shaded(f"{value:.3f}", value if shaded else 0.0)
 
 
-def _difference(kind: str, values: Sequence[float | None]) -> Cell:
-    before, after = values
+def _difference(before: float | None, after: float | None) -> PageCell:
     if before is None or after is None:
-        return Cell(UNKNOWN)
-    if kind == "num":
-        return Cell(f"{after - before:+,}".replace("-", "−") if after != before else "0")
-    return Cell(signed(after - before), difference_colour(after - before))
+        return PageCell(UNKNOWN)
+    if isinstance(before, int):
+        return PageCell(f"{after - before:+,}".replace("-", "−") if after != before else "0")
+    return PageCell(signed(after - before), difference_colour(after - before))
 
 
 def signed(difference: float, digits: int = 3) -> str:
@@ -207,11 +134,11 @@ def difference_colour(difference: float) -> str:
     return _mixed(BETTER if difference > 0 else WORSE, strength) if strength > 0.01 else ""
 
 
-def _shaded(text: str, value: float) -> Cell:
+def _shaded(text: str, value: float) -> PageCell:
     """A cell as dark as its value in [0, 1]."""
     if value <= 0:
-        return Cell(text)
-    return Cell(text, _mixed(SEQUENTIAL, value), is_light=value > 0.5)
+        return PageCell(text)
+    return PageCell(text, _mixed(SEQUENTIAL, value), is_light=value > 0.5)
 
 
 def _mixed(colour: tuple[int, int, int], strength: float) -> str:

@@ -9,48 +9,56 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-SIZES = ("AP", "AP50", "AP75", "AR")
+from etram_det.metrics.records import Records, records_in
+from etram_det.report.grids import BOXES, Grid, metric_grids
 
 
 def summary_tables(results: Mapping[str, Any]) -> RenderableType:
-    """How it was evaluated, the figures by size, by class, and by class and size.
+    """How it was evaluated, the metrics by size, by class, and by class and size.
 
     Args:
-        results: what ``etram_det.report.records.results_of`` returns. A figure without ground
+        results: what ``etram_det.report.run_files.results_of`` returns. A metric without ground
             truth shows as ``-``.
     """
-    evaluation = results["evaluation"]
-    parts: list[RenderableType] = [Text(describe_evaluation(evaluation)), _table_by_size(results)]
+    evaluation, records, grids = results["evaluation"], records_in(results), metric_grids(results)
+    parts = Grid("part", {**grids["sizes"].rows, **grids["day-night"].rows}, grids["sizes"].columns)
+    tables: list[RenderableType] = [
+        Text(describe_evaluation(evaluation)),
+        _metric_table(parts, records),
+    ]
     if evaluation["class_names"]:
-        parts += [_table_by_class(results), _table_by_class_and_size(results)]
-    return Group(*parts)
+        columns = {f"AP {size} (boxes)": ("AP", size) for size in evaluation["size_bins"]}
+        tables.append(_metric_table(grids["classes"], records))
+        tables.append(_metric_table(grids["heat"]._replace(columns=columns), records, counted=True))
+    return Group(*tables)
 
 
 def detail_tables(results: Mapping[str, Any]) -> RenderableType:
-    """The figures of each recording, and the confusion matrix.
+    """The metrics of each recording, and the confusion matrix.
 
     Args:
-        results: what ``etram_det.report.records.results_of`` returns.
+        results: what ``etram_det.report.run_files.results_of`` returns.
     """
-    return Group(_table_by_recording(results), _confusion_table(results["confusion"]))
+    corner, rows, columns = metric_grids(results)["recordings"]
+    by_recording = Grid(corner, rows, {**BOXES, **columns})
+    return Group(
+        _metric_table(by_recording, records_in(results)),
+        _confusion_table(results["confusion"]),
+    )
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
     """Protocol, pixels, bins, thresholds and numbers of frames in a few lines of text.
 
     Args:
-        evaluation: ``evaluation`` of what ``etram_det.report.records.results_of`` returns.
+        evaluation: ``evaluation`` of what ``etram_det.report.run_files.results_of`` returns.
     """
-    score = "objectness x class" if evaluation["uses_objectness"] else "class confidence"
     classes = ", class-agnostic" if evaluation["class_agnostic"] else ""
-    bins = ", ".join(
-        f"{name} {low:g} to {high:g}" if high is not None else f"{name} from {low:g}"
-        for name, (low, high) in evaluation["size_bins"].items()
-    )
+    bins = ", ".join(f"{name} {area_range(*of)}" for name, of in evaluation["size_bins"].items())
     ious = evaluation["iou_thresholds"]
     labels, detections = evaluation["dropped_labels"], evaluation["dropped_detections"]
     lines = [
-        f"protocol {evaluation['protocol']}{classes}, score {score}",
+        f"protocol {evaluation['protocol']}{classes}, score {score_of(evaluation)}",
         f"areas in {evaluation['pixel_frame']} px²: {bins}",
         f"IoU {ious[0]:.2f} to {ious[-1]:.2f}, at most {evaluation['max_detections']} detections "
         "for each frame and class",
@@ -58,52 +66,47 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
         f"{number_of(evaluation['recordings'], 'recording')}; dropped by the protocol: "
         f"{number_of(labels, 'label')}, {number_of(detections, 'detection')}",
     ]
-    dropped = {reason: n for reason, n in evaluation["dropped_by_data"].items() if n}
-    if dropped:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+    if reasons := dropped_by_data(evaluation):
         lines.append(f"dropped when the labels were read: {reasons}")
     return "\n".join(lines)
 
 
-def _table_by_size(results: Mapping[str, Any]) -> Table:
-    table = _new_table("part", (*SIZES, "boxes"))
-    bins = results["evaluation"]["size_bins"]
-    rows = {"all": "", **{name: f"_{name}" for name in (*bins, "day", "night")}}
-    for name, suffix in rows.items():
-        cells = [_figure(results, f"{kind}{suffix}") for kind in SIZES]
-        table.add_row(name, *cells, _count(results, suffix or "_boxes"))
+def score_of(evaluation: Mapping[str, Any]) -> str:
+    """What the score of a detection is."""
+    return "objectness x class" if evaluation["uses_objectness"] else "class confidence"
+
+
+def area_range(low: float, high: float | None) -> str:
+    """Bounds of a size bin in square pixels; None for a bin without an upper bound."""
+    return f"from {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+def dropped_by_data(evaluation: Mapping[str, Any]) -> str:
+    """Numbers of labels that were dropped when they were read, by reason; empty if none were."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in evaluation["dropped_by_data"].items() if n)
+
+
+def number_of(count: int, thing: str) -> str:
+    """``1 recording``, ``2 recordings``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _metric_table(grid: Grid, records: Records, counted: bool = False) -> Table:
+    """A table of metrics, with the numbers of boxes in brackets if they are counted."""
+    table = _new_table(grid.corner, grid.columns)
+    for name, values in grid.values(records):
+        if name:
+            table.add_row(name, *(_text(*each, counted) for each in values))
+        else:
+            table.add_section()
     return table
 
 
-def _table_by_class(results: Mapping[str, Any]) -> Table:
-    table = _new_table("class", (*SIZES, "boxes"))
-    for names in _classes_and_groups(results):
-        for name in names:
-            cells = [_figure(results, f"{kind}_{name}") for kind in SIZES]
-            table.add_row(name, *cells, _count(results, f"_{name}"))
-        table.add_section()
-    return table
-
-
-def _table_by_class_and_size(results: Mapping[str, Any]) -> Table:
-    bins = tuple(results["evaluation"]["size_bins"])
-    table = _new_table("class", (f"AP {name} (boxes)" for name in bins))
-    for names in _classes_and_groups(results):
-        for name in names:
-            suffixes = [f"_{name}_{size}" for size in bins]
-            cells = [f"{_figure(results, f'AP{s}')} ({_count(results, s)})" for s in suffixes]
-            table.add_row(name, *cells)
-        table.add_section()
-    return table
-
-
-def _table_by_recording(results: Mapping[str, Any]) -> Table:
-    bins = tuple(results["evaluation"]["size_bins"])
-    table = _new_table("recording", ("boxes", "AP", "AP50", *(f"AP {name}" for name in bins)))
-    for name, figures in results["recordings"].items():
-        kinds = ("AP", "AP50", *(f"AP_{size}" for size in bins))
-        table.add_row(name, _count(figures, "_boxes"), *(_figure(figures, kind) for kind in kinds))
-    return table
+def _text(value: float | None, boxes: int, counted: bool) -> str:
+    if isinstance(value, int):
+        return str(value)
+    metric = "-" if value is None else f"{value:.3f}"
+    return f"{metric} ({boxes})" if counted else metric
 
 
 def _confusion_table(confusion: Mapping[str, Any]) -> Table:
@@ -121,26 +124,9 @@ def _confusion_table(confusion: Mapping[str, Any]) -> Table:
     return table
 
 
-def _classes_and_groups(results: Mapping[str, Any]) -> tuple[Iterable[str], Iterable[str]]:
-    return results["evaluation"]["class_names"], results["evaluation"]["class_groups"]
-
-
 def _new_table(first: str, others: Iterable[str]) -> Table:
     table = Table()
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right")
     return table
-
-
-def _figure(figures: Mapping[str, Any], key: str) -> str:
-    return f"{figures[key]:.3f}" if key in figures else "-"
-
-
-def _count(figures: Mapping[str, Any], suffix: str) -> str:
-    return str(figures.get(f"num{suffix}", 0))
-
-
-def number_of(count: int, thing: str) -> str:
-    """``1 recording``, ``2 recordings``."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -21,11 +21,11 @@ def show_results(
 ) -> None:
     """Add all tables as text, and each class's precision over recall at an IoU of 0.5.
 
-    The figures themselves are scalars that the training loop logs.
+    The metrics themselves are scalars that the training loop logs.
 
     Args:
         writer: TensorBoard's own.
-        results: what ``etram_det.report.records.results_of`` returns.
+        results: what ``etram_det.report.run_files.results_of`` returns.
         curves: of the same evaluation, over all frames.
         split: name of the split, which comes first in every name.
         step: number of training steps done.

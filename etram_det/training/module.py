@@ -72,7 +72,7 @@ class DetectionModule(pl.LightningModule):
             COCO's small, medium and large (32 and 96 squared) unless set.
         pixel_frame: whether areas are measured in pixels of the ``network``'s input or of the
             ``native`` sensor.
-        class_groups: groups of classes, by name or id, for which a mean figure is reported.
+        class_groups: groups of classes, by name or id, whose mean metrics are reported.
 
     Raises:
         UserError: if a value is out of its range.
@@ -302,10 +302,11 @@ class DetectionModule(pl.LightningModule):
         )
 
     def _log_metric(self, split: str) -> None:
+        metrics = self.metric.compute()
         precisions_and_recalls = {
-            f"{split}/{name}": value
-            for name, value in self.metric.compute().items()
-            if name.startswith("A") and not value.isnan()
+            f"{split}/{name}": metrics[name]
+            for name in self.metric.settings.metric_names
+            if not metrics[name].isnan()
         }
         if self.trainer.state.fn != "fit":
             # Where Lightning finds the step that loggers are to note; of itself it counts from 0.

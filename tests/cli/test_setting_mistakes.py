@@ -107,8 +107,8 @@ def test_unknown_settings_are_told_with_the_nearest_known_one(message, words):
         ),
         (
             ["--data.class_names", "etram3"],
-            "model.class_groups.VH: required ids or names out of 0 pedestrian, 1 vehicle, "
-            "2 micro-mobility, found ['car', 'bus', 'truck', 'tram']: set groups of these "
+            "model.class_groups.VH: must be ids or names out of 0 pedestrian, 1 vehicle, "
+            "2 micro-mobility, got ['car', 'bus', 'truck', 'tram']: Set groups of these "
             "classes, or none by --model.class_groups null",
         ),
         (

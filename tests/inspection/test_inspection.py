@@ -1,4 +1,4 @@
-"""Looking into checkpoints gives the figures that training and evaluation gave."""
+"""Looking into checkpoints gives the metrics that training and evaluation gave."""
 
 import json
 import math
@@ -6,11 +6,12 @@ import os
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from etram_det.cli.commands import run
-from etram_det.drawing.data_plots import channels_figure, sizes_figure, space_time_figure
-from etram_det.drawing.plots import as_picture, class_size_figure, memory_figure
+from etram_det.drawing.data_plots import channels_plot, sizes_plot, space_time_plot
+from etram_det.drawing.plots import as_picture, memory_plot
 from etram_det.errors import UserError
 from etram_det.inspection.checkpoints import (
     newest_checkpoints,
@@ -19,9 +20,11 @@ from etram_det.inspection.checkpoints import (
     short_names,
     size_weights,
 )
-from etram_det.inspection.observation import evaluate, observe, pictures_of
+from etram_det.inspection.observation import observe, pictures_of
 from etram_det.inspection.recordings import fullest_frames, recordings_of
 from etram_det.report.checkpoint_tables import comparison_table, parameters_table, settings_table
+from etram_det.report.metric_plots import class_size_plot
+from etram_det.report.run_files import results_of
 from support.small_runs import SMALL_RAW
 
 
@@ -46,7 +49,7 @@ def recording(checkpoint):
     return recording
 
 
-def test_a_checkpoint_tells_its_run(checkpoint):
+def test_a_checkpoint_holds_its_run(checkpoint):
     assert checkpoint.step == 2
     assert checkpoint.model["embed_dim"] == 8
     assert checkpoint.config["data"]["input_size"] == [90, 160]
@@ -70,8 +73,17 @@ def test_settings_come_from_the_run_folder_where_the_checkpoint_lacks_them(folde
     assert read(alone).data().class_names == checkpoint.trained.class_names
 
 
-def test_evaluation_equals_that_of_training(folder, checkpoint, recording):
-    ours = evaluate(checkpoint, [recording])
+@pytest.fixture(scope="module")
+def evaluated(checkpoint):
+    """Results of a ``Trainer`` on the data of the run, as a notebook gets them."""
+    module = checkpoint.module()
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    trainer.validate(module, checkpoint.data(), verbose=False)
+    return results_of(module.metric.result, score_threshold=0.3, dropped_by_data={})
+
+
+def test_evaluation_equals_that_of_training(folder, evaluated):
+    ours = evaluated
     theirs = json.loads((folder / "metrics.json").read_text())
     names = [name for name, value in theirs.items() if not isinstance(value, dict)]
     assert len(names) > 100
@@ -157,13 +169,13 @@ def test_names_tell_checkpoints_apart(checkpoint):
     assert names == ["size_aware/version_0/last (1)", "size_aware/version_0/last (2)"]
 
 
-def test_no_checkpoint_is_told(tmp_path):
+def test_a_missing_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="no file"):
         read(tmp_path / "missing.ckpt")
 
 
-def test_tables_hold_the_figures(checkpoint, recording):
-    results = evaluate(checkpoint, [recording])
+def test_tables_hold_the_metrics(evaluated):
+    results = evaluated
     better = results | {"AP": results["AP"] + 0.25}
     table = comparison_table({"one": results, "two": better})
     rows = dict(zip(table.columns[0].cells, table.columns[3].cells, strict=True))
@@ -177,42 +189,42 @@ def test_tables_hold_the_figures(checkpoint, recording):
     assert [str(cell) for cell in table.columns[1].cells] == ["[/x]", "[2]"]
 
 
-def test_heat_map_shows_figures_and_differences(checkpoint, recording):
-    results = evaluate(checkpoint, [recording]) | {"AP": 0.5, "AP_small": 0.25}
-    texts = [text.get_text() for text in class_size_figure(results).axes[0].texts]
+def test_heat_map_shows_metrics_and_differences(evaluated):
+    results = evaluated | {"AP": 0.5, "AP_small": 0.25}
+    texts = [text.get_text() for text in class_size_plot(results).axes[0].texts]
     assert texts[0].startswith("0.50 (")
     assert texts[1].startswith("0.25 (")
     assert any(text.startswith("–") for text in texts)  # no ground truth
     less = results | {"AP": 0.75}
-    texts = [text.get_text() for text in class_size_figure(results, less).axes[0].texts]
+    texts = [text.get_text() for text in class_size_plot(results, less).axes[0].texts]
     assert texts[0].startswith("-0.25 (")
     assert texts[1].startswith("+0.00 (")
 
 
-def test_data_figures_show_what_is_there():
+def test_data_plots_show_what_is_there():
     frames = np.zeros((3, 4, 8, 10), np.uint8)
     frames[1, 2, 5, 7] = 9  # brighter, first bin of the second frame
     seconds = np.array([0.05, 0.1, 0.15])
-    [image] = space_time_figure(frames, seconds, bins=2, window_ms=50).axes[0].images
+    [image] = space_time_plot(frames, seconds, bins=2, window_ms=50).axes[0].images
     shown = np.asarray(image.get_array())
     assert shown.shape == (10, 6)
     assert shown[7, 2] == 9
     assert image.get_extent() == pytest.approx([0, 0.15, 10, 0])
-    figure = channels_figure(frames[1], np.array([[6.0, 4, 9, 7]]), bins=2, window_ms=50)
-    titles = [axes.get_title(loc="left") for axes in figure.axes[:4]]
+    plot = channels_plot(frames[1], np.array([[6.0, 4, 9, 7]]), bins=2, window_ms=50)
+    titles = [axes.get_title(loc="left") for axes in plot.axes[:4]]
     assert titles[0] == "darker, 0 to 25 ms"
-    assert np.asarray(figure.axes[2].images[0].get_array()).sum() == 9
-    assert channels_figure(frames[0], np.empty((0, 4)), bins=2, window_ms=50).axes
+    assert np.asarray(plot.axes[2].images[0].get_array()).sum() == 9
+    assert channels_plot(frames[0], np.empty((0, 4)), bins=2, window_ms=50).axes
     sides, classes = np.array([8.0, 9, 40]), np.array([0, 0, 1])
-    axes = sizes_figure(sides, classes, ("car", "bus"), (1024, 9216)).axes[0]
+    axes = sizes_plot(sides, classes, ("car", "bus"), (1024, 9216)).axes[0]
     assert [text.get_text() for text in axes.get_legend().texts] == ["car (2)", "bus (1)"]
     assert sum(patch.get_height() for patch in axes.patches) >= 3
 
 
-def test_memory_figure_has_a_line_for_each_stage(checkpoint, recording):
+def test_memory_plot_has_a_line_for_each_stage(checkpoint, recording):
     seen = observe(checkpoint, recording, num_frames=3)
-    figure = memory_figure(seen.seconds, seen.frames, seen.hidden, seen.cell)
-    assert [len(axes.lines) for axes in figure.axes] == [1, 4, 4]
-    [given] = figure.axes[0].lines
+    plot = memory_plot(seen.seconds, seen.frames, seen.hidden, seen.cell)
+    assert [len(axes.lines) for axes in plot.axes] == [1, 4, 4]
+    [given] = plot.axes[0].lines
     np.testing.assert_allclose(given.get_ydata(), seen.frames.sum(axis=(1, 2, 3)) / 1e3)
-    assert as_picture(figure).shape[2] == 3
+    assert as_picture(plot).shape[2] == 3

@@ -51,7 +51,7 @@ def add(metric, frames, recording="a", scale=1.0):
     )
 
 
-def figures(metric):
+def metrics_of(metric):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The ``compute`` method")
         return {key: value.item() for key, value in metric.compute().items()}
@@ -104,13 +104,13 @@ def random_frames(num_frames, seed=0):
         ("etram_fork", "prophesee_useCats0"),
     ],
 )
-def test_reference_figures(protocol, stats):
+def test_reference_metrics(protocol, stats):
     data = np.load(REFERENCE)
     metric = SizeBinnedMAP(class_names=CLASSES, protocol=protocol)
     for recording in range(6):
         # The recordings are 640 x 360, half of eTraM's sensor.
         add(metric, reference_frames(recording), f"recording_{recording}", scale=2.0)
-    result = figures(metric)
+    result = metrics_of(metric)
     np.testing.assert_allclose([result[k] for k in COCO_STATS], data[f"{stats}_stats"], atol=1e-6)
     if protocol == "etram_fork":
         assert not any(name in key for key in result for name in CLASSES)
@@ -123,7 +123,7 @@ def test_reference_figures(protocol, stats):
     np.testing.assert_allclose(by_class, np.where(expected < 0, np.nan, expected), atol=1e-6)
 
 
-def test_reference_figures_with_classes_ignored_and_nothing_dropped():
+def test_reference_metrics_with_classes_ignored_and_nothing_dropped():
     metric = SizeBinnedMAP(class_names=["object"])
     for recording in range(6):
         frames = []
@@ -135,7 +135,7 @@ def test_reference_figures_with_classes_ignored_and_nothing_dropped():
             )
             frames.append((boxes[np.argsort(classes, kind="stable")], classes * 0, merged, time))
         add(metric, frames, str(recording))
-    result = figures(metric)
+    result = metrics_of(metric)
     expected = np.load(REFERENCE)["full_useCats0_stats"]
     np.testing.assert_allclose([result[k] for k in COCO_STATS], expected, atol=1e-6)
 
@@ -144,7 +144,7 @@ def test_torchmetrics_agrees_on_default_bins():
     frames = random_frames(60)
     metric = SizeBinnedMAP(class_names=CLASSES[:4])
     add(metric, frames)
-    ours = figures(metric)
+    ours = metrics_of(metric)
     # Its default thresholds are float32 and miss an IoU of exactly 0.6.
     oracle = MeanAveragePrecision(
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
@@ -182,7 +182,7 @@ def test_box_on_a_bound_counts_in_both_bins():
     metric = SizeBinnedMAP(class_names=["car"], size_bins={"tiny": (0, 100), "rest": (100, 1e6)})
     on_the_bound, larger = [0, 0, 10, 10], [50, 50, 70, 70]
     add(metric, [([on_the_bound, larger], [0, 0], found([on_the_bound], [0], [0.9]), 0)])
-    result = figures(metric)
+    result = metrics_of(metric)
     assert (result["num_tiny"], result["num_rest"], result["num_boxes"]) == (1, 2, 2)
     assert result["AP_tiny"] == 1
     # Precision is 1 up to recall 0.5: the first 51 of 101 recall thresholds.
@@ -199,7 +199,7 @@ def test_a_bound_is_a_bound_wherever_a_box_lies():
         add(metric, [(box, [0], found(box, [0], [0.9]), i)])
     larger = [[100.0, 100.0, 132.02, 132.02]]  # 1025.3 px²
     add(metric, [(larger, [0], found(larger, [0], [0.9]), 200)])
-    result = figures(metric)
+    result = metrics_of(metric)
     assert (result["num_small"], result["num_rest"], result["num_boxes"]) == (200, 201, 201)
     assert result["AP_small"] == result["AP_rest"] == 1
 
@@ -210,7 +210,7 @@ def test_bins_in_native_pixels():
     for pixel_frame in ("network", "native"):
         metric = SizeBinnedMAP(class_names=["car"], size_bins=bins, pixel_frame=pixel_frame)
         add(metric, [([[0, 0, 20, 20]], [0], found([[0, 0, 20, 20]], [0], [1.0]), 0)], scale=2.0)
-        result = figures(metric)
+        result = metrics_of(metric)
         counts[pixel_frame] = (result["num_small"], result["num_large"])
         assert result["AP"] == 1
     assert counts == {"network": (1, 0), "native": (0, 1)}
@@ -222,7 +222,7 @@ def test_score_of_each_protocol(protocol, ap):
     right, wrong = [0, 0, 100, 100], [200, 200, 300, 300]
     detections = found([right, wrong], [0, 0], [0.9, 0.8], objectness=[0.5, 0.9])
     add(metric, [([right], [0], detections, 1_000_000)])
-    assert figures(metric)["AP"] == pytest.approx(ap)
+    assert metrics_of(metric)["AP"] == pytest.approx(ap)
 
 
 @pytest.mark.parametrize(("protocol", "scale"), [("prophesee", 2.0), ("prophesee_gen1", 1.0)])
@@ -238,7 +238,7 @@ def test_prophesee_filter_at_its_bounds(protocol, scale):
         [(boxes, [0] * 4, detections, 500_000), (boxes, [0] * 4, detections, 500_001)],
         scale=scale,
     )
-    result = figures(metric)
+    result = metrics_of(metric)
     assert (result["num_boxes"], result["num_frames"], result["AP"]) == (2, 1, 1)
     assert (result["num_dropped_labels"], result["num_dropped_detections"]) == (6, 6)
 
@@ -255,22 +255,22 @@ def test_labelled_frame_without_boxes_holds_false_positives_only_in_full():
                 ([], [], found([box], [0], [0.9]), 700_000),
             ],
         )
-        scores[protocol] = figures(metric)["AP"]
+        scores[protocol] = metrics_of(metric)["AP"]
     assert scores == {"full": 0.5, "prophesee": 1.0}
 
 
 def test_nothing_to_evaluate_is_nan():
     metric = SizeBinnedMAP(class_names=CLASSES)
-    empty = figures(metric)
+    empty = metrics_of(metric)
     assert (empty["num_boxes"], empty["num_frames"]) == (0, 0)
     add(metric, [([], [], NOTHING, 0), ([], [], found([[0, 0, 9, 9]], [1], [0.5]), 1)])
-    no_labels = figures(metric)
+    no_labels = metrics_of(metric)
     assert no_labels["num_frames"] == 2
     for result in (empty, no_labels):
         assert all(isnan(v) for key, v in result.items() if key.startswith("A"))
     # No detection of what is there is a true 0; what is not there stays unknown.
     add(metric, [([[0, 0, 9, 9]], [1], NOTHING, 2)])
-    missed = figures(metric)
+    missed = metrics_of(metric)
     assert missed["AP"] == missed["AP_car"] == missed["AR_small"] == missed["AP_car_small"] == 0
     assert isnan(missed["AP_pedestrian"])
     assert isnan(missed["AP_large"])
@@ -282,7 +282,7 @@ def test_groups_average_their_known_classes():
     metric = SizeBinnedMAP(class_names=CLASSES, class_groups=groups)
     box, other = [0, 0, 20, 20], [50, 0, 70, 20]
     add(metric, [([box, other], [1, 3], found([box], [1], [0.9]), 0)])
-    result = figures(metric)
+    result = metrics_of(metric)
     assert (result["AP_car"], result["AP_bus"]) == (1, 0)
     assert (result["AP_VH"], result["AP_VH_small"], result["num_VH"]) == (0.5, 0.5, 2)
     assert isnan(result["AP_rare"])
@@ -299,7 +299,7 @@ def test_day_night_and_recordings_equal_separate_metrics():
             add(only_day, frames, name)
         else:
             add(only_second, frames, name)
-    result, day, night = figures(together), figures(only_day), figures(only_second)
+    result, day, night = metrics_of(together), metrics_of(only_day), metrics_of(only_second)
     for key in ("AP", "AP50", "AR", "AP_small", "num_medium"):
         stem, _, size = key.partition("_")
         size = f"_{size}" if size else ""
@@ -330,7 +330,7 @@ def test_order_of_frames_does_not_matter():
     add(forward, frames)
     for i in np.random.default_rng(1).permutation(len(frames)):
         add(shuffled, [frames[i]])
-    assert figures(forward) == pytest.approx(figures(shuffled), rel=0, abs=0, nan_ok=True)
+    assert metrics_of(forward) == pytest.approx(metrics_of(shuffled), rel=0, abs=0, nan_ok=True)
 
 
 def test_confusion_by_hand():
@@ -343,7 +343,7 @@ def test_confusion_by_hand():
         [0.9, 0.8, 0.7, 0.6, 0.2],
     )
     add(metric, [([first, second, third], [1, 0, 0], detections, 0), ([], [], NOTHING, 1)])
-    figures(metric)
+    metrics_of(metric)
     matrix = metric.result.confusion(score_threshold=0.5)
     assert matrix.tolist() == [[0, 1, 1], [0, 1, 0], [1, 1, 0]]
     strict = metric.result.confusion(score_threshold=0.75, iou_threshold=0.95)
@@ -353,7 +353,7 @@ def test_confusion_by_hand():
 def test_precision_falls_with_recall_and_averages_to_ap():
     metric = SizeBinnedMAP(class_names=CLASSES[:4])
     add(metric, random_frames(20))
-    result = figures(metric)
+    result = metrics_of(metric)
     precision = metric.result.curves.precision
     assert precision.shape == (10, 101, 4, 4)
     assert (np.diff(precision, axis=1) <= 0).all()
@@ -365,7 +365,7 @@ def test_reset_forgets_everything():
     sizes, results = [], []
     for _ in range(3):
         add(metric, random_frames(8))
-        results.append(figures(metric))
+        results.append(metrics_of(metric))
         sizes.append(sum(t.nelement() for s in metric.metric_state.values() for t in s))
         metric.reset()
     assert sizes[0] == sizes[1] == sizes[2] > 0
@@ -394,11 +394,11 @@ def test_recordings_and_curves_take_no_second_matching(monkeypatch):
     metric = SizeBinnedMAP(class_names=CLASSES)
     add(metric, busy_frames(20), "val_day_1")
     add(metric, busy_frames(20, 1), "val_night_2")
-    figures(metric)
+    metrics_of(metric)
     monkeypatch.setattr(curves, "match", None)
     per_recording = metric.result.per_recording()
     assert per_recording["val_day_1"]["AP"] == pytest.approx(
-        metric.result.figures()["AP_day"], abs=1e-12
+        metric.result.flat_metrics()["AP_day"], abs=1e-12
     )
 
 
@@ -411,7 +411,7 @@ def test_faster_than_torchmetrics():
         metric = SizeBinnedMAP(class_names=CLASSES)
         for i, step in enumerate(steps):
             add(metric, step, f"val_{'day' if i % 2 else 'night'}_{i // 100}")
-        return figures(metric)["AP"]
+        return metrics_of(metric)["AP"]
 
     def theirs(class_metrics):
         metric = MeanAveragePrecision(class_metrics=class_metrics, backend="faster_coco_eval")
@@ -446,7 +446,7 @@ def test_memory_does_not_grow_over_epochs():
     tracemalloc.start()
     for _ in range(4):
         add(metric, frames, "val_day_1")
-        figures(metric)
+        metrics_of(metric)
         metric.reset()
         held.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
@@ -457,24 +457,27 @@ def test_memory_does_not_grow_over_epochs():
 def test_class_ids_without_a_name_are_refused():
     metric = SizeBinnedMAP(class_names=("pedestrian", "car"))
     add(metric, [([[0, 0, 9, 9]], [5], NOTHING, 0)])
-    with pytest.raises(UserError, match=r"class_names: .* found id 5 in labels with 2 names"):
+    with pytest.raises(UserError, match=r"class_names: .* got id 5 in labels with 2 names"):
         metric.compute()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"protocol": "coco"}, "protocol: required one of full, prophesee, etram_fork, .*'coco'"),
-        ({"pixel_frame": "raw"}, "pixel_frame: required one of network, native, found 'raw'"),
-        ({"max_detections": 0}, "max_detections: required at least 1, found 0"),
-        ({"size_bins": {"small": (9, 4)}}, r"size_bins.small: .* found \[9, 4\]"),
-        ({"size_bins": {"a": (0, 9), "b": (8, 20)}}, r"size_bins.b: .* after a which ends at 9"),
-        ({"size_bins": {"b": (9, 20), "a": (0, 9)}}, "size_bins.a: required bins in ascending"),
-        ({"size_bins": {"car": (0, 9)}}, "found 'car' twice: rename one"),
-        ({"class_groups": {"night": [0]}}, "found 'night' twice: rename one"),
-        ({"class_groups": {"MM": [1, 8]}}, r"class_groups.MM: .* 1 car, .* found \[8\]"),
-        ({"class_groups": {"MM": ["bike"]}}, r"class_groups.MM: .* found \['bike'\]"),
-        ({"class_groups": {"MM": []}}, "class_groups.MM: .* found none"),
+        ({"protocol": "coco"}, "protocol: must be one of full, prophesee, etram_fork, .*'coco'"),
+        ({"pixel_frame": "raw"}, "pixel_frame: must be one of network, native, got 'raw'"),
+        ({"max_detections": 0}, "max_detections: must be at least 1, got 0: Use 100"),
+        ({"size_bins": {"small": (9, 4)}}, r"size_bins.small: .* got \[9, 4\]"),
+        ({"size_bins": {"a": (0, 9), "b": (8, 20)}}, r"size_bins.b: .* after a, which ends at 9"),
+        ({"size_bins": {"b": (9, 20), "a": (0, 9)}}, "size_bins.a: must follow the bin before it"),
+        ({"size_bins": {"car": (0, 9)}}, "got 'AP_car' twice: Use another name"),
+        ({"class_groups": {"night": [0]}}, "got 'AP_night' twice: Use another name"),
+        ({"class_groups": {"boxes": [0]}}, "got 'num_boxes' twice"),
+        ({"class_groups": {"frames": [0]}}, "got 'num_frames' twice"),
+        ({"class_groups": {"car_small": [0]}}, "got 'AP_car_small' twice"),
+        ({"class_groups": {"MM": [1, 8]}}, r"class_groups.MM: .* 1 car, .* got \[8\]"),
+        ({"class_groups": {"MM": ["bike"]}}, r"class_groups.MM: .* got \['bike'\]"),
+        ({"class_groups": {"MM": []}}, "class_groups.MM: .* got none"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -510,7 +513,7 @@ def evaluate_shares(rank, folder):
         metric = SizeBinnedMAP(class_names=CLASSES[:4])
         for part in shares[rank]:
             add_part(metric, part)
-        results.append((figures(metric), metric.result.per_recording()))
+        results.append((metrics_of(metric), metric.result.per_recording()))
     torch.distributed.destroy_process_group()
     torch.save(results, folder / f"{rank}.pt")
 
@@ -520,7 +523,7 @@ def test_two_processes_equal_one(tmp_path):
     metric = SizeBinnedMAP(class_names=CLASSES[:4])
     for part in range(4):
         add_part(metric, part)
-    expected = figures(metric)
+    expected = metrics_of(metric)
     for rank in range(2):
         for result, per_recording in torch.load(tmp_path / f"{rank}.pt"):
             assert result == pytest.approx(expected, rel=0, abs=0, nan_ok=True)

@@ -19,7 +19,7 @@ RAW = ROOT / "tests" / "reference" / "raw_etram"
 # The page
 
 
-def test_tables_hold_the_figures_of_metrics_json(tmp_path):
+def test_tables_hold_the_metrics_of_metrics_json(tmp_path):
     results = write_run(tmp_path)
     page = page_of(tmp_path)
     kinds = ("AP", "AP50", "AP75", "AR")
@@ -40,10 +40,10 @@ def test_tables_hold_the_figures_of_metrics_json(tmp_path):
     for part in ("day", "night"):
         keys = [f"AP_{part}{suffix}" for suffix in ("", "_small", "_medium", "_large")]
         assert page.row("day-night", part) == [shown(results, key) for key in keys]
-    for name, figures in results["recordings"].items():
+    for name, metrics in results["recordings"].items():
         keys = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
-        expected = [shown(figures, key) for key in keys]
-        assert page.row("recordings", name) == [*expected, str(figures["num_boxes"])]
+        expected = [shown(metrics, key) for key in keys]
+        assert page.row("recordings", name) == [*expected, str(metrics["num_boxes"])]
     for name, counts in zip(CLASSES, results["confusion"]["counts"], strict=False):
         assert page.row("confusion-a", name) == [str(n) for n in counts]
     assert page.row("confusion-a", "false alarm") == ["0", "2", "0", ""]
@@ -109,7 +109,7 @@ def test_two_runs_that_were_counted_differently_are_told_apart(tmp_path):
     assert page.rows["settings"][1:] == [["model.protocol", "full", "prophesee"]]
 
 
-def test_what_only_one_run_was_evaluated_for_has_no_figures_of_the_other(tmp_path):
+def test_what_only_one_run_was_evaluated_for_has_no_metrics_of_the_other(tmp_path):
     results = write_run(tmp_path / "a")
     write_run(tmp_path / "b", class_groups={})
     page = page_of(tmp_path / "a", tmp_path / "b", output=tmp_path / "two.html")
@@ -199,10 +199,10 @@ def test_report_takes_two_runs_and_an_output(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "required metrics.json of an evaluation"),
-        ("{", "damaged, no JSON"),
-        ("[1]", "found no evaluation"),
-        ('{"evaluation": {}, "recordings": {}, "confusion": {}}', "found no evaluation.protocol"),
+        (None, "a run folder with metrics.json of an evaluation, got no metrics.json"),
+        ("{", "must be JSON, got "),
+        ("[1]", "got no evaluation"),
+        ('{"evaluation": {}, "recordings": {}, "confusion": {}}', "got no evaluation.protocol"),
     ],
 )
 def test_a_damaged_run_folder_takes_one_line(content, message, tmp_path, capsys):
@@ -214,8 +214,14 @@ def test_a_damaged_run_folder_takes_one_line(content, message, tmp_path, capsys)
 def test_mistakes_take_one_line(tmp_path, capsys):
     write_run(tmp_path / "a")
     folder = str(tmp_path / "a")
-    assert_one_line(["report", folder, folder, folder], "one or two run folders, found 3", capsys)
-    assert_one_line(["report", str(tmp_path / "none")], "required a run folder", capsys)
+    assert_one_line(
+        ["report", folder, folder, folder], "runs: must be one or two run folders, got 3", capsys
+    )
+    assert_one_line(
+        ["report", str(tmp_path / "none")],
+        "a run folder with metrics.json of an evaluation, got no folder",
+        capsys,
+    )
     blocked = str(tmp_path / "a" / "metrics.json" / "page.html")
     assert_one_line(["report", folder, "--output", blocked], "metrics.json", capsys)
     assert_one_line(["fit", "--results.pictures", "-1"], "results.pictures", capsys)

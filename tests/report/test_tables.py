@@ -12,7 +12,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch.utils.tensorboard import SummaryWriter
 
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
-from etram_det.report.records import results_of, write_results
+from etram_det.report.run_files import results_of, write_results
 from etram_det.report.tables import detail_tables, summary_tables
 from etram_det.report.tensorboard import show_results
 from etram_det.types import Detections, Labels
@@ -53,7 +53,7 @@ def row(text, name):
     return next([c.strip() for c in cells] for cells in lines if cells[0].strip() == name)
 
 
-def test_tables_show_figures_counts_and_dashes(evaluated):
+def test_tables_show_metrics_counts_and_dashes(evaluated):
     text = printed(summary_tables(results(evaluated)))
     assert row(text, "all") == ["all", "0.500", "0.500", "0.500", "0.500", "2"]
     assert row(text, "medium") == ["medium", "-", "-", "-", "-", "0"]
@@ -89,7 +89,7 @@ def test_tables_say_how_it_was_evaluated(evaluated):
     assert "when the labels were read" not in printed(summary_tables(results(evaluated)))
 
 
-def test_class_agnostic_figures_say_so_and_have_no_class_table():
+def test_class_agnostic_metrics_say_so_and_have_no_class_table():
     metric = SizeBinnedMAP(class_names=("car",), protocol="etram_fork")
     with pytest.warns(UserWarning, match="called before"):
         metric.compute()

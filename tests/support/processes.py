@@ -50,7 +50,7 @@ def work(rank, num_processes, port, folder, arguments, fault, writes_errors):
         "metrics": metrics,
         "steps": cli.trainer.global_step,
         "weights": cli.model.detector.state_dict(),
-        "num_frames": cli.model.metric.result.figures()["num_frames"],
+        "num_frames": cli.model.metric.result.flat_metrics()["num_frames"],
     }
     torch.save(outcome, folder / f"rank{rank}.pt")
 

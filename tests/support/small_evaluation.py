@@ -9,7 +9,7 @@ import torch
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.report.gallery import Gallery
 from etram_det.report.page import write_report
-from etram_det.report.records import results_of, write_results
+from etram_det.report.run_files import results_of, write_results
 from etram_det.types import Detections, Labels
 
 CLASSES = ("pedestrian", "car", "<b>bus</b>")

@@ -467,7 +467,7 @@ def test_the_command_prints_its_trials_best_first(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "AP_smal"], "metric: .* found AP_smal: choose AP_small"),
+        (["--metric", "AP_smal"], "metric: .* got AP_smal: Use AP_small"),
         (["--learning-rate", "1e-2", "1e-4"], "learning_rate: must be positive"),
         (["--size-aware-weight", "3"], "size_aware_weight"),
         (["--trials", "0"], "trials, seeds: must be one or more, found 0"),

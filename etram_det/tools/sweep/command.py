@@ -143,19 +143,19 @@ def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
     logging.disable(logging.INFO)  # every run will say it again
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the metric has seen no frames
+            warnings.simplefilter("ignore")  # every run will give it again
             cli = lightning_cli(["fit", *settings], run=False)
-            figures = [name for name in cli.model.metric.compute() if name.startswith("A")]
+            names = cli.model.metric.settings.metric_names
             text = cli.parser.dump(cli.config, skip_none=False)
             cli.datamodule.prepare_data()
             cli.datamodule.setup("fit")
     finally:
         logging.disable(logging.NOTSET)
-    if metric not in figures:
-        near = difflib.get_close_matches(metric, figures, 3) or figures[:5]
+    if metric not in names:
+        near = difflib.get_close_matches(metric, names, 3) or names[:5]
         raise UserError(
-            f"metric: must be an average precision or recall of metrics.json, found {metric}: "
-            f"choose {', '.join(near)} or another in docs/evaluation.md"
+            f"metric: must be an average precision or recall of metrics.json, got {metric}: "
+            f"Use {', '.join(near)} or another in docs/evaluation.md"
         )
     return dict(yaml.safe_load(text))
 

@@ -1,4 +1,4 @@
-"""Settings of a run as they turned out, beside its figures, where loggers compare runs."""
+"""Settings of a run as they turned out, beside its metrics, where loggers compare runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
+from etram_det.metrics.records import flat_metrics
+
 # Too long for a table, or there under another name.
 _LEFT_OUT = ("class_names", "class_groups", "size_bins", "train_lanes", "init_from")
 
 
 class HyperParameters(Callback):
-    """Tells loggers the settings of a training: loss variant, weight type, rates, data, budget.
+    """Logs the settings of a training: loss variant, weight type, rates, data, budget.
 
     Names are those of the flags, values as they turned out: the learning rate that follows from
     the batch, thresholds that follow from the labels. TensorBoard lists them under HPARAMS with the
@@ -24,27 +26,28 @@ class HyperParameters(Callback):
     """
 
     def __init__(self) -> None:
-        self._is_told = False
+        self._is_logged = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Tell all loggers but TensorBoard, which wants the names of the figures, too."""
-        self._is_told = False
+        """Log to all loggers but TensorBoard, which needs the names of the metrics, too."""
+        self._is_logged = False
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(hyper_parameters(trainer, pl_module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Tell TensorBoard once; it takes the figures from the scalars, as they come."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or self._is_told:
+        """Log to TensorBoard once; it takes the metrics from the scalars, as they come."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self._is_logged:
             return
-        self._is_told = True
+        self._is_logged = True
         if not trainer.is_global_zero:
             return
-        names = [f"val/{name}" for name in pl_module.metric.result.size_figure_names()]
-        figures = {name: 0.0 for name in names if name in trainer.callback_metrics}
+        records = [r for r in pl_module.metric.result.records if not (r.part or r.class_name)]
+        names = [f"val/{name}" for name in flat_metrics(records)]
+        metrics = {name: 0.0 for name in names if name in trainer.callback_metrics}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for summary in hparams(hyper_parameters(trainer, pl_module), figures):
+                for summary in hparams(hyper_parameters(trainer, pl_module), metrics):
                     logger.experiment.file_writer.add_summary(summary)
 
 
@@ -66,14 +69,8 @@ def hyper_parameters(trainer: pl.Trainer, module: Any) -> dict[str, bool | int |
         settings |= {f"data.{name}": getattr(data, name) for name in of_data}
         settings |= {f"data.{name}": value for name, value in asdict(data.frame_settings).items()}
         settings["data.filters"] = data.label_settings.filters
-    of_trainer = (
-        "max_steps",
-        "accumulate_grad_batches",
-        "gradient_clip_val",
-        "precision",
-        "world_size",
-    )
-    settings |= {f"trainer.{name}": getattr(trainer, name) for name in of_trainer}
+    of_trainer = "max_steps accumulate_grad_batches gradient_clip_val precision world_size"
+    settings |= {f"trainer.{name}": getattr(trainer, name) for name in of_trainer.split()}
     return {name: _plain(value) for name, value in settings.items()}
 
 

@@ -26,8 +26,8 @@ def require_packages(settings: Any) -> None:
         name = getattr(each, "class_path", "").rpartition(".")[2]
         if name == WandbLogger.__name__ and find_spec("wandb") is None:
             raise UserError(
-                "trainer.logger: WandbLogger needs the package wandb, found none: "
-                "pip install 'etram-det[wandb]', or leave log_wandb.yaml out"
+                "trainer.logger: must be a logger whose package is installed, got WandbLogger "
+                "without wandb: Use pip install 'etram-det[wandb]', or leave log_wandb.yaml out"
             )
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from rich.console import Console
 
 from etram_det import __version__
 from etram_det.drawing.frames import Image, frame_image
-from etram_det.drawing.plots import as_picture, precision_recall_figure
+from etram_det.drawing.plots import as_picture
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult
+from etram_det.progress import screen
 from etram_det.report.gallery import Gallery
+from etram_det.report.metric_plots import precision_recall_plot
 from etram_det.report.page import write_report
-from etram_det.report.records import CONFUSION_IOU, results_of, write_results
+from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, summary_tables
 from etram_det.report.tensorboard import show_results
 from etram_det.training.callbacks.loggers import show_picture
@@ -31,7 +32,7 @@ class ResultsWriter(Callback):
     """Shows what an evaluation found as tables, and keeps it in the run folder and TensorBoard.
 
     It comes after each validation and test; the files hold the latest evaluation. Where a
-    checkpoint is evaluated, not in training, there are also the recordings' figures and the
+    checkpoint is evaluated, not in training, there are also the recordings' metrics and the
     confusion matrix, pictures of the worst misses and false alarms, and ``report.html``.
 
     Args:
@@ -46,20 +47,20 @@ class ResultsWriter(Callback):
     def __init__(self, score_threshold: float = 0.3, pictures: int = 12) -> None:
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"results.score_threshold: must lie in [0, 1], found {score_threshold}: correct it"
+                f"results.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
             )
         if pictures < 0:
-            raise UserError(f"results.pictures: must be at least 0, found {pictures}: correct it")
+            raise UserError(f"results.pictures: must be at least 0, got {pictures}: Set 0 for none")
         self.score_threshold = score_threshold
         self.pictures = pictures
         self.validation: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The latest validation of the training and its step, for the checkpoint to tell."""
+        """The latest validation of the training and its step, for the checkpoint."""
         return self.validation
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what the checkpoint tells until there is a newer validation."""
+        """Keep what the checkpoint holds until there is a newer validation."""
         self.validation = state_dict
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -72,13 +73,11 @@ class ResultsWriter(Callback):
         self._report(trainer, pl_module, "test")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the best checkpoint lies."""
+        """Print where the best checkpoint lies."""
         kept = trainer.checkpoint_callback
         if isinstance(kept, ModelCheckpoint) and kept.best_model_path and trainer.is_global_zero:
-            figure = (
-                "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
-            )
-            Console().print(f"\nbest checkpoint{figure}: {kept.best_model_path}", soft_wrap=True)
+            best = "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
+            screen().print(f"\nbest checkpoint{best}: {kept.best_model_path}", soft_wrap=True)
 
     def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
         folder = trainer.log_dir  # agreed upon by all processes, so all must ask
@@ -98,9 +97,7 @@ class ResultsWriter(Callback):
             # Through JSON: a checkpoint holds plain values only.
             plain = json.loads(json.dumps(results))
             self.validation = {"step": step, "results": plain}
-        console = Console()
-        if not console.is_terminal:
-            console.width = FILE_WIDTH
+        console = screen(width=FILE_WIDTH)
         console.print()  # off the progress bar's line
         console.rule(f"{split}, after {step} steps")
         console.print(summary_tables(results))
@@ -111,8 +108,8 @@ class ResultsWriter(Callback):
                 results["gallery"] = self._gallery(data, split, result).write(Path(folder))
             # Lightning's CSVLogger has a metrics.csv of its own there.
             has_own = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
-            figures_file = "evaluation.csv" if has_own else "metrics.csv"
-            write_results(Path(folder), results, result, figures_file)
+            metrics_file = "evaluation.csv" if has_own else "metrics.csv"
+            write_results(Path(folder), results, result, metrics_file)
             if evaluates:
                 console.print(f"\nreport: {write_report([Path(folder)])}", soft_wrap=True)
         for logger in trainer.loggers:
@@ -120,9 +117,9 @@ class ResultsWriter(Callback):
                 writer = logger.experiment
                 show_results(writer, results, result.curves, split, step)
             elif isinstance(logger, WandbLogger):
-                # W&B has no plot of its own for curves that are known already.
-                figure = precision_recall_figure(result.curves, results["confusion"]["names"][:-1])
-                show_picture([logger], f"{split}/PR50", as_picture(figure), step)
+                # W&B's own plot wants scores and labels, not curves.
+                plot = precision_recall_plot(result.curves, results["confusion"]["names"][:-1])
+                show_picture([logger], f"{split}/PR50", as_picture(plot), step)
 
     def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
         """Pictures of what went wrong, with frames from the data module's recordings."""

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps and when it writes them; files that are whole or not there."""
+"""Which checkpoints a run keeps and when it writes them, atomically."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class RunCheckpoint(ModelCheckpoint):
     at the end, and at once when the process is asked to end by SIGTERM or SIGUSR1.
 
     Args:
-        monitor: figure of the validation that tells which checkpoints are the best, as it is
+        monitor: metric of the validation by which checkpoints are the best, as it is
             logged: ``val/AP``, ``val/AP50``, ``val/AP_small``, ``val/AP_<class>`` …
-        mode: whether the figure is to be great (``max``) or small (``min``).
+        mode: whether the metric is to be great (``max``) or small (``min``).
         save_top_k: how many of the best to keep; 0 for none, -1 for all.
         filename: name of the best, without ``.ckpt``: ``best``, or ``best-{step}`` where more than
             one is kept, unless set.
@@ -71,7 +71,7 @@ class RunCheckpoint(ModelCheckpoint):
             cost; null for no such limit.
 
     Raises:
-        UserError: if a limit is not above 0, or the figure none of the validation.
+        UserError: if a limit is not above 0, or the metric is none of the validation.
     """
 
     def __init__(
@@ -91,11 +91,10 @@ class RunCheckpoint(ModelCheckpoint):
         ):
             if value is not None and value <= 0:
                 raise UserError(
-                    f"checkpoint.{name}: must be above 0, found {value}: set it to null for no "
-                    "such limit"
+                    f"checkpoint.{name}: must be above 0, got {value}: Set null for no such limit"
                 )
         if not monitor.startswith("val/"):
-            raise _no_such_figure(monitor)
+            raise _no_such_metric(monitor)
         super().__init__(
             dirpath=dirpath,
             filename=filename or ("best" if save_top_k in (0, 1) else "best-{step}"),
@@ -116,13 +115,13 @@ class RunCheckpoint(ModelCheckpoint):
         """Refuse to monitor what no validation will log.
 
         Args:
-            names: of the metric's figures, of which precisions and recalls are logged.
+            names: of the precisions and recalls that are logged.
 
         Raises:
             UserError: naming the setting.
         """
-        if self.monitor not in [f"val/{name}" for name in names if name.startswith("A")]:
-            raise _no_such_figure(str(self.monitor))
+        if self.monitor not in [f"val/{name}" for name in names]:
+            raise _no_such_metric(str(self.monitor))
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals from here on: the training will see them before its first step."""
@@ -225,8 +224,8 @@ class RunCheckpoint(ModelCheckpoint):
         raise StoppedBySignal(number, text)
 
 
-def _no_such_figure(monitor: str) -> UserError:
+def _no_such_metric(monitor: str) -> UserError:
     return UserError(
-        "checkpoint.monitor: must be a precision or recall of the validation, as val/AP, val/AP50, "
-        f"val/AR, val/AP_<size bin or class>, found {monitor}: choose one of them"
+        "checkpoint.monitor: must be a precision or recall of the validation, got "
+        f"{monitor}: Use val/AP, val/AP50, val/AR or val/AP_<size bin or class>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,10 @@ from etram_det.drawing.frames import Image
 from etram_det.drawing.labelled_frames import Boxes, labelled_picture
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, part_of_day
-from etram_det.metrics.frames import FrameBoxes
 from etram_det.training.callbacks.loggers import show_picture
 
 
-class Pictures(Callback):
+class ValidationPictures(Callback):
     """Shows labels and detections of fixed validation frames, after each validation.
 
     The frames are spread over the recordings, in turns by day and by night, and over each
@@ -36,11 +36,11 @@ class Pictures(Callback):
     def __init__(self, number: int = 8, score_threshold: float = 0.3) -> None:
         if number < 0:
             raise UserError(
-                f"pictures.number: must be at least 0, found {number}: 0 turns pictures off"
+                f"pictures.number: must be at least 0, got {number}: Set 0 for no pictures"
             )
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"pictures.score_threshold: must lie in [0, 1], found {score_threshold}: correct it"
+                f"pictures.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
             )
         self.number = number
         self.score_threshold = score_threshold
@@ -67,7 +67,7 @@ class Pictures(Callback):
             seconds = f"{frames.time_us[i] / 1e6:.2f}s"
             is_native = result.settings.pixel_frame == "native"
             scale = np.array(recording.scale * 2 if is_native else (1, 1, 1, 1))
-            truth, found = (_of_frame(boxes, i) for boxes in (frames.truth, frames.detections))
+            truth, found = (boxes.in_frame(i) for boxes in (frames.truth, frames.detections))
             found = found.select(found.scores >= self.score_threshold)
             picture = labelled_picture(
                 frame,
@@ -98,26 +98,15 @@ def choose_frames(recordings: Sequence[str], number: int) -> list[int]:
     parts: dict[str | None, list[str]] = {}
     for name in sorted(of_recording):
         parts.setdefault(part_of_day(name), []).append(name)
-    counts = dict.fromkeys(_in_turns(list(parts.values())), 0)
+    # One of each part, then another of each, and so on.
+    in_turns = [name for names in zip_longest(*parts.values()) for name in names if name]
+    counts = dict.fromkeys(in_turns, 0)
     for _ in range(min(number, len(recordings))):
         # The first in turn of those with the fewest, as long as it has frames left.
         free = [name for name in counts if counts[name] < len(of_recording[name])]
         counts[min(free, key=counts.__getitem__)] += 1
-    chosen = (_spread(of_recording[name], count) for name, count in counts.items())
-    return sorted(i for each in chosen for i in each)
-
-
-def _spread(frames: Sequence[int], number: int) -> list[int]:
-    """As many frames, at the middles of equal parts."""
-    return [frames[(2 * i + 1) * len(frames) // (2 * number)] for i in range(number)]
-
-
-def _in_turns(parts: Sequence[Sequence[str]]) -> list[str]:
-    """One of each part, then another of each, and so on."""
-    longest = max(map(len, parts), default=0)
-    return [part[i] for i in range(longest) for part in parts if i < len(part)]
-
-
-def _of_frame(boxes: FrameBoxes, frame: int) -> FrameBoxes:
-    of_frame = boxes.select(boxes.frame == frame)
-    return of_frame.select(np.argsort(-of_frame.scores, kind="stable"))
+    return sorted(
+        of_recording[name][(2 * i + 1) * len(of_recording[name]) // (2 * count)]
+        for name, count in counts.items()
+        for i in range(count)  # at the middles of equal parts
+    )

@@ -128,7 +128,7 @@ def test_learning_rate_and_gradient_norm_are_those_of_the_step(probed):
     assert rates[0].value != rates[1].value
 
 
-def test_loss_parts_and_figures_by_class_and_size_are_there(probed):
+def test_loss_parts_and_metrics_by_class_and_size_are_there(probed):
     scalars = set(probed[0].Tags()["scalars"])
     parts = ("loss", "box_loss", "objectness_loss", "class_loss")
     assert {f"train/{part}" for part in parts} <= scalars
@@ -184,7 +184,7 @@ def test_a_picture_holds_frame_labels_and_detections(probed):
     assert np.array_equal(picture_of(shown), picture)
 
 
-def test_hyper_parameters_are_resolved_and_stand_beside_the_figures(probed):
+def test_hyper_parameters_are_resolved_and_stand_beside_the_metrics(probed):
     events, probe, cli = probed
     content = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
@@ -203,10 +203,10 @@ def test_hyper_parameters_are_resolved_and_stand_beside_the_figures(probed):
     experiment = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     ).experiment
-    figures = {info.name.tag for info in experiment.metric_infos}
-    assert {"val/AP", "val/AP50", "val/AP_small", "val/AR"} <= figures
+    metrics = {info.name.tag for info in experiment.metric_infos}
+    assert {"val/AP", "val/AP50", "val/AP_small", "val/AR"} <= metrics
     # TensorBoard takes the last scalar of the same name, which must be there, and real.
-    assert figures <= set(events.Tags()["scalars"])
+    assert metrics <= set(events.Tags()["scalars"])
     assert [each.step for each in events.Scalars("val/AP")] == [1, 3]
 
 
@@ -273,10 +273,10 @@ def test_csv_takes_the_place_of_tensorboard(root):
     folder = Path("runs/size_aware_adaptive/version_0")
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     norms = [row["train/gradient_norm"] for row in rows if row["train/gradient_norm"]]
-    figures = [float(row["val/AP"]) for row in rows if row["val/AP"]]
-    assert len(norms) == len(figures) == 2
+    precisions = [float(row["val/AP"]) for row in rows if row["val/AP"]]
+    assert len(norms) == len(precisions) == 2
     results = json.loads((folder / "metrics.json").read_text())
-    assert figures[-1] == pytest.approx(results["AP"], abs=1e-7)
+    assert precisions[-1] == pytest.approx(results["AP"], abs=1e-7)
     assert not list(folder.glob("events.out*"))
     # Thresholds that follow the labels are told as they were computed.
     told = yaml.safe_load((folder / "hparams.yaml").read_text())
@@ -305,7 +305,7 @@ def wandb_records(path):
             record = b""
 
 
-def test_wandb_gets_figures_pictures_curves_and_settings_offline(root, monkeypatch):
+def test_wandb_gets_metrics_pictures_curves_and_settings_offline(root, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -17,6 +17,7 @@ from etram_det.metrics.confusion import OUTCOMES, confusion_matrix, outcomes_by_
 from etram_det.metrics.curves import RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.metrics.matching import IOU_THRESHOLDS
+from etram_det.metrics.records import flat_metrics
 
 CONFUSION_IOU = 0.5
 
@@ -36,8 +37,8 @@ def results_of(
         dropped_by_data: labels that were left out before the evaluation, by reason.
 
     Returns:
-        The figures by flat key, without those that have no ground truth; ``evaluation``: what
-        they were computed from and how; ``recordings``: the figures of each recording;
+        The metrics by flat key, without those that have no ground truth; ``evaluation``: what
+        they were computed from and how; ``recordings``: the metrics of each recording;
         ``confusion``: boxes by true class (rows) and detected class (columns), background last,
         with the thresholds and the names of the rows; ``found_by_size``: labels that were
         ``found``, taken for an ``other_class`` or ``missed``, by class (rows) and area (columns),
@@ -49,7 +50,7 @@ def results_of(
     matrix = confusion_matrix(pairing, settings.num_classes)
     area_bounds, outcomes = outcomes_by_size(pairing, settings.num_classes)
     return {
-        **_known(result.figures()),
+        **_known(result.flat_metrics()),
         "evaluation": {**result.description(), "dropped_by_data": dict(dropped_by_data)},
         "recordings": {name: _known(of) for name, of in result.per_recording().items()},
         "confusion": {
@@ -65,20 +66,15 @@ def results_of(
     }
 
 
-def figures_in(results: Mapping[str, Any]) -> dict[str, float]:
-    """The figures by flat key, without the tables and descriptions beside them."""
-    return {key: value for key, value in results.items() if not isinstance(value, Mapping)}
-
-
 def write_results(
     folder: Path,
     results: Mapping[str, Any],
     result: EvaluationResult,
-    figures_file: str = "metrics.csv",
+    metrics_file: str = "metrics.csv",
 ) -> None:
-    """Write an evaluation into a run folder, each file whole or not at all.
+    """Write an evaluation into a run folder, each file atomically.
 
-    ``metrics.json`` holds everything but the curves; ``metrics.csv`` its figures and description
+    ``metrics.json`` holds everything but the curves; ``metrics.csv`` its metrics and description
     as rows of ``key,value``; ``recordings.csv`` a row for each recording; ``confusion.csv`` the
     confusion matrix; ``pr_curves.npz`` precision ``[I, R, K, A]`` at IoU thresholds I and recall
     thresholds R of classes K in area ranges A, nan without ground truth, with their names.
@@ -87,7 +83,7 @@ def write_results(
         folder: the run folder, made if need be.
         results: what :func:`results_of` returned.
         result: what it was made from.
-        figures_file: another name for ``metrics.csv``.
+        metrics_file: another name for ``metrics.csv``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "metrics.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -95,14 +91,15 @@ def write_results(
         (f"evaluation.{key}", value if isinstance(value, str) else json.dumps(value))
         for key, value in results["evaluation"].items()
     )
-    rows = [("key", "value"), *figures_in(results).items(), *described]
-    _write_csv(folder / figures_file, rows)
+    flat = (item for item in results.items() if not isinstance(item[1], Mapping))
+    _write_csv(folder / metrics_file, [("key", "value"), *flat, *described])
 
-    kinds = [key for key in result.size_figure_names() if key in results]
+    sizes = flat_metrics(r for r in result.records if not (r.part or r.class_name))
+    keys = [key for key in sizes if key in results]
     recordings = (
-        [name, *(of.get(kind, "") for kind in kinds)] for name, of in results["recordings"].items()
+        [name, *(of.get(key, "") for key in keys)] for name, of in results["recordings"].items()
     )
-    _write_csv(folder / "recordings.csv", [["recording", *kinds], *recordings])
+    _write_csv(folder / "recordings.csv", [["recording", *keys], *recordings])
 
     confusion = results["confusion"]
     threshold = f"true / detected at score >= {confusion['score_threshold']}"
@@ -122,13 +119,9 @@ def write_results(
         )
 
 
-def _known(figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures that have ground truth, numbers of things as integers."""
-    return {
-        key: int(value) if key.startswith("num_") else float(value)
-        for key, value in figures.items()
-        if not isnan(value)
-    }
+def _known(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that have ground truth."""
+    return {key: value for key, value in metrics.items() if not isnan(value)}
 
 
 def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:

@@ -1,0 +1,105 @@
+"""Results of an evaluation as records, and the flat keys of loggers and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import isnan, nan
+from typing import Any, NamedTuple
+
+METRICS = ("AP", "AP50", "AP75", "AR")
+PARTS_OF_DAY = ("day", "night")
+
+# Part, class or group, and size bin of a record; empty: all of them.
+Cell = tuple[str, str, str]
+
+
+class Record(NamedTuple):
+    """Metrics of one cell; nan where it has no ground truth.
+
+    Attributes:
+        part: ``day``, ``night`` or what :func:`recording_part` gives; empty for all recordings.
+        class_name: a class or a group of classes; empty for all classes.
+        size: a size bin; empty for all sizes.
+        AP: average precision in [0, 1], mean over IoU thresholds.
+        AP50: the same at an IoU of 0.5.
+        AP75: the same at an IoU of 0.75.
+        AR: average recall in [0, 1], mean over IoU thresholds.
+        boxes: number of ground-truth boxes.
+    """
+
+    part: str
+    class_name: str
+    size: str
+    AP: float
+    AP50: float
+    AP75: float
+    AR: float
+    boxes: int
+
+
+Records = Mapping[Cell, Record]
+
+
+def recording_part(name: str) -> str:
+    """The part that is one recording, whatever its name."""
+    return f"recording {name}"
+
+
+def reported_cells(names: Iterable[str], size_bins: Iterable[str]) -> list[Cell]:
+    """Cells of an evaluation: everything, each class and group, day and night, each by size.
+
+    Args:
+        names: of the classes and groups.
+        size_bins: names of the size bins.
+    """
+    rows = [("", ""), *(("", name) for name in names), *((part, "") for part in PARTS_OF_DAY)]
+    return [(*row, size) for row in rows for size in ("", *size_bins)]
+
+
+def flat_key(metric: str, cell: Cell) -> str:
+    """Key of a metric in logs and files: ``AP``, ``AP50_car_small``, ``num_boxes``, ``num_car``.
+
+    Args:
+        metric: one of ``METRICS``, or ``boxes``.
+        cell: what it is the metric of.
+    """
+    suffix = "".join(f"_{name}" for name in cell if name)
+    return f"num{suffix or '_boxes'}" if metric == "boxes" else metric + suffix
+
+
+def flat_metrics(records: Iterable[Record]) -> dict[str, float]:
+    """Metrics and numbers of boxes by flat key, nan where there is no ground truth."""
+    return {
+        flat_key(metric, record[:3]): getattr(record, metric)
+        for record in records
+        for metric in (*METRICS, "boxes")
+    }
+
+
+def records_in(results: Mapping[str, Any]) -> dict[Cell, Record]:
+    """The records of an evaluation and of each of its recordings, by cell.
+
+    Args:
+        results: what ``metrics.json`` holds, of this release or an earlier one.
+    """
+    evaluation = results["evaluation"]
+    names = (*evaluation["class_names"], *evaluation["class_groups"])
+    cells = reported_cells(names, evaluation["size_bins"])
+    of_recordings = [
+        _record((recording_part(name), "", size), ("", "", size), flat)
+        for name, flat in results["recordings"].items()
+        for size in ("", *evaluation["size_bins"])
+    ]
+    records = [_record(cell, cell, results) for cell in cells] + of_recordings
+    return {record[:3]: record for record in records}
+
+
+def metric_of(records: Records, cell: Cell, metric: str) -> Any:
+    """A metric or number of boxes; None without such a cell, or without ground truth in it."""
+    value = getattr(records[cell], metric) if cell in records else nan
+    return None if isnan(value) else value
+
+
+def _record(cell: Cell, flat_cell: Cell, flat: Mapping[str, Any]) -> Record:
+    metrics = (float(flat.get(flat_key(metric, flat_cell), nan)) for metric in METRICS)
+    return Record._make([*cell, *metrics, flat.get(flat_key("boxes", flat_cell), 0)])
