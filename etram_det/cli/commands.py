@@ -20,6 +20,7 @@ from etram_det.cli.flags import in_own_keys, tool_arguments
 from etram_det.cli.messages import message_and_code, quiet_writers
 from etram_det.cli.settings_files import restrict_yaml
 from etram_det.errors import StoppedBySignal, UserError
+from etram_det.progress import screen
 
 # Command, where its function lives, and what it does.
 LIGHTNING_COMMANDS = {
@@ -115,9 +116,9 @@ def _run(command: str, args: Sequence[str]) -> None:
             exit_on_error=False,
         )
     elif command in ("-h", "--help"):
-        sys.stdout.write(_overview())
+        screen().out(_overview(), end="")
     elif command == "--version":
-        sys.stdout.write(f"etram_det {__version__}\n")
+        screen().out(f"etram_det {__version__}")
     else:
         known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
         raise UserError(f"{command}: no such command: choose one of {known}")

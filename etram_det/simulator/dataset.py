@@ -21,12 +21,11 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
-from etram_det.files import UNFINISHED, move_into_place
+from etram_det.files import UNFINISHED, cache_folder, move_into_place
 from etram_det.simulator.event_camera import EventCamera, SensorSettings
 from etram_det.simulator.road_users import BUS, TRAM, TRUCK
 from etram_det.simulator.scene import draw_scene
@@ -34,7 +33,6 @@ from etram_det.simulator.scene import draw_scene
 SIMULATOR_VERSION = 2
 LABEL_INTERVAL_US = 33_333
 MANIFEST = "simulation.json"
-CACHE_VARIABLE = "ETRAM_DET_CACHE"
 
 # A box is given once this share of the body is in the frame, this share of that is not hidden by
 # anything nearer, and it has caused this many events.
@@ -90,7 +88,7 @@ class SimulationSettings:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UserError(f"{name}: expected {low} to {high}, found {value}")
+                raise UserError(f"{name}: must be {low} to {high}, got {value}: correct it")
 
     @property
     def key(self) -> str:
@@ -252,8 +250,8 @@ def require_new(root: Path) -> None:
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(
-            f"output: expected a new or empty folder, found {root} with something in it; "
-            "choose another or remove it"
+            f"output: must be a new or empty folder, got {root} with something in it: choose "
+            "another or remove it"
         )
 
 
@@ -269,7 +267,7 @@ def simulate(
         root: folder to make.
         settings: what to simulate.
         workers: recordings made at the same time; all cores if None.
-        progress: told how many recordings are finished, of how many.
+        progress: is called with how many recordings are finished, of how many.
 
     Raises:
         UserError: ``root`` is there already and not an empty folder.
@@ -295,14 +293,13 @@ def simulated_root(
     Args:
         settings: what to simulate.
         workers: recordings made at the same time; all cores if None.
-        progress: told how many recordings are finished, of how many, if any has to be made.
+        progress: is called with how many recordings are finished, of how many, if any has to
+            be made.
 
     Returns:
-        The folder, and whether it was made now. The cache is the user's cache folder, or
-        ``$ETRAM_DET_CACHE``.
+        The folder, and whether it was made now.
     """
-    cache = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("etram_det")
-    root = Path(cache) / f"simulated-{settings.height}x{settings.width}-{settings.key}"
+    root = cache_folder() / f"simulated-{settings.height}x{settings.width}-{settings.key}"
     if (root / MANIFEST).is_file():
         return root, False
     try:

@@ -2,7 +2,7 @@
 
 Each road user is redrawn at a rate of its own: a step moves it by about a pixel at most, so that
 the logarithm of a pixel's intensity may be taken as a straight line between two steps, on which the
-threshold crossings get microsecond stamps (as in ESIM, Rebecq et al., CoRL 2018).
+threshold crossings get microsecond timestamps (as in ESIM, Rebecq et al., CoRL 2018).
 
 For developers: numba's cache of the kernels here goes stale with this file only. After a change to
 a kernel in ``projection.py`` or ``rendering.py``, touch this file too.
@@ -70,9 +70,9 @@ class SensorSettings:
         ):
             value = getattr(self, name)
             if not low <= value < math.inf:
-                raise UserError(f"sensor.{name}: expected {low} or more, found {value}")
+                raise UserError(f"sensor.{name}: must be at least {low}, got {value}: raise it")
         if self.hot_pixels > 1:
-            raise UserError(f"sensor.hot_pixels: expected 0 to 1, found {self.hot_pixels}")
+            raise UserError(f"sensor.hot_pixels: must be 0 to 1, got {self.hot_pixels}: correct it")
 
 
 class _Pixels(NamedTuple):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from etram_det.errors import UserError
+from etram_det.progress import screen
 from etram_det.report.page import write_report
 
 
 def report_command(runs: Sequence[str], output: Path | None = None) -> None:
-    """Write a page of figures, curves and pictures that opens without a network.
+    """Write a page of metrics, plots and pictures that opens without a network.
 
     Args:
         runs: one or two run folders that ``validate`` or ``test`` wrote, or ``fit``, which leaves
@@ -25,7 +24,7 @@ def report_command(runs: Sequence[str], output: Path | None = None) -> None:
         UserError: there are not one or two runs, or one holds no evaluation or is damaged.
     """
     if not 1 <= len(runs) <= 2:
-        raise UserError(f"report: required one or two run folders, found {len(runs)}")
+        raise UserError(f"runs: must be one or two run folders, got {len(runs)}: correct it")
     folders = [Path(run).expanduser() for run in runs]
     path = write_report(folders, None if output is None else output.expanduser())
-    Console().print(f"report: {path}", highlight=False, soft_wrap=True)
+    screen().out(f"report: {path}")

@@ -214,7 +214,7 @@ def test_a_damaged_run_folder_takes_one_line(content, message, tmp_path, capsys)
 def test_mistakes_take_one_line(tmp_path, capsys):
     write_run(tmp_path / "a")
     folder = str(tmp_path / "a")
-    assert_one_line(["report", folder, folder, folder], "one or two run folders, found 3", capsys)
+    assert_one_line(["report", folder, folder, folder], "one or two run folders, got 3", capsys)
     assert_one_line(["report", str(tmp_path / "none")], "required a run folder", capsys)
     blocked = str(tmp_path / "a" / "metrics.json" / "page.html")
     assert_one_line(["report", folder, "--output", blocked], "metrics.json", capsys)

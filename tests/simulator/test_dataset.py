@@ -319,16 +319,16 @@ def test_a_set_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 10}, "height: expected 32 to 65535, found 10"),
-        ({"seconds": 0.0}, "seconds: expected 0.1 to 3600, found 0.0"),
-        ({"night": 1.5}, "night: expected 0 to 1, found 1.5"),
-        ({"val": -1}, "val: expected 0 to 9999, found -1"),
+        ({"height": 10}, "height: must be 32 to 65535, got 10: correct it"),
+        ({"seconds": 0.0}, "seconds: must be 0.1 to 3600, got 0.0: correct it"),
+        ({"night": 1.5}, "night: must be 0 to 1, got 1.5: correct it"),
+        ({"val": -1}, "val: must be 0 to 9999, got -1: correct it"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         replace(TINY, **changes)
-    with pytest.raises(UserError, match=r"^sensor.contrast_threshold: expected 0.01 or more"):
+    with pytest.raises(UserError, match=r"^sensor.contrast_threshold: must be at least 0.01"):
         SensorSettings(contrast_threshold=0.0)
 
 
@@ -341,6 +341,6 @@ def test_command_writes_a_set_and_refuses_a_full_folder(
     text = capsys.readouterr().out
     assert "wheelchair" in text
     assert "4 recordings of 0.3 s" in text
-    with pytest.raises(UserError, match="expected a new or empty folder, found .*set with some"):
+    with pytest.raises(UserError, match="must be a new or empty folder, got .*set with some"):
         simulate_command(output, TINY)
     assert len(read_set(output)) == 4

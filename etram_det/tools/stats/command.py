@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import (
@@ -20,6 +19,7 @@ from etram_det.data.raw import labelled_timeline
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
+from etram_det.progress import screen
 from etram_det.tools.stats.statistics import (
     RecordingFacts,
     statistics_of,
@@ -55,8 +55,8 @@ def stats_command(
     """
     if not 0 < small_threshold < medium_threshold:
         raise UserError(
-            "small_threshold: must lie between 0 and medium_threshold, found "
-            f"{small_threshold:g} and {medium_threshold:g}"
+            "small_threshold: must lie between 0 and medium_threshold, got "
+            f"{small_threshold:g} and {medium_threshold:g}: correct them"
         )
     root = root.expanduser()
     splits = _facts(root, frames, labels)
@@ -65,12 +65,12 @@ def stats_command(
     statistics = statistics_of(
         splits, labels.class_names, small_threshold, medium_threshold, pixels
     )
-    console = Console()
+    console = screen()
     console.print(statistics_tables(statistics))
     if output is not None:
         paths = write_statistics(output.expanduser(), statistics, splits)
         names = ", ".join(path.name for path in paths)
-        console.print(f"{names} in {output}", highlight=False, soft_wrap=True)
+        console.out(f"{names} in {output}")
 
 
 def _facts(
