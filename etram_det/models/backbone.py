@@ -178,7 +178,7 @@ class PixelLSTM(nn.Module):
     def _scan_in_steps(
         self, x: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not torch.is_autocast_enabled(x.device.type):
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.weight.dtype)  # of a stream, whose other weights may be halves
         # The input's share of the gates does not depend on time: one product for the whole chunk.
         inputs = F.linear(x, self.weight[:, : self.dim], self.bias)
