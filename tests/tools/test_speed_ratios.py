@@ -1,6 +1,7 @@
 """The fast path against the plain one, as ratios of one run in which both take turns.
 
-The bounds leave room for a factor of two below what was measured.
+On two idle cores the ratios were 8.9, 1.44 and 1.38; the least that was seen, on one core with
+heavy load beside it, 3.9, 1.05 and 1.09. The bounds leave room below that.
 """
 
 from dataclasses import replace
@@ -52,7 +53,7 @@ def test_assignment():
         lambda: simota(output, boxes, classes, rows),
         repeats=10,
     )
-    assert found > 3
+    assert found > 2
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_training_step():
         lambda: fast(*batch),
         repeats=3,
     )
-    assert found > 1
+    assert found > 0.8
 
 
 @pytest.mark.slow
@@ -79,4 +80,4 @@ def test_one_window():
         lambda: fast(events),
         repeats=20,
     )
-    assert found > 1
+    assert found > 0.8
