@@ -51,7 +51,8 @@ def count(settings: BenchSettings) -> Arithmetic:
     events = torch.empty(1, 1, 20, *settings.input_size, dtype=torch.uint8, device=meta)
     kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:  # [...], any shape
+    def keep(tensor: Tensor) -> Tensor:
+        """Note a tensor ``[*]`` by its memory."""
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 

@@ -86,7 +86,7 @@ class TrainingStep:
         return float(loss.detach())
 
     def features(self, events: Tensor, state: State | None) -> tuple[list[Tensor], State]:
-        """The features and the new state of ``detector.features``."""
+        """Features ``[T * B, C_s, h_s, w_s]`` of events ``[T, B, C, H, W]``, and the new state."""
         return self.detector.features(events, state)
 
     def _part(self, name: str) -> Any:

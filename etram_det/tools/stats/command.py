@@ -20,12 +20,9 @@ from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.progress import screen
-from etram_det.tools.stats.statistics import (
-    RecordingFacts,
-    statistics_of,
-    statistics_tables,
-    write_statistics,
-)
+from etram_det.tools.stats.plot_files import write_statistics
+from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
+from etram_det.tools.stats.summary_tables import statistics_tables
 
 _log = logging.getLogger(__name__)
 
@@ -86,14 +83,17 @@ def _facts(
             if lone_boxes:
                 _log.warning(
                     "%s: %d box files have no recording and are left out, the first of them %s",
-                    *(split, len(lone_boxes), lone_boxes[0]),
+                    split,
+                    len(lone_boxes),
+                    lone_boxes[0],
                 )
         elif lone_boxes:
             splits[split] = _facts_of_boxes(lone_boxes, split, frames, labels)
             if with_recordings:
                 _log.warning(
                     "%s: none of %d box files has a recording: described by the boxes alone",
-                    *(split, len(lone_boxes)),
+                    split,
+                    len(lone_boxes),
                 )
     if not splits:
         find_recordings(root, SPLITS[0], frames, labels)  # says what was expected
