@@ -6,8 +6,7 @@ import difflib
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,8 +98,12 @@ def _sweep(trials: int, *settings: Any) -> None:
         write_outcome(shared)
         console.out(progress_line(shared, number, trials))
 
-    with _interrupted_by_termination():
+    # A scheduler's SIGTERM acts as Ctrl-C does, so that the trial goes back to the study.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
         shared.run(trials, report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     write_outcome(shared)
     console.print(trials_table(shared))
     ended = [trial for trial in shared.trials() if trial.state.is_finished()]
@@ -167,19 +170,7 @@ def _plan(space: SearchSpace, output: Path) -> str:
     """What will be searched, in one line for each variant."""
     lines = [f"study in {output}"]
     for variant in space.variants:
-        searched = [
-            f"{name} {space.ranges[name][0]:g} to {space.ranges[name][1]:g}"
-            for name in space.searched(variant)
-        ]
-        lines.append(f"  {variant}: {', '.join(searched) or 'as it is'}")
+        ranges = ((name, *space.ranges[name]) for name in space.searched(variant))
+        searched = ", ".join(f"{name} {low:g} to {high:g}" for name, low, high in ranges)
+        lines.append(f"  {variant}: {searched or 'as it is'}")
     return "\n".join(lines)
-
-
-@contextmanager
-def _interrupted_by_termination() -> Iterator[None]:
-    """Let a scheduler's SIGTERM act as Ctrl-C does, so that the trial goes back to the study."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

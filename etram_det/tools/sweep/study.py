@@ -338,5 +338,4 @@ def _reason(code: int, log: Path) -> str:
 def seconds_of(trial: optuna.trial.FrozenTrial) -> float:
     """How long a trial took, or has taken so far."""
     assert trial.datetime_start is not None
-    end = trial.datetime_complete or datetime.now()
-    return (end - trial.datetime_start).total_seconds()
+    return (trial.duration or datetime.now() - trial.datetime_start).total_seconds()
