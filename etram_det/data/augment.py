@@ -1,7 +1,7 @@
-"""Augmentation: flip and zoom of frames and boxes alike, drawn from a seed of the plan.
+"""Augmentation: flip and zoom of frames and their boxes, drawn from a seed of the plan.
 
-A zoom maps ``x`` to ``zoom * x + shift`` in each direction, the mirror comes after it. A lane keeps
-its seed until its next reset, hence its flip and zoom: motion stays motion.
+A zoom maps ``x`` to ``zoom * x + shift`` in each direction; the flip follows. A lane keeps its
+seed, hence its flip and zoom, until its next reset, so that motion stays continuous.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from etram_det.errors import UserError
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How training chunks are varied; the defaults are RVT's.
+    """How training chunks are augmented; the defaults are RVT's.
 
     Streaming lanes flip and zoom out. Random chunks zoom in as well: a crop would lose objects
     for a whole recording, but costs a chunk little.
 
     Attributes:
-        enabled: whether anything is varied at all.
-        flip: probability of a mirror image, left to right, in [0, 1].
+        enabled: whether chunks are augmented at all.
+        flip: probability of a horizontal flip, in [0, 1].
         stream_zoom: probability that a streaming lane zooms (out), in [0, 1].
         random_zoom: probability that a random chunk zooms, in [0, 1].
-        zoom_in_share: share of zooming in among the zooms of random chunks, in [0, 1].
-        zoom_in_max: largest factor of zooming in, in [1, 10]; factors are drawn evenly from 1.
-        zoom_out_max: largest factor of zooming out, in [1, 10]; factors are drawn evenly from 1.
-        least_visible: boxes go of which less than this share of their area is left after a zoom,
-            in [0, 1].
+        zoom_in_share: share of the zooms of random chunks that zoom in, in [0, 1].
+        zoom_in_max: largest factor of zooming in, in [1, 10]; drawn uniformly from 1.
+        zoom_out_max: largest factor of zooming out, in [1, 10]; drawn uniformly from 1.
+        least_visible: boxes with less than this share of their area left in the frame after a
+            zoom are dropped, in [0, 1].
     """
 
     enabled: bool = True
@@ -50,20 +50,20 @@ class AugmentSettings:
             low, high = (1, 10) if field.name.endswith("_max") else (0, 1)
             if not low <= value <= high:
                 raise UserError(
-                    f"data.augmentation.{field.name}: must be in [{low}, {high}], found {value}"
+                    f"data.augmentation.{field.name}: must be in [{low}, {high}], got {value}"
                 )
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One flip and zoom, for frames and boxes of a given size.
+    """One flip and zoom, for frames of a given size and their boxes.
 
     Attributes:
         size: height and width of the frames in pixels.
-        flip: whether the result is mirrored, left to right.
+        flip: whether the result is flipped horizontally.
         zoom: pixels of the result per pixel of the source: above 1 zooms in, below 1 out.
-        shift: x and y, in the result and before the mirror, of the source's upper left corner.
-        least_visible: share of a box's area that must be left of it, in [0, 1].
+        shift: x and y of the source's upper left corner in the result, before the flip.
+        least_visible: smallest share of a box's area that must be left, in [0, 1].
     """
 
     size: tuple[int, int]
@@ -73,7 +73,7 @@ class Augmentation:
     least_visible: float = 0.1
 
     def apply_to_frames(self, frames: NDArray[Any]) -> NDArray[Any]:
-        """Frames ``[T, C, H, W]`` under this map, by nearest neighbour, zero beyond the source."""
+        """Flip and zoom frames ``[T, C, H, W]``: nearest neighbour, zero outside the source."""
         if self.zoom != 1:
             row = _source_of_target(self.size[0], self.zoom, self.shift[1])
             column = _source_of_target(self.size[1], self.zoom, self.shift[0])
@@ -85,21 +85,21 @@ class Augmentation:
                 frames = np.zeros_like(frames)
                 frames[:, :, rows, columns] = zoomed
         if self.flip:
-            # A tenth of the time that NumPy needs.
+            # Ten times as fast as NumPy.
             frames = torch.flip(torch.from_numpy(frames), (3,)).numpy()
         return frames
 
     def apply_to_boxes(
         self, boxes: NDArray[np.float32], classes: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes and classes under this map, cut at the border.
+        """Flip and zoom boxes, clipped to the frame.
 
         Args:
             boxes: ``[M, 4]`` ``xyxy`` in pixels.
             classes: ``[M]`` class ids.
 
         Returns:
-            The boxes of which enough is left, ``[m, 4]`` with ``m <= M``, and their classes.
+            The boxes with enough area left, ``[m, 4]`` with ``m <= M``, and their classes.
         """
         height, width = self.size
         mapped = boxes * self.zoom + np.tile(np.asarray(self.shift, np.float32), 2)
@@ -120,16 +120,16 @@ def draw(
 ) -> Augmentation:
     """Draw a flip and zoom.
 
-    A streaming lane's draw depends on the seed alone. The window of zooming in is placed around
-    one of the boxes, as RVT does it, so that there is something to learn from.
+    A streaming lane's draw depends on the seed alone. As in RVT, a zoom in is placed around one of
+    the boxes, so that the window holds an object.
 
     Args:
         settings: probabilities and ranges.
-        seed: of the draw; the same seed gives the same map.
+        seed: seed of the draw; the same seed gives the same flip and zoom.
         size: height and width of the frames in pixels.
-        stream: whether a streaming lane draws, which never zooms in.
+        stream: whether this is for a streaming lane, which never zooms in.
         boxes: ``[M, 4]`` ``xyxy`` in pixels, of the last labelled frame of a random chunk; None
-            without one.
+            if it has none.
     """
     rng = np.random.default_rng(seed)
     flip, zooms, zooms_in = rng.random(3) < (
@@ -155,9 +155,9 @@ def _window_corner(
     zoom: float,
     target: NDArray[np.float32] | None,
 ) -> tuple[float, float]:
-    """Upper left corner (x, y) of a window of ``size / zoom`` in the frame that holds a box.
+    """Upper left corner (x, y) of a window of ``size / zoom`` in the frame that contains a box.
 
-    Of a box larger than the window, the window holds as much as it can.
+    A box larger than the window fills it.
     """
     corner = []
     for axis, length in enumerate((size[1], size[0])):
@@ -171,14 +171,14 @@ def _window_corner(
 
 
 def _source_of_target(size: int, zoom: float, shift: float) -> NDArray[np.int64]:
-    """``[size]``: the source's row or column under each pixel centre of the result, -1 for none."""
+    """Source row or column ``[size]`` of each pixel centre of the result, -1 for none."""
     source = np.floor((np.arange(size) + 0.5 - shift) / zoom).astype(np.int64)
     source[(source < 0) | (source >= size)] = -1
     return source
 
 
 def _inside(source: NDArray[np.int64]) -> slice:
-    """The run of a look-up's entries that have a source."""
+    """The consecutive entries that have a source."""
     present = np.flatnonzero(source >= 0)
     return slice(int(present[0]), int(present[-1]) + 1)
 

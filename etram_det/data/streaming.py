@@ -1,9 +1,9 @@
 """Streaming: the sampler is the plan.
 
-A batch sampler says, for each step, which chunk of which recording each lane of the batch takes; a
-map-style dataset loads what it is asked for. As the plan is a pure function of the seed, the
-epoch, the rank and the lanes, and any step of it can be told without the ones before, the batches
-do not depend on the number of workers, and a run resumes at the step where it stopped.
+A batch sampler yields, for each step, the chunk of a recording that each lane of the batch takes; a
+map-style dataset loads it. The plan is a pure function of the seed, the epoch, the rank and the
+lanes, and any of its steps can be computed without the ones before. So batches do not depend on the
+number of workers, and a run resumes at the step where it stopped.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from etram_det.data.recording import OUTSIDE, Recording
 from etram_det.errors import UserError
 from etram_det.types import Batch, Labels
 
-# What is drawn from the seed: each purpose has random numbers of its own.
+# Purposes of random numbers; each has its own sequence under the seed.
 _RECORDINGS, _WINDOWS, _AUGMENTATION = range(3)
 
 
 @dataclass(frozen=True)
 class ChunkRequest:
-    """What one lane of a batch is to load.
+    """The chunk that one lane of a batch is to load.
 
     Attributes:
         recording: index of the recording.
         start: first frame; at or past the end of the recording, all frames are padding.
-        reset: whether the lane's state starts anew.
-        lane: row of the carried state that belongs to the lane.
+        reset: whether the lane's state is reset to zeros.
+        lane: the lane's row of the carried state.
         augment_seed: seed of flip and zoom, the same from one reset to the next; None for none.
         stream: whether the lane follows a recording, rather than taking random chunks.
     """
@@ -52,28 +52,28 @@ class ChunkRequest:
 class TrainingPlan(Sampler[list[ChunkRequest]]):
     """The batches of a training epoch on one rank: streaming lanes first, then random ones.
 
-    **Streaming lanes.** All recordings, shuffled anew in each epoch, are laid end to end into a
-    ring of chunks, and the lanes of all ranks start at even distances on it. So an epoch passes
-    once through each recording, all lanes end within a chunk of each other, and any number of
-    lanes can share any number of recordings. The price: a lane may meet the middle of a recording
-    at the start of an epoch, with a reset, and a few chunks come twice where the ring does not
-    divide evenly. At the end of a recording the lane goes on to the next.
+    **Streaming lanes.** All recordings, shuffled in each epoch, are laid end to end in a ring of
+    chunks, and the lanes of all ranks start at even distances on it. So an epoch passes once
+    through each recording, all lanes end within a chunk of each other, and any number of lanes can
+    share any number of recordings. The price: a lane may start an epoch in the middle of a
+    recording, with a reset, and a few chunks come twice where the ring does not divide evenly. At
+    the end of a recording the lane continues with the next.
 
-    **Random lanes.** They go through shuffled windows of ``num_steps`` frames, each ending with a
+    **Random lanes.** They take shuffled windows of ``num_steps`` frames, each ending with a
     labelled frame, as in RVT, and reset in each step. (A labelled frame nearer to the start of its
     recording is in the first window.) Without streaming lanes, an epoch takes each window once;
-    beside them, as many as fit, and they start over when they run out.
+    beside them, it takes as many as fit, and repeats them when they run out.
 
     Args:
         labelled: for each recording, ``[F]`` bool, true for its labelled frames.
         num_steps: frames of a chunk, ``T``.
         stream_lanes: lanes of each rank that follow recordings.
         random_lanes: lanes of each rank that take random chunks; these need labelled frames.
-        seed: of all that is drawn.
-        rank: of this process among ``world_size``.
+        seed: seed of all random numbers.
+        rank: rank of this process among ``world_size``.
         world_size: number of processes that train together.
         epoch: the epoch to plan first.
-        start_step: steps to leave out at the start of that epoch, to resume a run.
+        start_step: steps to skip at the start of that epoch, to resume a run.
 
     Attributes:
         epoch: the epoch that is planned; see :meth:`set_epoch`.
@@ -108,7 +108,7 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
 
     @property
     def sampler(self) -> TrainingPlan:
-        """Itself: Lightning looks here for ``set_epoch``."""
+        """Itself: Lightning looks for ``set_epoch`` here."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -140,7 +140,7 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         global_lane = self._rank * self._stream_lanes + lane
         total = int(ends[-1])
         begin = global_lane * total // (self._stream_lanes * self._world_size)
-        # Places on the ring are counted on over its end, so that each visit has its own number.
+        # Positions are counted on past the ring's end, so that each visit has its own number.
         lap, position = divmod(begin + step, total)
         place = int(np.searchsorted(ends, position, side="right"))
         recording = int(order[place])
@@ -156,11 +156,11 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         )
 
     def _random_chunk(self, step: int, lane: int, windows: NDArray[np.int64]) -> ChunkRequest:
-        """Chunk of a random lane: windows are dealt out to the random lanes of all ranks."""
+        """Chunk of a random lane: windows are dealt to the random lanes of all ranks in turn."""
         num_lanes = self._random_lanes * self._world_size
         deal = step * num_lanes + self._rank * self._random_lanes + lane
         recording, start = windows[deal % len(windows)]
-        # Numbered after all streaming lanes, so that no two lanes share their draws.
+        # Numbered after all streaming lanes, so that no two lanes share random numbers.
         global_lane = self._stream_lanes * self._world_size + self._rank * self._random_lanes + lane
         return ChunkRequest(
             recording=int(recording),
@@ -183,15 +183,15 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
 class EvaluationPlan(Sampler[list[ChunkRequest]]):
     """The batches of an evaluation on one rank: each recording once, from start to end.
 
-    The recordings are dealt out longest first, each to the lane with the least to do, over all
-    ranks. A lane that has run out leaves the batch. All ranks take the same number of steps, as
-    collective operations require: one that has nothing left yields a single lane of padding.
+    Over all ranks, recordings are assigned longest first, each to the lane with the least work. A
+    lane that has run out leaves the batch. All ranks take the same number of steps, as collective
+    operations require: a rank that has run out yields a single lane of padding.
 
     Args:
         lengths: number of frames of each recording.
         num_steps: frames of a chunk, ``T``.
-        lanes: most lanes in a batch; those beyond the recordings stay empty.
-        rank: of this process among ``world_size``.
+        lanes: largest number of lanes in a batch; surplus lanes stay empty.
+        rank: rank of this process among ``world_size``.
         world_size: number of processes that evaluate together.
     """
 
@@ -234,15 +234,15 @@ class Chunk:
     """Consecutive frames of one recording with their labels.
 
     Attributes:
-        request: what was asked for.
+        request: the request that it answers.
         frames: ``[F, channels, H, W]`` uint8 or int8; fewer than ``T`` at the end of a recording.
         time_us: ``[F]`` int64, end of each frame's window.
-        labels: place among the frames, boxes ``[M, 4]`` and classes ``[M]`` of each labelled one.
+        labels: index, boxes ``[M, 4]`` and classes ``[M]`` of each labelled frame.
         recording: name of the recording.
         scale: pixels of the sensor per pixel of the frame, in x and y.
-        fault: why the recording could not be read, in which case there are no frames.
+        fault: why the recording is unreadable, in which case there are no frames.
         num_outside: events in the frames' windows that lay outside the sensor and were dropped.
-        mended_share: share of the recording's events, in [0, 1], whose stamp was mended.
+        mended_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
     """
 
     request: ChunkRequest
@@ -260,14 +260,14 @@ class ChunkDataset(Dataset[Chunk]):
     """Loads the chunks that a plan asks for.
 
     Args:
-        recordings: what the plan's indices stand for.
+        recordings: the recordings that the plan's indices refer to.
         num_steps: frames of a chunk, ``T``.
-        augmentation: how chunks whose request has a seed are varied; None for not at all.
-        no_frames: ``[0, channels, H, W]``, what a chunk has that cannot be read, beside the reason;
-            None where such a chunk is an error.
+        augmentation: settings for chunks whose request has a seed; None for no augmentation.
+        no_frames: ``[0, channels, H, W]``, the frames of an unreadable chunk; None to raise an
+            error instead.
 
     Raises:
-        UserError: from a chunk that cannot be read.
+        UserError: if a chunk is unreadable and ``no_frames`` is None.
     """
 
     def __init__(
@@ -284,6 +284,7 @@ class ChunkDataset(Dataset[Chunk]):
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
+        name, scale = recording.name, recording.scale
         stop = min(request.start + self.num_steps, len(recording))
         outside_before = recording.dropped.get(OUTSIDE, 0)
         try:
@@ -294,9 +295,7 @@ class ChunkDataset(Dataset[Chunk]):
                 raise UserError(fault, exit_code=1) from error
             request = replace(request, reset=True)
             no_times = np.empty(0, np.int64)
-            return Chunk(
-                *(request, self.no_frames, no_times, [], recording.name, recording.scale, fault)
-            )
+            return Chunk(request, self.no_frames, no_times, [], name, scale, fault)
         labels = []
         for frame in range(request.start, stop):
             labelled = recording.boxes(frame)
@@ -307,8 +306,8 @@ class ChunkDataset(Dataset[Chunk]):
             frames,
             recording.frame_end_us[request.start : stop],
             labels,
-            recording.name,
-            recording.scale,
+            name,
+            scale,
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
             mended_share=recording.mended_share,
         )
@@ -328,7 +327,7 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
     frames = torch.from_numpy(chunks[0].frames)
     events = torch.empty(num_steps, num_lanes, *frames.shape[1:], dtype=frames.dtype)
     if get_worker_info() is not None:
-        events.share_memory_()  # while still empty: the queue would copy it when full
+        events.share_memory_()  # shared while empty: the queue would copy a full one
     padded = torch.ones(num_steps, num_lanes, dtype=torch.bool)
     time_us = torch.full((num_steps, num_lanes), -1, dtype=torch.int64)
     labels = []
@@ -364,7 +363,7 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
 
 
 def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
-    """The chunk under the flip and zoom of its seed; frames left without a box lose their label."""
+    """Flip and zoom a chunk by its seed; frames left without a box become unlabelled."""
     size = (chunk.frames.shape[2], chunk.frames.shape[3])
     last_boxes = chunk.labels[-1][1] if chunk.labels else None
     augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
@@ -388,7 +387,7 @@ def _windows_with_labels(
 
 
 def _deal_longest_first(sizes: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Indices of ``sizes`` in shares of about the same total: the largest goes to the least."""
+    """Split the indices of ``sizes`` into shares of about equal total, largest size first."""
     shares: list[list[int]] = [[] for _ in range(num_shares)]
     totals = [(0, share) for share in range(num_shares)]
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):

@@ -1,4 +1,4 @@
-"""SimOTA: which anchor points learn which box, for the whole batch at once.
+"""SimOTA: assigns anchor points to boxes, for the whole batch at once.
 
 Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.
 """
@@ -10,22 +10,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from etram_det.models.box_losses import broadcast_iou
 from etram_det.models.head import HeadOutput
 
-CENTER_RADIUS = 1.5  # cells around a box's centre that may learn it, so 3x3 of them in each scale
-NUM_OVERLAPS = 10  # best overlaps that decide how many anchor points a box gets
+CENTER_RADIUS = 1.5  # cells around a box's centre: candidates are 3x3 cells in each scale
+NUM_OVERLAPS = 10  # best IoUs, whose sum is a box's number of anchor points
 IOU_COST = 3.0
 OUTSIDE_COST = 1.0e6
 
 
 @dataclass
 class Assignment:
-    """The anchor points that learn a box.
+    """The anchor points that are assigned to a box.
 
     Attributes:
         foreground: ``[N, A]`` bool.
-        box_index: ``[N, A]`` int64, the box in ``[0, M)`` that a foreground point learns.
-        iou: ``[N, A]`` float32, overlap of a foreground point's prediction with its box.
+        box_index: ``[N, A]`` int64, the box in ``[0, M)`` of a foreground point.
+        iou: ``[N, A]`` float32, IoU of a foreground point's prediction with its box.
     """
 
     foreground: Tensor
@@ -40,38 +41,38 @@ def simota(
     """Assign anchor points to boxes by the cost of their predictions.
 
     A point is a candidate if it lies within 1.5 cells of the centre of any box of its frame. A box
-    takes as many of the cheapest candidates as the sum of its ten best overlaps, at least one; a
-    point taken by several boxes goes to the one it costs least. Among equals the first wins. The
-    arithmetic is float32.
+    takes as many of the cheapest candidates as the sum of its ten best IoUs, at least one. A point
+    taken by several boxes goes to the one with the least cost. Ties go to the first. All of it is
+    computed in float32.
 
-    Nothing of size boxes times anchor points is made: the candidates of a frame are gathered by
-    arithmetic on its boxes' centres, and boxes of all frames stand in one list.
+    No tensor of boxes times anchor points is built: the candidates of a frame are computed from
+    the centres of its boxes, and the boxes of all frames form one list.
 
     Args:
         output: predictions at ``A`` anchor points of ``N`` frames.
         boxes_cxcywh: ``[N, M, 4]`` float32 in pixels of the input frame.
         classes: ``[N, M]`` int64 class ids; -1 where padded.
-        rows: ``[G]`` int64, places of the boxes in ``N * M`` that are no padding. Found here
-            unless given, at the price of a device synchronisation.
+        rows: ``[G]`` int64, indices in ``N * M`` of the boxes that are not padding. Computed here
+            if None, at the cost of a device synchronisation.
     """
     num_frames, num_anchors = output.objectness.shape
-    most = max(boxes_cxcywh.shape[1], 1)
+    max_boxes = max(boxes_cxcywh.shape[1], 1)
     if rows is None:
         rows = (classes.flatten() >= 0).nonzero().squeeze(1)
-    frame, column = rows // most, rows % most  # [G]
+    frame, column = rows // max_boxes, rows % max_boxes  # [G]
     boxes = boxes_cxcywh.flatten(0, 1)[rows].float()
-    anchor, known = _candidates(output, boxes_cxcywh.float(), classes)
+    anchor, valid = _candidates(output, boxes_cxcywh.float(), classes)
 
     predicted = output.boxes_cxcywh().gather(1, anchor[..., None].expand(-1, -1, 4))
-    iou = _iou(boxes, predicted[frame]) * known[frame]
+    iou = broadcast_iou(boxes[:, None], predicted[frame]) * valid[frame]
     cost = _class_cost(output, anchor, frame, classes.flatten()[rows])
     cost = cost - IOU_COST * torch.log(iou + 1e-8)
     cost = torch.where(_near_centre(output, boxes, anchor[frame]), cost, cost + OUTSIDE_COST)
-    cost = torch.where(known[frame], cost, torch.inf)
-    matched = _settle_contests(_cheapest(cost, _num_points(iou)), cost, frame, anchor.shape)
+    cost = torch.where(valid[frame], cost, torch.inf)
+    matched = _resolve_conflicts(_cheapest(cost, _num_points(iou)), cost, frame, anchor.shape)
 
     def at_anchors(values: Tensor) -> Tensor:
-        """``[G, C]`` values of matched pairs, of which each point has one at most, ``[N, A]``."""
+        """``[G, C]`` values of matched pairs as ``[N, A]``: a point has at most one."""
         values = values * matched
         by_slot = values.new_zeros(anchor.shape).index_add_(0, frame, values)
         return values.new_zeros(num_frames, num_anchors).scatter_add_(1, anchor, by_slot)
@@ -88,7 +89,7 @@ def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tu
 
     Returns:
         Anchor points ``[N, C]`` of each frame in ascending order, with ``C = 9 * S * M``, and
-        ``[N, C]`` bool, false where one is a repetition or no candidate.
+        ``[N, C]`` bool, false where one is a duplicate or no candidate.
     """
     step = torch.arange(-1, 2, device=boxes_cxcywh.device)
     num_anchors = output.strides.shape[0]
@@ -105,24 +106,13 @@ def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tu
         anchors.append(anchor.long().flatten(1))
         offset += height * width
     anchor = torch.cat(anchors, dim=1).sort(dim=1).values
-    known = anchor < num_anchors
-    known[:, 1:] &= anchor[:, 1:] != anchor[:, :-1]
-    return anchor.clamp(max=num_anchors - 1), known
-
-
-def _iou(boxes_cxcywh: Tensor, predicted: Tensor) -> Tensor:
-    """IoU ``[G, C]`` of boxes ``[G, 4]`` with their frames' predictions ``[G, C, 4]``."""
-    x, y, w, h = boxes_cxcywh[:, None].unbind(-1)
-    px, py, pw, ph = predicted.unbind(-1)
-    across = torch.minimum(x + w / 2, px + pw / 2) - torch.maximum(x - w / 2, px - pw / 2)
-    down = torch.minimum(y + h / 2, py + ph / 2) - torch.maximum(y - h / 2, py - ph / 2)
-    overlap = across.clamp(min=0) * down.clamp(min=0)
-    union = w * h + pw * ph - overlap
-    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny)
+    valid = anchor < num_anchors
+    valid[:, 1:] &= anchor[:, 1:] != anchor[:, :-1]
+    return anchor.clamp(max=num_anchors - 1), valid
 
 
 def _near_centre(output: HeadOutput, boxes_cxcywh: Tensor, anchor: Tensor) -> Tensor:
-    """``[G, C]``: is the anchor point within 1.5 cells of the box's own centre, in x and y."""
+    """``[G, C]`` bool: the anchor point is within 1.5 cells of the box's own centre in x and y."""
     strides = output.strides[anchor]
     points = (output.cells[anchor] + 0.5) * strides[..., None]
     distance = (points - boxes_cxcywh[:, None, :2]).abs().amax(dim=-1)
@@ -132,8 +122,8 @@ def _near_centre(output: HeadOutput, boxes_cxcywh: Tensor, anchor: Tensor) -> Te
 def _class_cost(output: HeadOutput, anchor: Tensor, frame: Tensor, classes: Tensor) -> Tensor:
     """Binary cross-entropy ``[G, C]`` of a point's class scores with a box's one-hot class.
 
-    The score is the geometric mean of objectness and class probability. Summed over ``K`` classes
-    for "none of them" once, then corrected for the one class of each box.
+    The score is the geometric mean of objectness and class probability. The sum over ``K`` classes
+    is computed once as if none were present, then corrected for the class of each box.
     """
     num_classes = output.classes.shape[-1]
     objectness = output.objectness.gather(1, anchor).float().sigmoid()[..., None]
@@ -146,13 +136,13 @@ def _class_cost(output: HeadOutput, anchor: Tensor, frame: Tensor, classes: Tens
 
 
 def _num_points(iou: Tensor) -> Tensor:
-    """``[G]`` int64: how many anchor points a box takes."""
+    """Number ``[G]`` int64 of anchor points that each box takes (dynamic k)."""
     best = iou.topk(min(NUM_OVERLAPS, iou.shape[1]), dim=1).values
     return best.sum(dim=1).long().clamp(min=1)
 
 
 def _cheapest(cost: Tensor, num_points: Tensor) -> Tensor:
-    """``[G, C]``: is this one of the ``num_points`` ``[G]`` cheapest, the first among equals."""
+    """``[G, C]`` bool: among the ``num_points`` ``[G]`` cheapest; ties go to the first."""
     smallest = cost.topk(min(NUM_OVERLAPS, cost.shape[1]), dim=1, largest=False).values
     last = smallest.gather(1, (num_points - 1).clamp(max=smallest.shape[1] - 1)[:, None])
     below, equal = cost < last, cost == last
@@ -160,8 +150,8 @@ def _cheapest(cost: Tensor, num_points: Tensor) -> Tensor:
     return (below | (equal & (equal.cumsum(dim=1) <= room))) & cost.isfinite()
 
 
-def _settle_contests(matched: Tensor, cost: Tensor, frame: Tensor, shape: torch.Size) -> Tensor:
-    """``[G, C]``: matches, where a point taken by several boxes is left to the one it costs least.
+def _resolve_conflicts(matched: Tensor, cost: Tensor, frame: Tensor, shape: torch.Size) -> Tensor:
+    """Matches ``[G, C]`` in which each point keeps only the box with the least cost.
 
     Args:
         matched: ``[G, C]`` bool, points that each box takes.

@@ -2,8 +2,8 @@
 
 Only the LSTM at the end of a stage looks back in time. Down-sampling and attention of step ``t``
 need nothing from step ``t - 1`` of their own stage, so each stage runs them on all ``T * B`` frames
-together, then its LSTM along ``T``, and hands all ``T`` outputs to the next stage. This is the same
-function as RVT's step-by-step order, with a fraction of the calls.
+together, then its LSTM along ``T``, and passes all ``T`` outputs to the next stage. This is the
+same function as RVT's step-by-step order, with a fraction of the kernel launches.
 
 Source: Gehrig and Scaramuzza, "Recurrent Vision Transformers for Object Detection with Event
 Cameras", CVPR 2023; Tu et al., "MaxViT", ECCV 2022.
@@ -23,7 +23,7 @@ from etram_det.types import State
 
 # Stage 1 looks at patches of 4x4 pixels; each later stage halves the resolution.
 STRIDES = (4, 8, 16, 32)
-_MOST = 4096  # channels, blocks: more is a slip
+_MAX_SIZE = 4096  # of channels, blocks and multiples: a larger one is a typing error
 
 
 class LayerScale(nn.Module):
@@ -46,8 +46,8 @@ class LayerScale(nn.Module):
 class PixelLinear(nn.Linear):
     """Linear layer on the channels of ``[cells, pixels, C]``.
 
-    In float32 on a CPU it runs as the 1x1 convolution of oneDNN, which adds the bias on its way and
-    was measured twice as fast as the matrix product that PyTorch takes for linear layers there.
+    In float32 on a CPU it runs as oneDNN's 1x1 convolution, which fuses the bias and was measured
+    to be twice as fast as the matrix product that PyTorch uses for linear layers there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class PartitionAttention(nn.Module):
         grid: attend over a grid of far-apart pixels instead of a window of adjacent ones.
         mlp_ratio: hidden channels of the MLP, as a multiple of ``dim``.
         layer_scale_init: start value of the residual branches' factors.
-        first_norm: normalise the input; left out where the stage's down-sampling just did.
+        first_norm: normalise the input; false where the stage's down-sampling has just done so.
     """
 
     def __init__(
@@ -108,14 +108,12 @@ class PartitionAttention(nn.Module):
         frames, h, w, dim = x.shape
         p, q = partition
         # A window is p*q adjacent pixels; a grid cell is p*q pixels h/p and w/q apart.
-        cells = (
-            (frames, p, h // p, q, w // q, dim)
-            if self.grid
-            else (frames, h // p, p, w // q, q, dim)
-        )
-        order = (0, 2, 4, 1, 3, 5) if self.grid else (0, 1, 3, 2, 4, 5)
-        back = (0, 3, 1, 4, 2, 5) if self.grid else (0, 1, 3, 2, 4, 5)
-        # All but the attention itself works pixel by pixel, so one re-ordering in and one out do.
+        cells, order = (frames, h // p, p, w // q, q, dim), (0, 1, 3, 2, 4, 5)
+        back = order
+        if self.grid:
+            cells, order = (frames, p, h // p, q, w // q, dim), (0, 2, 4, 1, 3, 5)
+            back = (0, 3, 1, 4, 2, 5)
+        # All but the attention itself is pixelwise, so one re-ordering in and one out suffice.
         x = x.view(cells).permute(order).reshape(-1, p * q, dim)
         x = x + self.scale1(self._attention(self.norm1(x)))
         x = x + self.scale2(self.mlp(self.norm2(x)))
@@ -123,7 +121,7 @@ class PartitionAttention(nn.Module):
         return x.view(split).permute(back).reshape(frames, h, w, dim)
 
     def _attention(self, x: Tensor) -> Tensor:
-        # Each head owns a contiguous [q | k | v] run of the projection's channels, as in RVT.
+        # Each head has a contiguous [q | k | v] block of the projection's channels, as in RVT.
         qkv = self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         q, k, v = qkv.chunk(3, dim=-1)
         x = F.scaled_dot_product_attention(q, k, v)
@@ -149,7 +147,7 @@ class PixelLSTM(nn.Module):
         """One step.
 
         Args:
-            inputs: ``[B, h, w, 4 * C]``, the input's share of the gates.
+            inputs: ``[B, h, w, 4 * C]``, the input's part of the gates.
             hidden: ``[B, h, w, C]``.
             cell: ``[B, h, w, C]``.
 
@@ -157,12 +155,13 @@ class PixelLSTM(nn.Module):
             The new hidden and cell state.
         """
         gates = inputs + F.linear(hidden, self.weight[:, self.dim :])
-        forget, write, read = gates[..., : 3 * self.dim].float().sigmoid().chunk(3, dim=-1)
-        cell = forget * cell + write * gates[..., 3 * self.dim :].float().tanh()
-        return read * cell.tanh(), cell
+        sigmoid_gates, cell_gate = gates.split((3 * self.dim, self.dim), dim=-1)
+        forget_gate, input_gate, output_gate = sigmoid_gates.float().sigmoid().chunk(3, dim=-1)
+        cell = forget_gate * cell + input_gate * cell_gate.float().tanh()
+        return output_gate * cell.tanh(), cell
 
     def scan(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run along time.
+        """Run over all time steps.
 
         Args:
             x: ``[T, B, h, w, C]``.
@@ -179,8 +178,8 @@ class PixelLSTM(nn.Module):
         self, x: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.weight.dtype)  # of a stream, whose other weights may be halves
-        # The input's share of the gates does not depend on time: one product for the whole chunk.
+            x = x.to(self.weight.dtype)  # a stream's other weights may be half precision
+        # The input's part of the gates does not depend on time: one product for the whole chunk.
         inputs = F.linear(x, self.weight[:, : self.dim], self.bias)
         outputs = []
         for step in inputs.unbind(0):
@@ -191,9 +190,9 @@ class PixelLSTM(nn.Module):
     def _scan_on_cpu(
         self, x: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same by oneDNN's LSTM with pixels as its batch: a third of the time in inference."""
+        """The same by oneDNN's LSTM, with pixels as its batch: a third of the time in inference."""
         by_gate = self.weight.unflatten(0, (4, self.dim)), self.bias.unflatten(0, (4, self.dim))
-        # Its gates come in the order input, forget, cell, output.
+        # oneDNN orders the gates input, forget, cell, output.
         weight, bias = (gates[[1, 0, 3, 2]].flatten(0, 1).float() for gates in by_gate)
         from_input, from_hidden = (part.contiguous() for part in weight.split(self.dim, dim=1))
         weights = [from_input, from_hidden, bias, torch.zeros_like(bias)]
@@ -225,7 +224,7 @@ class Stage(nn.Module):
         dim_head: channels of one attention head.
         mlp_ratio: hidden channels of the MLPs, as a multiple of ``dim``.
         layer_scale_init: start value of the residual branches' factors.
-        gradient_checkpointing: compute attention again in the backward pass, to keep less.
+        gradient_checkpointing: recompute attention in the backward pass to save memory.
     """
 
     def __init__(
@@ -269,8 +268,7 @@ class Stage(nn.Module):
         Returns:
             Features ``[F, h, w, C]``.
         """
-        # Type and layout change in one pass, from the bytes that events come as; bfloat16 would be
-        # slower there.
+        # One pass converts type and layout of the uint8 events; straight to bfloat16 is slower.
         x = x.to(torch.float32, memory_format=torch.channels_last).to(self.downsample.weight.dtype)
         x = self.norm(self.downsample(x).permute(0, 2, 3, 1))
         for attention in self.attention:
@@ -339,29 +337,30 @@ class RecurrentBackbone(nn.Module):
         super().__init__()
         if partition_split not in (1, 2, 4):
             raise UserError(
-                f"model.partition_split: must be 1, 2 or 4, found {partition_split}: RVT has 1 for "
-                "Gen1 and 2 for 1 Mpx and eTraM"
+                f"model.partition_split: must be 1, 2 or 4, got {partition_split}: use 1 for Gen1, "
+                "2 for 1 Mpx and eTraM"
             )
         for name, values in (("dim_multiplier", dim_multiplier), ("num_blocks", num_blocks)):
-            if len(values) != 4 or not all(0 < value <= _MOST for value in values):
+            if len(values) != 4 or not all(0 < value <= _MAX_SIZE for value in values):
                 raise UserError(
-                    f"model.{name}: must be four numbers from 1 to {_MOST}, found {list(values)}"
+                    f"model.{name}: must be four numbers from 1 to {_MAX_SIZE}, got "
+                    f"{list(values)}: set one for each stage"
                 )
         for name, value in (
             ("embed_dim", embed_dim),
             ("dim_head", dim_head),
             ("mlp_ratio", mlp_ratio),
         ):
-            if not 0 < value <= _MOST:
-                raise UserError(f"model.{name}: must be from 1 to {_MOST}, found {value}")
+            if not 0 < value <= _MAX_SIZE:
+                raise UserError(f"model.{name}: must be from 1 to {_MAX_SIZE}, got {value}")
         # Sides of frames must be multiples of this, so that the partition divides every stage.
         self.size_multiple = STRIDES[-1] * partition_split
         self.dims = tuple(embed_dim * multiplier for multiplier in dim_multiplier)
         for dim in self.dims:
             if dim % dim_head:
                 raise UserError(
-                    f"model.dim_head: must divide the channels of each stage {self.dims}, found "
-                    f"{dim_head}: choose a divisor of model.embed_dim ({embed_dim})"
+                    f"model.dim_head: must divide the channels of each stage {self.dims}, got "
+                    f"{dim_head}: use a divisor of model.embed_dim ({embed_dim})"
                 )
         self.stages = nn.ModuleList(
             Stage(

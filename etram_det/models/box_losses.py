@@ -14,11 +14,33 @@ from etram_det.errors import UserError
 from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float32
 
 # Far below a pixel: boxes without area would divide 0 by 0.
-_LEAST_SIDE_PX = 1e-3
+_MIN_SIDE_PX = 1e-3
+
+
+def broadcast_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU ``[*]`` of two broadcastable sets of ``cxcywh`` boxes ``[*, 4]``.
+
+    No gradient flows where boxes do not touch, as in YOLOX.
+    """
+    # Coordinate by coordinate: PyTorch reduces a last axis of two slowly.
+    x, y, w, h = boxes.unbind(-1)
+    other_x, other_y, other_w, other_h = others.unbind(-1)
+    shared_w = _shared_length(x, w, other_x, other_w)
+    shared_h = _shared_length(y, h, other_y, other_h)
+    overlap = shared_w * shared_h * ((shared_w > 0) & (shared_h > 0))
+    union = w * h + other_w * other_h - overlap
+    return overlap / (union + 1e-16)
+
+
+def _shared_length(centre: Tensor, length: Tensor, other_centre: Tensor, other: Tensor) -> Tensor:
+    """Length ``[*]`` that two intervals share; negative where they do not touch."""
+    half, other_half = length / 2, other / 2
+    upper = torch.minimum(centre + half, other_centre + other_half)
+    return upper - torch.maximum(centre - half, other_centre - other_half)
 
 
 class BoxLoss(nn.Module):
-    """What a box loss is: ``forward(pred, target)``, both ``[P, 4]``, gives ``[P]``."""
+    """Base class of box losses: ``forward(pred, target)`` maps two ``[P, 4]`` to ``[P]``."""
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
@@ -30,13 +52,7 @@ class IOULoss(BoxLoss):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P]`` in [0, 1] of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
-        pred, target = at_least_float32(pred), at_least_float32(target)
-        a, b = (box_convert(each, "cxcywh", "xyxy") for each in (pred, target))
-        size = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
-        # No gradient flows where boxes do not touch, as in YOLOX.
-        overlap = size.prod(dim=1) * (size > 0).all(dim=1)
-        union = pred[:, 2:].prod(dim=1) + target[:, 2:].prod(dim=1) - overlap
-        return 1 - (overlap / (union + 1e-16)) ** 2
+        return 1 - broadcast_iou(at_least_float32(pred), at_least_float32(target)) ** 2
 
 
 class GIOULoss(BoxLoss):
@@ -66,14 +82,14 @@ class CIOULoss(BoxLoss):
 class NWDLoss(BoxLoss):
     """One minus the normalised Wasserstein distance (Wang et al., 2021), in [0, 1].
 
-    Boxes are taken as Gaussians with their centre and half their sides, so that a small box that
-    is missed by a few pixels still tells how far. With ``d`` their 2-Wasserstein distance in
-    pixels the loss is ``1 - exp(-d / scale)``; it says little about boxes that are further apart
-    than some ``scale``, hence its use in a :class:`BlendedBoxLoss`.
+    A box is modelled as a Gaussian with its centre as mean and half its sides as standard
+    deviations, so the loss measures a small box's error in pixels. With ``d`` the 2-Wasserstein
+    distance in pixels it is ``1 - exp(-d / scale)``. It saturates beyond a few ``scale``, hence
+    its use in a :class:`BlendedBoxLoss`.
 
     Args:
-        scale: distance in pixels of the input frame over which the similarity falls to 1/e; 12.8
-            is the mean side of the boxes that its authors trained on.
+        scale: distance in pixels of the input frame at which the similarity is 1/e; 12.8 is the
+            mean side of the boxes that its authors trained on.
 
     Raises:
         UserError: if the scale is not positive.
@@ -82,7 +98,7 @@ class NWDLoss(BoxLoss):
     def __init__(self, scale: float = 12.8) -> None:
         super().__init__()
         if not scale > 0:
-            raise UserError(f"scale: must be positive, found {scale}: 12.8 is its authors' choice")
+            raise UserError(f"scale: must be positive, got {scale}: use 12.8, as its authors do")
         self.scale = scale
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -99,7 +115,7 @@ class BlendedBoxLoss(BoxLoss):
     Args:
         first: one box loss; YOLOX's IoU loss unless set.
         second: the other; the Wasserstein loss unless set.
-        share: weight of the second, in [0, 1]; the first has the rest.
+        share: weight of the second loss, in [0, 1]; the first has ``1 - share``.
 
     Raises:
         UserError: if the share is out of its range.
@@ -110,7 +126,7 @@ class BlendedBoxLoss(BoxLoss):
     ) -> None:
         super().__init__()
         if not 0 <= share <= 1:
-            raise UserError(f"share: must lie in [0, 1], found {share}: 0.5 blends both equally")
+            raise UserError(f"share: must be in [0, 1], got {share}: use 0.5 for equal weights")
         self.first = IOULoss() if first is None else first
         self.second = NWDLoss() if second is None else second
         self.share = share
@@ -154,4 +170,4 @@ class SizeAwareIOULoss(IOULoss):
 def _corners(boxes_cxcywh: Tensor) -> Tensor:
     """Corners ``[P, 4]`` of boxes that have some area."""
     centre, size = at_least_float32(boxes_cxcywh).split(2, dim=1)
-    return box_convert(torch.cat([centre, size.clamp(min=_LEAST_SIDE_PX)], dim=1), "cxcywh", "xyxy")
+    return box_convert(torch.cat([centre, size.clamp(min=_MIN_SIDE_PX)], dim=1), "cxcywh", "xyxy")

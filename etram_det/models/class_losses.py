@@ -1,6 +1,6 @@
-"""Class losses of foreground points: logits against the overlap with their box.
+"""Class losses of foreground points.
 
-The target of a point is its overlap with its box for the box's class, 0 for all others.
+The target of a point is its IoU with its box for the box's class, and 0 for all other classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float3
 
 
 class ClassLoss(nn.Module):
-    """What a class loss is: ``forward(pred, target)``, both ``[P, K]``, gives ``[P, K]``."""
+    """Base class of class losses: ``forward(pred, target)`` maps two ``[P, K]`` to ``[P, K]``."""
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P, K]`` of logits ``[P, K]`` and targets ``[P, K]`` in [0, 1]."""
@@ -30,15 +30,15 @@ class BCELoss(ClassLoss):
 
 
 class FocalLoss(BCELoss):
-    """Focal loss: cross-entropy that counts what is nearly right less.
+    """Focal loss: cross-entropy that down-weights easy targets.
 
     ``(alpha * t + (1 - alpha) * (1 - t)) * |t - p|^gamma * BCE(p, t)`` with target ``t`` and
-    probability ``p``: for targets 0 and 1 the focal loss of Lin et al. (2017), for those between
-    the quality focal loss of Li et al. (2020), which is least at ``p = t``.
+    probability ``p``: for targets 0 and 1 the focal loss of Lin et al. (2017), in between the
+    quality focal loss of Li et al. (2020), which is least at ``p = t``.
 
     Args:
-        alpha: weight of a full target, in [0, 1]; the rest is the weight of an empty one.
-        gamma: how fast easy targets lose weight: 0 (not at all) or at least 1.
+        alpha: weight of targets of 1, in [0, 1]; targets of 0 have weight ``1 - alpha``.
+        gamma: focusing exponent, 0 (no focusing) or at least 1.
 
     Raises:
         UserError: if a value is out of its range.
@@ -65,8 +65,8 @@ class VarifocalLoss(BCELoss):
     is 0.
 
     Args:
-        alpha: weight of the classes that a point does not have, in [0, 1].
-        gamma: how fast easy ones of these lose weight: 0 (not at all) or at least 1.
+        alpha: weight of negatives, the classes that a point does not have, in [0, 1].
+        gamma: focusing exponent of negatives, 0 (no focusing) or at least 1.
 
     Raises:
         UserError: if a value is out of its range.
@@ -93,8 +93,8 @@ class SizeAwareFocalLoss(nn.Module):
         small_threshold: area in square pixels up to which a box counts as small.
         medium_threshold: area in square pixels up to which a box counts as medium.
         weight_type: how the weight falls with area, see :class:`SizeWeight`.
-        alpha: weight of a full target, see :class:`FocalLoss`.
-        gamma: how fast easy targets lose weight, see :class:`FocalLoss`.
+        alpha: weight of targets of 1, see :class:`FocalLoss`.
+        gamma: focusing exponent, see :class:`FocalLoss`.
     """
 
     def __init__(
@@ -130,7 +130,9 @@ class SizeAwareFocalLoss(nn.Module):
 
 def _check_focus(alpha: float, gamma: float) -> None:
     if not 0 <= alpha <= 1:
-        raise UserError(f"alpha: must lie in [0, 1], found {alpha}: correct it")
-    # Between 0 and 1 the slope is infinite where a prediction equals its target.
+        raise UserError(
+            f"alpha: must be in [0, 1], got {alpha}: use 0.25 or 0.75, as the papers do"
+        )
+    # Between 0 and 1 the gradient is infinite where a prediction equals its target.
     if not (gamma == 0 or gamma >= 1):
-        raise UserError(f"gamma: must be 0 or at least 1, found {gamma}: 2 is the usual choice")
+        raise UserError(f"gamma: must be 0 or at least 1, got {gamma}: use 2, the usual value")

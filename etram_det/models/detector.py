@@ -58,13 +58,13 @@ class Detector(nn.Module):
         stages = list(fpn_stages)
         if not stages or stages != list(range(stages[0], 5)) or stages[0] < 1:
             raise UserError(
-                f"model.fpn_stages: must be a run of stages that ends with 4, found {stages}: "
+                f"model.fpn_stages: must be consecutive stages that end with 4, got {stages}: "
                 "use [2, 3, 4] (RVT) or [1, 2, 3, 4]"
             )
         if not 0 < fpn_depth <= 16:
             raise UserError(
-                f"model.fpn_depth: must lie above 0 and up to 16, found {fpn_depth}: RVT has 0.33 "
-                "or 0.67"
+                f"model.fpn_depth: must be above 0 and at most 16, got {fpn_depth}: use 0.33 (RVT "
+                "tiny, small) or 0.67 (base)"
             )
         self.backbone = RecurrentBackbone(
             in_channels=in_channels,
@@ -117,8 +117,8 @@ class Detector(nn.Module):
 
         Args:
             num_lanes: sequences in a batch, ``B``.
-            height: of the frames in pixels, before they are padded.
-            width: of the frames in pixels, before they are padded.
+            height: of the frames in pixels, before padding.
+            width: of the frames in pixels, before padding.
         """
         multiple = self.backbone.size_multiple
         height, width = (side + -side % multiple for side in (height, width))
@@ -128,16 +128,16 @@ class Detector(nn.Module):
         ]
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile each stage, LSTM step, the pyramid and the head in place, each by itself.
+        """Compile each stage, each LSTM step, the pyramid and the head in place, one by one.
 
-        The loop over time stays out, so that one compilation serves chunks of any length; another
-        number of frames or lanes makes that dimension a variable, once.
+        The loop over time is not compiled, so one compilation serves chunks of any length. A new
+        number of frames or lanes recompiles once, with that dimension dynamic.
 
         Args:
-            backend: of ``torch.compile``.
+            backend: backend of ``torch.compile``.
         """
-        # All stages share one code object, whose variants (training or not, one frame or several)
-        # would otherwise be too many, and PyTorch would go back to interpreting.
+        # All stages share one code object. Its variants (training or evaluation, one frame or
+        # several) exceed the default limit, beyond which PyTorch falls back to eager mode.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         parts = [*self.backbone.stages, self.fpn, self.head]
         parts += [part for part in self.modules() if isinstance(part, PixelLSTM)]

@@ -31,7 +31,7 @@ class ConvBlock(nn.Sequential):
         self.activation = nn.SiLU()
 
     def fold(self) -> None:
-        """Merge the normalisation into the convolution, in evaluation mode: one pass less."""
+        """Fold the normalisation into the convolution, in evaluation mode: one pass less."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
@@ -66,7 +66,7 @@ class CSPBlock(nn.Module):
 
 
 class PAFPN(nn.Module):
-    """Carry meaning down to the fine scales, then place back up to the coarse ones.
+    """Fuse the scales along a top-down path, then along a bottom-up path.
 
     Args:
         dims: channels of each scale ``S``, finest first; each scale has half the resolution of
@@ -78,7 +78,8 @@ class PAFPN(nn.Module):
         super().__init__()
         num_bottlenecks = round(3 * depth)
         pairs = list(zip(dims[:-1], dims[1:], strict=True))
-        # Entry i of each list joins scale i and the coarser scale i + 1.
+        # Entry i of each list joins scale i and the coarser scale i + 1. The first two lists form
+        # the top-down path, the last two the bottom-up path.
         self.reduce = nn.ModuleList(ConvBlock(coarse, fine, 1) for fine, coarse in pairs)
         self.merge_down = nn.ModuleList(
             CSPBlock(2 * fine, fine, num_bottlenecks) for fine, _ in pairs

@@ -58,10 +58,10 @@ class YOLOXHead(nn.Module):
     """Two branches for each scale: classes on one, box and objectness on the other.
 
     Args:
-        dims: channels of each scale, finest first. A quarter of the last is the branches' width.
+        dims: channels of each scale, finest first. The branches have a quarter of the last.
         strides: pixels of a cell's side at each scale.
         num_classes: classes ``K``.
-        prior: probability that objectness and classes start from, in (0, 1).
+        prior: initial probability of objectness and of each class, in (0, 1).
     """
 
     def __init__(

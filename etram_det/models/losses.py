@@ -1,4 +1,4 @@
-"""Training losses: YOLOX's baseline, and the same with weights for small objects.
+"""Training losses: YOLOX's, and the same with weights for small objects.
 
 A variant is chosen by ``model.loss.class_path``; docs/losses.md lists them, CONTRIBUTING.md shows
 how to add one. Boxes are ``cxcywh`` in pixels of the input frame.
@@ -36,10 +36,10 @@ class YOLOXLoss(nn.Module):
     """The detector's training loss: assignment, then box, objectness and class terms.
 
     ``loss = 5 * box + objectness + class``, each summed over its points and divided by the number
-    of foreground points. The class target of a point is its overlap with its box.
+    of foreground points. The class target of a point is its IoU with its box.
 
     Attributes:
-        size_weight: weight of a foreground point by the area of its box; None for none.
+        size_weight: weight of a foreground point by its box's area; None for no weighting.
         weighted_terms: the terms that it applies to.
 
     Args:
@@ -77,12 +77,11 @@ class YOLOXLoss(nn.Module):
             output: predictions at ``A`` anchor points of ``N`` frames.
             boxes_cxcywh: ``[N, M, 4]`` true boxes in pixels.
             classes: ``[N, M]`` int64 class ids; -1 where padded.
-            rows: ``[G]`` int64, places of the boxes in ``N * M`` that are no padding, where they
-                are known already.
+            rows: ``[G]`` int64, indices in ``N * M`` of the boxes that are not padding, if known.
 
         Returns:
             Scalars: ``loss``, its parts ``box_loss`` (times its gain), ``objectness_loss`` and
-            ``class_loss``, and ``num_foreground``, foreground points for each true box.
+            ``class_loss``, and ``num_foreground``, foreground points per true box.
         """
         assignment = simota(output, boxes_cxcywh, classes, rows)
         foreground = assignment.foreground
@@ -102,7 +101,7 @@ class YOLOXLoss(nn.Module):
         if "class" in weights:
             class_loss = weights["class"][:, None] * class_loss
         if "objectness" in weights:
-            # Background keeps weight 1: it has no size.
+            # Background has no size and keeps weight 1.
             background = torch.ones_like(foreground, dtype=torch.float32)
             objectness_weight = background.index_put((frame, anchor), weights["objectness"])
         objectness = F.binary_cross_entropy_with_logits(
@@ -118,16 +117,16 @@ class YOLOXLoss(nn.Module):
         return {"loss": loss, **parts, "num_foreground": foreground.sum() / num_boxes}
 
     def _weights(self, target: Tensor) -> dict[Term, Tensor]:
-        """Weights ``[P]`` of the foreground points, for those terms that are weighted."""
+        """Weights ``[P]`` of the foreground points, by the terms that they apply to."""
         if self.size_weight is None:
             return {}
         return dict.fromkeys(self.weighted_terms, self.size_weight.of_boxes(target))
 
 
 class SizeAwareLossWrapper(YOLOXLoss):
-    """YOLOX's loss with IoU, focal and objectness terms that small boxes count more in.
+    """YOLOX's loss with IoU, focal and objectness terms in which small boxes weigh more.
 
-    One weight by the area of the true box serves every term that is named in ``weighted_terms``.
+    Each term in ``weighted_terms`` is weighted by the area of the true box.
 
     Args:
         size_aware_weight: weight of the smallest boxes, at least 1; large ones have weight 1.
@@ -136,8 +135,8 @@ class SizeAwareLossWrapper(YOLOXLoss):
         weight_type: how the weight falls with area: ``exponential``, ``linear``, ``step``,
             ``power`` or ``gaussian``; docs/losses.md has the formulas.
         adaptive_quantiles: two quantiles of the training labels' areas, such as [0.33, 0.67], that
-            take the place of both thresholds. They are computed once, before training starts, and
-            stored in the checkpoint.
+            replace both thresholds. They are computed once, before training starts, and stored in
+            the checkpoint.
         weighted_terms: terms that the weight applies to: ``box``, ``class``, ``objectness``.
         unit_mean: keep the mean weight of each batch's foreground points at 1, so that the weight
             does not act as a higher learning rate.
@@ -166,8 +165,8 @@ class SizeAwareLossWrapper(YOLOXLoss):
         unknown = set(weighted_terms) - set(get_args(Term))
         if unknown:
             raise UserError(
-                f"weighted_terms: must be out of {', '.join(get_args(Term))}, "
-                f"found {', '.join(sorted(unknown))}: correct the list"
+                f"weighted_terms: must be among {', '.join(get_args(Term))}, "
+                f"got {', '.join(sorted(unknown))}: use [box] to weight the box loss alone"
             )
         self.weighted_terms = frozenset(weighted_terms)
         self.size_weight = SizeWeight(

@@ -15,7 +15,7 @@ WeightType = Literal["exponential", "linear", "step", "power", "gaussian"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``[*]``, half precision as float32: areas and exponentials overflow in float16."""
+    """Half precision ``[*]`` as float32: areas and exponentials overflow in float16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -35,9 +35,9 @@ class SizeWeight(nn.Module):
         small_threshold: area ``s`` in square pixels up to which a box counts as small.
         medium_threshold: area ``m`` in square pixels up to which a box counts as medium.
         weight_type: how the weight falls with area.
-        adaptive_quantiles: quantiles, in (0, 1), of the training labels' areas that take the place
-            of both thresholds once :meth:`adapt` was called. They are part of the state then.
-        unit_mean: divide by the mean weight of the boxes at hand, so that it is 1.
+        adaptive_quantiles: quantiles, in (0, 1), of the training labels' areas that replace both
+            thresholds once :meth:`adapt` is called. The thresholds are then part of the state.
+        unit_mean: divide by the mean weight of the given boxes, so that their mean weight is 1.
 
     Raises:
         UserError: if a value is out of its range or the type is unknown.
@@ -60,30 +60,30 @@ class SizeWeight(nn.Module):
         super().__init__()
         if not 1 <= size_aware_weight < float("inf"):
             raise UserError(
-                f"size_aware_weight: must be at least 1, found {size_aware_weight}: "
-                "1 turns the weighting off"
+                f"size_aware_weight: must be at least 1, got {size_aware_weight}: "
+                "set 1 to turn the weighting off"
             )
         if not 0 < small_threshold < medium_threshold:
             raise UserError(
                 "small_threshold, medium_threshold: must be positive and in ascending order, "
-                f"found {small_threshold} and {medium_threshold}: exchange or correct them"
+                f"got {small_threshold} and {medium_threshold}: set the smaller one first"
             )
         if weight_type not in get_args(WeightType):
             raise UserError(
                 f"weight_type: must be one of {', '.join(get_args(WeightType))}, "
-                f"found {weight_type!r}: choose one"
+                f"got {weight_type!r}: use exponential, the default"
             )
         if adaptive_quantiles and not 0 < adaptive_quantiles[0] < adaptive_quantiles[1] < 1:
             raise UserError(
                 "adaptive_quantiles: must be two shares in (0, 1) in ascending order, "
-                f"found {list(adaptive_quantiles)}: [0.33, 0.67] makes thirds"
+                f"got {list(adaptive_quantiles)}: use [0.33, 0.67] for thirds"
             )
         self.size_aware_weight = size_aware_weight
         self.weight_type = weight_type
         self.adaptive_quantiles = adaptive_quantiles
         self.unit_mean = unit_mean
-        # Thresholds that were set belong to the configuration, those that were computed to the
-        # checkpoint: with them a resumed run goes on as it began.
+        # Given thresholds belong to the configuration, computed ones to the checkpoint, so that a
+        # resumed run keeps them.
         for name, value in {
             "small_threshold": torch.tensor(float(small_threshold)),
             "medium_threshold": torch.tensor(float(medium_threshold)),
@@ -102,8 +102,8 @@ class SizeWeight(nn.Module):
         """
         if not len(areas):
             raise UserError(
-                "adaptive_quantiles: needs labels to take the thresholds from, found no box in "
-                "the training split: leave it out or check data.root and data.filters"
+                "adaptive_quantiles: must have boxes to compute thresholds from, got no box in "
+                "the training split: set the thresholds, or check data.root and data.filters"
             )
         assert self.adaptive_quantiles is not None
         small, medium = np.quantile(areas, self.adaptive_quantiles)
@@ -117,11 +117,11 @@ class SizeWeight(nn.Module):
         return self(size[:, 0] * size[:, 1])
 
     def forward(self, area: Tensor) -> Tensor:
-        """Weights of areas in square pixels, any shape, in [1, W] unless their mean is kept at 1.
+        """Weights of areas in square pixels, any shape, in [1, W] unless ``unit_mean``.
 
         They are float32, or float64 for areas in float64.
         """
-        # Rounding must not carry a weight past its bounds.
+        # Rounding must not push a weight past its bounds.
         weight = self._falling(at_least_float32(area)).clamp(1, self.size_aware_weight)
         return weight / weight.mean() if self.unit_mean else weight
 
@@ -135,5 +135,5 @@ class SizeWeight(nn.Module):
             return 1 + (largest - 1) / (1 + area / small)
         if self.weight_type == "gaussian":
             return 1 + (largest - 1) * torch.exp(-((area / small) ** 2) / 2)
-        # Each threshold that the area does not pass adds half of what W adds.
+        # Each threshold that the area does not exceed adds half of W - 1.
         return 1 + (largest - 1) / 2 * ((area <= small).to(area.dtype) + (area <= medium))

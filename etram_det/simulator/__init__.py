@@ -1,1 +1,1 @@
-"""Simulated traffic, and the event camera that sees it."""
+"""Simulated traffic, and the event camera that records it."""

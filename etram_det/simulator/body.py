@@ -1,8 +1,7 @@
-"""What the bodies of road users are made of: bars, wheels, boxes, windows, lamps.
+"""Parts of the bodies of road users: bars, wheels, boxes, windows, lamps.
 
-A body stands with its middle over the origin and heads along ``x``; ``z`` is height, all in metres.
-Albedo is 0.07 (black) to 0.65 (white); asphalt has about 0.2, so bodies are drawn darker or
-brighter than that.
+A body is centred over the origin and heads along ``x``; ``z`` is height, all in metres. Albedo is
+0.07 (black) to 0.65 (white); asphalt has about 0.2, so bodies are darker or brighter than that.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Body:
     Attributes:
         shapes: in the order of painting.
         length: metres from front to rear.
-        cadence_hz: how often limbs swing to and fro in a second.
+        cadence_hz: frequency of swinging limbs.
     """
 
     shapes: tuple[Shape, ...]
@@ -73,7 +72,7 @@ class Body:
 
     @property
     def limb_speed(self) -> float:
-        """Metres a second of the fastest limb, relative to the body."""
+        """Speed of the fastest limb relative to the body, in metres per second."""
         reach = max(
             s.swing * (math.hypot(s.x - s.pivot_x, s.z - s.pivot_z) + max(s.half_x, s.half_z))
             for s in self.shapes
@@ -131,7 +130,7 @@ def box(
     x0: float, x1: float, z0: float, z1: float, half_width: float, albedo: float,
     ends: tuple[int, ...] = (REAR, FRONT), **more: Any,
 ) -> list[Shape]:  # fmt: skip
-    """A box of a body, lit from above: ends, sides and roof; ``more`` goes to all of them."""
+    """A box of a body, lit from above: ends, sides and roof; ``more`` applies to all of them."""
     more = {"corner": 0.1, "grain": 0.12, **more}
     x, z, half_x, half_z = 0.5 * (x0 + x1), 0.5 * (z0 + z1), 0.5 * (x1 - x0), 0.5 * (z1 - z0)
     taper = more.get("taper", 0.0)
@@ -145,7 +144,7 @@ def box(
 
 
 def glass_albedo(paint: float) -> float:
-    """Albedo of the windows of a vehicle: dark in bright paint, shining in dark paint."""
+    """Albedo of a vehicle's windows: darker than bright paint, brighter than dark paint."""
     return 0.18 if paint > 0.3 else 0.27
 
 
@@ -169,7 +168,7 @@ def pane(
 
 
 def lamps(front: float, rear: float, half_width: float, z: float) -> list[Shape]:
-    """Two headlamps and two tail lamps with their glow, and the beam on the road."""
+    """Two headlamps and two tail lamps, their glow, and the beam on the road."""
     lamps = [Shape(TOP, 0.02, front + 4.5, 0.0, 4.5, 1.6, effect=GLOW, light=0.035)]
     for side in (-1, 1):
         y = side * (half_width - 0.25)
@@ -189,6 +188,6 @@ def lamps(front: float, rear: float, half_width: float, z: float) -> list[Shape]
 
 
 def shadow(length: float, half_width: float, strength: float = 0.5) -> Shape:
-    """The soft shadow below a body by day."""
+    """The soft shadow under a body by day."""
     half_x = 0.5 * length + 0.15
     return Shape(TOP, 0.0, 0.0, 0.0, half_x, half_width + 0.15, effect=SHADOW, light=strength)

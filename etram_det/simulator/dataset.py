@@ -1,8 +1,8 @@
-"""Simulated traffic in eTraM's own layout: the data set that is there when no other is.
+"""Simulated traffic in eTraM's layout: the data set that is used when no other is given.
 
 A set is a folder with ``<split>/<name>_td.h5`` and ``<split>/<name>_bbox.npy`` for each recording,
-and ``simulation.json``, which holds the settings that it was made with. The same settings give the
-same set, byte for byte, with any number of workers.
+and ``simulation.json`` with the settings of the set. The same settings give the same set, byte for
+byte, with any number of workers.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SIMULATOR_VERSION = 2
 LABEL_INTERVAL_US = 33_333
 MANIFEST = "simulation.json"
 
-# A box is given once this share of the body is in the frame, this share of that is not hidden by
-# anything nearer, and it has caused this many events.
+# A road user is labelled if this share of its box is in the frame, this share of its pixels there
+# is not hidden by nearer road users, and it has caused this many events.
 _MIN_IN_FRAME = 0.2
 _MIN_VISIBLE = 0.4
 _MIN_EVENTS = 20
@@ -53,14 +53,14 @@ class SimulationSettings:
     Attributes:
         height: rows of the sensor, in pixels.
         width: columns of the sensor, in pixels.
-        train: recordings to train on.
-        val: recordings to validate on.
-        test: recordings to test on.
+        train: number of training recordings.
+        val: number of validation recordings.
+        test: number of test recordings.
         seconds: length of each recording.
-        night: share of the recordings that are made at night.
-        traffic: road users in view on average.
-        seed: another seed is another set of places and traffic.
-        sensor: how the pixels of the camera behave.
+        night: share of recordings at night, in [0, 1].
+        traffic: average number of road users in view.
+        seed: seed of all places and traffic.
+        sensor: properties of the camera's pixels.
     """
 
     height: int = 720
@@ -88,11 +88,11 @@ class SimulationSettings:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UserError(f"{name}: must be {low} to {high}, got {value}: correct it")
+                raise UserError(f"{name}: must be from {low} to {high}, got {value}")
 
     @property
     def key(self) -> str:
-        """Twelve characters that differ between sets that differ."""
+        """Twelve characters that identify the settings."""
         text = json.dumps([SIMULATOR_VERSION, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -109,15 +109,15 @@ class _Plan:
 
 
 def _plan(settings: SimulationSettings) -> list[_Plan]:
-    """All recordings of a set, nights spread evenly among days."""
+    """All recordings of a set, with nights spread evenly among days."""
     plans = []
     for split_id, split in enumerate(("train", "val", "test")):
         for number in range(1, getattr(settings, split) + 1):
             nights = [int(n * settings.night + 0.5) for n in (number - 1, number)]
             night = nights[1] > nights[0]
             name = f"{split}_{'night' if night else 'day'}_{number:04d}"
-            # In turn among the days and among the nights, so that neither goes without a class;
-            # a step apart, so that two recordings hold all of them.
+            # Days and nights each take turns, so that neither lacks a class for good. They are one
+            # turn apart, so that two recordings hold all classes.
             turn = nights[1] + 1 if night else number - nights[1]
             late = (BUS, TRUCK, TRAM)[turn % 3]
             plans.append(_Plan(split, name, night, late, (settings.seed, split_id, number)))
@@ -127,14 +127,15 @@ def _plan(settings: SimulationSettings) -> list[_Plan]:
 def _boxes(camera: EventCamera, time_us: int) -> NDArray[Any]:
     """The labels of this moment, as ``BOX_DTYPE``.
 
-    A box bounds the silhouette, cut to the frame and to what nearer road users leave visible.
+    A box bounds the silhouette, clipped to the frame and to the part that nearer road users leave
+    visible.
     """
     views = camera.look()
     height, width = camera.light.background.shape
     whole = views["box"]
     inside = np.clip(whole, 0, np.array([width, height, width, height]))
     visible = inside.copy()
-    # Whole pixels say where something hides it; one pixel more, and they leave a free box alone.
+    # Visible bounds are whole pixels; a margin of one leaves the box of an unhidden actor as it is.
     visible[:, :2] = np.maximum(inside[:, :2], views["seen"][:, :2] - 1)
     visible[:, 2:] = np.minimum(inside[:, 2:], views["seen"][:, 2:] + 1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -155,7 +156,7 @@ def _boxes(camera: EventCamera, time_us: int) -> NDArray[Any]:
 
 
 class _EventFile:
-    """A growing ``_td.h5``; events are gathered until whole chunks can be written."""
+    """A growing ``_td.h5``; events are collected until whole chunks can be written."""
 
     def __init__(self, path: Path, height: int, width: int) -> None:
         self.file = h5py.File(path, "w")
@@ -171,7 +172,7 @@ class _EventFile:
         self.waiting: list[NDArray[Any]] = []
 
     def append(self, events: NDArray[Any]) -> None:
-        """Add events that follow those before."""
+        """Append events, which must not be earlier than those before."""
         self.waiting.append(events)
         if sum(len(x) for x in self.waiting) >= 16 * _EVENTS_PER_CHUNK:
             events = np.concatenate(self.waiting)
@@ -185,13 +186,13 @@ class _EventFile:
             dataset[len(dataset) - len(events) :] = events[name]
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events and close the file."""
         self._write(np.concatenate(self.waiting))
         self.file.close()
 
 
 def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:
-    """Write boxes with zeros in the four unused bytes of each."""
+    """Write boxes, with zeros in the four unused bytes of each."""
     table = np.zeros(len(boxes), BOX_DTYPE)
     for name in BOX_DTYPE.names or ():
         table[name] = boxes[name]
@@ -201,16 +202,14 @@ def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:
 def _record(plan: _Plan, settings: SimulationSettings, root: Path) -> None:
     """Simulate one recording and write its two files."""
     rng = np.random.default_rng(plan.seed)
-    scene = draw_scene(
-        rng, settings.height, settings.width, settings.seconds, plan.night, settings.traffic,
-        plan.late,
-    )  # fmt: skip
+    size = settings.height, settings.width
+    scene = draw_scene(rng, *size, settings.seconds, plan.night, settings.traffic, plan.late)
     camera = EventCamera(
         scene.camera, scene.light, scene.actors, scene.shapes, settings.sensor, rng
     )
     end_us = round(settings.seconds * 1e6)
     boxes = [np.zeros(0, BOX_DTYPE)]
-    file = _EventFile(root / plan.split / f"{plan.name}_td.h5", settings.height, settings.width)
+    file = _EventFile(root / plan.split / f"{plan.name}_td.h5", *size)
     for time_us in range(LABEL_INTERVAL_US, end_us + 1, LABEL_INTERVAL_US):
         file.append(camera.advance(time_us))
         boxes.append(_boxes(camera, time_us))
@@ -225,8 +224,8 @@ def _write_set(
     plans = _plan(settings)
     for plan in plans:
         (root / plan.split).mkdir(parents=True, exist_ok=True)
-    # Threads, not processes: the kernels release the GIL, are compiled once, and no worker has to
-    # import anything.
+    # Threads, not processes: the kernels release the GIL and are compiled once, and no worker has
+    # imports to repeat.
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         futures = [pool.submit(_record, plan, settings, root) for plan in plans]
@@ -243,15 +242,15 @@ def _write_set(
 
 
 def require_new(root: Path) -> None:
-    """Refuse to write into a folder that holds something.
+    """Refuse to write into a folder that is not empty.
 
     Raises:
-        UserError: ``root`` is there already and not an empty folder.
+        UserError: if ``root`` exists and is not an empty folder.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(
-            f"output: must be a new or empty folder, got {root} with something in it: choose "
-            "another or remove it"
+            f"output: must be a new or empty folder, got {root} with something in it: use another "
+            "or remove it"
         )
 
 
@@ -261,16 +260,16 @@ def simulate(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Make a set of recordings; ``root`` appears when it is complete, and not before.
+    """Make a set of recordings; ``root`` appears only once it is complete.
 
     Args:
         root: folder to make.
         settings: what to simulate.
         workers: recordings made at the same time; all cores if None.
-        progress: is called with how many recordings are finished, of how many.
+        progress: called with the numbers of finished and of all recordings.
 
     Raises:
-        UserError: ``root`` is there already and not an empty folder.
+        UserError: if ``root`` exists and is not an empty folder.
     """
     require_new(root)
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}{UNFINISHED}")
@@ -286,15 +285,14 @@ def simulated_root(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, bool]:
-    """The folder of a set in the user's cache, made now if it is not there yet.
+    """The folder of a set in the user's cache; the set is made if it is missing.
 
     Two processes may ask at the same time: both get the set of the first to finish.
 
     Args:
         settings: what to simulate.
         workers: recordings made at the same time; all cores if None.
-        progress: is called with how many recordings are finished, of how many, if any has to
-            be made.
+        progress: called with the numbers of finished and of all recordings.
 
     Returns:
         The folder, and whether it was made now.

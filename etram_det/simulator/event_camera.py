@@ -1,11 +1,11 @@
-"""From moving road users to events: what changes is drawn again, and each pixel compares.
+"""From moving road users to events: redraw what moves, then compare each changed pixel.
 
-Each road user is redrawn at a rate of its own: a step moves it by about a pixel at most, so that
-the logarithm of a pixel's intensity may be taken as a straight line between two steps, on which the
-threshold crossings get microsecond timestamps (as in ESIM, Rebecq et al., CoRL 2018).
+Each road user is redrawn at its own rate, so that a step moves it by about one pixel at most. The
+logarithm of a pixel's intensity is interpolated linearly between two steps, which gives threshold
+crossings microsecond timestamps (as in ESIM, Rebecq et al., CoRL 2018).
 
-For developers: numba's cache of the kernels here goes stale with this file only. After a change to
-a kernel in ``projection.py`` or ``rendering.py``, touch this file too.
+For developers: numba renews its cache of the kernels here only when this file changes. After a
+change to a kernel in ``projection.py`` or ``rendering.py``, touch this file too.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _MAX_STEP_PX = 1.0
 
 @dataclass(frozen=True)
 class SensorSettings:
-    """How the pixels of the simulated event camera behave.
+    """Properties of the pixels of the simulated event camera.
 
     Attributes:
-        contrast_threshold: change of the natural logarithm of intensity that makes an event.
+        contrast_threshold: change of the natural logarithm of intensity that triggers an event.
         threshold_spread: standard deviation of the threshold from pixel to pixel.
         refractory_us: time after an event during which its pixel stays silent, in microseconds.
-        dark_level: intensity that dark current adds to each pixel; white in daylight has 1. The
-            higher it is, the lower the contrast at night.
-        background_hz: events a second that each pixel gives without any cause.
-        hot_pixels: share of pixels that fire all the time.
-        hot_pixel_hz: events a second of a hot pixel, on average.
+        dark_level: intensity that dark current adds to each pixel; white in daylight is 1. A higher
+            level lowers the contrast at night.
+        background_hz: noise events of each pixel per second.
+        hot_pixels: share of hot pixels, in [0, 1].
+        hot_pixel_hz: mean number of events of a hot pixel per second.
     """
 
     contrast_threshold: float = 0.36
@@ -70,20 +70,20 @@ class SensorSettings:
         ):
             value = getattr(self, name)
             if not low <= value < math.inf:
-                raise UserError(f"sensor.{name}: must be at least {low}, got {value}: raise it")
+                raise UserError(f"sensor.{name}: must be at least {low}, got {value}")
         if self.hot_pixels > 1:
-            raise UserError(f"sensor.hot_pixels: must be 0 to 1, got {self.hot_pixels}: correct it")
+            raise UserError(f"sensor.hot_pixels: must be from 0 to 1, got {self.hot_pixels}")
 
 
 class _Pixels(NamedTuple):
-    """What the pixels see and remember.
+    """State of the pixels.
 
     Attributes:
-        image: ``[H, W]`` float32, intensity now.
-        last_image: ``[H, W]`` float32, intensity when the pixel compared last.
-        level: ``[H, W]`` float32, its logarithm.
-        reference: ``[H, W]`` float32, the level of the last threshold crossed.
-        thresholds: ``[2, H, W]`` float32, of negative and positive events.
+        image: ``[H, W]`` float32, current intensity.
+        last_image: ``[H, W]`` float32, intensity at the last comparison.
+        level: ``[H, W]`` float32, logarithm of that intensity.
+        reference: ``[H, W]`` float32, level of the last threshold crossing.
+        thresholds: ``[2, H, W]`` float32, for negative and positive events.
         last_us: ``[H, W]`` int64, time of the last event.
     """
 
@@ -106,10 +106,10 @@ def _compare(
     events: NDArray[Any],
     num_events: int,
 ) -> tuple[NDArray[Any], int]:
-    """Events of the pixels inside ``window`` whose light has changed since ``start_us``.
+    """Events of the pixels inside ``window`` whose intensity has changed since ``start_us``.
 
-    ``events`` is filled from ``num_events`` on; returned grown if it was too short, with the new
-    number.
+    Appends to ``events`` from ``num_events`` on. Returns the array, grown if it was too short, and
+    the new number.
     """
     image, level, reference, last_us = pixels.image, pixels.level, pixels.reference, pixels.last_us
     for row in range(window[1], window[3]):
@@ -144,7 +144,7 @@ def _compare(
 
 @njit(cache=True, nogil=True)
 def _num_steps(camera: Camera, actor: Any, start_us: float, end_us: float) -> int:
-    """Steps in which an actor moves by ``_MAX_STEP_PX`` at most."""
+    """Number of steps, in each of which an actor moves by ``_MAX_STEP_PX`` at most."""
     start, end = distance_driven(actor, start_us * 1e-6), distance_driven(actor, end_us * 1e-6)
     u0, v0, depth = project(
         camera, actor.x + start * actor.heading_x, actor.y + start * actor.heading_y, 0.0
@@ -161,7 +161,7 @@ def _num_steps(camera: Camera, actor: Any, start_us: float, end_us: float) -> in
 def _join(
     first: tuple[int, int, int, int], second: NDArray[np.int64], height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """Bounds of two rectangles (u0 v0 u1 v1, either may be empty) inside the frame."""
+    """Bounds of two rectangles (u0 v0 u1 v1, either may be empty), clipped to the frame."""
     u0, v0, u1, v1 = second[0], second[1], second[2], second[3]
     if first[0] < first[2] and u0 < u1:
         u0, v0 = min(first[0], u0), min(first[1], v0)
@@ -184,9 +184,9 @@ def _advance(
     end_us: float,
     events: NDArray[Any],
 ) -> tuple[NDArray[Any], int]:
-    """Let the ``active`` actors (far to near) move from ``start_us`` to ``end_us``.
+    """Move the ``active`` actors (far to near) from ``start_us`` to ``end_us``.
 
-    Returns the events in no order, in an array that is longer than their number, and their number.
+    Returns an array whose first entries are the events, unsorted, and the number of events.
     """
     height, width = pixels.image.shape
     step_us = np.empty(len(active))
@@ -219,14 +219,14 @@ def _advance(
 
 
 class EventCamera:
-    """An event camera before a scene, from time 0 on.
+    """An event camera that records a scene, from time 0 on.
 
     Args:
-        camera: where it stands.
+        camera: its position and optics.
         light: the empty scene.
         actors: ``[A]`` as ``projection.ACTOR``, from far to near.
         shapes: of all actors, as ``projection.SHAPE``.
-        sensor: how its pixels behave.
+        sensor: properties of its pixels.
         rng: draws the thresholds and the noise.
     """
 
@@ -255,7 +255,7 @@ class EventCamera:
             place(camera, self.stage, i, 0.0)
         paint(image, (0, 0, width, height), active, self.stage, light)
         level = np.log(image + np.float32(sensor.dark_level))
-        # Where between two thresholds a pixel stands at the start is anyone's guess.
+        # At the start, a pixel is anywhere between two thresholds.
         apart = rng.uniform(-0.5, 0.5, (height, width)) * sensor.contrast_threshold
         reference = level + apart.astype(np.float32)
         last_us = np.full((height, width), -sensor.refractory_us, np.int64)
@@ -267,11 +267,11 @@ class EventCamera:
 
     @property
     def image(self) -> NDArray[np.float32]:
-        """``[H, W]`` intensity now; white in daylight is 1."""
+        """Current intensity ``[H, W]``; white in daylight is 1."""
         return self._pixels.image
 
     def _active(self, start_us: int, end_us: int) -> NDArray[np.int64]:
-        """Actors that may be in view between two times, from far to near."""
+        """Indices of the actors that may be in view between two times, from far to near."""
         actors = self.stage.actors
         return np.flatnonzero((actors["enter_us"] <= end_us) & (actors["leave_us"] >= start_us))
 
@@ -301,9 +301,9 @@ class EventCamera:
         return noise
 
     def look(self) -> NDArray[Any]:
-        """What is to be seen of each actor now, as ``projection.VIEW`` ``[A]``.
+        """Current view of each actor, as ``projection.VIEW`` ``[A]``.
 
-        Actors that are out of view have no pixel of their own.
+        Actors that are out of view have ``num_own`` 0.
         """
         self.stage.views["num_own"] = 0
         look(self._active(self.now_us, self.now_us), self.stage, self._owner)

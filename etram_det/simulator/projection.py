@@ -1,10 +1,10 @@
-"""Where moving road users and their shapes stand on the screen.
+"""Projection of moving road users and their shapes onto the screen.
 
 A road user is a handful of flat shapes (rounded boxes, discs, rings, bars) on the planes of its
-body. Each is projected by its own tangent, an affine map.
+body. Each shape is projected by the affine map that is tangent to the perspective at its centre.
 
 World axes in metres: ``x`` to the right, ``y`` away from the camera, ``z`` up from the ground; the
-camera stands over the origin. Screen axes in pixels: ``u`` to the right, ``v`` down.
+camera is above the origin. Screen axes in pixels: ``u`` to the right, ``v`` down.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# Planes of a body on which shapes lie. Of the two sides the one that faces the camera is drawn.
+# Planes of a body on which shapes lie. Only the side that faces the camera is drawn.
 SIDE, FRONT, REAR, TOP = range(4)
-# What a shape does to the light behind it.
+# Effects of a shape on the image behind it.
 SOLID, GLOW, SHADOW = range(3)
 
 SHAPE = np.dtype(
     [
         ("plane", "i4"),
         ("effect", "i4"),
-        ("offset", "f4"),  # of the plane from the middle of the body, along the plane's normal
-        ("x", "f4"),  # middle of the shape in its plane
+        ("offset", "f4"),  # of the plane from the centre of the body, along the plane's normal
+        ("x", "f4"),  # centre of the shape in its plane
         ("z", "f4"),
         ("half_x", "f4"),
         ("half_z", "f4"),
@@ -34,15 +34,15 @@ SHAPE = np.dtype(
         ("taper", "f4"),  # share of its width that the shape loses from bottom to top
         ("ring", "f4"),  # width of the rim if only the rim is drawn, else 0
         ("angle", "f4"),
-        ("pivot_x", "f4"),  # what a swinging shape turns about
+        ("pivot_x", "f4"),  # point that a swinging shape turns about
         ("pivot_z", "f4"),
         ("swing", "f4"),  # radians to either side
         ("swing_phase", "f4"),
-        ("roll", "f4"),  # radians turned for each metre driven
+        ("roll", "f4"),  # radians turned per metre driven
         ("albedo", "f4"),
         ("grain", "f4"),  # strength of the texture, relative to the albedo
         ("grain_seed", "f4"),
-        ("light", "f4"),  # given off at night; the strength of a shadow by day
+        ("light", "f4"),  # emitted at night; the strength of a shadow by day
     ]
 )
 
@@ -51,23 +51,23 @@ ACTOR = np.dtype(
         ("class_id", "i4"),
         ("first_shape", "i4"),
         ("end_shape", "i4"),
-        ("x", "f8"),  # where it is at time 0
+        ("x", "f8"),  # position at time 0
         ("y", "f8"),
-        ("heading_x", "f8"),  # unit vector of its way
+        ("heading_x", "f8"),  # unit vector
         ("heading_y", "f8"),
-        ("speed", "f8"),  # metres a second, on average
-        ("sway", "f8"),  # metres by which it runs ahead of and behind that average
+        ("speed", "f8"),  # mean, in metres per second
+        ("sway", "f8"),  # metres that it gets ahead of and behind that mean
         ("sway_hz", "f8"),
         ("sway_phase", "f8"),
         ("cadence_hz", "f8"),  # of swinging limbs
-        ("limb_speed", "f8"),  # metres a second of the fastest limb, relative to the body
-        ("enter_us", "i8"),  # it is out of view before and after these
+        ("limb_speed", "f8"),  # of the fastest limb relative to the body, in metres per second
+        ("enter_us", "i8"),  # out of view before this and after ``leave_us``
         ("leave_us", "i8"),
     ]
 )
 
-# A shape as it stands on the screen: its middle, the matrix from pixels to metres in the shape's
-# own axes, pixels per metre, and the pixels that it can touch.
+# A shape on the screen: its centre, the matrix from pixels to metres in the shape's own axes,
+# pixels per metre, and the bounds of the pixels that it can change.
 PLACED = np.dtype(
     [
         ("u", "f8"),
@@ -84,18 +84,18 @@ PLACED = np.dtype(
     ]
 )
 
-# What is to be seen of an actor.
+# The view of an actor.
 VIEW = np.dtype(
     [
         ("box", "f8", (4,)),  # bounds of its whole silhouette, u0 v0 u1 v1, not clipped
         ("seen", "i4", (4,)),  # bounds of its visible pixels, u0 v0 u1 v1
         ("num_own", "i4"),  # pixels of its silhouette inside the frame
-        ("num_visible", "i4"),  # of these, the ones that no nearer actor hides
+        ("num_visible", "i4"),  # of these, those that no nearer actor hides
         ("num_events", "i8"),  # that it has caused so far
     ]
 )
 
-_NEAREST_M = 3.0
+_MIN_DEPTH_M = 3.0
 
 
 class Camera(NamedTuple):
@@ -105,9 +105,9 @@ class Camera(NamedTuple):
         focal_px: focal length in pixels.
         centre_u: column of the optical axis.
         centre_v: row of the optical axis.
-        height_m: height over the ground.
-        sin_pitch: of the angle by which it looks down.
-        cos_pitch: of the same angle.
+        height_m: height above the ground.
+        sin_pitch: sine of the angle by which it looks down.
+        cos_pitch: cosine of the same angle.
     """
 
     focal_px: float
@@ -119,13 +119,14 @@ class Camera(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """The actors and where they stand on the screen now.
+    """The actors and their current places on the screen.
 
     Attributes:
         actors: ``[A]`` as ``ACTOR``, from far to near.
         shapes: ``[S]`` of all actors, as ``SHAPE``.
         placed: ``[S]`` as ``PLACED``.
-        touched: ``[A, 4]`` int64, the pixels that an actor can change, u0 v0 u1 v1; zeros for none.
+        touched: ``[A, 4]`` int64, bounds u0 v0 u1 v1 of the pixels that an actor can change; zeros
+            for none.
         views: ``[A]`` as ``VIEW``.
     """
 
@@ -148,7 +149,7 @@ def project(camera: Camera, x: float, y: float, z: float) -> tuple[float, float,
 
 @njit(cache=True, nogil=True)
 def distance_driven(actor: Any, time_s: Any) -> Any:
-    """Metres along its way since time 0."""
+    """Metres driven since time 0."""
     turn = 2 * math.pi * actor.sway_hz * time_s + actor.sway_phase
     return actor.speed * time_s + actor.sway * (np.sin(turn) - np.sin(actor.sway_phase))
 
@@ -157,7 +158,7 @@ def distance_driven(actor: Any, time_s: Any) -> Any:
 def _screen_step(
     camera: Camera, x: float, y: float, z: float, step: tuple[float, float, float]
 ) -> tuple[float, float]:
-    """How far ``(u, v)`` moves for a small step in the world, per metre."""
+    """Derivative of ``(u, v)`` along a direction ``step`` in the world, in pixels per metre."""
     depth = y * camera.cos_pitch - (z - camera.height_m) * camera.sin_pitch
     above = y * camera.sin_pitch + (z - camera.height_m) * camera.cos_pitch
     step_depth = step[1] * camera.cos_pitch - step[2] * camera.sin_pitch
@@ -171,7 +172,7 @@ def _screen_step(
 
 @njit(cache=True, nogil=True)
 def _in_body(shape: Any, actor: Any, driven: float, time_s: float) -> tuple[float, float, float]:
-    """Middle of a shape in its plane and its angle, after swinging and rolling."""
+    """Centre of a shape in its plane and its angle, after swinging and rolling."""
     swing = shape.swing * math.sin(2 * math.pi * actor.cadence_hz * time_s + shape.swing_phase)
     sine, cosine = math.sin(swing), math.cos(swing)
     x, z = shape.x - shape.pivot_x, shape.z - shape.pivot_z
@@ -186,7 +187,7 @@ def _in_body(shape: Any, actor: Any, driven: float, time_s: float) -> tuple[floa
 def _place_shape(
     camera: Camera, actor: Any, shape: Any, driven: float, time_s: float, placed: Any
 ) -> tuple[float, float, float, float]:
-    """Put a shape on the screen; returns its bounds u0 v0 u1 v1, empty if it faces away."""
+    """Place a shape on the screen; returns its bounds u0 v0 u1 v1, empty if it faces away."""
     placed.u_from = placed.u_to = placed.v_from = placed.v_to = 0
     nothing = (np.inf, np.inf, -np.inf, -np.inf)
     forward_x, forward_y = actor.heading_x, actor.heading_y
@@ -206,7 +207,7 @@ def _place_shape(
     point_x = body_x + along * forward_x - across * forward_y
     point_y = body_y + along * forward_y + across * forward_x
     u, v, depth = project(camera, point_x, point_y, up)
-    if depth < _NEAREST_M:
+    if depth < _MIN_DEPTH_M:
         return nothing
     ahead, left, upward = (forward_x, forward_y, 0.0), (-forward_y, forward_x, 0.0), (0.0, 0.0, 1.0)
     first = left if shape.plane == FRONT or shape.plane == REAR else ahead
@@ -233,7 +234,7 @@ def _place_shape(
 
 @njit(cache=True, nogil=True)
 def place(camera: Camera, stage: Stage, index: int, time_us: float) -> None:
-    """Put one actor on the screen as it stands at a time: its placed shapes, box and touch."""
+    """Place one actor on the screen at a time: set its placed shapes, box and touched pixels."""
     actor, shapes, placed = stage.actors[index], stage.shapes, stage.placed
     box, touched = stage.views[index].box, stage.touched[index]
     time_s = time_us * 1e-6

@@ -1,7 +1,7 @@
-"""How simulated road users look from the camera: painted, and what is seen of each.
+"""Rendering of simulated road users, and the visible pixels of each.
 
-Edges are smooth over a pixel, so that a tenth of a pixel of motion changes the picture by a tenth
-of an edge: this is what makes the events of slow road users right.
+Edges are smooth over one pixel, so that a motion of a tenth of a pixel changes the image by a tenth
+of an edge. This makes the events of slow road users realistic.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Form = tuple[float, float, float, float, float]
 
 
 class Light(NamedTuple):
-    """What is there to see besides the actors.
+    """The scene without its actors.
 
     Attributes:
         background: ``[H, W]`` float32, intensity of the empty scene; white in daylight is 1.
         grains: ``[GRAIN_SIZE, GRAIN_SIZE]`` float32 in [-1, 1], the texture of all surfaces.
-        ambient: intensity of white in this light.
-        night: lamps are on.
+        ambient: intensity of white.
+        night: whether lamps are on.
     """
 
     background: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Light(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _form(shape: Any) -> Form:
-    """What ``_distance`` needs of a shape, as numbers that stay in registers."""
+    """The fields of a shape that ``_distance`` needs, as numbers that stay in registers."""
     return (
         float(shape.half_x),
         float(shape.half_z),
@@ -68,7 +68,7 @@ def _distance(form: Form, a: float, b: float) -> float:
 
 @njit(cache=True, nogil=True)
 def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
-    """Texture in [-1, 1] at a point of a plane, in metres; repeats after 25 m."""
+    """Texture in [-1, 1] at a point of a plane, in metres; it repeats every 25 m."""
     a, b = a * _GRAINS_PER_M, b * _GRAINS_PER_M
     column, row = math.floor(a), math.floor(b)
     right, down = a - column, b - row
@@ -81,7 +81,7 @@ def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
 
 @njit(cache=True, nogil=True)
 def _span(slope: float, at_0: float, half: float) -> tuple[float, float]:
-    """Where ``abs(at_0 + slope * x) <= half``; empty (inf, -inf) if nowhere."""
+    """Interval in which ``abs(at_0 + slope * x) <= half``; (inf, -inf) if it is empty."""
     if abs(slope) < 1e-9:
         return (-np.inf, np.inf) if abs(at_0) <= half else (np.inf, -np.inf)
     centre, reach = -at_0 / slope, half / abs(slope)
@@ -90,7 +90,7 @@ def _span(slope: float, at_0: float, half: float) -> tuple[float, float]:
 
 @njit(cache=True, nogil=True)
 def _columns(spot: Any, form: Form, dv: float, first: int, last: int) -> tuple[int, int]:
-    """The columns of ``first`` to ``last`` in which a shape can touch the row at ``dv``."""
+    """The columns of ``first`` to ``last`` that a shape can cover in the row at ``dv``."""
     edge = 0.5 / spot.px_per_m
     a0, a1 = _span(spot.a_u, spot.a_v * dv, form[0] + edge)
     b0, b1 = _span(spot.b_u, spot.b_v * dv, form[1] + edge)
@@ -163,14 +163,14 @@ def paint(
 
 @njit(cache=True, nogil=True)
 def look(far_to_near: NDArray[np.int64], stage: Stage, owner: NDArray[np.int32]) -> None:
-    """Count some actors' pixels in the frame, and those that no nearer actor hides.
+    """Count the pixels of some actors in the frame, and those that no nearer actor hides.
 
-    Writes ``num_own``, ``num_visible`` and ``seen`` of their views.
+    Sets ``num_own``, ``num_visible`` and ``seen`` of their views.
 
     Args:
         far_to_near: actors in the order of painting.
-        stage: where they are.
-        owner: ``[2, H, W]`` scratch: nearest actor of a pixel, actor that counted it last.
+        stage: the actors and their places.
+        owner: ``[2, H, W]`` scratch: nearest actor of each pixel, and last actor counted there.
     """
     actors, shapes, placed, views = stage.actors, stage.shapes, stage.placed, stage.views
     _, height, width = owner.shape

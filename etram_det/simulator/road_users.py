@@ -1,7 +1,6 @@
-"""The bodies of the eight kinds of road user of eTraM.
+"""The bodies of the eight classes of road users of eTraM.
 
-Sizes are those of the street, in metres; what tells the classes apart is their silhouette and what
-moves within it.
+Sizes are real ones, in metres. Classes differ by their silhouette and by what moves within it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PEDESTRIAN, CAR, BICYCLE, BUS, MOTORBIKE, TRUCK, TRAM, WHEELCHAIR = range(8)
 
 
 def _cloth(rng: np.random.Generator) -> float:
-    """Albedo of clothes: dark or bright, seldom as grey as the road."""
+    """Albedo of clothes: dark or bright, but not as grey as the road."""
     return float(rng.uniform(0.06, 0.1) if rng.random() < 0.5 else rng.uniform(0.4, 0.65))
 
 
@@ -70,7 +69,7 @@ def _rider(
     hip: tuple[float, float], shoulder: tuple[float, float], hands: tuple[float, float],
     shirt: float, head: float, head_albedo: float,
 ) -> list[Shape]:  # fmt: skip
-    """Trunk, arm and head of somebody who rides or sits."""
+    """Trunk, arm and head of a rider or seated person."""
     return [
         bar(*hip, *shoulder, 0.3, shirt, grain=0.3),
         bar(shoulder[0] + 0.02, shoulder[1] - 0.03, *hands, 0.1, 0.8 * shirt),
@@ -128,7 +127,7 @@ def motorbike(rng: np.random.Generator) -> Body:
 
 
 def wheelchair(rng: np.random.Generator) -> Body:
-    """A seated figure over one large wheel, a castor in front, arms that push."""
+    """A seated person over one large wheel, a castor in front, arms that push."""
     shirt, trousers, frame = _cloth(rng), _cloth(rng), rng.choice([0.06, 0.7])
     shapes = [
         shadow(1.0, 0.3, 0.4),
@@ -153,12 +152,8 @@ def car(rng: np.random.Generator) -> Body:
     height = (rng.uniform(1.4, 1.5), rng.uniform(1.45, 1.6), rng.uniform(1.75, 1.95))[kind]
     front, rear, slope = ((0.22, -0.36, 0.34), (0.24, -0.47, 0.26), (0.32, -0.49, 0.16))[kind]
     paint, half, end, belt = _paintwork(rng), 0.9, length / 2, 0.58 * height
-    x0, x1, pane_z, glass = (
-        rear * length,
-        front * length,
-        0.5 * (belt + height),
-        glass_albedo(paint),
-    )
+    x0, x1 = rear * length, front * length
+    pane_z, glass = 0.5 * (belt + height), glass_albedo(paint)
     cabin, pane_half = x1 - x0, 0.38 * (height - belt)
     shapes = [
         shadow(length, half),
@@ -179,11 +174,8 @@ def bus(rng: np.random.Generator) -> Body:
     """A long upright box with a row of windows, doors and two axles."""
     length, height, half = rng.uniform(10.5, 12.5), rng.uniform(2.9, 3.2), 1.25
     paint, end = _paintwork(rng, 0.7), length / 2
-    stripe, glass, panes = (
-        (0.12 if paint > 0.3 else 0.5),
-        glass_albedo(paint),
-        int(rng.integers(6, 9)),
-    )
+    stripe, glass = (0.12 if paint > 0.3 else 0.5), glass_albedo(paint)
+    panes = int(rng.integers(6, 9))
     shapes = [
         shadow(length, half),
         *box(-end, end, 0.32, height, half, paint, corner=0.22, grain_seed=rng.uniform(0, 20)),

@@ -1,7 +1,7 @@
-"""A boulevard before a static camera: its lanes and pavements, its traffic, its light.
+"""A boulevard in front of a static camera: its lanes and pavements, its traffic, its light.
 
-Lanes run straight and side by side. What moves in one lane shares a speed, so nobody drives through
-anybody; people on pavements walk at their own.
+Lanes are straight and parallel. All traffic of a lane has the same speed, so nothing drives through
+anything; people on pavements walk at their own speeds.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _USERS = {
 }
 _WIDTH_M = {_PAVEMENT: 3.6, _CYCLES: 2.0, _CARRIAGEWAY: 3.3, _RAILS: 3.8}
 _ALBEDO = {_PAVEMENT: 0.34, _CYCLES: 0.27, _CARRIAGEWAY: 0.22, _RAILS: 0.26}
-# Lowest and highest speed in metres a second.
+# Lowest and highest speed in metres per second.
 _SPEED = {_PAVEMENT: (0.9, 1.7), _CYCLES: (2.5, 5.0), _CARRIAGEWAY: (4.5, 9.0), _RAILS: (3.5, 6.5)}
-# Shares of the time in view that the classes are given, by class id: rare ones come often.
+# Relative time in view of each class id: eTraM's rare classes are frequent here.
 _SHARE = np.array([2.6, 1.6, 1.6, 0.6, 1.5, 0.6, 0.4, 1.8])
 _GAP_M = 2.5
 _LATE_S = 5.0
-# How far ahead of a vehicle its lamps may light the road.
+# Reach of a vehicle's lamps on the road ahead of it.
 _LIGHT_M = 12.0
 _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One of the strips of the boulevard.
+    """One strip of the boulevard.
 
     Attributes:
         kind: pavement, cycle lane, carriageway or rails.
-        offset_m: of its middle from the camera, across the boulevard.
-        direction: +1 if its traffic runs to the right, -1 to the left, 0 both.
-        view_m: first and last place along it that the camera sees.
+        offset_m: distance of its centre from the camera, across the boulevard.
+        direction: +1 if its traffic goes to the right, -1 to the left, 0 both.
+        view_m: first and last position along it in the camera's view.
     """
 
     kind: int
@@ -57,10 +57,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that there is to record.
+    """A place and its traffic, ready to record.
 
     Attributes:
-        camera: where it stands.
+        camera: its position and optics.
         light: the empty scene.
         actors: as ``projection.ACTOR``, from far to near.
         shapes: of all actors, as ``projection.SHAPE``.
@@ -73,7 +73,7 @@ class Scene:
 
 
 def _draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
-    """A camera some metres up that has the horizon in the upper part of its picture."""
+    """A camera some metres above the ground, with the horizon in the upper part of its image."""
     focal_px = rng.uniform(0.85, 0.95) * max(width, 1.5 * height)
     pitch = math.atan2((0.5 - rng.uniform(-0.04, 0.08)) * height, focal_px)
     height_m = rng.uniform(10.0, 14.0)
@@ -81,7 +81,7 @@ def _draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
 
 
 def _ground_point(lane: Lane, along_m: float, turn: float) -> tuple[float, float]:
-    """World ``(x, y)`` of a place along a lane, ``turn`` being the boulevard's angle."""
+    """World ``(x, y)`` of a position along a lane; ``turn`` is the boulevard's angle."""
     x = along_m * math.cos(turn) - lane.offset_m * math.sin(turn)
     return x, along_m * math.sin(turn) + lane.offset_m * math.cos(turn)
 
@@ -89,12 +89,12 @@ def _ground_point(lane: Lane, along_m: float, turn: float) -> tuple[float, float
 def _lay_lanes(
     rng: np.random.Generator, camera: Camera, size: tuple[int, int], turn: float
 ) -> list[Lane]:
-    """Pavements outside, cycle lanes, two carriageways, and rails somewhere among them."""
+    """Pavements outside, cycle lanes, two carriageways, and rails among them."""
     height, width = size
     order = [_CYCLES, _CARRIAGEWAY, _CARRIAGEWAY, _CARRIAGEWAY, _CARRIAGEWAY, _CYCLES]
     order.insert(rng.choice([1, 3, 3, 5, 5, 5]), _RAILS)
     order = [_PAVEMENT, *order, _PAVEMENT]
-    # The nearest pavement is walked just above the lower edge of the picture.
+    # The nearest pavement is just above the lower edge of the image.
     below = math.atan2(0.44 * height, camera.focal_px) + math.asin(camera.sin_pitch)
     edge_m = camera.height_m / math.tan(below) - 0.5 * _WIDTH_M[_PAVEMENT]
     traffic = rng.choice([-1, 1])
@@ -115,7 +115,7 @@ def _lay_lanes(
 
 
 def _draw_motion(rng: np.random.Generator, kind: int) -> np.record:
-    """An actor that has a speed, which comes and goes a little, and nothing else yet."""
+    """An actor of which only the speed, which varies a little, is set."""
     actor = np.zeros(1, ACTOR).view(np.recarray)[0]
     actor["speed"] = rng.uniform(*_SPEED[kind])
     actor["sway_hz"] = rng.uniform(0.1, 0.3)
@@ -129,10 +129,10 @@ class _Traffic:
 
     Args:
         rng: draws everything.
-        lanes: where they may be.
+        lanes: lanes to fill.
         turn: the boulevard's angle.
-        seconds: how long the scene is recorded.
-        night: lamps are on.
+        seconds: length of the recording.
+        night: whether lamps are on.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class _Traffic:
         self.num_shapes = 0
 
     def add(self, class_id: int) -> float:
-        """Put one more road user somewhere; returns its seconds in view, 0 if there is no room."""
+        """Add one road user; returns its seconds in view, 0 if there is no room for it."""
         rng = self.rng
         index = rng.choice([i for i, x in enumerate(self.lanes) if class_id in _USERS[x.kind]])
         lane, body = self.lanes[index], road_users.BODIES[class_id](rng)
@@ -178,7 +178,7 @@ class _Traffic:
         return in_view_s
 
     def _watch(self, actor: np.record, start_m: float, lane: Lane, length: float) -> float:
-        """Set when it enters and leaves; returns its seconds in view while being recorded."""
+        """Set when an actor enters and leaves; returns its recorded seconds in view."""
         times_s, step_s = np.linspace(0, self.seconds, 2 + int(10 * self.seconds), retstep=True)
         along_m = start_m + lane.direction * distance_driven.py_func(actor, times_s)
         beyond_m = np.maximum(lane.view_m[0] - along_m, along_m - lane.view_m[1])
@@ -199,13 +199,13 @@ def _draw_traffic(
     """Road users from far to near and their shapes; arguments as in ``draw_scene``."""
     traffic = _Traffic(rng, lanes, turn, seconds, night)
     in_view_s = np.zeros(len(_SHARE))
-    handicap_s = rng.uniform(0, 0.5, len(_SHARE))  # or every recording began with the same class
+    handicap_s = rng.uniform(0, 0.5, len(_SHARE))  # else all recordings start with one class
     handicap_s[late] += _LATE_S * _SHARE[late]
     while in_view_s.sum() < users * seconds:
         class_id = int(np.argmin((in_view_s + handicap_s) / _SHARE))
         gained_s = traffic.add(class_id)
         in_view_s[class_id] += gained_s
-        handicap_s[class_id] += 0.0 if gained_s else 0.2  # no room: let others come first
+        handicap_s[class_id] += 0.0 if gained_s else 0.2  # no room: other classes come first
     if not traffic.actors:
         return np.zeros(0, ACTOR), np.zeros(0, SHAPE)
     order = sorted(range(len(traffic.actors)), key=lambda i: traffic.actors[i][0])
@@ -213,14 +213,14 @@ def _draw_traffic(
 
 
 def _draw_grains(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A texture ``[GRAIN_SIZE, GRAIN_SIZE]`` in [-1, 1] that repeats without a seam."""
+    """A seamless texture ``[GRAIN_SIZE, GRAIN_SIZE]`` in [-1, 1]."""
     fine = rng.uniform(-1, 1, (GRAIN_SIZE, GRAIN_SIZE))
     coarse = np.kron(rng.uniform(-1, 1, (GRAIN_SIZE // 4, GRAIN_SIZE // 4)), np.ones((4, 4)))
     return (0.5 * fine + 0.5 * coarse).astype(np.float32)
 
 
 def _texture(grains: NDArray[np.float32], a: Array, b: Array) -> NDArray[np.float32]:
-    """Grain at points of a surface, to the nearest texel."""
+    """Grain at points of a surface, from the nearest texel."""
     size = len(grains)
     return grains[np.floor(b).astype(int) % size, np.floor(a).astype(int) % size]
 
@@ -278,15 +278,15 @@ def draw_scene(
 
     Args:
         rng: draws everything.
-        height: of the camera's picture in pixels.
-        width: of the same.
-        seconds: how long the traffic goes on.
-        night: by lamplight.
-        users: road users in view on average.
-        late: id of a class that comes after the others, in short recordings not at all.
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+        seconds: length of the recording.
+        night: whether it is night and lamps are on.
+        users: average number of road users in view.
+        late: id of a class that comes after the others, and not at all in short recordings.
     """
     camera = _draw_camera(rng, height, width)
-    # Turned by more, the far lanes would leave the picture where they cross its middle.
+    # At larger angles the far lanes would leave the image at its middle.
     turn = math.atan(rng.uniform(-0.36, 0.36) * width / camera.focal_px)
     lanes = _lay_lanes(rng, camera, (height, width), turn)
     actors, shapes = _draw_traffic(rng, lanes, turn, seconds, night, users, late)

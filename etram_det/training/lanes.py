@@ -9,20 +9,21 @@ from etram_det.types import State
 
 
 class LaneStates:
-    """The carried state: one row for each lane, kept between chunks without its gradient."""
+    """The carried state: one row for each lane, detached and kept between chunks."""
 
     def __init__(self) -> None:
         self.rows: State | None = None
 
-    def read(self, lane: Tensor, reset: Tensor) -> State | None:
-        """State of the lanes of a batch, zeros for those that start a recording.
+    def get(self, lane: Tensor, reset: Tensor) -> State | None:
+        """State of the lanes of a batch: zeros for those that start a recording.
 
         Args:
             lane: ``[B]`` int64, row of each lane.
             reset: ``[B]`` bool, true where the lane starts a recording.
 
         Returns:
-            One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before any chunk.
+            One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before the first
+            chunk.
         """
         if self.rows is None:
             return None
@@ -32,8 +33,8 @@ class LaneStates:
             for hidden, cell in self.rows
         ]
 
-    def write(self, lane: Tensor, state: State) -> None:
-        """Keep the state of a batch's lanes; the first batch has all lanes that will come.
+    def update(self, lane: Tensor, state: State) -> None:
+        """Store the state of a batch's lanes; the first batch holds all lanes.
 
         Args:
             lane: ``[B]`` int64, row of each lane.
@@ -41,7 +42,7 @@ class LaneStates:
         """
         new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
         if self.rows is None or len(lane) == len(self.rows[0][0]):
-            # All lanes are there, in their order: nothing to scatter.
+            # All lanes are present and in order: nothing to scatter.
             self.rows = new
         else:
             self.rows = [
@@ -54,7 +55,7 @@ class LaneStates:
         self.rows = None
 
     def clear_lanes(self, cleared: Tensor) -> None:
-        """Let some lanes start anew: ``[B]`` bool, one for each lane, true for those."""
+        """Reset some lanes: ``[B]`` bool, true for those to reset."""
         fresh = cleared[:, None, None, None]
         if self.rows is not None:
             self.rows = [
@@ -63,7 +64,7 @@ class LaneStates:
             ]
 
     def clear_not_finite(self) -> None:
-        """Let those lanes start anew whose state holds a nan or an infinity."""
+        """Reset the lanes whose state holds a nan or an infinity."""
         if self.rows is not None:
             parts = [part for pair in self.rows for part in pair]
             are_finite = torch.stack([part.flatten(1).isfinite().all(dim=1) for part in parts])

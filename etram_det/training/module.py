@@ -171,17 +171,17 @@ class DetectionModule(pl.LightningModule):
 
     @property
     def trained_steps(self) -> int:
-        """Steps behind the weights: the training's, or those of the checkpoint to be evaluated."""
+        """Steps that the weights were trained for: here, or before the evaluated checkpoint."""
         trains = self.trainer.state.fn == "fit" or self.trainer.ckpt_path is None
         return self.trainer.global_step if trains else self._steps_of_checkpoint
 
     def load_initial_weights(self) -> None:
-        """Load what fits of ``init_from``, once, and tell what was loaded and what was not.
+        """Load what fits of ``init_from``, once, and log what was loaded and what was not.
 
         Raises:
             UserError: if the file is no checkpoint of this project, or nothing in it fits.
         """
-        # Forgotten once it is loaded: a second fit goes on from the weights as they are then.
+        # Cleared once loaded: a second fit continues from the current weights.
         path, self.init_from = self.init_from, None
         if path is not None:
             dim_head = self.hparams["dim_head"]
@@ -189,13 +189,13 @@ class DetectionModule(pl.LightningModule):
             rank_zero_info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
 
     def on_fit_start(self) -> None:
-        """Take what a new training starts from: weights, and thresholds that follow the labels.
+        """Load a new training's initial weights and compute its adaptive thresholds.
 
-        Adaptive size weights keep the thresholds that a checkpoint brought.
+        Thresholds that were restored from a checkpoint are kept.
 
         Raises:
-            UserError: if ``init_from`` does not fit, or there is no data module to ask for the
-                training labels.
+            UserError: if ``init_from`` does not fit, or adaptive thresholds lack a data module
+                with training labels.
         """
         if not self.trainer.ckpt_path:
             self.load_initial_weights()
@@ -205,8 +205,8 @@ class DetectionModule(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise UserError(
-                "model.loss.adaptive_quantiles: needs the training labels of an EventDataModule, "
-                "found plain loaders: set the thresholds or fit with datamodule=…"
+                "model.loss.adaptive_quantiles: must have the labels of an EventDataModule, got "
+                "plain loaders: set the thresholds, or use fit with datamodule=…"
             )
         weight.adapt(data.training_box_areas())
         rank_zero_info(
@@ -215,12 +215,12 @@ class DetectionModule(pl.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of the labelled frames of one chunk; the state goes on to the lanes' next chunk."""
+        """Loss of the labelled frames of one chunk; the state is kept for the lanes' next chunk."""
         features = self._features(batch, self.train_states)
         labels = batch.labels
         self.loss_parts = {}
         if not len(labels):
-            # Zero for every parameter: no step is missed on this process while others go on.
+            # Zero gradients for every parameter keep this process in step with the others.
             return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
         output = self.detector.predict([x[labels.frame] for x in features])
         losses = self.loss(
@@ -234,11 +234,11 @@ class DetectionModule(pl.LightningModule):
         return losses["loss"]
 
     def on_train_epoch_start(self) -> None:
-        """Forget the lanes: the plan starts all of them anew."""
+        """Clear the lanes: the plan of each epoch resets all of them."""
         self.train_states.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Detect in the labelled frames of one chunk and hand the result to the metric."""
+        """Detect objects in the labelled frames of one chunk and update the metric."""
         features = self._features(batch, self.eval_states)
         labels = batch.labels
         if not len(labels):
@@ -256,14 +256,14 @@ class DetectionModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start with empty lanes and an empty metric, and the same network on all processes."""
         if distributed.is_available() and distributed.is_initialized():
-            # Each process's batch normalisation has seen its own batches; the first one's is saved.
+            # Each process has its own batch-norm statistics; checkpoints hold the first one's.
             for buffer in self.detector.buffers():
                 distributed.broadcast(buffer, src=0)
         self.eval_states.clear()
         self.metric.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metric of the whole split; a figure without ground truth is left out."""
+        """Log the metrics of the whole split, except those without ground truth."""
         self._log_metric("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -275,7 +275,7 @@ class DetectionModule(pl.LightningModule):
         self.on_validation_epoch_start()
 
     def on_test_epoch_end(self) -> None:
-        """Log the metric of the whole split; a figure without ground truth is left out."""
+        """Log the metrics of the whole split, except those without ground truth."""
         self._log_metric("test")
 
     def on_predict_epoch_start(self) -> None:
@@ -283,14 +283,14 @@ class DetectionModule(pl.LightningModule):
         self.eval_states.clear()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
-        """Detections of all ``T * B`` frames, frame ``t * B + b`` at place ``t * B + b``."""
+        """Detections of all ``T * B`` frames, frame ``t * B + b`` at index ``t * B + b``."""
         return self._detect(self._features(batch, self.eval_states))
 
     def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
         """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
-        state = states.read(batch.lane, batch.reset)
+        state = states.get(batch.lane, batch.reset)
         features, state = self.detector.features(batch.events, state)
-        states.write(batch.lane, state)
+        states.update(batch.lane, state)
         return features
 
     def _detect(self, features: Sequence[Tensor]) -> list[Detections]:
@@ -318,7 +318,7 @@ class DetectionModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients, unless the step is skipped and has none left: PyTorch wants some."""
+        """Clip the gradients, unless a skipped step has none: PyTorch requires some."""
         if any(parameter.grad is not None for parameter in self.detector.parameters()):
             self.clip_gradients(
                 optimizer,
@@ -330,7 +330,7 @@ class DetectionModule(pl.LightningModule):
         """AdamW with RVT's one-cycle schedule.
 
         Raises:
-            UserError: if the schedule needs to know the number of steps and there is none.
+            UserError: if the schedule needs a number of steps and none is set.
         """
         require_steps(self.schedule, self.trainer.max_steps, self.trainer.max_epochs)
         highest = self.learning_rate
@@ -374,7 +374,7 @@ class DetectionModule(pl.LightningModule):
             {k: v for k, v in self.state_dict().items() if k.startswith(prefix)},
             "ckpt_path",
         )
-        # A loss may follow another one: it takes over what both have and keeps its own rest.
+        # The checkpoint's loss may be another one: load the tensors that both have.
         tensors, own = checkpoint["state_dict"], self.loss.state_dict(prefix="loss.")
         checkpoint["state_dict"] = own | {
             name: tensor

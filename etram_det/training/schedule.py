@@ -1,4 +1,4 @@
-"""The learning rate's way through a training."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from etram_det.errors import UserError
 
 
 def require_steps(schedule: str, max_steps: int, max_epochs: int | None) -> None:
-    """Refuse a training of no steps, or one without end whose schedule needs to know it.
+    """Refuse a training of no steps, or an endless one whose schedule needs an end.
 
     Args:
         schedule: ``constant``, or one that falls over all steps.
-        max_steps: most steps of the training, -1 for any number.
-        max_epochs: most epochs of the training, -1 for any number.
+        max_steps: largest number of steps, -1 for no limit.
+        max_epochs: largest number of epochs, -1 for no limit.
 
     Raises:
-        UserError: if there is no number of steps to train for.
+        UserError: if the number of steps is 0, or unknown to a schedule that needs it.
     """
     if max_steps == 0:
         raise UserError(
-            "trainer.max_steps: at least 1 is required by fit, found 0: raise it, or evaluate with "
+            "trainer.max_steps: must be at least 1 for fit, got 0: set a number of steps, or use "
             "validate"
         )
     if schedule != "constant" and max_steps == max_epochs == -1:
         raise UserError(
-            f"trainer.max_steps: a number of steps is required by model.schedule {schedule}, found "
-            "-1: set trainer.max_steps or trainer.max_epochs, or model.schedule to constant"
+            f"trainer.max_steps: must be a number of steps for model.schedule {schedule}, got -1: "
+            "set trainer.max_steps or trainer.max_epochs, or model.schedule to constant"
         )
 
 
 class OneCycle(OneCycleLR):
-    """PyTorch's one-cycle schedule, which a resumed run may lengthen or shorten.
+    """PyTorch's one-cycle schedule, but a resumed run may lengthen or shorten it.
 
-    PyTorch's takes its length from the checkpoint and fails at the first step beyond it.
+    PyTorch takes the length from the checkpoint and fails at the first step beyond it.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the checkpoint's step, on the cycle of the length that is set now."""
+        """Continue at the checkpoint's step, with the length that is set now."""
         own = {name: vars(self)[name] for name in ("total_steps", "_schedule_phases")}
         super().load_state_dict(state_dict | own)

@@ -113,13 +113,13 @@ def test_unknown_settings_are_told_with_the_nearest_known_one(message, words):
         ),
         (
             ["--trainer.max_steps", "-1"],
-            "trainer.max_steps: a number of steps is required by model.schedule linear, found "
-            "-1: set trainer.max_steps or trainer.max_epochs, or model.schedule to constant",
+            "trainer.max_steps: must be a number of steps for model.schedule linear, got -1: "
+            "set trainer.max_steps or trainer.max_epochs, or model.schedule to constant",
         ),
         (
             ["--trainer.max_steps", "0"],
-            "trainer.max_steps: at least 1 is required by fit, found 0: raise it, or evaluate "
-            "with validate",
+            "trainer.max_steps: must be at least 1 for fit, got 0: set a number of steps, or use "
+            "validate",
         ),
         (
             ["--trainer.val_check_interval", "0"],

@@ -228,7 +228,7 @@ def kill_and_resume(output, start, num_kills, seconds, seed, is_ready=lambda: Tr
     num_finished = []
     for _ in range(num_kills):
         process = start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 900
         while not is_ready() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, seconds))

@@ -25,7 +25,7 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
 class FakeRecording:
-    """Frames that tell which recording and frame they are; every second one has a box."""
+    """Frames that encode their recording and index; every second one has a box."""
 
     def __init__(self, index, num_frames, size=(12, 16)):
         self.index = index
@@ -113,7 +113,7 @@ def test_streaming_lanes_pass_once_through_all_recordings(num_frames, lanes, wor
                     assert request.augment_seed != previous.augment_seed
                 previous = request
     assert set(visits) == chunks_of(num_frames)
-    # Repeated are at most as many chunks as the ring leaves places in the last step.
+    # The last step repeats no more chunks than it has surplus lanes.
     assert visits.total() - len(visits) < lanes * world_size
 
 

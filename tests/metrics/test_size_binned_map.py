@@ -435,9 +435,9 @@ def test_faster_than_torchmetrics():
     seconds, ap = min(timed(ours) for _ in range(2))
     their_seconds, their_ap = timed(theirs, True)
     assert ap == pytest.approx(their_ap, abs=1e-4)
-    assert their_seconds > 2.5 * seconds
+    assert their_seconds > 2.5 * seconds  # 18 times on an idle machine
     # Even where it gives nothing by class.
-    assert timed(theirs, False)[0] > 1.5 * seconds
+    assert timed(theirs, False)[0] > 1.1 * seconds  # 2.4 to 3.3 times
 
 
 def test_memory_does_not_grow_over_epochs():

@@ -145,5 +145,5 @@ def test_stages_that_are_no_run_are_refused(stages):
 
 
 def test_head_width_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match=r"model\.dim_head.*found 5"):
+    with pytest.raises(UserError, match=r"model\.dim_head.*got 5"):
         small_detector(dim_head=5)

@@ -30,7 +30,7 @@ BOX_LOSSES = [IOULoss, GIOULoss, DIOULoss, CIOULoss, NWDLoss, BlendedBoxLoss, Si
 CLASS_LOSSES = [BCELoss, FocalLoss, VarifocalLoss]
 
 
-def random_case(num_frames=5, most=7, seed=0):
+def random_case(num_frames=5, max_boxes=7, seed=0):
     """A head output over four scales of a 64x128 frame, and boxes in it."""
     generator = torch.Generator().manual_seed(seed)
     cells, strides = [], []
@@ -50,11 +50,11 @@ def random_case(num_frames=5, most=7, seed=0):
         strides,
         tuple((64 // stride, 128 // stride, stride) for stride in (4, 8, 16, 32)),
     )
-    centre = torch.rand(num_frames, most, 2, generator=generator) * torch.tensor([128.0, 64])
-    size = torch.rand(num_frames, most, 2, generator=generator) * 40 + 2
-    classes = torch.randint(0, 4, (num_frames, most), generator=generator)
-    counts = torch.arange(num_frames) % (most + 1)
-    classes[torch.arange(most) >= counts[:, None]] = -1
+    centre = torch.rand(num_frames, max_boxes, 2, generator=generator) * torch.tensor([128.0, 64])
+    size = torch.rand(num_frames, max_boxes, 2, generator=generator) * 40 + 2
+    classes = torch.randint(0, 4, (num_frames, max_boxes), generator=generator)
+    counts = torch.arange(num_frames) % (max_boxes + 1)
+    classes[torch.arange(max_boxes) >= counts[:, None]] = -1
     boxes = torch.cat([centre, size], dim=-1) * (classes >= 0)[..., None]
     return output, boxes, classes
 
@@ -149,10 +149,10 @@ def test_padding_may_stand_anywhere():
     torch.testing.assert_close(moved.iou, found.iou)
 
 
-@pytest.mark.parametrize("most", [0, 3])
-def test_frames_without_boxes_teach_objectness_only(most):
+@pytest.mark.parametrize("max_boxes", [0, 3])
+def test_frames_without_boxes_teach_objectness_only(max_boxes):
     output, _, _ = random_case(num_frames=2)
-    boxes, classes = torch.zeros(2, most, 4), torch.full((2, most), -1)
+    boxes, classes = torch.zeros(2, max_boxes, 4), torch.full((2, max_boxes), -1)
     losses = YOLOXLoss()(output, boxes, classes)
     expected = F.binary_cross_entropy_with_logits(
         output.objectness, torch.zeros_like(output.objectness), reduction="sum"
@@ -440,7 +440,7 @@ def test_the_whole_size_aware_loss_takes_frames_without_boxes():
         (SizeAwareIOULoss, {"size_aware_weight": math.nan}, "size_aware_weight"),
         (SizeAwareIOULoss, {"small_threshold": 9216, "medium_threshold": 1024}, "small_threshold"),
         (SizeAwareIOULoss, {"small_threshold": 0}, "small_threshold"),
-        (SizeAwareFocalLoss, {"weight_type": "cubic"}, "weight_type: .* gaussian, found 'cubic'"),
+        (SizeAwareFocalLoss, {"weight_type": "cubic"}, "weight_type: .* gaussian, got 'cubic'"),
         (SizeAwareFocalLoss, {"alpha": 2}, "alpha"),
         (FocalLoss, {"gamma": 0.5}, "gamma"),
         (VarifocalLoss, {"gamma": -1}, "gamma"),

@@ -280,9 +280,9 @@ def test_the_cached_set_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     root, made = simulated_root(TINY, progress=lambda done, total: seen.append((done, total)))
     assert made
     assert seen == [(done, 4) for done in range(5)]
-    stamp = (root / MANIFEST).stat().st_mtime_ns
+    modified_ns = (root / MANIFEST).stat().st_mtime_ns
     assert simulated_root(TINY) == (root, False)
-    assert (root / MANIFEST).stat().st_mtime_ns == stamp
+    assert (root / MANIFEST).stat().st_mtime_ns == modified_ns
     other, made = simulated_root(replace(TINY, seed=5))
     assert made
     assert other != root
@@ -319,16 +319,16 @@ def test_a_set_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 10}, "height: must be 32 to 65535, got 10: correct it"),
-        ({"seconds": 0.0}, "seconds: must be 0.1 to 3600, got 0.0: correct it"),
-        ({"night": 1.5}, "night: must be 0 to 1, got 1.5: correct it"),
-        ({"val": -1}, "val: must be 0 to 9999, got -1: correct it"),
+        ({"height": 10}, "height: must be from 32 to 65535, got 10"),
+        ({"seconds": 0.0}, "seconds: must be from 0.1 to 3600, got 0.0"),
+        ({"night": 1.5}, "night: must be from 0 to 1, got 1.5"),
+        ({"val": -1}, "val: must be from 0 to 9999, got -1"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         replace(TINY, **changes)
-    with pytest.raises(UserError, match=r"^sensor.contrast_threshold: must be at least 0.01"):
+    with pytest.raises(UserError, match=r"^sensor.contrast_threshold: must be at least 0.01, got"):
         SensorSettings(contrast_threshold=0.0)
 
 

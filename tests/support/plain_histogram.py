@@ -1,11 +1,11 @@
-"""Stacked histograms event by event in PyTorch: the oracle of the kernel."""
+"""Stacked histograms in plain PyTorch: the oracle of the kernel."""
 
 import numpy as np
 import torch
 
 
 def oracle(events, window_us, sensor_size, input_size, options):
-    """The same frame in plain torch, event by event in one go; and the events outside."""
+    """The frame of a window, and the number of events outside the sensor."""
     x, y, p, t = (torch.from_numpy(events[name].astype(np.int64)) for name in "xypt")
     inside = (x >= 0) & (x < sensor_size[1]) & (y >= 0) & (y < sensor_size[0])
     if len(t) == 0:

@@ -1,4 +1,4 @@
-"""Assignment and loss of YOLOX image by image, step by step: the oracle of the fast ones."""
+"""Assignment and loss of YOLOX, image by image: the oracle of the batched ones."""
 
 import torch
 from torch.nn import functional as F

@@ -13,29 +13,25 @@ from etram_det.cli.commands import run
 from etram_det.cli.lightning import lightning_cli
 from support.paths import ROOT
 
-BASE = [
-    "--config",
-    str(ROOT / "configs" / "size_aware.yaml"),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--model.max_detections", "20"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.num_steps", "2"),
-    *("--data.input_size", "[48, 64]"),
-    *("--trainer.max_epochs", "1", "--trainer.max_steps", "-1"),
-    *("--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.accelerator", "cpu"),
-]
+BASE = ["--config", str(ROOT / "configs" / "size_aware.yaml")]
+BASE += """
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33 --model.max_detections 20
+    --data.num_workers 0 --data.train_lanes 2 --data.num_steps 2 --data.input_size [48,64]
+    --trainer.max_epochs 1 --trainer.max_steps -1
+    --trainer.check_val_every_n_epoch 1 --trainer.val_check_interval 1.0
+    --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1 --trainer.accelerator cpu
+""".split()
 
 
 def work(rank, num_processes, port, folder, arguments, fault, writes_errors):
     """One process of a run; leaves its metrics and weights beside the run."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(900, exit=True)
     os.chdir(folder)
     torch.set_num_threads(1)
     if fault is not None:
         fault(rank)
     if num_processes > 1:
-        # As torchrun and SLURM do it: each process is told who it is.
+        # As torchrun and SLURM do, set the rank of each process.
         os.environ.update(
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
@@ -59,7 +55,7 @@ def work(rank, num_processes, port, folder, arguments, fault, writes_errors):
     torch.save(outcome, folder / f"rank{rank}.pt")
 
 
-def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=240):
+def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=1200):
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

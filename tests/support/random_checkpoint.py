@@ -1,4 +1,4 @@
-"""A checkpoint of random weights, whose detections are many and all different."""
+"""A checkpoint of random weights that give many different detections."""
 
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +16,7 @@ ARCHITECTURE = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33, "layer_scale_i
 
 
 def write_random_checkpoint(path: Path, frames: FrameSettings | None = FRAMES, seed: int = 0):
-    """Write a checkpoint of eight classes; ``frames`` None for one that does not tell them."""
+    """Write a checkpoint of eight classes; ``frames`` None for one without frame settings."""
     torch.manual_seed(seed)
     detector = Detector(num_classes=len(ETRAM_CLASSES), **ARCHITECTURE)
     for name, parameter in detector.head.named_parameters():

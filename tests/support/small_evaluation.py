@@ -1,4 +1,4 @@
-"""A small evaluation, its run folder, and what a report's page says of it."""
+"""A small evaluation, its run folder, and the contents of a report's page about it."""
 
 import json
 from html.parser import HTMLParser
@@ -39,14 +39,20 @@ FRAMES = [
 
 
 def evaluated(frames=FRAMES, **settings):
-    metric = SizeBinnedMAP(
-        class_names=CLASSES, **({"class_groups": {"VH": ["car", "<b>bus</b>"]}} | settings)
-    )
+    settings = {"class_groups": {"VH": ["car", "<b>bus</b>"]}} | settings
+    metric = SizeBinnedMAP(class_names=CLASSES, **settings)
     for name, time_us, labels, detections in frames:
         boxes, classes = zip(*labels, strict=True)
         found, ids, scores = zip(*detections, strict=True)
         metric.update(
-            [Detections(*map(torch.tensor, (found, [1.0] * len(ids), scores, ids)))],
+            [
+                Detections(
+                    boxes=torch.tensor(found),
+                    objectness=torch.ones(len(ids)),
+                    class_confidence=torch.tensor(scores),
+                    classes=torch.tensor(ids),
+                )
+            ],
             Labels.stack([0], [torch.tensor(boxes).float()], [torch.tensor(classes)]),
             [name],
             torch.tensor([time_us]),
@@ -73,8 +79,11 @@ def write_run(folder, with_gallery=True, frames=FRAMES, **settings):
     result = evaluated(frames, **settings)
     results = results_of(result, score_threshold=0.3, dropped_by_data={"outside the frame": 7})
     results["run"] = {
-        **{"split": "val", "checkpoint": "a&b.ckpt", "data": None},
-        **{"input_size": [HEIGHT, WIDTH], "version": "0.1.0"},
+        "split": "val",
+        "checkpoint": "a&b.ckpt",
+        "data": None,
+        "input_size": [HEIGHT, WIDTH],
+        "version": "0.1.0",
     }
     if with_gallery:
         results["gallery"] = gallery_of(result).write(folder)
@@ -85,7 +94,7 @@ def write_run(folder, with_gallery=True, frames=FRAMES, **settings):
 
 
 class Tables(HTMLParser):
-    """Rows of cells' texts of each table by its id; notes in small print apart."""
+    """Texts of the cells of each table, by its id and row; notes in small print apart."""
 
     def __init__(self, page):
         super().__init__()

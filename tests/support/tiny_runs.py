@@ -17,19 +17,17 @@ from etram_det.training.module import DetectionModule
 from support.paths import ROOT
 from support.raw_files import boxes_at, random_events, write_raw
 
-SETTINGS = [
-    *("fit", "--config", str(ROOT / "configs" / "size_aware.yaml")),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--model.max_detections", "20"),
-    *("--data.num_workers", "0", "--data.train_lanes", "3", "--data.num_steps", "2"),
-    *("--data.input_size", "[48, 64]", "--data.root", "data"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-    *("--model.learning_rate", "3.0e-3", "--model.score_threshold", "0"),
-    *("--checkpoint.every_n_steps", "2"),
-]
+SETTINGS = ["fit", "--config", str(ROOT / "configs" / "size_aware.yaml")]
+SETTINGS += """
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33 --model.max_detections 20
+    --data.num_workers 0 --data.train_lanes 3 --data.num_steps 2
+    --data.input_size [48,64] --data.root data
+    --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1
+    --trainer.accelerator cpu --trainer.enable_progress_bar false
+    --model.learning_rate 3.0e-3 --model.score_threshold 0 --checkpoint.every_n_steps 2
+""".split()
 RUN = Path("runs/size_aware/version_0")
-# Seconds of each recording: lanes meet their ends at different steps, and an epoch has 9 of them.
+# Seconds of each recording: lanes reach their ends at different steps; an epoch has 9 steps.
 TRAIN, VAL = (0.9, 0.3, 0.5), (0.4, 0.2)
 
 
@@ -70,7 +68,7 @@ def start(arguments, before=None):
     return process
 
 
-def run_to_its_end(arguments, before=None, timeout_s=120):
+def run_to_its_end(arguments, before=None, timeout_s=900):
     process = start(arguments, before)
     process.join(timeout_s)
     return process.exitcode
@@ -81,7 +79,7 @@ def said():
 
 
 def outcome(runs=RUN.parent):
-    """Everything that the newest run leaves and that a resumed one must leave as well."""
+    """Everything that the newest run leaves and that a resumed run must leave as well."""
     run = max(path.parent.parent for path in runs.rglob("last.ckpt"))
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     metrics = json.loads((run / "metrics.json").read_text())
@@ -126,7 +124,7 @@ def assert_same(ours, theirs, path=""):
 
 
 def unbroken(arguments):
-    """What the run leaves that is never stopped, in a folder of its own."""
+    """What an uninterrupted run leaves, in a folder of its own."""
     elsewhere = ["--trainer.logger.save_dir", "unbroken"]
     assert run_to_its_end([*arguments, *elsewhere]) == 0, Path("output.txt").read_text()[-3000:]
     return outcome(Path("unbroken"))

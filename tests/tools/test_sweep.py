@@ -545,7 +545,7 @@ def test_mistakes_end_with_one_line_before_any_run(arguments, message, capsys):
 def test_mistakes_in_what_fit_gets_show_before_any_run(capsys):
     variants = ["--variants", CONFIGS / "size_aware.yaml"]
     assert sweep(*variants, fit=["--model.loss.init_args.size_aware_weight", "0.5"]) == 2
-    assert "size_aware_weight: must be at least 1, found 0.5" in capsys.readouterr().err
+    assert "size_aware_weight: must be at least 1, got 0.5" in capsys.readouterr().err
     assert sweep(*variants, fit=[*SMALL_RAW, "--data.root", "/nowhere"]) == 2
     assert "data.root: no folder /nowhere; expected one with" in capsys.readouterr().err
     assert not Path("study").exists()

@@ -148,12 +148,12 @@ def test_killed_process_ends_the_other_with_a_line(root, tmp_path, killed):
             command, cwd=tmp_path, env=environment, stdout=file, stderr=file, start_new_session=True
         )
         try:
-            wait_for(lambda: list(tmp_path.rglob("last.ckpt")), 60, "no step")
-            second = wait_for(lambda: child_of(first), 60, "no second process")
+            wait_for(lambda: list(tmp_path.rglob("last.ckpt")), 900, "no step")
+            second = wait_for(lambda: child_of(first), 900, "no second process")
             os.kill((first.pid, second)[killed], signal.SIGKILL)
             # 30 s of patience, where the backend does not notice by itself.
             assert first.wait(45) == (-signal.SIGKILL, 1)[killed]
-            wait_for(lambda: not Path(f"/proc/{second}").exists(), 45, "still there")
+            wait_for(lambda: not Path(f"/proc/{second}").exists(), 900, "still there")
         finally:
             os.killpg(first.pid, signal.SIGKILL) if first.poll() is None else None
     lines = [line for line in told.read_text().splitlines() if "error:" in line]

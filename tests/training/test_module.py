@@ -93,8 +93,8 @@ def test_lanes_that_left_keep_the_others_in_their_rows():
 def test_a_reset_lane_forgets_even_what_is_not_finite():
     states = LaneStates()
     broken = torch.full((2, 4, 2, 2), torch.nan)
-    states.write(torch.arange(2), [(broken, broken)])
-    [(hidden, cell)] = states.read(torch.arange(2), torch.tensor([True, False]))
+    states.update(torch.arange(2), [(broken, broken)])
+    [(hidden, cell)] = states.get(torch.arange(2), torch.tensor([True, False]))
     assert hidden[0].eq(0).all()
     assert cell[0].eq(0).all()
     assert hidden[1].isnan().all()

@@ -314,7 +314,7 @@ def test_wandb_gets_figures_pictures_curves_and_settings_offline(root, monkeypat
     # Beside TensorBoard, which keeps its run folder.
     assert list(Path("runs/size_aware/version_0").glob("events.out*"))
     [path] = Path("runs/wandb").glob("offline-run-*/*.wandb")
-    records, until = [], time.monotonic() + 30
+    records, until = [], time.monotonic() + 600
     while not any(each.HasField("exit") for each in records) and time.monotonic() < until:
         time.sleep(0.1)  # its own process still writes
         records = list(wandb_records(path))
