@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, then moved into it."""
+"""Atomic writes of files and folders, and the cache folder."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 UNFINISHED = ".partial"
+CACHE_VARIABLE = "ETRAM_DET_CACHE"
+
+
+def cache_folder() -> Path:
+    """The user's cache folder: ``$ETRAM_DET_CACHE``, or else the system's usual one."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("etram_det"))
 
 
 @contextmanager
 def replacing(path: Path, writer: str = "") -> Iterator[Path]:
-    """A place beside ``path`` to write to, which takes its name once all of it is on the disk.
+    """Write a file atomically: beside ``path``, then moved into place once it is on the disk.
 
     Whatever stops the writing leaves ``path`` as it was. What a killed process leaves beside it
     goes with the next writing of the same file.
 
     Args:
         path: file to write, new or not; its folder is made if need be.
-        writer: tells those apart that may write the same file at the same time.
+        writer: name of the process among those that may write the same file at the same time.
 
     Yields:
         The file to write.
@@ -34,14 +42,14 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
         move_into_place(unfinished, path)
     except OSError as error:
         if error.filename == str(unfinished):
-            error.filename = str(path)  # the name that is known to who reads of it
+            error.filename = str(path)  # the name that the user knows
         raise
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, writer: str = "") -> None:
-    """Write a whole text file in UTF-8, as ``replacing`` does.
+    """Write a text file in UTF-8 atomically, as ``replacing`` does.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,7 +59,7 @@ def write_text(path: Path, text: str, writer: str = "") -> None:
 
 
 def move_into_place(unfinished: Path, final: Path) -> None:
-    """Give a written file or folder its final name, once all of it is on the disk.
+    """Give a written file or folder its final name once all of it is on the disk.
 
     Raises:
         OSError: the disk is full, say.

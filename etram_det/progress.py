@@ -1,4 +1,4 @@
-"""How far long work has come: a bar with counts, the time so far and the time left."""
+"""What people see of the tools: the one place that prints, and progress bars."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.progress import (
 
 
 def screen(stderr: bool = False, width: int | None = None) -> Console:
-    """The one place that prints: a console on standard output or standard error.
+    """The one place that prints: tables by ``print``, lines as they are by ``out``.
 
     Args:
-        stderr: whether it writes to standard error.
-        width: columns where the output is a file or a pipe; rich's own choice unless set.
+        stderr: print to standard error instead of standard output.
+        width: columns of tables in a file or a pipe, which has no width of its own.
     """
-    console = Console(stderr=stderr)
+    console = Console(stderr=stderr, highlight=False)
     if width is not None and not console.is_terminal:
         console.width = width
     return console
@@ -55,7 +55,7 @@ def shown_progress(what: str, transient: bool = False) -> Iterator[Callable[[int
         transient: whether the bar goes when the work is done.
 
     Yields:
-        What is to be told how many are done, of how many.
+        A function to call with how many are done, of how many.
     """
     with progress_bar(transient) as bar:
         task = bar.add_task(what, total=None)

@@ -1,10 +1,18 @@
-"""Files are whole or not there."""
+"""Atomic writes, and the one cache folder."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from etram_det.files import UNFINISHED, move_into_place, replacing, write_text
+from etram_det.files import (
+    CACHE_VARIABLE,
+    UNFINISHED,
+    cache_folder,
+    move_into_place,
+    replacing,
+    write_text,
+)
 
 
 def test_a_file_takes_its_name_when_it_is_written(tmp_path):
@@ -59,3 +67,21 @@ def test_a_folder_replaces_an_empty_one_only(tmp_path):
     with pytest.raises(OSError, match="not empty"):
         move_into_place(tmp_path / "b", tmp_path / "full")
     assert os.listdir(tmp_path / "full") == ["kept"]
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_the_cache_is_the_systems_unless_it_is_set(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "system"))
+    if value is None:
+        monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(CACHE_VARIABLE, value)
+    assert cache_folder().name == "etram_det"
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_the_cache_has_one_path():
+    package = Path(__file__).parent.parent / "etram_det"
+    users = [path for path in package.rglob("*.py") if "platformdirs" in path.read_text()]
+    assert [path.name for path in users] == ["files.py"]

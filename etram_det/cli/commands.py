@@ -1,6 +1,6 @@
 """The command line: Lightning's fit, validate, test and predict, and the project's tools.
 
-Every command reads its settings from flags and YAML; ``python -m etram_det COMMAND --help`` tells
+Every command reads its settings from flags and YAML; ``python -m etram_det COMMAND --help`` says
 what they mean. A user's mistake ends with one line on standard error and exit code 2, a fault
 that shows only at run time with 1.
 """
@@ -20,52 +20,26 @@ from etram_det.cli.flags import in_own_keys, tool_arguments
 from etram_det.cli.messages import message_and_code, quiet_writers
 from etram_det.cli.settings_files import restrict_yaml
 from etram_det.errors import StoppedBySignal, UserError
+from etram_det.progress import screen
 
-# Command, where its function lives, and what it does.
+# Each command and what it does.
 LIGHTNING_COMMANDS = {
     "fit": "train a detector",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write a checkpoint's detections for a split",
 }
+# Each command, its module in etram_det.tools, and what it does.
 TOOLS = {
-    "simulate": ("etram_det.tools.simulate", "simulate_command", "make a set of simulated traffic"),
-    "preprocess": (
-        "etram_det.tools.preprocess",
-        "preprocess_command",
-        "prepare recordings once, to load them fast",
-    ),
-    "stats": (
-        "etram_det.tools.stats.command",
-        "stats_command",
-        "describe the labels of recordings",
-    ),
-    "bench": ("etram_det.tools.bench.command", "bench_command", "measure how fast it all is"),
-    "import-rvt": (
-        "etram_det.tools.import_rvt",
-        "import_rvt_command",
-        "turn a checkpoint of RVT or its eTraM fork into one of ours",
-    ),
-    "detect": (
-        "etram_det.tools.detect.command",
-        "detect_command",
-        "run a checkpoint on recordings: videos and boxes",
-    ),
-    "report": (
-        "etram_det.tools.report",
-        "report_command",
-        "write a page of one evaluated run, or of two side by side",
-    ),
-    "checkpoint": (
-        "etram_det.tools.checkpoint",
-        "checkpoint_command",
-        "show what a checkpoint holds: settings, data, figures",
-    ),
-    "sweep": (
-        "etram_det.tools.sweep.command",
-        "sweep_command",
-        "search loss variants and settings",
-    ),
+    "simulate": ("simulate", "make a set of simulated traffic"),
+    "preprocess": ("preprocess", "prepare recordings once, to load them fast"),
+    "stats": ("stats.command", "describe the labels of recordings"),
+    "bench": ("bench.command", "measure how fast it all is"),
+    "import-rvt": ("import_rvt", "turn a checkpoint of RVT or its eTraM fork into one of ours"),
+    "detect": ("detect.command", "run a checkpoint on recordings: videos and boxes"),
+    "report": ("report", "write a page of one evaluated run, or of two side by side"),
+    "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
+    "sweep": ("sweep.command", "search loss variants and settings"),
 }
 
 
@@ -115,17 +89,17 @@ def _run(command: str, args: Sequence[str]) -> None:
             exit_on_error=False,
         )
     elif command in ("-h", "--help"):
-        sys.stdout.write(_overview())
+        screen().out(_overview(), end="")
     elif command == "--version":
-        sys.stdout.write(f"etram_det {__version__}\n")
+        screen().out(f"etram_det {__version__}")
     else:
         known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
         raise UserError(f"{command}: no such command: choose one of {known}")
 
 
 def _tool(command: str) -> Callable[..., None]:
-    module, name, _ = TOOLS[command]
-    return getattr(importlib.import_module(module), name)
+    module = importlib.import_module(f"etram_det.tools.{TOOLS[command][0]}")
+    return getattr(module, f"{command.replace('-', '_')}_command")
 
 
 def _set_up_messages() -> None:
@@ -146,7 +120,7 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 
 def _overview() -> str:
-    tools = {name: text for name, (_, _, text) in TOOLS.items()}
+    tools = {name: text for name, (_, text) in TOOLS.items()}
     rows = [f"  {name:<10} {text}" for name, text in (LIGHTNING_COMMANDS | tools).items()]
     return "\n".join(
         [

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 import uuid
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import eventcv
 import hdf5plugin
-import platformdirs
 
 from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings
@@ -25,6 +23,7 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import NoLabels
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
+from etram_det.files import CACHE_VARIABLE, cache_folder
 
 CAMERA_SUFFIXES = (".raw", ".dat", ".aedat4")
 _VERSION = 1  # of what is kept in the cache; raise it when that changes
@@ -95,8 +94,7 @@ def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{default_size}|{_VERSION}"
-    cache = Path(os.environ.get("ETRAM_DET_CACHE") or platformdirs.user_cache_path("etram_det"))
-    folder = cache / "camera_files"
+    folder = cache_folder() / "camera_files"
     decoded = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.h5"
     if decoded.is_file():
         return decoded
@@ -108,7 +106,7 @@ def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
     except OSError as error:
         raise UserError(
             f"{folder}: the events of {path} cannot be kept here ({error.strerror or error}); make "
-            "room, or set ETRAM_DET_CACHE to another folder",
+            f"room, or set {CACHE_VARIABLE} to another folder",
             exit_code=1,
         ) from error
     finally:

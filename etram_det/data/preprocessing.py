@@ -1,8 +1,7 @@
 """Recordings prepared once: written in our sparse cache or in RVT's layout, in parallel.
 
-A recording appears under its name when all of it is on the disk, and not before. So a run that was
-killed is resumed by running it again: what is there is kept, whatever lies half-written is not
-looked at and removed.
+Each recording is one atomic write. So a run that was killed is resumed by running it again:
+finished recordings are kept, unfinished ones are removed.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _VERSION = 1
 _BATCH = 4  # frames made at a time: 20 MB at 640x360
 _log = logging.getLogger(__name__)
 
-# Called with the number of finished frames and the number of all.
+# Called with the number of finished frames and the number of all frames.
 Progress = Callable[[int, int], None]
 
 
@@ -85,7 +84,7 @@ def preprocess(
         layout: our sparse cache, or RVT's layout.
         workers: processes that work at the same time; one for each core if None.
         shard: number ``i`` of ``n``: this run takes the ``i``-th of ``n`` parts.
-        progress: told how many frames are done, of how many.
+        progress: is called with how many frames are done, of how many.
 
     Returns:
         The manifest: settings, and what was counted in each recording that is finished.
@@ -94,26 +93,33 @@ def preprocess(
         UserError: no layout fits, ``output`` has other settings or cannot be written, or
             recordings are damaged (the others are written all the same).
     """
-    if not 1 <= shard[0] <= shard[1]:
-        raise UserError(f"shard: i/n with 1 <= i <= n is required, found {shard[0]}/{shard[1]}")
+    number, shards = shard
+    if not 1 <= number <= shards:
+        raise UserError(f"shard: must be i/n with 1 <= i <= n, got {number}/{shards}: correct it")
     if workers is not None and workers < 1:
-        raise UserError(f"workers: must be at least 1, found {workers}: raise it")
+        raise UserError(f"workers: must be at least 1, got {workers}: raise it")
     tasks, faults = _tasks(root, output, frames, labels, layout)
-    tasks = tasks[shard[0] - 1 :: shard[1]]
+    tasks = tasks[number - 1 :: shards]
     num_recordings = len(tasks) + len(faults)
     settings = _settings(layout, frames, labels)
     try:
-        writer = f"{shard[0]}-of-{shard[1]}"  # shards may write the manifest at the same time
+        writer = f"{number}-of-{shards}"  # shards may write the manifest at the same time
         _claim(output, settings, writer)
         workers = workers or os.cpu_count() or 1
         faults += _run(tasks, workers, progress or (lambda done, total: None))
         manifest = _write_manifest(output, settings, writer)
     except OSError as error:
         raise UserError(
-            f"output: {output} cannot be written ({error.strerror or error}); make room or choose "
+            f"output: {output} cannot be written ({error.strerror or error}): make room or choose "
             "another, then run again: what is finished is kept",
             exit_code=1,
         ) from error
+    _report_faults(faults, num_recordings)
+    return manifest
+
+
+def _report_faults(faults: list[str], num_recordings: int) -> None:
+    """Raise the first fault and log the others."""
     for fault in faults[1:]:
         _log.warning("not preprocessed: %s", fault)
     if faults:
@@ -122,7 +128,6 @@ def preprocess(
             f"the others are finished: {faults[0]}",
             exit_code=1,
         )
-    return manifest
 
 
 def _tasks(
@@ -149,7 +154,7 @@ def _tasks(
 def _require_stored_settings_fit(
     root: Path, recording: Recording, frames: FrameSettings, labels: LabelSettings
 ) -> None:
-    """Frames that are stored in RVT's layout must not be stored anew as made in another way."""
+    """Refuse settings other than those that frames stored in RVT's layout were made with."""
     if not isinstance(recording, PreprocessedRecording):
         return
     manifest = root / MANIFEST
@@ -164,8 +169,8 @@ def _require_stored_settings_fit(
         found = getattr(frames, name)
         if found != required:
             raise UserError(
-                f"data.{name}: {required} is required by {recording.path}, as RVT made its "
-                f"frames so, found {found}"
+                f"data.{name}: must be {required} for {recording.path}, as RVT made its frames "
+                f"so, got {found}: set it so"
             )
 
 
@@ -176,13 +181,13 @@ def _settings(layout: str, frames: FrameSettings, labels: LabelSettings) -> dict
 
 
 def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
-    """Make the folder with its manifest, or see that it has the same settings."""
+    """Make the folder with its manifest, or check that it has the same settings."""
     manifest = output / MANIFEST
     if not manifest.exists():
         if output.exists() and not (output.is_dir() and _is_unclaimed(output)):
             raise UserError(
-                f"output: a new or empty folder, or one with {MANIFEST}, is required, found "
-                f"{output} with something else in it; choose another"
+                f"output: must be a new or empty folder, or one with {MANIFEST}, got "
+                f"{output} with something else in it: choose another"
             )
         output.mkdir(parents=True, exist_ok=True)
         _write_manifest(output, settings, writer)
@@ -192,7 +197,7 @@ def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
     if differing:
         name = differing[0]
         raise UserError(
-            f"{name}: {stored.get(name)} is required by {manifest}, found {settings.get(name)}; "
+            f"{name}: must be {stored.get(name)} as in {manifest}, got {settings.get(name)}: "
             "set it so, or choose another output"
         )
 
@@ -206,7 +211,7 @@ def _stored_settings(manifest: Path) -> dict[str, Any]:
 
 
 def _unreadable(manifest: Path, error: Exception) -> UserError:
-    return UserError(f"{manifest}: cannot be read ({error}); choose another folder")
+    return UserError(f"{manifest}: cannot be read ({error}): choose another folder")
 
 
 def _is_unclaimed(output: Path) -> bool:
@@ -255,7 +260,7 @@ _frames_done: Synchronized[int] | None = None
 
 
 def _start_worker(counter: Synchronized[int]) -> None:
-    """Count this worker's frames for all to see, and let it end with its parent."""
+    """Share the count of finished frames, and end this worker when its parent ends."""
     global _frames_done
     _frames_done = counter
     parent = multiprocessing.parent_process()

@@ -1,16 +1,14 @@
 """Events to frames: the hot loop of reading raw recordings.
 
-As stamps ascend, each time bin is one run of events: its ends are found by bisection, and each run
-is counted into the planes of its bin, which then stay in the processor's cache.
+As timestamps ascend, each time bin is one run of events: its ends are found by bisection, and each
+run is counted into the planes of its bin, which then stay in the processor's cache.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numba
@@ -37,7 +35,7 @@ class FrameSettings:
             ``"nearest"`` keeps one of them, as RVT does (three events in four are lost at half
             size). Preprocessed recordings keep the timing and the way in which they were stored.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not
-            tell their own.
+            state their own.
         representation: ``"stacked_histogram"`` (:class:`StackedHistogram`) or
             ``"mixed_density"`` (:class:`MixedDensityStack`).
     """
@@ -55,7 +53,7 @@ class FrameSettings:
         for name in ("window_ms", "bins", "count_cutoff"):
             if getattr(self, name) < 1:
                 found = getattr(self, name)
-                raise UserError(f"data.{name}: must be at least 1, found {found}: raise it")
+                raise UserError(f"data.{name}: must be at least 1, got {found}: raise it")
         for name, choices in (
             ("timing", ("events", "window")),
             ("downsample", ("sum", "nearest")),
@@ -63,18 +61,18 @@ class FrameSettings:
         ):
             if getattr(self, name) not in choices:
                 found = getattr(self, name)
-                raise UserError(f"data.{name}: must be one of {choices}, found {found!r}")
+                raise UserError(f"data.{name}: must be one of {choices}, got {found!r}: choose one")
         most = int(np.iinfo(self.dtype).max)
         if self.count_cutoff > most:
             raise UserError(
                 f"data.count_cutoff: must be at most {most} for {self.representation}, "
-                f"found {self.count_cutoff}"
+                f"got {self.count_cutoff}: lower it"
             )
         for name in ("input_size", "sensor_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
                 raise UserError(
-                    f"data.{name}: must be height and width in pixels, found {size}: set both to "
+                    f"data.{name}: must be height and width in pixels, got {size}: set both to "
                     "at least 1, such as [360, 640]"
                 )
 
@@ -120,7 +118,6 @@ class Representation(ABC):
         self._row = _target_of_source(sensor_size[0], input_size[0], settings.downsample)
         self._column = _target_of_source(sensor_size[1], input_size[1], settings.downsample)
 
-    @abstractmethod
     def fill(
         self,
         frame: NDArray[Any],
@@ -137,12 +134,26 @@ class Representation(ABC):
             x: ``[E]`` columns on the sensor.
             y: ``[E]`` rows on the sensor.
             p: ``[E]`` polarities, 0 and 1 or -1 and 1.
-            t_us: ``[E]`` stamps inside the window, never descending.
+            t_us: ``[E]`` timestamps inside the window, never descending.
             window_us: first and last microsecond of the window, both inside.
 
         Returns:
             The number of events outside the sensor, which were dropped.
         """
+        if len(t_us) == 0:
+            frame[:] = 0
+            return 0
+        planes = frame.reshape(self.shape[0], -1)
+        first_us, last_us = self._time_span(t_us, window_us)
+        return self._kernel(
+            planes, self.shape[2], x, y, p, t_us, first_us, last_us,
+            self._row, self._column, self._count_cutoff,
+        )  # fmt: skip
+
+    @property
+    @abstractmethod
+    def _kernel(self) -> Callable[..., int]:
+        """Fills planes ``[channels, H * W]``; returns the number of events outside the sensor."""
 
     def _time_span(self, t_us: NDArray[np.int64], window_us: tuple[int, int]) -> tuple[int, int]:
         """The times between which bins are cut."""
@@ -153,49 +164,11 @@ class StackedHistogram(Representation):
     """Counts events by polarity, time bin and pixel.
 
     Channels are polarity first, ``[p0 bin0, p0 bin1, …, p1 bin0, …]``; bins are equally long.
-
-    Args:
-        num_threads: that share the bins of a window; worth it for windows of 100,000 events.
     """
 
-    def __init__(
-        self,
-        sensor_size: tuple[int, int],
-        input_size: tuple[int, int],
-        settings: FrameSettings,
-        num_threads: int = 1,
-    ) -> None:
-        super().__init__(sensor_size, input_size, settings)
-        edges = np.linspace(0, settings.bins, min(num_threads, settings.bins) + 1).astype(int)
-        self._bin_shares = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-
-    def fill(  # noqa: D102
-        self,
-        frame: NDArray[Any],
-        x: NDArray[np.integer],
-        y: NDArray[np.integer],
-        p: NDArray[np.integer],
-        t_us: NDArray[np.int64],
-        window_us: tuple[int, int],
-    ) -> int:
-        if len(t_us) == 0:
-            frame[:] = 0
-            return 0
-        planes = frame.reshape(self.shape[0], -1)
-        span = self._time_span(t_us, window_us)
-
-        def count(bins: tuple[int, int]) -> int:
-            return _scatter(
-                *(planes, self.shape[2], x, y, p, t_us, *span),
-                *(self._row, self._column, self._count_cutoff, *bins),
-            )
-
-        if len(self._bin_shares) == 1:
-            return count(self._bin_shares[0])
-        # Bins are planes of their own, so threads need no locks.
-        first, *others = self._bin_shares
-        counting = [_threads().submit(count, bins) for bins in others]
-        return count(first) + sum(each.result() for each in counting)
+    @property
+    def _kernel(self) -> Callable[..., int]:
+        return _scatter
 
 
 class MixedDensityStack(Representation):
@@ -206,35 +179,9 @@ class MixedDensityStack(Representation):
     where RVT's 8-bit ones would wrap. (Nam et al., "Stereo depth from events cameras", CVPR 2022.)
     """
 
-    def fill(  # noqa: D102
-        self,
-        frame: NDArray[Any],
-        x: NDArray[np.integer],
-        y: NDArray[np.integer],
-        p: NDArray[np.integer],
-        t_us: NDArray[np.int64],
-        window_us: tuple[int, int],
-    ) -> int:
-        if len(t_us) == 0:
-            frame[:] = 0
-            return 0
-        planes = frame.reshape(self.shape[0], -1)
-        span = self._time_span(t_us, window_us)
-        return _sum_polarities(
-            *(planes, self.shape[2], x, y, p, t_us, *span),
-            *(self._row, self._column, self._count_cutoff),
-        )
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Threads of this process that are kept from window to window."""
-    return ThreadPoolExecutor(os.cpu_count())
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork has none of the threads, though it has the object.
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+    @property
+    def _kernel(self) -> Callable[..., int]:
+        return _sum_polarities
 
 
 def representation_of(
@@ -258,7 +205,7 @@ def _target_of_source(source_size: int, target_size: int, downsample: str) -> ND
 
 @numba.njit(cache=True, nogil=True)
 def _bin_of(time: int, first: int, last: int, bins: int) -> int:
-    """Time bin of a stamp, in single precision as RVT's float tensors have it."""
+    """Time bin of a timestamp, in single precision as RVT's float tensors have it."""
     share = np.float32(time - first) / np.float32(max(last - first, 1))
     return min(int(share * np.float32(bins)), bins - 1)
 
@@ -289,17 +236,12 @@ def _scatter(
     row: NDArray,
     column: NDArray,
     count_cutoff: int,
-    first_bin: int,
-    end_bin: int,
 ) -> int:
-    """Count the events of some bins into ``planes`` [2 * bins, H * W].
-
-    Returns how many of these events lay outside the sensor.
-    """
+    """Count events into ``planes`` [2 * bins, H * W]; returns the events outside."""
     bins = planes.shape[0] // 2
     num_outside = 0
-    start = _first_of_bin(t, 0, first, last, bins, first_bin)
-    for this_bin in range(first_bin, end_bin):
+    start = 0
+    for this_bin in range(bins):
         stop = _first_of_bin(t, start, first, last, bins, this_bin + 1)
         # Cleared only now, so that they are in the cache when they are counted into.
         planes[this_bin] = 0

@@ -177,7 +177,7 @@ class PixelLSTM(nn.Module):
     def _scan_in_steps(
         self, x: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not torch.is_autocast_enabled(x.device.type):
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.weight.dtype)  # a stream's other weights may be half precision
         # The input's part of the gates does not depend on time: one product for the whole chunk.
         inputs = F.linear(x, self.weight[:, : self.dim], self.bias)

@@ -21,12 +21,11 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
-from etram_det.files import UNFINISHED, move_into_place
+from etram_det.files import UNFINISHED, cache_folder, move_into_place
 from etram_det.simulator.event_camera import EventCamera, SensorSettings
 from etram_det.simulator.road_users import BUS, TRAM, TRUCK
 from etram_det.simulator.scene import draw_scene
@@ -34,7 +33,6 @@ from etram_det.simulator.scene import draw_scene
 SIMULATOR_VERSION = 2
 LABEL_INTERVAL_US = 33_333
 MANIFEST = "simulation.json"
-CACHE_VARIABLE = "ETRAM_DET_CACHE"
 
 # A road user is labelled if this share of its box is in the frame, this share of its pixels there
 # is not hidden by nearer road users, and it has caused this many events.
@@ -297,11 +295,9 @@ def simulated_root(
         progress: called with the numbers of finished and of all recordings.
 
     Returns:
-        The folder, and whether it was made now. The cache is the user's cache folder, or
-        ``$ETRAM_DET_CACHE``.
+        The folder, and whether it was made now.
     """
-    cache = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("etram_det")
-    root = Path(cache) / f"simulated-{settings.height}x{settings.width}-{settings.key}"
+    root = cache_folder() / f"simulated-{settings.height}x{settings.width}-{settings.key}"
     if (root / MANIFEST).is_file():
         return root, False
     try:

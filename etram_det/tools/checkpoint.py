@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from json import dumps
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.errors import UserError
+from etram_det.progress import screen
 from etram_det.report.checkpoint_tables import parameters_table, settings_table
 from etram_det.report.tables import summary_tables
 
@@ -46,9 +46,9 @@ def checkpoint_command(file: Path, json: bool = False) -> None:
             f"{file}: what it tells of its run is damaged ({type(error).__name__}: {error})"
         ) from error
     if json:
-        sys.stdout.write(text)
+        screen().out(text, end="")
     else:
-        Console().print(tables)
+        screen().print(tables)
 
 
 def facts_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

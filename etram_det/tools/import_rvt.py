@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from etram_det.checkpoint.rvt import (
 )
 from etram_det.data.labels import CLASS_NAMES_OF
 from etram_det.errors import UserError
+from etram_det.progress import screen
 
 # What the number of classes says about the data set; three may be 1 Mpx or eTraM.
 _DATA_SET_OF = {2: "gen1", 8: "etram"}
@@ -111,12 +111,9 @@ def _report(
     for name, value in architecture.items():
         table.add_row(name, str(value))
     table.add_row("class_names", ", ".join(class_names))
-    console = Console()
+    console = screen()
     console.print(table)
     num_values = sum(tensor.numel() for tensor in state_dict.values())
-    console.print(
-        f"{len(state_dict)} tensors ({num_values:,} numbers), all of them used, written to "
-        f"{output}",
-        highlight=False,
-        soft_wrap=True,
+    console.out(
+        f"{len(state_dict)} tensors ({num_values:,} numbers), all of them used, written to {output}"
     )

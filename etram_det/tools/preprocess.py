@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from etram_det.data.labels import LabelSettings
 from etram_det.data.preprocessing import MANIFEST, preprocess
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.progress import shown_progress
+from etram_det.progress import screen, shown_progress
 
 
 def preprocess_command(
@@ -44,7 +43,6 @@ def preprocess_command(
     Raises:
         UserError: a setting or file does not fit; the message names it.
     """
-    console = Console()
     started_s = time.monotonic()
     with shown_progress("frames") as progress:
         manifest = preprocess(
@@ -57,19 +55,18 @@ def preprocess_command(
             _shard(shard),
             progress,
         )
+    console = screen()
     console.print(_summary(manifest))
-    console.print(
+    console.out(
         f"done in {time.monotonic() - started_s:.0f} s; counts of each recording in "
-        f"{output / MANIFEST}",
-        highlight=False,
-        soft_wrap=True,
+        f"{output / MANIFEST}"
     )
 
 
 def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match:
-        raise UserError(f"shard: i/n such as 1/4 is required, found {text}")
+        raise UserError(f"shard: must be i/n, got {text}: write 1/4, say")
     return int(match[1]), int(match[2])
 
 

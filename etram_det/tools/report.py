@@ -11,7 +11,7 @@ from etram_det.report.page import write_report
 
 
 def report_command(runs: Sequence[str], output: Path | None = None) -> None:
-    """Write a page of metrics, curves and pictures that opens without a network.
+    """Write a page of metrics, plots and pictures that opens without a network.
 
     Args:
         runs: one or two run folders that ``validate`` or ``test`` wrote, or ``fit``, which leaves
@@ -24,9 +24,7 @@ def report_command(runs: Sequence[str], output: Path | None = None) -> None:
         UserError: there are not one or two runs, or one holds no evaluation or is damaged.
     """
     if not 1 <= len(runs) <= 2:
-        raise UserError(
-            f"runs: must be one or two run folders, got {len(runs)}: Use one, or two to compare"
-        )
+        raise UserError(f"runs: must be one or two run folders, got {len(runs)}: correct it")
     folders = [Path(run).expanduser() for run in runs]
     path = write_report(folders, None if output is None else output.expanduser())
-    screen().print(f"report: {path}", highlight=False, soft_wrap=True)
+    screen().out(f"report: {path}")

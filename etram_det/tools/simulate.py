@@ -9,12 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import ETRAM_CLASSES
-from etram_det.progress import shown_progress
+from etram_det.progress import screen, shown_progress
 from etram_det.report.tables import number_of
 from etram_det.simulator.dataset import SimulationSettings, require_new, simulate
 
@@ -92,22 +91,15 @@ def simulate_command(
         UserError: ``output`` is there already and not an empty folder.
     """
     require_new(output)  # before any progress is shown
-    console = Console()
     started_s = time.monotonic()
     with shown_progress("recordings") as progress:
-        simulate(
-            output,
-            settings,
-            workers,
-            progress,
-        )
+        simulate(output, settings, workers, progress)
     contents = _contents(output)
+    console = screen()
     console.print(_summary(contents))
-    console.print("* under 32² px at half the sensor's size", highlight=False)
-    console.print(
+    console.out("* under 32² px at half the sensor's size")
+    console.out(
         f"{number_of(contents.num_recordings, 'recording')} of {settings.seconds:g} s, "
         f"{contents.num_events / 1e6:.1f} M events, {contents.num_bytes / 1e6:.0f} MB, "
-        f"made in {time.monotonic() - started_s:.0f} s in {output}",
-        highlight=False,
-        soft_wrap=True,
+        f"made in {time.monotonic() - started_s:.0f} s in {output}"
     )

@@ -227,7 +227,7 @@ def test_an_empty_split_is_named(raw_root, tmp_path):
         ({"seed": -1}, r"^data\.seed: must be at least 0, found -1: raise it$"),
         ({"train_lanes": 1}, r"^data\.train_lanes: at least 2 .* mixed, found 1; .*$"),
         ({"class_names": "coco"}, r"^data\.class_names: must be names or one of .*found coco$"),
-        ({"bins": 0}, r"^data\.bins: must be at least 1, found 0: raise it$"),
+        ({"bins": 0}, r"^data\.bins: must be at least 1, got 0: raise it$"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, message):

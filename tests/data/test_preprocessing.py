@@ -149,7 +149,7 @@ def test_formats_turn_into_each_other(tmp_path):
             assert_same_recordings(
                 find_recordings(tmp_path / name, split, NEAREST, LABELS), expected
             )
-    with pytest.raises(UserError, match=r"data.downsample: nearest is required by .*found sum"):
+    with pytest.raises(UserError, match=r"data.downsample: must be nearest for .*got sum"):
         preprocess(RVT, tmp_path / "other", FrameSettings(), LABELS, workers=1)
 
 
@@ -323,9 +323,14 @@ def test_half_written_recordings_are_removed_and_finished_ones_kept(root, tmp_pa
 @pytest.mark.parametrize(
     ("frames", "labels", "layout", "message"),
     [
-        (FrameSettings(input_size=(24, 32), bins=5), {}, "sparse", "^bins: 10 is required by"),
-        (SMALL, {"interval_ms": 200}, "sparse", "^interval_ms: 100 is required .*, found 200; "),
-        (SMALL, {}, "rvt", "^format: sparse is required by .*manifest.json, found rvt"),
+        (
+            FrameSettings(input_size=(24, 32), bins=5),
+            {},
+            "sparse",
+            "^bins: must be 10 as .*, got 5: ",
+        ),
+        (SMALL, {"interval_ms": 200}, "sparse", "^interval_ms: must be 100 as in .*, got 200: "),
+        (SMALL, {}, "rvt", "^format: must be sparse as in .*manifest.json, got rvt"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(root, tmp_path, frames, labels, layout, message):
@@ -335,7 +340,7 @@ def test_a_folder_of_other_settings_is_refused(root, tmp_path, frames, labels, l
 
 
 def test_a_folder_with_something_else_is_refused(root, tmp_path):
-    with pytest.raises(UserError, match="^output: a new or empty folder, or one with manifest"):
+    with pytest.raises(UserError, match="^output: must be a new or empty folder, or one with"):
         preprocess(root, root, SMALL, LABELS, workers=1)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match=r"manifest.json: cannot be read"):
@@ -368,7 +373,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(root, tmp_path,
             pool.apply(full_disk, arguments) if workers == 1 else _in_a_script(arguments, tmp_path)
         )
     assert message == (
-        f"output: {output} cannot be written (File too large); make room or choose another, then "
+        f"output: {output} cannot be written (File too large): make room or choose another, then "
         "run again: what is finished is kept"
     )
     assert exit_code == 1
@@ -449,7 +454,7 @@ def test_where_no_file_can_be_opened_nothing_is_made(root, tmp_path):
         preprocess(root, tmp_path / "out", SMALL, LABELS)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="^workers: must be at least 1, found -2: raise it$"):
+    with pytest.raises(UserError, match="^workers: must be at least 1, got -2: raise it$"):
         preprocess(root, tmp_path / "out", SMALL, LABELS, workers=-2)
 
 
@@ -538,8 +543,8 @@ def test_the_command(root, tmp_path, capsys):
     assert "102" in shown.out  # frames
     assert "manifest.json" in shown.out
     assert run([*arguments, *small, "--frames.bins", "4"]) == 2
-    assert "error: bins: 10 is required by" in capsys.readouterr().err
+    assert "error: bins: must be 10 as in" in capsys.readouterr().err
     assert run([*arguments, "--shard", "3"]) == 2
-    assert "shard: i/n such as 1/4 is required, found 3" in capsys.readouterr().err
+    assert "shard: must be i/n, got 3: write 1/4, say" in capsys.readouterr().err
     assert run([*arguments, *small, "--shard", "3/2"]) == 2
     assert filecmp.dircmp(root, tmp_path / "out").common == ["train", "val"]

@@ -1,4 +1,4 @@
-"""The bench: its plain path is equal to the fast one, and it survives what it cannot do."""
+"""The bench measures what it is asked to and survives what it cannot do; the fast path is right."""
 
 import copy
 import json
@@ -13,7 +13,6 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.cli.flags import tool_arguments
 from etram_det.cli.lightning import lightning_cli
-from etram_det.data.representation import FrameSettings, StackedHistogram
 from etram_det.inference.engine import DetectorStream
 from etram_det.models.assign import simota
 from etram_det.models.backbone import PixelLinear, PixelLSTM
@@ -22,12 +21,11 @@ from etram_det.models.losses import YOLOXLoss
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.assign import head_output
 from etram_det.tools.bench.command import bench_command
-from etram_det.tools.bench.events import plain_histogram, random_events
-from etram_det.tools.bench.measure import Section, figure_of_times, measure
-from etram_det.tools.bench.plain import assignment_by, plain_features, plain_simota
+from etram_det.tools.bench.measure import Section, add_variants, measure, measurement_of
 from etram_det.tools.bench.settings import BenchSettings, random_boxes
 from etram_det.tools.import_rvt import import_rvt_command
 from support.paths import REFERENCE, ROOT
+from support.plain_path import assignment_by, plain_features, plain_simota
 
 CPU = torch.device("cpu")
 SETTINGS = BenchSettings(
@@ -109,14 +107,6 @@ def test_the_loss_can_take_the_plain_assignment():
         assert YOLOXLoss()(output, boxes, classes)["loss"] == pytest.approx(float(expected))
     YOLOXLoss()(output, boxes, classes)
     assert len(calls) == 1
-
-
-def test_plain_histogram_equals_the_kernel():
-    columns = random_events(5000, (48, 64))
-    histogram = StackedHistogram((48, 64), (24, 32), FrameSettings())
-    frame = torch.empty(histogram.shape, dtype=torch.uint8).numpy()
-    histogram.fill(frame, *columns, (0, 50_000))
-    assert (plain_histogram(*columns, (48, 64), 10, 10) == frame).all()
 
 
 def test_lstm_on_the_cpu_equals_the_steps_that_other_devices_take():
@@ -234,10 +224,10 @@ def test_training_in_bfloat16_stays_finite(tmp_path, monkeypatch):
             *("--trainer.accelerator", "cpu", "--trainer.precision", "bf16-mixed"),
         ]
     )
-    figures = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert cli.trainer.global_step == 6
-    assert figures["train/loss"] > 0
-    assert all(map(math.isfinite, figures.values()))
+    assert metrics["train/loss"] > 0
+    assert all(map(math.isfinite, metrics.values()))
     assert all(p.isfinite().all() and p.dtype == torch.float32 for p in cli.model.parameters())
     for hidden, cell in cli.model.train_states.rows:
         assert hidden.dtype == cell.dtype == torch.float32
@@ -265,10 +255,25 @@ def test_counted_arithmetic_is_that_of_rvt_tiny():
 
 
 def test_median_quartiles_and_tail():
-    figure = figure_of_times("step", [0.001 * n for n in range(1, 102)])
-    assert (figure.value, figure.low, figure.high) == pytest.approx((51, 26, 76))
-    assert figure.p95 == pytest.approx(96)
-    assert figure_of_times("once", [0.5]).value == 500
+    step = measurement_of("step", [0.001 * n for n in range(1, 102)])
+    assert (step.value, step.low, step.high) == pytest.approx((51, 26, 76))
+    assert step.p95 == pytest.approx(96)
+    assert measurement_of("once", [0.5]).value == 500
+
+
+def test_variants_are_compared_with_the_first_and_the_fastest_of_each_precision_is_kept():
+    section = Section("s")
+    times = {"eager, 32-true": [0.2], "compiled, 32-true": [0.1], "eager, bf16-mixed": [0.4]}
+    fastest = add_variants(section, times, "steps/s")
+    assert {precision: best.name for precision, best in fastest.items()} == {
+        "32-true": "compiled, 32-true",
+        "bf16-mixed": "eager, bf16-mixed",
+    }
+    assert [each.note for each in section.measurements] == [
+        "5 steps/s",
+        "10 steps/s, 2.00 times the rate of eager, 32-true",
+        "2.5 steps/s, 0.50 times the rate of eager, 32-true",
+    ]
 
 
 def test_variants_take_turns_and_a_failure_costs_one_line():
@@ -297,7 +302,7 @@ def report(tmp_path, *arguments):
 
 
 def names_of(section):
-    return [figure["name"].strip() for figure in section["figures"]]
+    return [each["name"].strip() for each in section["measurements"]]
 
 
 def test_bench_train(tmp_path, capsys):
@@ -307,13 +312,14 @@ def test_bench_train(tmp_path, capsys):
     assert section["failures"] == {}
     names = names_of(section)
     for precision in ("32-true", "bf16-mixed"):
-        for what in ("plain", "eager", "backbone", "neck", "head", "assignment", "loss"):
+        for what in ("eager", "backbone", "neck", "head", "assignment", "loss"):
             assert f"{what}, {precision}" in names
         for what in ("backward", "optimiser", "peak memory", "large products", "floor"):
             assert f"{what}, {precision}" in names
     shown = capsys.readouterr().out
     assert "steps/s" in shown
-    assert "times the plain path's" in shown
+    notes = {each["name"]: each["note"] for each in section["measurements"]}
+    assert "times the rate of eager, 32-true" in notes["eager, bf16-mixed"]
 
 
 def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypatch):
@@ -322,27 +328,29 @@ def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypa
     assert "cuda" in found["failures"]["device"]
     [section] = found["sections"]
     names = names_of(section)
-    for what in ("plain", "eager", "representation", "backbone", "neck and head", "NMS"):
+    for what in ("eager", "representation", "backbone", "neck and head", "NMS"):
         assert f"{what}, 32-true" in names
     assert "windows/s" in capsys.readouterr().out
 
 
 def test_a_variant_that_cannot_be_measured_leaves_the_others(tmp_path, monkeypatch):
-    def fail(*_):
+    def compile_parts(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nbacktrace")
 
-    monkeypatch.setattr("etram_det.tools.bench.train.plain_features", fail)
-    [section] = report(tmp_path, "train", *SMALL, "--precision", "[32-true]")["sections"]
-    assert section["failures"] == {"plain, 32-true": "DefaultCPUAllocator: can't allocate memory"}
+    monkeypatch.setattr(Detector, "compile_parts", compile_parts)
+    options = ["--precision", "[32-true]", "--compile", "stages"]
+    [section] = report(tmp_path, "train", *SMALL, *options)["sections"]
+    reason = "DefaultCPUAllocator: can't allocate memory"
+    assert section["failures"] == {"compiled, 32-true": reason}
     assert "eager, 32-true" in names_of(section)
 
 
 def test_bench_assign_and_metric(tmp_path):
     [section] = report(tmp_path, "assign", "--repeats", "1")["sections"]
-    assert names_of(section) == ["image by image", "whole batch"]
+    assert names_of(section) == ["whole batch"]
     pytest.importorskip("faster_coco_eval")
     [section] = report(tmp_path, "metric", "--repeats", "1", "--frames", "100")["sections"]
-    [_, theirs] = section["figures"][:2]
+    [_, theirs] = section["measurements"][:2]
     assert float(theirs["note"].split("AP differs by ")[1]) < 1e-3
 
 
@@ -351,7 +359,7 @@ def test_bench_data(tmp_path):
     kernel, reading, memory = report(tmp_path, "data", "--repeats", "1")["sections"]
     assert not kernel["failures"]
     assert not reading["failures"]
-    assert len(reading["figures"]) == 3
+    assert len(reading["measurements"]) == 3
     assert not memory["failures"]
 
 

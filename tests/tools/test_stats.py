@@ -1,4 +1,4 @@
-"""What is said of a folder of recordings, in figures that can be counted by hand."""
+"""What is said of a folder of recordings, in numbers that can be counted by hand."""
 
 import csv
 import json
@@ -43,10 +43,10 @@ def stats(root, output, *arguments):
     return json.loads((output / "stats.json").read_text())
 
 
-def test_figures(root, tmp_path, capsys):
+def test_statistics(root, tmp_path, capsys):
     thresholds = ["--small_threshold", "40", "--medium_threshold", "200"]
-    figures = stats(root, tmp_path / "out", *thresholds)
-    train = figures["splits"]["train"]
+    found = stats(root, tmp_path / "out", *thresholds)
+    train = found["splits"]["train"]
     assert (train["recordings"], train["recordings_day"], train["recordings_night"]) == (2, 1, 1)
     assert (train["frames"], train["labelled_frames"], train["boxes"]) == (28, 14, 14)
     assert train["seconds"] == pytest.approx(1.4)
@@ -64,7 +64,7 @@ def test_figures(root, tmp_path, capsys):
     assert train["area"]["0.95"] == 300
     rates = train["events_per_second"]
     assert 1000 <= rates["0.01"] < rates["0.99"] == pytest.approx(3000, rel=0.01)
-    assert figures["splits"]["val"]["recordings"] == 1
+    assert found["splits"]["val"]["recordings"] == 1
     shown = capsys.readouterr().out
     assert "bicycle" in shown
     assert "stats.json, stats.csv, sizes.png, classes.png, rates.png" in shown
@@ -81,12 +81,12 @@ def test_advice_cuts_the_boxes_into_thirds(root, tmp_path, capsys):
 
 
 def test_the_files_say_the_same(root, tmp_path):
-    figures = stats(root, tmp_path / "out")
+    found = stats(root, tmp_path / "out")
     with (tmp_path / "out" / "stats.csv").open() as file:
         rows = dict(csv.reader(file))
     assert rows["splits.train.classes.bicycle.small"] == "10"
-    assert float(rows["splits.train.area.0.5"]) == figures["splits"]["train"]["area"]["0.5"]
-    assert float(rows["advice.medium_threshold"]) == figures["advice"]["medium_threshold"]
+    assert float(rows["splits.train.area.0.5"]) == found["splits"]["train"]["area"]["0.5"]
+    assert float(rows["advice.medium_threshold"]) == found["advice"]["medium_threshold"]
     for name in ("sizes.png", "classes.png", "rates.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -107,19 +107,19 @@ def test_etrams_annotations_alone_will_do(tmp_path):
         folder = tmp_path / "Eight_class_annotations" / f"eight_class_annotations_{split}"
         folder.mkdir(parents=True)
         np.save(folder / f"{split}_day_0001_bbox.npy", boxes_at(TIMES, class_id))
-    figures = stats(tmp_path, tmp_path / "out")
-    assert list(figures["splits"]) == ["train", "test"]
-    assert figures["splits"]["train"]["classes"]["wheelchair"]["boxes"] == 10
+    found = stats(tmp_path, tmp_path / "out")
+    assert list(found["splits"]) == ["train", "test"]
+    assert found["splits"]["train"]["classes"]["wheelchair"]["boxes"] == 10
 
 
-def test_the_cache_has_the_same_figures(root, tmp_path):
+def test_the_cache_has_the_same_statistics(root, tmp_path):
     frames = FrameSettings(input_size=(24, 32))
     preprocess(root, tmp_path / "cache", frames, LabelSettings(), workers=1)
     raw, cached = stats(root, tmp_path / "a"), stats(tmp_path / "cache", tmp_path / "b")
-    for figures in (raw, cached):
+    for found in (raw, cached):
         # Of all events in the file there, of those in windows here.
-        assert figures["splits"]["train"].pop("events_per_second")["0.99"] > 2000
-        del figures["splits"]["val"]["events_per_second"]
+        assert found["splits"]["train"].pop("events_per_second")["0.99"] > 2000
+        del found["splits"]["val"]["events_per_second"]
     raw["splits"]["train"]["dropped"].pop("events: outside the sensor", None)
     assert raw == cached
 
@@ -139,11 +139,11 @@ def test_each_split_is_described_by_what_it_has(root, tmp_path, caplog):
         (root / "train" / f"{name}_td.h5").unlink()
     np.save(root / "val" / "val_night_9_bbox.npy", boxes_at(TIMES))
     frames = ["--frames.sensor_size", "[48, 64]"]
-    figures = stats(root, tmp_path / "out", *frames)
-    assert figures["splits"]["train"]["boxes"] == 14
-    assert figures["splits"]["train"]["events_per_second"] is None
-    assert figures["splits"]["val"]["recordings"] == 1
-    assert figures["advice"]["split"] == "train"
+    found = stats(root, tmp_path / "out", *frames)
+    assert found["splits"]["train"]["boxes"] == 14
+    assert found["splits"]["train"]["events_per_second"] is None
+    assert found["splits"]["val"]["recordings"] == 1
+    assert found["advice"]["split"] == "train"
     assert "train: none of 2 box files has a recording: described by the boxes alone" in caplog.text
     assert (
         "val: 1 box files have no recording and are left out, the first of them "
@@ -188,5 +188,5 @@ def test_many_boxes_take_seconds(tmp_path):
     folder.mkdir()
     for i in range(5):
         np.save(folder / f"train_day_{i}_bbox.npy", boxes)
-    figures = stats(Path(tmp_path), tmp_path / "out")
-    assert figures["splits"]["train"]["boxes"] == 5 * 5 * 2999  # the first label is at 133 ms
+    found = stats(Path(tmp_path), tmp_path / "out")
+    assert found["splits"]["train"]["boxes"] == 5 * 5 * 2999  # the first label is at 133 ms

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from etram_det.tools.sweep.space import SearchSpace
 from etram_det.tools.sweep.study import SharedStudy
 from support.paths import ROOT
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 CONFIGS = ROOT / "configs"
 RAW = ROOT / "tests" / "reference" / "raw_etram"
 SMALL_RAW = [
@@ -66,36 +68,34 @@ def space(ranges=RANGES, **variants):
     return SearchSpace(variants or {"baseline": BASELINE, "size_aware": EXPONENTIAL}, ranges)
 
 
-def figure_of(config):
+def value_of(config):
     """Best at a learning rate of 1e-3 and, where there is one, a weight of 2."""
     rate = config["model"]["learning_rate"]
     weight = config["model"]["loss"]["init_args"].get("size_aware_weight", 1)
     return 0.5 - abs(rate - 1e-3) - 0.1 * abs(weight - 2) + 0.01 * config["seed_everything"]
 
 
-def pretend(settings, log, beat):
-    """Stands in for a training: writes the figure that its settings would have."""
+def pretend(settings, log, poll):
+    """Stands in for a training: writes the metric that its settings would have."""
     config = yaml.safe_load(settings.read_text())
     logger = config["trainer"]["logger"]["init_args"]
     folder = Path(logger["save_dir"]) / logger["name"] / logger["version"]
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps({"AP": figure_of(config), "num_boxes": 3}))
+    (folder / "metrics.json").write_text(json.dumps({"AP": value_of(config), "num_boxes": 3}))
     return 0
 
 
-def shared_study(output, runner=pretend, seeds=(1,), metric="AP", **variants):
-    return SharedStudy(output, space(**variants), metric, seeds, runner=runner)
+def shared_study(output, runner=pretend, seeds=(1,), metric="AP", prune=False, **variants):
+    return SharedStudy(output, space(**variants), metric, seeds, runner=runner, prune=prune)
 
 
 def finish(shared, total):
     numbers = []
-    while (trial := shared.next_trial(total)) is not None:
-        shared.run(trial)
-        numbers.append(trial.number)
+    shared.run(total, numbers.append)
     return numbers
 
 
-def refuse(settings, log, beat):
+def refuse(settings, log, poll):
     raise KeyboardInterrupt
 
 
@@ -170,7 +170,7 @@ def test_ranges_that_cannot_be_searched_are_refused(ranges, message):
 
 
 def test_nothing_to_search_is_refused():
-    with pytest.raises(UserError, match="found baseline: name more variants or set a range"):
+    with pytest.raises(UserError, match="got baseline: name more variants or set a range"):
         space({"size_aware_weight": (1.0, 2.0)}, baseline=BASELINE)
     space({}, baseline=BASELINE, size_aware=EXPONENTIAL)
 
@@ -187,18 +187,17 @@ def test_a_trial_is_the_mean_over_its_seeds(tmp_path):
     assert values == sorted(values, reverse=True)
     for trial in outcome["trials"]:
         config = shared.space.configuration(trial["settings"])
-        first, second = (figure_of(config | {"seed_everything": seed}) for seed in (1, 4))
+        first, second = (value_of(config | {"seed_everything": seed}) for seed in (1, 4))
         assert trial["values"] == pytest.approx({"1": first, "4": second})
         assert trial["value"] == pytest.approx((first + second) / 2)
         assert trial["spread"] == pytest.approx(0.03 / 2**0.5)
         assert (tmp_path / trial["folder"] / "seed_4" / "metrics.json").is_file()
-        assert not (tmp_path / trial["folder"] / "alive").exists()
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [float(row["value"]) for row in rows] == pytest.approx(values)
     assert [int(row["number"]) for row in rows] == [trial["number"] for trial in outcome["trials"]]
     best = yaml.safe_load((tmp_path / "best.yaml").read_text())
     assert best["trainer"] == EXPONENTIAL["trainer"]
-    assert figure_of(best | {"seed_everything": 1}) == pytest.approx(
+    assert value_of(best | {"seed_everything": 1}) == pytest.approx(
         outcome["trials"][0]["values"]["1"]
     )
 
@@ -215,7 +214,7 @@ def test_choices_follow_from_the_seed_and_improve(tmp_path):
 
 
 def test_failures_are_kept_and_do_not_stop_the_study(tmp_path):
-    def fail_some(settings, log, beat):
+    def fail_some(settings, log, poll):
         number = int(settings.parent.name)
         if number == 0:
             log.write_text("Seed set\n\r 50%|etram_det: error: data.root: no recordings\n\n")
@@ -224,7 +223,7 @@ def test_failures_are_kept_and_do_not_stop_the_study(tmp_path):
             return -9
         if number == 2:
             return 0  # trained, never evaluated
-        pretend(settings, log, beat)
+        pretend(settings, log, poll)
         if number == 3:
             results = settings.parent / "seed_1" / "metrics.json"
             results.write_text(json.dumps({"AP50": 0.1}))
@@ -247,7 +246,7 @@ def test_failures_are_kept_and_do_not_stop_the_study(tmp_path):
 
 
 def test_without_a_single_success_there_is_no_best(tmp_path):
-    shared = shared_study(tmp_path, lambda settings, log, beat: 1)
+    shared = shared_study(tmp_path, lambda settings, log, poll: 1)
     finish(shared, 2)
     write_outcome(shared)
     assert json.loads((tmp_path / "sweep.json").read_text())["best"] is None
@@ -264,61 +263,57 @@ def test_the_same_command_goes_on_until_the_total_is_reached(tmp_path):
 
 
 def test_an_interrupted_trial_is_started_anew_with_its_settings(tmp_path):
-    shared = shared_study(tmp_path)
-    finish(shared, 2)
-    shared._runner = refuse
-    trial = shared.next_trial(4)
+    finish(shared_study(tmp_path), 2)
+    interrupted = shared_study(tmp_path, refuse)
     with pytest.raises(KeyboardInterrupt):
-        shared.run(trial)
+        finish(interrupted, 4)
+    given_back = interrupted.study.trials[2]
     again = shared_study(tmp_path)
     assert len(again.trials()) == 2
     assert finish(again, 4) == [3, 4]
     states = {each.number: each for each in again.trials()}
     assert sorted(states) == [0, 1, 3, 4]
-    assert states[3].params == trial.params
+    assert states[3].params == given_back.params
 
 
+@pytest.fixture
+def quick_heartbeat(monkeypatch):
+    monkeypatch.setattr(study, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(study, "GRACE_S", 2)
+
+
+def hang(settings, log, poll):
+    Path(settings.parent.parent.parent / "hangs").touch()
+    time.sleep(600)
+
+
+def _hang(output):
+    finish(shared_study(output, hang), 1)
+
+
+@pytest.mark.usefixtures("quick_heartbeat")
 def test_a_killed_process_gives_its_trial_back(tmp_path):
-    other = shared_study(tmp_path)
-    trial = other.next_trial(1)
-    choice = other.space.draw(trial)
-    alive = other.folder_of(0) / "alive"
-    alive.parent.mkdir(parents=True)
-    alive.touch()
-    assert shared_study(tmp_path).next_trial(1) is None  # it runs elsewhere
-
-    long_ago = time.time() - study.STALE_S - 5
-    os.utime(alive, (long_ago, long_ago))
     shared = shared_study(tmp_path)
-    assert finish(shared, 1) == [1]
+    process = multiprocessing.get_context("fork").Process(target=_hang, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "hangs").exists():
+        time.sleep(0.05)
+    alive = shared_study(tmp_path)
+    assert finish(alive, 1) == []  # it runs elsewhere, for longer than the grace period
+    assert process.is_alive()
+    choice = alive.trials()[0].params
+
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert finish(shared, 1) == [1]  # after waiting for a heartbeat in vain
     assert [each.number for each in shared.trials()] == [1]
     assert shared.trials()[0].params == choice
-    assert shared_study(tmp_path).next_trial(1) is None
+    assert finish(shared_study(tmp_path), 1) == []
     assert len(shared.study.trials) == 2  # retried once only
 
 
-def test_it_waits_until_it_is_known_whether_a_process_lives(tmp_path, monkeypatch):
-    other = shared_study(tmp_path)
-    other.space.draw(other.next_trial(1))
-    alive = other.folder_of(0) / "alive"
-    alive.parent.mkdir(parents=True)
-    alive.touch()
-    quiet_since = time.time() - study.STALE_S + 5
-    os.utime(alive, (quiet_since, quiet_since))
-    naps = []
-
-    def nap(seconds):
-        naps.append(seconds)
-        quiet_since = time.time() - study.STALE_S - 5
-        os.utime(alive, (quiet_since, quiet_since))
-
-    monkeypatch.setattr(study.time, "sleep", nap)
-    assert shared_study(tmp_path).next_trial(1).number == 1
-    assert naps == [study.BEAT_S]
-
-
 def test_two_processes_share_a_study(tmp_path):
-    finish(shared_study(tmp_path), 0)  # both find the journal there
+    finish(shared_study(tmp_path), 0)  # both find the study there
     forked = multiprocessing.get_context("fork")
     workers = [forked.Process(target=_work, args=(tmp_path, 12)) for _ in range(2)]
     for worker in workers:
@@ -338,9 +333,9 @@ def test_two_processes_share_a_study(tmp_path):
 
 
 def _work(output, total):
-    def slowly(settings, log, beat):
+    def slowly(settings, log, poll):
         time.sleep(0.1)
-        return pretend(settings, log, beat)
+        return pretend(settings, log, poll)
 
     shared = SharedStudy(output, space(), "AP", (1,), runner=slowly)
     numbers = finish(shared, total)
@@ -348,20 +343,59 @@ def _work(output, total):
     (output / f"by_{os.getpid()}").write_text(" ".join(map(str, done)))
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 def test_the_last_place_is_taken_once(tmp_path):
-    late = shared_study(tmp_path)
-    early = shared_study(tmp_path)
+    late, early = shared_study(tmp_path), shared_study(tmp_path)
     before = late.trials
-    views = iter([[]])  # what the late process saw before the early one started
-    late.trials = lambda: next(views, None) or before()
-    taken = early.next_trial(1)
-    early.space.draw(taken)
-    alive = early.folder_of(0) / "alive"
-    alive.parent.mkdir(parents=True)
-    alive.touch()
-    late._ages_s = dict
-    assert late.next_trial(1) is None
+    views = [[]]  # what the late process saw before the early one started
+    late.trials = lambda: views.pop() if views else before()
+    assert finish(early, 1) == [0]
+    assert finish(late, 1) == []
     assert [trial.number for trial in early.trials()] == [0]
+    assert len(early.study.trials) == 2
+
+
+def test_one_waiting_trial_is_started_by_one_process(tmp_path):
+    shared = shared_study(tmp_path)
+    for number in range(20):
+        shared.study.enqueue_trial({"learning_rate": 1e-4 * (number + 1)})
+    forked = multiprocessing.get_context("fork")
+    workers = [forked.Process(target=_work, args=(tmp_path, 20)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+        assert worker.exitcode == 0
+    rates = [trial.params["learning_rate"] for trial in shared.trials()]
+    assert sorted(rates) == pytest.approx([1e-4 * (n + 1) for n in range(20)])
+
+
+def test_a_hopeless_trial_is_pruned_by_its_validations(tmp_path):
+    def train(settings, log, poll):
+        number = int(settings.parent.name)
+        results = settings.parent / "seed_1" / "metrics.json"
+        results.parent.mkdir()
+        for step in (100, 200, 300):
+            value = 0.1 + 0.001 * step if number < 6 else 0.01
+            results.write_text(json.dumps({"AP": value, "run": {"step": step}}))
+            poll()
+            poll()
+        return 0
+
+    shared = shared_study(tmp_path / "a", train, prune=True)
+    finish(shared, 7)
+    *others, last = shared.trials()
+    assert all(trial.state.name == "COMPLETE" for trial in others)
+    assert last.state.name == "PRUNED"
+    assert last.user_attrs["error"] == "below the median after 100 steps, AP 0.0100"
+    assert others[0].intermediate_values == pytest.approx({100: 0.2, 200: 0.3, 300: 0.4})
+    write_outcome(shared)
+    outcome = json.loads((tmp_path / "a" / "sweep.json").read_text())
+    assert (outcome["trials"][-1]["state"], outcome["trials"][-1]["value"]) == ("pruned", None)
+
+    patient = shared_study(tmp_path / "b", train)
+    finish(patient, 7)
+    assert all(trial.state.name == "COMPLETE" for trial in patient.trials())
 
 
 # Mistakes
@@ -374,11 +408,11 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
         baseline=configuration(BASELINE["model"]["loss"], root="/elsewhere"),
         size_aware=EXPONENTIAL,
     )
-    with pytest.raises(UserError, match="metric: must be AP as in the study in .*, found AR"):
+    with pytest.raises(UserError, match="metric: must be AP as in the study in .*, got AR"):
         shared_study(tmp_path, metric="AR")
-    with pytest.raises(UserError, match=r"seeds: must be \[1\] as .* found \[1, 2\]"):
+    with pytest.raises(UserError, match=r"seeds: must be \[1\] as .* got \[1, 2\]"):
         shared_study(tmp_path, seeds=(1, 2))
-    with pytest.raises(UserError, match=r"baseline: data.num_steps: must be 5 .* found 9: repeat"):
+    with pytest.raises(UserError, match=r"baseline: data.num_steps: must be 5 .* got 9: repeat"):
         shared_study(
             tmp_path,
             baseline=configuration(BASELINE["model"]["loss"], num_steps=9),
@@ -389,23 +423,45 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
         SharedStudy(tmp_path, narrow, "AP", (1,))
 
 
-def test_a_journal_that_is_none_or_gone_is_refused(tmp_path):
+def test_a_database_that_is_none_or_gone_is_refused(tmp_path):
     finish(shared_study(tmp_path), 1)
-    (tmp_path / study.JOURNAL).write_text("no journal\nat all\n")
-    with pytest.raises(UserError, match="found a damaged or foreign file"):
+    (tmp_path / study.DATABASE).write_text("no database\nat all\n" * 1000)
+    with pytest.raises(UserError, match=r"study.db: must be a database of this command, got one"):
         shared_study(tmp_path)
-    (tmp_path / study.JOURNAL).unlink()
-    with pytest.raises(UserError, match="holds trials without their study.journal"):
+    (tmp_path / study.DATABASE).unlink()
+    with pytest.raises(UserError, match="holds trials without their study.db"):
         shared_study(tmp_path)
 
 
-def test_without_optuna_it_says_how_to_get_it(tmp_path, monkeypatch):
+def test_the_study_of_an_earlier_release_is_refused_in_one_line(tmp_path):
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "study.journal").touch()
+    with pytest.raises(UserError, match="study.journal, of earlier releases, is not read") as error:
+        shared_study(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_database_elsewhere_holds_the_study(tmp_path):
+    settings = (tmp_path / "study", space(), "AP", (1,))
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    first, second = (SharedStudy(*settings, runner=pretend, storage=url) for _ in range(2))
+    assert finish(first, 2) == [0, 1]
+    assert finish(second, 3) == [2]
+    assert not (tmp_path / "study" / study.DATABASE).exists()
+    with pytest.raises(UserError, match="nosuch://: must be a database of this command"):
+        SharedStudy(*settings, storage="nosuch://")
+
+
+def test_without_optuna_it_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for name in [name for name in sys.modules if name.split(".")[0] == "optuna"]:
         monkeypatch.delitem(sys.modules, name)
+    for name in ("study", "outcome"):
+        monkeypatch.delitem(sys.modules, f"etram_det.tools.sweep.{name}")
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"pip install 'etram-det\[sweep\]'"):
-        shared_study(tmp_path)
-    assert not (tmp_path / study.JOURNAL).exists()
+    assert sweep("--variants", CONFIGS / "size_aware.yaml") == 2
+    assert "pip install 'etram-det[sweep]'" in capsys.readouterr().err
+    assert not Path("study").exists()
 
 
 # The command
@@ -418,7 +474,7 @@ def sweep(*arguments, fit=SMALL_RAW):
 @pytest.fixture
 def _pretended(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "run_fit", pretend)
+    monkeypatch.setattr(study, "run_fit", pretend)
     monkeypatch.setattr(command, "FILE_WIDTH", 200)
 
 
@@ -470,8 +526,8 @@ def test_the_command_prints_its_trials_best_first(capsys):
         (["--metric", "AP_smal"], "metric: .* got AP_smal: Use AP_small"),
         (["--learning-rate", "1e-2", "1e-4"], "learning_rate: must be positive"),
         (["--size-aware-weight", "3"], "size_aware_weight"),
-        (["--trials", "0"], "trials, seeds: must be one or more, found 0"),
-        (["--variants", CONFIGS / "nwd.yaml", CONFIGS / "nwd.yaml"], "found nwd twice: rename"),
+        (["--trials", "0"], "trials, seeds: must be one or more, got 0"),
+        (["--variants", CONFIGS / "nwd.yaml", CONFIGS / "nwd.yaml"], "got nwd twice: rename"),
         (["--variants", "missing.yaml"], "missing.yaml"),
         (["--trails", "3"], "trails"),
     ],
@@ -501,15 +557,15 @@ def test_mistakes_in_what_fit_gets_show_before_any_run(capsys):
 def test_an_interrupt_is_one_line_and_the_trial_comes_back(monkeypatch, capsys):
     arguments = ["--variants", CONFIGS / "baseline.yaml", "--trials", 1]
     with monkeypatch.context() as patch:
-        patch.setattr(command, "run_fit", refuse)
+        patch.setattr(study, "run_fit", refuse)
         assert sweep(*arguments) == 1
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert sweep(*arguments) == 0
     assert "1/1 | trial 1: AP" in capsys.readouterr().out
 
 
-def test_a_run_that_goes_on_gives_signs_of_life_and_ends_with_an_interrupt(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "BEAT_S", 0.05)
+def test_a_run_that_goes_on_is_polled_and_ends_with_an_interrupt(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_POLL_S", 0.05)
     monkeypatch.setattr(study.sys, "executable", "/bin/cat")  # refuses flags: ends at once
     log = tmp_path / "log"
     assert study.run_fit(tmp_path / "settings.yaml", log, lambda: None) == 1
@@ -519,15 +575,15 @@ def test_a_run_that_goes_on_gives_signs_of_life_and_ends_with_an_interrupt(tmp_p
     program.write_text("#!/bin/sh\necho $$ started\nexec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setattr(study.sys, "executable", str(program))
-    beats = []
+    polls = []
 
-    def beat():
-        beats.append(time.monotonic())
-        if len(beats) == 3:
+    def poll():
+        polls.append(time.monotonic())
+        if len(polls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.run_fit(tmp_path / "settings.yaml", log, beat)
+        study.run_fit(tmp_path / "settings.yaml", log, poll)
     number = int(log.read_text().split()[0])
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
@@ -554,7 +610,7 @@ def test_a_real_trial_and_its_best_configuration(tmp_path, monkeypatch, capsys):
     assert all(first[name].equal(again[name]) for name in first.keys() | again.keys())
     capsys.readouterr()
 
-    # Steps that end before an evaluation give no figure.
+    # Steps that end before an evaluation give no metric.
     never = ["--trainer.val_check_interval", "100000"]
     variant = ["--variants", CONFIGS / "size_aware.yaml"]
     assert sweep("--output", "never", *variant, "--trials", 1, fit=[*SMALL_RAW, *never]) == 1

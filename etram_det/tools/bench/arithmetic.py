@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from etram_det.models.head import HeadOutput
-from etram_det.tools.bench.measure import Figure, LargeProduct, Section
-from etram_det.tools.bench.plain import plain_features
+from etram_det.tools.bench.measure import LargeProduct, Measurement, Section
 from etram_det.tools.bench.settings import DTYPES, BenchSettings
 
 
@@ -53,11 +52,12 @@ def count(settings: BenchSettings) -> Arithmetic:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
+        """Note a tensor ``[*]`` by its memory."""
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        backbone, features = _count(lambda: plain_features(detector, events)[0])
+        backbone, features = _count(lambda: detector.features(events)[0])
         inputs = [x.detach().requires_grad_() for x in features]
         rest, _ = _count(lambda: _tensors_of(detector.predict(inputs)))
     parameters = {p.untyped_storage()._cdata for p in detector.parameters()}
@@ -105,12 +105,12 @@ class Floors:
         flops: float,
         what: str,
         times: dict[str, list[float]],
-        fastest: dict[str, Figure],
+        fastest: dict[str, Measurement],
     ) -> None:
         """Add operations, rates, and the share of the floor that is reached.
 
         Args:
-            section: takes the figures.
+            section: takes the measurements.
             flops: operations of the measured work.
             what: the measured work in words.
             times: durations in seconds by name; those of the products are among them.
@@ -121,8 +121,8 @@ class Floors:
             name = f"large products, {precision}"
             if name not in times or precision not in fastest:
                 continue
-            rate, figure = product.rate(times[name]), fastest[precision]
+            rate, best = product.rate(times[name]), fastest[precision]
             floor_ms = flops / rate / 1e6
             section.add(name, rate, "GFLOP/s")
-            note = f"{figure.name} reaches {floor_ms / figure.value:.0%} of the rate"
+            note = f"{best.name} reaches {floor_ms / best.value:.0%} of the rate"
             section.add(f"floor, {precision}", floor_ms, "ms", note)

@@ -1,15 +1,12 @@
-"""``bench assign``: SimOTA for the whole batch against image by image."""
+"""``bench assign``: SimOTA of a whole batch."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import torch
 
 from etram_det.models.assign import simota
 from etram_det.models.head import HeadOutput
-from etram_det.tools.bench.measure import Section, figure_of_times, measure
-from etram_det.tools.bench.plain import plain_simota
+from etram_det.tools.bench.measure import Section, measure
 from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
 
 _NUM_FRAMES, _NUM_BOXES = 24, 20
@@ -60,18 +57,8 @@ def bench_assign(device: torch.device, repeats: int) -> Section:
         f"Assignment: {_NUM_FRAMES} frames x {_NUM_BOXES} boxes x {len(output.strides)} points x "
         f"{NUM_CLASSES} classes"
     )
-    names = ("image by image", "whole batch")
-    runs = {
-        names[0]: partial(plain_simota, output, boxes, classes),
-        names[1]: partial(simota, output, boxes, classes, rows),
-    }
-    times = measure(runs, repeats, device, section)
-    if names[0] in times:
-        section.add_times(names[0], times[names[0]])
-    if names[1] in times:
-        note = ""
-        if names[0] in times:
-            medians = [figure_of_times("", times[name]).value for name in names]
-            note = f"{medians[0] / medians[1]:.1f} times as fast"
-        section.add_times(names[1], times[names[1]], note)
+    name = "whole batch"
+    times = measure({name: lambda: simota(output, boxes, classes, rows)}, repeats, device, section)
+    if name in times:
+        section.add_times(name, times[name])
     return section

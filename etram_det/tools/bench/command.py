@@ -1,4 +1,4 @@
-"""``python -m etram_det bench``: runs the benchmarks, shows tables and writes JSON."""
+"""``python -m etram_det bench``: runs the benchmarks, prints tables and writes JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
+import torch
 from rich.table import Table
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
+from etram_det.progress import screen
 from etram_det.tools.bench.assign import bench_assign
 from etram_det.tools.bench.data import bench_data
-from etram_det.tools.bench.measure import Figure, Section, device_of, in_one_line, machine
+from etram_det.tools.bench.measure import Measurement, Section, device_of, in_one_line, machine
 from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.settings import BenchSettings, Precision, Preset
 from etram_det.tools.bench.stream import bench_stream
@@ -41,7 +42,7 @@ def bench_command(
     frames: int = 4000,
     output: Path | None = None,
 ) -> None:
-    """Measure speed against the plain path and against the counted arithmetic.
+    """Measure speed, and compare it with the counted arithmetic.
 
     Variants take turns, A B A B, so that their ratios hold on a machine with other load too.
 
@@ -58,7 +59,7 @@ def bench_command(
         device: where to compute; ``auto`` takes an accelerator where there is one.
         repeats: measurements of each variant, of which the median counts.
         data: also train on batches from the loader, of simulated traffic in the user's cache.
-        growth: also time our training step with more lanes, steps, pixels and scales.
+        growth: also time the training step with more lanes, steps, pixels and scales.
         frames: frames that the metric is timed on.
         output: JSON file to write.
 
@@ -66,16 +67,7 @@ def bench_command(
         UserError: for a setting that does not fit. What cannot be measured here takes one line
             of the report instead, and the rest is measured.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
-    failures: dict[str, str] = {}
-    try:
-        chosen = device_of(device)
-    except UserError as error:
-        failures["device"] = f"{in_one_line(error)}; what follows was measured on the CPU"
-        chosen = device_of("cpu")
-        console.print(failures["device"], highlight=False, soft_wrap=True)
+    chosen, failures = _device_or_cpu(device)
     settings = BenchSettings(
         preset,
         (input_size[0], input_size[1]),
@@ -88,10 +80,31 @@ def bench_command(
         repeats,
         chosen,
     )
-    header = machine(chosen)
-    console.print(_header(header), highlight=False, soft_wrap=True)
+    _run(_parts(what, settings, data, growth, frames), chosen, failures, output)
+
+
+def _device_or_cpu(name: str) -> tuple[torch.device, dict[str, str]]:
+    """The device that is asked for; the CPU, and why, where this machine does not have it."""
+    try:
+        return device_of(name), {}
+    except UserError as error:
+        reason = f"{in_one_line(error)}; what follows was measured on the CPU"
+        screen().out(reason)
+        return torch.device("cpu"), {"device": reason}
+
+
+def _run(
+    parts: dict[str, Callable[[], list[Section]]],
+    device: torch.device,
+    failures: dict[str, str],
+    output: Path | None,
+) -> None:
+    """Run benchmarks one after the other, print their tables and write the report."""
+    console = screen(width=_FILE_WIDTH)
+    header = machine(device)
+    console.out(_header(header))
     sections: list[Section] = []
-    for name, run in _parts(what, settings, data, growth, frames).items():
+    for name, run in parts.items():
         with console.status(f"measuring: {name}"):
             found = run()
         for section in found:
@@ -100,7 +113,7 @@ def bench_command(
     if output is not None:
         report = {"machine": header, "failures": failures, "sections": list(map(asdict, sections))}
         _write(output, report)
-        console.print(f"written to {output}", highlight=False, soft_wrap=True)
+        console.out(f"written to {output}")
 
 
 def _parts(
@@ -142,28 +155,30 @@ def _table(section: Section) -> Table:
     for name in ("median", "quartiles", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for figure in section.figures:
-        table.add_row(*_cells(figure))
+    for measurement in section.measurements:
+        table.add_row(*_cells(measurement))
     for name, reason in section.failures.items():
         table.add_row(name, "-", "", "", reason)
     return table
 
 
-def _cells(figure: Figure) -> tuple[str, ...]:
+def _cells(found: Measurement) -> tuple[str, ...]:
     spread = p95 = ""
-    if figure.low is not None and figure.high is not None and figure.p95 is not None:
-        spread, p95 = f"{_digits(figure.low)} to {_digits(figure.high)}", _digits(figure.p95)
-    return figure.name, f"{_digits(figure.value)} {figure.unit}", spread, p95, figure.note
+    if found.low is not None and found.high is not None and found.p95 is not None:
+        spread, p95 = f"{_digits(found.low)} to {_digits(found.high)}", _digits(found.p95)
+    return found.name, f"{_digits(found.value)} {found.unit}", spread, p95, found.note
 
 
 def _digits(value: float) -> str:
-    """At least three digits that count."""
+    """At least three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:
-    """Write beside and move into place, so that a report is whole or not there."""
+    """Write the report atomically."""
     try:
         write_text(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"output: {path} cannot be written ({error.strerror or error})") from error
+        raise UserError(
+            f"output: {path} cannot be written ({error.strerror or error}): choose another"
+        ) from error

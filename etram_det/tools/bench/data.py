@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -19,8 +18,8 @@ from etram_det.data.preprocessing import preprocess
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings, StackedHistogram
 from etram_det.simulator.dataset import SimulationSettings, simulate
-from etram_det.tools.bench.events import plain_histogram, random_events
-from etram_det.tools.bench.measure import Section, figure_of_times, measure
+from etram_det.tools.bench.events import random_events
+from etram_det.tools.bench.measure import Section, measure, measurement_of
 from etram_det.tools.bench.memory import bench_memory
 
 _SENSOR, _FRAME = (720, 1280), (360, 640)
@@ -43,25 +42,12 @@ def bench_data(repeats: int) -> list[Section]:
 def _kernel(repeats: int) -> Section:
     section = Section(f"Events to a frame: {_KERNEL_EVENTS:,} in 50 ms, 720x1280 to 360x640")
     columns = random_events(_KERNEL_EVENTS, _SENSOR)
-    settings = FrameSettings()
-    frame = np.empty((settings.channels, *_FRAME), np.uint8)
-    plain = "plain torch, one thread"
-    runs: dict[str, Callable[[], Any]] = {
-        plain: partial(plain_histogram, *columns, _SENSOR, settings.bins, settings.count_cutoff)
-    }
-    for threads in (1, 2):
-        histogram = StackedHistogram(_SENSOR, _FRAME, settings, threads)
-        runs[f"kernel, threads: {threads}"] = partial(histogram.fill, frame, *columns, (0, 50_000))
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    times = measure(runs, 3 * repeats, _CPU, section)
-    torch.set_num_threads(torch_threads)
-    for name, values in times.items():
-        median_ms = figure_of_times("", values).value
-        note = f"{_KERNEL_EVENTS / median_ms / 1e3:.0f} M events/s"
-        if name != plain and plain in times:
-            note += f", {figure_of_times('', times[plain]).value / median_ms:.1f} times plain torch"
-        section.add_times(name, values, note)
+    histogram = StackedHistogram(_SENSOR, _FRAME, FrameSettings())
+    frame = np.empty(histogram.shape, np.uint8)
+    runs = {"kernel": partial(histogram.fill, frame, *columns, (0, 50_000))}
+    for name, values in measure(runs, 3 * repeats, _CPU, section).items():
+        rate = _KERNEL_EVENTS / measurement_of("", values).value / 1e3
+        section.add_times(name, values, f"{rate:.0f} M events/s")
     return section
 
 
@@ -89,7 +75,7 @@ def _reading(repeats: int) -> Section:
         runs = {name: partial(_read, recording) for name, recording in recordings.items()}
         times = measure(runs, repeats, _CPU, section, warm_up=1)
     medians = {
-        name: figure_of_times("", values).value / len(recordings[name])
+        name: measurement_of("", values).value / len(recordings[name])
         for name, values in times.items()
     }
     for name, milliseconds in medians.items():

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """One measured or counted value.
 
     Attributes:
@@ -51,29 +51,29 @@ class Figure:
 
 @dataclass
 class Section:
-    """What one benchmark found.
+    """The measurements of one benchmark.
 
     Attributes:
         title: what was measured, with its sizes.
-        figures: in the order of the table.
+        measurements: in the order of the table.
         failures: what could not be measured, by name, and why.
     """
 
     title: str
-    figures: list[Figure] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, value: float, unit: str, note: str = "") -> None:
         """Add a value that has no spread."""
-        self.figures.append(Figure(name, value, unit, note=note))
+        self.measurements.append(Measurement(name, value, unit, note=note))
 
     def add_times(self, name: str, times_s: list[float], note: str = "") -> None:
         """Add the median of durations in seconds, in ms."""
-        self.figures.append(figure_of_times(name, times_s, note))
+        self.measurements.append(measurement_of(name, times_s, note))
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Note a failure in one line and go on, so that the other figures still come."""
+        """Note a failure in one line and go on with the other measurements."""
         try:
             yield
         except (RuntimeError, MemoryError, ImportError, ValueError, OSError) as error:
@@ -92,14 +92,41 @@ def in_one_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
-def figure_of_times(name: str, times_s: list[float], note: str = "") -> Figure:
+def measurement_of(name: str, times_s: list[float], note: str = "") -> Measurement:
     """Median, quartiles and 95th percentile of durations in seconds, in ms."""
     times_ms = sorted(1e3 * t for t in times_s)
     if len(times_ms) < 2:
-        return Figure(name, times_ms[0], "ms", note=note)
+        return Measurement(name, times_ms[0], "ms", note=note)
     low, median, high = statistics.quantiles(times_ms, n=4, method="inclusive")
     p95 = statistics.quantiles(times_ms, n=20, method="inclusive")[-1]
-    return Figure(name, median, "ms", low, high, p95, note)
+    return Measurement(name, median, "ms", low, high, p95, note)
+
+
+def add_variants(
+    section: Section, times: Mapping[str, list[float]], rate: str
+) -> dict[str, Measurement]:
+    """Add the variants of one measurement, each with its rate and its ratio to the first.
+
+    Args:
+        section: takes the measurements.
+        times: durations in seconds by name, ``variant, precision``.
+        rate: unit of runs in a second.
+
+    Returns:
+        The fastest variant of each precision.
+    """
+    fastest: dict[str, Measurement] = {}
+    first: Measurement | None = None
+    for name, values in times.items():
+        found = measurement_of(name, values)
+        note = f"{1e3 / found.value:.3g} {rate}"
+        if first is not None:
+            note += f", {first.value / found.value:.2f} times the rate of {first.name}"
+        first = first or found
+        section.measurements.append(replace(found, note=note))
+        precision = name.rsplit(", ", 1)[-1]
+        fastest[precision] = min(fastest.get(precision, found), found, key=lambda m: m.value)
+    return fastest
 
 
 def device_of(name: str) -> torch.device:
@@ -111,7 +138,7 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is required, found none here: use --device cpu")
+        raise UserError("device: must be cpu or auto on this machine, got cuda: Use --device cpu")
     return torch.device(name)
 
 
@@ -247,7 +274,7 @@ def resident_mb() -> float:
     """Memory in MB that this process holds now.
 
     Raises:
-        OSError: the system does not tell; Linux does.
+        OSError: the system does not say; Linux does.
     """
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -13,6 +13,7 @@ import numpy as np
 
 from etram_det.data.layouts import open_recording
 from etram_det.data.representation import FrameSettings
+from etram_det.files import CACHE_VARIABLE
 from etram_det.tools.bench.measure import Section, resident_mb
 
 NUM_EVENTS = 300_000_000
@@ -41,7 +42,7 @@ def _write(path: Path, num_events: int) -> None:
     with h5py.File(path, "w") as file:
         for name, dtype in (("x", "u2"), ("y", "u2"), ("p", "u1"), ("t", "i8")):
             column = file.create_dataset(
-                *(f"events/{name}", (num_events,), dtype), chunks=(2**16,), **hdf5plugin.LZ4()
+                f"events/{name}", (num_events,), dtype, chunks=(2**16,), **hdf5plugin.LZ4()
             )
             values = pattern % {"x": 1280, "y": 720, "p": 2, "t": _PART}[name]
             for start in range(0, num_events, _PART):
@@ -51,8 +52,8 @@ def _write(path: Path, num_events: int) -> None:
 
 def _memory_of_reading(path: Path) -> tuple[float, float]:
     """Resident memory in MB, before the recording is opened and at most."""
-    # The time index is made, not found.
-    os.environ["ETRAM_DET_CACHE"] = str(path.parent / "cache")
+    # The time index is made, not read.
+    os.environ[CACHE_VARIABLE] = str(path.parent / "cache")
     before = most = resident_mb()
     recording = open_recording(path, FrameSettings())
     for start in range(0, len(recording), 50):

@@ -13,14 +13,14 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_convert
 
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
-from etram_det.tools.bench.measure import Section, figure_of_times, measure, resident_mb
+from etram_det.tools.bench.measure import Section, measure, measurement_of, resident_mb
 from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
 from etram_det.types import Detections, Labels
 
 _LABELS, _DETECTIONS = 8, 28  # of a frame
 _BATCH = 50  # frames of an update
 _SIZE = (384, 640)
-_OURS = "SizeBinnedMAP, all figures"
+_OURS = "SizeBinnedMAP, all metrics"
 
 
 def bench_metric(num_frames: int, repeats: int) -> Section:
@@ -50,14 +50,14 @@ def bench_metric(num_frames: int, repeats: int) -> Section:
         else:
             runs[backend] = theirs(backend)
     times = measure(runs, repeats, torch.device("cpu"), section, warm_up=1)
-    base = figure_of_times("", times[_OURS]).value if _OURS in times else None
+    base = measurement_of("", times[_OURS]).value if _OURS in times else None
     for name, values in times.items():
         if name == _OURS:
             section.add_times(name, values)
             continue
         note = f"AP differs by {abs(found[name] - found[_OURS]):.1e}" if _OURS in found else ""
         if base is not None:
-            note = f"{figure_of_times('', values).value / base:.1f} times ours; {note}"
+            note = f"{measurement_of('', values).value / base:.1f} times ours; {note}"
         section.add_times(f"torchmetrics, {name}, classes", values, note)
     with section.part("memory"):
         metric, held_mb = _metric(), []

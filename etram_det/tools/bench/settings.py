@@ -55,13 +55,13 @@ class BenchSettings:
     def __post_init__(self) -> None:
         for name in ("lanes", "steps", "repeats"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name}: at least 1 is required, found {getattr(self, name)}")
+                raise UserError(f"{name}: must be at least 1, got {getattr(self, name)}: raise it")
         if len(self.input_size) != 2 or min(self.input_size) < 1:
             raise UserError(
-                f"input_size: height and width in pixels are required, found {self.input_size}"
+                f"input_size: must be height and width in pixels, got {self.input_size}: correct it"
             )
         if not self.precision:
-            raise UserError(f"precision: one of {', '.join(DTYPES)} is required, found none")
+            raise UserError(f"precision: must be some of {', '.join(DTYPES)}, got none: name one")
 
     @property
     def frame(self) -> str:

@@ -16,39 +16,20 @@ from etram_det.models.postprocessing import decode_detections
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.events import random_events
 from etram_det.tools.bench.measure import (
-    Figure,
     Section,
     Stopwatch,
-    figure_of_times,
+    add_variants,
     measure,
     peak_memory_mb,
 )
-from etram_det.tools.bench.plain import plain_features
-from etram_det.tools.bench.settings import DTYPES, BenchSettings, Precision, autocast
-from etram_det.types import State
+from etram_det.tools.bench.settings import DTYPES, BenchSettings
 
 _EVENTS_PER_WINDOW = 100_000
 _NMS = (0.001, 0.45)  # score and overlap thresholds, as in evaluation
 
 
-class _PlainStream:
-    """The plain path, window by window."""
-
-    def __init__(self, settings: BenchSettings, precision: Precision) -> None:
-        self._detector = settings.detector().eval()
-        self._detector.to(memory_format=torch.contiguous_format)
-        self._settings, self._precision = settings, precision
-        self._state: State | None = None
-
-    @torch.no_grad()
-    def __call__(self, events: torch.Tensor) -> torch.Tensor:
-        with autocast(self._settings.device, self._precision):
-            features, self._state = plain_features(self._detector, events[None], self._state)
-            return self._detector.predict(features).decode()
-
-
 def bench_stream(settings: BenchSettings) -> Section:
-    """Time one window, batch 1, whole and in parts, against the plain path and the arithmetic.
+    """Time one window, batch 1, whole and in parts, against the counted arithmetic.
 
     Args:
         settings: network, precisions and device; lanes and steps are 1 here.
@@ -68,9 +49,6 @@ def bench_stream(settings: BenchSettings) -> Section:
 
     for precision in settings.precision:
         dtype = DTYPES[precision]
-        name = f"plain, {precision}"
-        with section.part(name):
-            runs[name] = partial(_PlainStream(settings, precision), events)
         add(f"eager, {precision}", dtype=dtype)
         if settings.compile == "stages":
             add(f"compiled, {precision}", dtype=dtype, compile=True)
@@ -80,7 +58,8 @@ def bench_stream(settings: BenchSettings) -> Section:
                 name = f"compiled, CUDA graph, {precision}"
                 add(name, dtype=dtype, compile=True, cuda_graph=True)
     times = measure(runs, settings.repeats, settings.device, section, warm_up=4)
-    fastest = _add_latencies(section, times)
+    latencies = {name: values for name, values in times.items() if name in streams}
+    fastest = add_variants(section, latencies, "windows/s")
     for precision in settings.precision:
         name = f"eager, {precision}"
         if name in times:
@@ -95,25 +74,6 @@ def bench_stream(settings: BenchSettings) -> Section:
         section.add("parameters", work.parameter_bytes / 1e6, "MB")
         floors.add(section, flops, "a window", times, fastest)
     return section
-
-
-def _add_latencies(section: Section, times: dict[str, list[float]]) -> dict[str, Figure]:
-    """Add latencies with their ratio to the first plain path; return the fastest by precision."""
-    base = next((v for name, v in times.items() if name.startswith("plain")), None)
-    fastest: dict[str, Figure] = {}
-    for name, values in times.items():
-        if name.startswith("large products"):
-            continue
-        figure = figure_of_times(name, values)
-        note = f"{1e3 / figure.value:.1f} windows/s"
-        if base is not None and values is not base:
-            ratio = figure_of_times("", base).value / figure.value
-            note += f", {ratio:.2f} times the first plain path's"
-        section.figures.append(replace(figure, note=note))
-        precision = name.rsplit(", ", 1)[-1]
-        if not name.startswith("plain"):
-            fastest[precision] = min(fastest.get(precision, figure), figure, key=lambda f: f.value)
-    return fastest
 
 
 def _add_parts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,19 +13,17 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from etram_det.data.datamodule import EventDataModule
-from etram_det.models.assign import Assignment, simota
-from etram_det.models.detector import Detector
+from etram_det.models.assign import simota
 from etram_det.models.losses import YOLOXLoss
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.measure import (
-    Figure,
     Section,
     Stopwatch,
-    figure_of_times,
+    add_variants,
     measure,
+    measurement_of,
     peak_memory_mb,
 )
-from etram_det.tools.bench.plain import assignment_by, plain_features, plain_simota
 from etram_det.tools.bench.settings import BenchSettings, Precision, autocast
 from etram_det.types import Batch, Labels, State
 
@@ -36,31 +34,24 @@ class TrainingStep:
     Args:
         settings: sizes and device.
         precision: of convolutions and products.
-        plain: go the plain path.
         compile: compile the detector's parts.
 
     Attributes:
+        detector: is trained.
         stopwatch: measures the parts of a step where it is set.
     """
 
     def __init__(
-        self,
-        settings: BenchSettings,
-        precision: Precision,
-        plain: bool = False,
-        compile: bool = False,
+        self, settings: BenchSettings, precision: Precision, compile: bool = False
     ) -> None:
         self.stopwatch: Stopwatch | None = None
         self._settings = settings
         self._precision = precision
-        self._plain = plain
-        self._detector = settings.detector().train()
-        if plain:
-            self._detector.to(memory_format=torch.contiguous_format)
+        self.detector = settings.detector().train()
         if compile:
-            self._detector.compile_parts()
+            self.detector.compile_parts()
         self._loss = YOLOXLoss()
-        self._optimizer = torch.optim.AdamW(self._detector.parameters(), lr=1e-4)
+        self._optimizer = torch.optim.AdamW(self.detector.parameters(), lr=1e-4)
         self._scaler = torch.amp.GradScaler(settings.device.type, enabled=precision == "16-mixed")
         self._state: State | None = None
 
@@ -71,16 +62,20 @@ class TrainingStep:
             events: ``[T, B, 2 * bins, H, W]`` uint8.
             labels: of ``N`` frames.
         """
-        detector: Detector = self._detector
+        detector = self.detector
         with autocast(self._settings.device, self._precision):
             with self._part("backbone"):
-                features = self._features(events)
+                features, state = self.features(events, self._state)
+                self._state = [(hidden.detach(), cell.detach()) for hidden, cell in state]
             with self._part("neck"):
                 pyramid = detector.fpn([x[labels.frame] for x in features])
             with self._part("head"):
                 output = detector.head(pyramid)
-            with self._part("loss"), assignment_by(self._assign):
-                boxes = box_convert(labels.boxes, "xyxy", "cxcywh")
+            boxes = box_convert(labels.boxes, "xyxy", "cxcywh")
+            if self.stopwatch is not None:  # once more, by itself: it runs inside the loss
+                with self._part("assignment"):
+                    simota(output, boxes, labels.classes, labels.rows)
+            with self._part("loss"):
                 loss = self._loss(output, boxes, labels.classes, labels.rows)["loss"]
         with self._part("backward"):
             self._scaler.scale(loss).backward()
@@ -90,23 +85,16 @@ class TrainingStep:
             self._optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    def _features(self, events: Tensor) -> list[Tensor]:
-        detector = self._detector
-        run = partial(plain_features, detector) if self._plain else detector.features
-        features, state = run(events, self._state)
-        self._state = [(hidden.detach(), cell.detach()) for hidden, cell in state]
-        return features
-
-    def _assign(self, *args: Any) -> Assignment:
-        with self._part("assignment"):
-            return (plain_simota if self._plain else simota)(*args)
+    def features(self, events: Tensor, state: State | None) -> tuple[list[Tensor], State]:
+        """Features ``[T * B, C_s, h_s, w_s]`` of events ``[T, B, C, H, W]``, and the new state."""
+        return self.detector.features(events, state)
 
     def _part(self, name: str) -> Any:
         return nullcontext() if self.stopwatch is None else self.stopwatch.part(name)
 
 
 def bench_train(settings: BenchSettings, data: bool) -> Section:
-    """Time a training step against the plain path, in parts and against the counted arithmetic.
+    """Time a training step, whole, in parts and against the counted arithmetic.
 
     Args:
         settings: sizes, precisions and device.
@@ -114,30 +102,22 @@ def bench_train(settings: BenchSettings, data: bool) -> Section:
     """
     sizes = f"{settings.frame}, T={settings.steps}, {settings.lanes} lanes"
     section = Section(f"Training step: {sizes}")
-    batch = _batch(settings)
-    fastest: dict[str, Figure] = {}
+    batch = training_batch(settings)
     floors = arithmetic.Floors(settings, section)
-    all_times: dict[str, list[float]] = {}
+    steps = _variants(settings, section)
+    runs: dict[str, Callable[[], Any]] = dict(floors.runs)
+    runs |= {name: partial(step, *batch) for name, step in steps.items()}
+    times = measure(runs, settings.repeats, settings.device, section)
+    durations = {name: values for name, values in times.items() if name in steps}
+    fastest = add_variants(section, durations, "steps/s")
     for precision in settings.precision:
-        steps = _variants(settings, precision, section)
-        runs: dict[str, Callable[[], Any]] = {
-            name: partial(step, *batch) for name, step in steps.items()
-        }
-        runs |= {name: run for name, run in floors.runs.items() if name.endswith(precision)}
-        times = measure(runs, settings.repeats, settings.device, section)
-        all_times |= times
-        for figure in _compared(times, f"plain, {precision}"):
-            section.figures.append(figure)
-            if not figure.name.startswith("plain"):
-                best = fastest.setdefault(precision, figure)
-                fastest[precision] = min(best, figure, key=lambda f: f.value)
-        ours = steps.get(f"eager, {precision}")
-        if ours is not None and f"eager, {precision}" in times:
+        name = f"eager, {precision}"
+        if name in durations:
             with section.part(f"parts, {precision}"):
-                _add_parts(section, settings, ours, batch, precision)
+                _add_parts(section, settings, steps[name], batch, precision)
             if data:
                 with section.part(f"loading, {precision}"):
-                    _add_loading(section, settings, ours, precision)
+                    _add_loading(section, settings, steps[name], precision)
     with section.part("arithmetic"):
         work = arithmetic.count(settings)
         # The backbone sees all frames, pyramid and head the labelled ones only.
@@ -146,32 +126,29 @@ def bench_train(settings: BenchSettings, data: bool) -> Section:
         section.add("parameters", work.parameter_bytes / 1e6, "MB")
         kept = "kept for the backward pass, a labelled frame"
         section.add(kept, work.activation_bytes / 1e6, "MB")
-        floors.add(section, flops, "a step", all_times, fastest)
+        floors.add(section, flops, "a step", times, fastest)
     return section
 
 
-def _variants(
-    settings: BenchSettings, precision: Precision, section: Section
-) -> dict[str, TrainingStep]:
+def _variants(settings: BenchSettings, section: Section) -> dict[str, TrainingStep]:
     """The steps to compare, by name."""
-    options: dict[str, dict[str, bool]] = {"plain": {"plain": True}, "eager": {}}
-    if settings.compile == "stages":
-        options["compiled"] = {"compile": True}
     steps: dict[str, TrainingStep] = {}
-    for name, option in options.items():
-        with section.part(f"{name}, {precision}"):
-            steps[f"{name}, {precision}"] = TrainingStep(settings, precision, **option)
+    for precision in settings.precision:
+        for name in ("eager", "compiled") if settings.compile == "stages" else ("eager",):
+            with section.part(f"{name}, {precision}"):
+                step = TrainingStep(settings, precision, compile=name == "compiled")
+                steps[f"{name}, {precision}"] = step
     return steps
 
 
 def bench_growth(settings: BenchSettings) -> Section:
-    """Time our training step as lanes, steps, frames and scales grow, one at a time.
+    """Time the training step as lanes, steps, frames and scales grow, one at a time.
 
     Args:
         settings: what growth starts from.
     """
     precision = settings.precision[0]
-    section = Section(f"Growth of our training step: {precision}, from {settings.frame}")
+    section = Section(f"Growth of the training step: {precision}, from {settings.frame}")
     changes: dict[str, dict[str, Any]] = {
         f"T={settings.steps}, {settings.lanes} lanes": {},
         **{f"{n} lanes": {"lanes": n} for n in (1, 2, 4, 8, 12) if n != settings.lanes},
@@ -182,22 +159,22 @@ def bench_growth(settings: BenchSettings) -> Section:
     for name, change in changes.items():
         with section.part(name):
             grown = replace(settings, **change)
-            step, batch = TrainingStep(grown, precision), _batch(grown)
+            step, batch = TrainingStep(grown, precision), training_batch(grown)
             if settings.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(settings.device)
             run = {name: partial(step, *batch)}
             times = measure(run, settings.repeats, settings.device, section, warm_up=1).get(name)
             if times:
-                figure = figure_of_times(name, times)
+                found = measurement_of(name, times)
                 frames = grown.steps * grown.lanes
                 peak = peak_memory_mb(settings.device)
                 memory = f", peak {peak:.0f} MB" if settings.device.type == "cuda" else ""
-                note = f"{figure.value / frames:.1f} ms a frame{memory}"
-                section.figures.append(replace(figure, note=note))
+                note = f"{found.value / frames:.1f} ms a frame{memory}"
+                section.measurements.append(replace(found, note=note))
     return section
 
 
-def _batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
+def training_batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
     """Events, and labels of every other frame of each lane, as eTraM's."""
     frame = torch.arange(settings.steps * settings.lanes, device=settings.device)
     labelled = frame[(frame // settings.lanes) % 2 == (settings.steps - 1) % 2]
@@ -205,19 +182,6 @@ def _batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
     rows = torch.arange(classes.numel(), device=settings.device)  # none of them is padding
     labels = Labels(labelled, box_convert(boxes, "cxcywh", "xyxy"), classes, rows)
     return settings.events(settings.steps, settings.lanes), labels
-
-
-def _compared(times: dict[str, list[float]], reference: str) -> Iterator[Figure]:
-    """Steps by name, with their ratio to the plain path's."""
-    base = figure_of_times(reference, times[reference]).value if reference in times else None
-    for name, values in times.items():
-        if name.startswith("large products"):
-            continue
-        figure = figure_of_times(name, values)
-        note = f"{1e3 / figure.value:.2f} steps/s"
-        if base is not None and name != reference:
-            note += f", {base / figure.value:.2f} times the plain path's"
-        yield replace(figure, note=note)
 
 
 def _add_parts(
@@ -236,9 +200,9 @@ def _add_parts(
     step.stopwatch = None
     # The assignment runs inside the loss.
     times["loss"] = [a - b for a, b in zip(times["loss"], times["assignment"], strict=True)]
-    figures = [figure_of_times(f"  {name}, {precision}", values) for name, values in times.items()]
-    total = sum(figure.value for figure in figures)
-    section.figures += [replace(f, note=f"{f.value / total:.1%} of the step") for f in figures]
+    parts = [measurement_of(f"  {name}, {precision}", values) for name, values in times.items()]
+    total = sum(part.value for part in parts)
+    section.measurements += [replace(p, note=f"{p.value / total:.1%} of the step") for p in parts]
     peak = peak_memory_mb(settings.device)
     if peak is not None:
         # Growth measures each size by itself.

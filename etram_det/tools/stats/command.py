@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import (
@@ -20,12 +19,10 @@ from etram_det.data.raw import labelled_timeline
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.tools.stats.statistics import (
-    RecordingFacts,
-    statistics_of,
-    statistics_tables,
-    write_statistics,
-)
+from etram_det.progress import screen
+from etram_det.tools.stats.plot_files import write_statistics
+from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
+from etram_det.tools.stats.summary_tables import statistics_tables
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +52,8 @@ def stats_command(
     """
     if not 0 < small_threshold < medium_threshold:
         raise UserError(
-            "small_threshold: must lie between 0 and medium_threshold, found "
-            f"{small_threshold:g} and {medium_threshold:g}"
+            "small_threshold: must lie between 0 and medium_threshold, got "
+            f"{small_threshold:g} and {medium_threshold:g}: correct them"
         )
     root = root.expanduser()
     splits = _facts(root, frames, labels)
@@ -65,12 +62,12 @@ def stats_command(
     statistics = statistics_of(
         splits, labels.class_names, small_threshold, medium_threshold, pixels
     )
-    console = Console()
+    console = screen()
     console.print(statistics_tables(statistics))
     if output is not None:
         paths = write_statistics(output.expanduser(), statistics, splits)
         names = ", ".join(path.name for path in paths)
-        console.print(f"{names} in {output}", highlight=False, soft_wrap=True)
+        console.out(f"{names} in {output}")
 
 
 def _facts(
@@ -86,14 +83,17 @@ def _facts(
             if lone_boxes:
                 _log.warning(
                     "%s: %d box files have no recording and are left out, the first of them %s",
-                    *(split, len(lone_boxes), lone_boxes[0]),
+                    split,
+                    len(lone_boxes),
+                    lone_boxes[0],
                 )
         elif lone_boxes:
             splits[split] = _facts_of_boxes(lone_boxes, split, frames, labels)
             if with_recordings:
                 _log.warning(
                     "%s: none of %d box files has a recording: described by the boxes alone",
-                    *(split, len(lone_boxes)),
+                    split,
+                    len(lone_boxes),
                 )
     if not splits:
         find_recordings(root, SPLITS[0], frames, labels)  # says what was expected

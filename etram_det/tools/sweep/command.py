@@ -6,19 +6,17 @@ import difflib
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from etram_det.cli.lightning import lightning_cli
 from etram_det.errors import UserError
-from etram_det.tools.sweep.outcome import progress_line, trials_table, write_outcome
-from etram_det.tools.sweep.space import SearchSpace
-from etram_det.tools.sweep.study import SharedStudy, run_fit
+from etram_det.progress import screen
+from etram_det.tools.sweep.space import SEARCHED, SearchSpace
 
 FILE_WIDTH = 160  # of the table in a file or a pipe, in columns
 
@@ -36,78 +34,86 @@ def sweep_command(
     small_threshold: Range | None = (256.0, 4096.0),
     medium_threshold: Range | None = (5184.0, 36864.0),
     sampler_seed: int = 0,
+    prune: bool = False,
+    storage: str | None = None,
     fit: Sequence[str] = (),
 ) -> None:
     """Search loss variants, size weighting and learning rate with Optuna.
 
-    Each trial trains with ``fit`` and is judged by a figure of its last evaluation of the
-    validation split. Give the same command again, also from other processes or machines that see
-    the folder, to go on with the study or to share its work.
+    Each trial trains with ``fit``; the metric of its last validation is its value. Give the same
+    command again, also from other processes, to go on with the study or to share its work.
 
     Args:
-        output: folder of the study: its journal, a folder for each trial, ``sweep.csv``,
+        output: folder of the study: its database, a folder for each trial, ``sweep.csv``,
             ``sweep.json`` and ``best.yaml``.
-        variants: configuration files to choose from, such as configs/baseline.yaml
+        variants: configurations to choose from, such as configs/baseline.yaml
             configs/size_aware.yaml. Unset: only the one that ``fit`` gives.
         trials: number of trials that the study is to have, those of other processes included.
-        metric: figure of metrics.json to maximise: AP, AP50, AP_small, AP_pedestrian, …
+        metric: metric of metrics.json to maximise: AP, AP50, AP_small, AP_pedestrian, …
         seeds: seed of each trial's run; several for as many runs, whose mean counts.
-        learning_rate: lowest and highest learning rate, drawn by magnitude. Here and below, null
-            leaves what the configuration says.
-        size_aware_weight: lowest and highest weight of the smallest boxes, at least 1, for
-            variants whose loss has size weighting.
-        small_threshold: lowest and highest small_threshold in square pixels, drawn by magnitude,
-            for variants whose weight depends on it.
-        medium_threshold: lowest and highest medium_threshold in square pixels, drawn by
-            magnitude, for variants whose weight depends on it.
+        learning_rate: range, drawn by magnitude. Here and below, null keeps the configuration's.
+        size_aware_weight: range of the smallest boxes' weight, at least 1, where there is one.
+        small_threshold: range in square pixels, drawn by magnitude, where the weight depends on it.
+        medium_threshold: the same for medium_threshold.
         sampler_seed: seed of the choices.
-        fit: settings of all runs, written as for ``fit`` after a ``--`` that ends the sweep's own
-            flags: ``-- --config configs/quick.yaml --data.root /path``. They go over the variant.
+        prune: stop a trial whose validation is worse than the others' median after as many steps.
+        storage: URL of a database server that several machines share, such as postgresql://…
+        fit: settings of all runs, after a ``--`` that ends the sweep's own flags: ``-- --config
+            configs/quick.yaml --data.root /path``. They go over the variant.
 
     Raises:
         UserError: if Optuna is missing, a setting does not fit, the folder holds another study, or
             no trial came to a value.
     """
-    ranges = {
-        "learning_rate": learning_rate,
-        "size_aware_weight": size_aware_weight,
-        "small_threshold": small_threshold,
-        "medium_threshold": medium_threshold,
-    }
+    ranges = (learning_rate, size_aware_weight, small_threshold, medium_threshold)
     seeds = [seeds] if isinstance(seeds, int) else list(dict.fromkeys(seeds))
-    if trials < 1 or not seeds:
-        raise UserError(f"trials, seeds: must be one or more, found {trials} and {seeds}")
     metric = metric.removeprefix("val/")
+    if trials < 1 or not seeds:
+        raise UserError(f"trials, seeds: must be one or more, got {trials} and {seeds}: add some")
     paths = [variants] if isinstance(variants, Path) else list(variants)
-    space = SearchSpace(
-        _configurations(paths, fit, metric),
-        {name: bounds for name, bounds in ranges.items() if bounds is not None},
-    )
-    shared = SharedStudy(output.expanduser(), space, metric, seeds, sampler_seed, run_fit)
-    console = Console()
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    _say(console, _plan(space, shared.output))
-    with _interrupted_by_termination():
-        while (trial := shared.next_trial(trials)) is not None:
-            shared.run(trial)
-            write_outcome(shared)
-            _say(console, progress_line(shared, trial.number, trials))
+    bounds = {name: given for name, given in zip(SEARCHED, ranges, strict=True) if given}
+    space = SearchSpace(_configurations(paths, fit, metric), bounds)
+    _sweep(trials, output.expanduser(), space, metric, seeds, sampler_seed, None, storage, prune)
+
+
+def _sweep(trials: int, *settings: Any) -> None:
+    """Run trials until there are enough, print and write what they found.
+
+    Args:
+        trials: number of trials that the study is to have.
+        *settings: arguments of ``SharedStudy``.
+    """
+    if find_spec("optuna") is None:
+        raise UserError(
+            "sweep: needs Optuna, which is not installed: pip install 'etram-det[sweep]'"
+        )
+    from etram_det.tools.sweep.outcome import progress_line, trials_table, value_of, write_outcome
+    from etram_det.tools.sweep.study import SharedStudy
+
+    shared = SharedStudy(*settings)
+    console = screen(width=FILE_WIDTH)
+    console.out(_plan(shared.space, shared.output))
+
+    def report(number: int) -> None:
+        write_outcome(shared)
+        console.out(progress_line(shared, number, trials))
+
+    # A scheduler's SIGTERM acts as Ctrl-C does, so that the trial goes back to the study.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        shared.run(trials, report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     write_outcome(shared)
     console.print(trials_table(shared))
-    _require_a_value(shared)
-    _say(console, f"sweep.csv, sweep.json, best.yaml and trials/ in {shared.output}")
-
-
-def _require_a_value(shared: SharedStudy) -> None:
-    """Tell of a study in which every run failed: its settings must be at fault."""
     ended = [trial for trial in shared.trials() if trial.state.is_finished()]
-    if ended and all(trial.value is None for trial in ended):
+    if ended and all(value_of(trial) is None for trial in ended):
         raise UserError(
-            f"trials: none of {len(ended)} came to a value: the table has their last words, "
-            f"{shared.output / 'trials'} their logs",
+            f"trials: none of {len(ended)} came to a value: see the table, and their logs in "
+            f"{shared.output / 'trials'}",
             exit_code=1,
         )
+    console.out(f"sweep.csv, sweep.json, best.yaml and trials/ in {shared.output}")
 
 
 def _configurations(
@@ -121,7 +127,7 @@ def _configurations(
     if not variants:
         if not fit:
             raise UserError(
-                "variants: must be one or more configuration files, found none: name some, or "
+                "variants: must be one or more configuration files, got none: name some, or "
                 "give fit its settings after --"
             )
         return {"configuration": _resolved(fit, metric)}
@@ -129,14 +135,14 @@ def _configurations(
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(
-            f"variants: must differ in the names of their files, found {twice.pop()} twice: "
+            f"variants: must differ in the names of their files, got {twice.pop()} twice: "
             "rename one"
         )
     return {path.stem: _resolved(["--config", str(path), *fit], metric) for path in variants}
 
 
 def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
-    """What ``fit`` makes of files and flags; building it all shows mistakes before any run.
+    """What ``fit`` makes of files and flags; building all of it finds mistakes before any run.
 
     So does opening the data; simulated traffic is made now, if need be.
     """
@@ -164,23 +170,7 @@ def _plan(space: SearchSpace, output: Path) -> str:
     """What will be searched, in one line for each variant."""
     lines = [f"study in {output}"]
     for variant in space.variants:
-        searched = [
-            f"{name} {space.ranges[name][0]:g} to {space.ranges[name][1]:g}"
-            for name in space.searched(variant)
-        ]
-        lines.append(f"  {variant}: {', '.join(searched) or 'as it is'}")
+        ranges = ((name, *space.ranges[name]) for name in space.searched(variant))
+        searched = ", ".join(f"{name} {low:g} to {high:g}" for name, low, high in ranges)
+        lines.append(f"  {variant}: {searched or 'as it is'}")
     return "\n".join(lines)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _interrupted_by_termination() -> Iterator[None]:
-    """Let a scheduler's SIGTERM act as Ctrl-C does, so that the trial goes back to the study."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

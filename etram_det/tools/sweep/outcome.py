@@ -1,45 +1,48 @@
-"""What a sweep found: a line for each trial, a table, and files."""
+"""The outcome of a sweep: a line for each trial, a table, and files."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import os
 import socket
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from optuna.trial import FrozenTrial
 from rich.table import Table
 
 from etram_det.files import write_text
 from etram_det.tools.sweep.study import SharedStudy, seconds_of
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+_STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Best first; those without a value last, in their order."""
-    return sorted(trials, key=lambda trial: -_value(trial))
+    return sorted(
+        trials, key=lambda trial: math.inf if (value := value_of(trial)) is None else -value
+    )
 
 
 def progress_line(shared: SharedStudy, number: int, total: int) -> str:
-    """What is to be said of a trial that has just ended, and how long the rest will take."""
+    """One line on a trial that has just ended, with the time left for the rest."""
     trials = shared.trials()
     trial = next(each for each in trials if each.number == number)
     ended = [each for each in trials if each.state.is_finished()]
     best = ranked(trials)[0]
-    if trial.value is None:
-        outcome = f"failed: {trial.user_attrs.get('error', 'unknown')}"
-    else:
-        outcome = f"{shared.metric} {trial.value:.4f}"
+    value = value_of(trial)
+    reason = trial.user_attrs.get("error", "unknown")
+    state = _STATES.get(trial.state.name, "running")
+    outcome = f"{state}: {reason}" if value is None else f"{shared.metric} {value:.4f}"
     parts = [f"{len(ended)}/{total}", f"trial {number}: {outcome}", _settings_of(trial)]
-    if best.value is not None and best.number != number:
-        parts.append(f"best {best.value:.4f} (trial {best.number})")
+    if (best_value := value_of(best)) is not None and best.number != number:
+        parts.append(f"best {best_value:.4f} (trial {best.number})")
     processes = sum(not each.state.is_finished() for each in trials) + 1
     left_s = statistics.fmean(map(seconds_of, ended)) * (total - len(ended)) / processes
     if left_s > 0:
@@ -50,7 +53,9 @@ def progress_line(shared: SharedStudy, number: int, total: int) -> str:
 def trials_table(shared: SharedStudy) -> Table:
     """All trials, best first, failed ones with their reason."""
     trials = ranked(shared.trials())
-    names = [name for name in ("variant", *shared.space.ranges) if _is_used(name, trials)]
+    names = [
+        name for name in ("variant", *shared.space.ranges) if any(name in t.params for t in trials)
+    ]
     table = Table()
     for title in ("trial", shared.metric):
         table.add_column(title, justify="right")
@@ -61,11 +66,13 @@ def trials_table(shared: SharedStudy) -> Table:
     table.add_column("time", justify="right")
     table.add_column("")
     for trial in trials:
-        cells = [str(trial.number), "-" if trial.value is None else f"{trial.value:.4f}"]
-        if len(shared.seeds) > 1:
-            cells.append("-" if trial.value is None else f"{_spread(trial):.4f}")
+        value = value_of(trial)
+        numbers = [value] if len(shared.seeds) == 1 else [value, _spread(trial)]
+        cells = [str(trial.number), *("-" if n is None else f"{n:.4f}" for n in numbers)]
         cells += [_shown(trial.params.get(name)) for name in names]
-        table.add_row(*cells, _duration(seconds_of(trial)), _remark(trial))
+        is_running = not trial.state.is_finished()
+        remark = "running" if is_running else str(trial.user_attrs.get("error", ""))
+        table.add_row(*cells, _duration(seconds_of(trial)), remark)
     return table
 
 
@@ -73,7 +80,7 @@ def write_outcome(shared: SharedStudy) -> None:
     """Write ``sweep.json``, ``sweep.csv`` and, once a trial has a value, ``best.yaml``."""
     trials = ranked(shared.trials())
     rows = [_row(shared, trial) for trial in trials]
-    best = next((trial for trial in trials if trial.value is not None), None)
+    best = next((trial for trial in trials if value_of(trial) is not None), None)
     outcome = {
         "metric": shared.metric,
         "seeds": shared.seeds,
@@ -82,7 +89,7 @@ def write_outcome(shared: SharedStudy) -> None:
         "best": None if best is None else best.number,
         "trials": rows,
     }
-    _replace(shared.output / "sweep.json", json.dumps(outcome, indent=2) + "\n")
+    _write(shared.output / "sweep.json", json.dumps(outcome, indent=2) + "\n")
     settings = ["variant", *shared.space.ranges]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -91,9 +98,9 @@ def write_outcome(shared: SharedStudy) -> None:
     for row in rows:
         chosen = [row["settings"].get(name) for name in settings]
         writer.writerow([*(row[name] for name in columns), *chosen])
-    _replace(shared.output / "sweep.csv", text.getvalue())
+    _write(shared.output / "sweep.csv", text.getvalue())
     if best is not None:
-        _replace(shared.output / "best.yaml", _best_configuration(shared, best))
+        _write(shared.output / "best.yaml", _best_configuration(shared, best))
 
 
 def _best_configuration(shared: SharedStudy, best: FrozenTrial) -> str:
@@ -110,9 +117,9 @@ def _best_configuration(shared: SharedStudy, best: FrozenTrial) -> str:
 def _row(shared: SharedStudy, trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "state": {"COMPLETE": "complete", "FAIL": "failed"}.get(trial.state.name, "running"),
-        "value": trial.value,
-        "spread": None if trial.value is None else _spread(trial),
+        "state": _STATES.get(trial.state.name, "running"),
+        "value": value_of(trial),
+        "spread": _spread(trial),
         "values": trial.user_attrs.get("values", {}),
         "settings": trial.params,
         "seconds": round(seconds_of(trial), 1),
@@ -121,24 +128,17 @@ def _row(shared: SharedStudy, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _value(trial: FrozenTrial) -> float:
-    return float("-inf") if trial.value is None else trial.value
+def value_of(trial: FrozenTrial) -> float | None:
+    """The metric of a completed trial; None of others."""
+    return trial.value if trial.state.name == "COMPLETE" else None
 
 
-def _spread(trial: FrozenTrial) -> float:
-    """Standard deviation over the seeds; 0 with one."""
+def _spread(trial: FrozenTrial) -> float | None:
+    """Standard deviation over the seeds of a completed trial; 0 with one."""
+    if value_of(trial) is None:
+        return None
     values = list(trial.user_attrs["values"].values())
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _remark(trial: FrozenTrial) -> str:
-    if trial.state.is_finished():
-        return str(trial.user_attrs.get("error", ""))
-    return "running"
-
-
-def _is_used(name: str, trials: Sequence[FrozenTrial]) -> bool:
-    return any(name in trial.params for trial in trials)
 
 
 def _settings_of(trial: FrozenTrial) -> str:
@@ -157,6 +157,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _replace(path: Path, text: str) -> None:
-    # Processes that share the folder must not meet in one unfinished file.
+def _write(path: Path, text: str) -> None:
+    # Processes that share the folder must not write to the same unfinished file.
     write_text(path, text, writer=f"{socket.gethostname()}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""What a sweep searches over, and the configuration that a choice amounts to."""
+"""What a sweep searches over, and the configuration that a choice makes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from etram_det.errors import UserError
 if TYPE_CHECKING:
     import optuna
 
-# Searched settings and the least value that each may take; all but the weight span magnitudes.
-_LEAST = {
-    "learning_rate": math.ulp(0.0),
-    "size_aware_weight": 1.0,
-    "small_threshold": math.ulp(0.0),
-    "medium_threshold": math.ulp(0.0),
-}
+SEARCHED = ("learning_rate", "size_aware_weight", "small_threshold", "medium_threshold")
 _LINEAR = "size_aware_weight"
 _THRESHOLDS = ("small_threshold", "medium_threshold")
 # The thresholds that a weight type reads: searching over the other would be noise.
@@ -40,8 +34,7 @@ class SearchSpace:
 
     Attributes:
         variants: name of each variant and its whole configuration, as ``fit`` reads it.
-        ranges: lowest and highest value of each searched setting: any of ``learning_rate``,
-            ``size_aware_weight``, ``small_threshold`` and ``medium_threshold``.
+        ranges: lowest and highest value of each searched setting, some of ``SEARCHED``.
 
     Raises:
         UserError: if a range is out of order or its bounds, thresholds could cross, or nothing is
@@ -53,17 +46,17 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for name, (low, high) in self.ranges.items():
-            if not _LEAST[name] <= low < high < math.inf:
-                least = "at least 1" if name == _LINEAR else "positive"
+            least, words = (1.0, "at least 1") if name == _LINEAR else (math.ulp(0.0), "positive")
+            if not least <= low < high < math.inf:
                 raise UserError(
-                    f"{name}: must be {least}, finite and in ascending order, found {low:g} "
+                    f"{name}: must be {words}, finite and in ascending order, got {low:g} "
                     f"{high:g}: exchange or correct them, or set null to keep the configuration's"
                 )
         for variant in self.variants:
             self._require_thresholds_apart(variant)
         if len(self.variants) == 1 and not self.searched(next(iter(self.variants))):
             raise UserError(
-                "variants: must be two or more where no range is searched, found "
+                "variants: must be two or more where no range is searched, got "
                 f"{next(iter(self.variants))}: name more variants or set a range"
             )
 
@@ -107,7 +100,7 @@ class SearchSpace:
             if not small[1] < medium[0]:
                 raise UserError(
                     "small_threshold, medium_threshold: all values of the first must lie below "
-                    f"those of the second, found up to {small[1]:g} and from {medium[0]:g} in "
+                    f"those of the second, got up to {small[1]:g} and from {medium[0]:g} in "
                     f"{variant}: narrow or set --small-threshold or --medium-threshold"
                 )
 

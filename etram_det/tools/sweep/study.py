@@ -1,41 +1,45 @@
-"""An Optuna study in a folder that several processes and machines can share.
+"""An Optuna study in a folder that several processes share, and the runs of its trials.
 
-The study is a journal file, ``study.journal``: every process appends to it and reads what the
-others wrote. Optuna knows no heartbeat for such storage, so each trial's folder holds a file
-``alive`` that its process touches; a trial whose file has grown old is given to someone else.
+Optuna does the sharing: its database holds the study, its heartbeat finds the trials of killed
+processes, and its retry callback queues them again.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
+import sqlalchemy
 import yaml
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileOpenLock
 
 from etram_det.errors import UserError
 from etram_det.tools.sweep.space import Choice, SearchSpace
 from etram_det.types import leaves
 
-if TYPE_CHECKING:
-    import optuna
-
-JOURNAL = "study.journal"
-BEAT_S = 10.0
-# Network file systems may show a file's new time only after a minute.
-STALE_S = 120.0
+DATABASE = "study.db"
+HEARTBEAT_S = 10
+GRACE_S = 120  # without a heartbeat, after which a trial's process counts as killed
+_POLL_S = 10.0
 _STOP_S = 30.0
+_LOCKED_S = 60  # that a process waits for the others' transactions
 
-# Settings that may differ between the machines of a study, or that a trial sets itself.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+_RETRY = RetryHeartbeatStaleTrialCallback()
+
+# Settings that may differ between the processes of a study, or that a trial sets itself.
 _FREE_SETTINGS = {
     "seed_everything",
     "data.root",
@@ -47,22 +51,22 @@ _FREE_SETTINGS = {
     "trainer.logger",
 }
 
-# Trains with a settings file and writes what is shown into a log; calls the function every
-# ``BEAT_S`` seconds or so; returns the exit code.
+# Trains with a settings file and writes what the run prints into a log; calls the function every
+# ``_POLL_S`` seconds or so; returns the exit code.
 Runner = Callable[[Path, Path, Callable[[], None]], int]
 
 
 class TrialFailed(Exception):
-    """A run ended without a figure; the text tells why."""
+    """A run ended without a value of the metric; the text says why."""
 
 
-def run_fit(settings: Path, log: Path, beat: Callable[[], None]) -> int:
-    """Train in a process of its own, which leaves no memory behind and dies with an interrupt.
+def run_fit(settings: Path, log: Path, poll: Callable[[], None]) -> int:
+    """Train in a process of its own, which leaves no memory behind and ends with an exception.
 
     Args:
         settings: configuration file of ``fit``.
-        log: file for all that the run shows.
-        beat: called while the run goes on, every :data:`BEAT_S` seconds.
+        log: file for all that the run prints.
+        poll: is called while the run goes on.
 
     Returns:
         The exit code; minus the signal's number where one ended the run.
@@ -75,9 +79,9 @@ def run_fit(settings: Path, log: Path, beat: Callable[[], None]) -> int:
         try:
             while True:
                 try:
-                    return process.wait(BEAT_S)
+                    return process.wait(_POLL_S)
                 except subprocess.TimeoutExpired:
-                    beat()
+                    poll()
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -93,13 +97,15 @@ class SharedStudy:
     Args:
         output: folder of the study, made if it is not there.
         space: what is searched.
-        metric: figure of ``metrics.json`` that is maximised.
-        seeds: seeds of the runs of each trial, whose mean figure is the trial's.
-        sampler_seed: seed of the choices; with the trial's number it sets them.
-        runner: trains with a settings file.
+        metric: metric of ``metrics.json`` that is maximised.
+        seeds: seeds of the runs of each trial, whose mean is the trial's value.
+        sampler_seed: seed of the choices, which it sets together with the trial's number.
+        runner: trains with a settings file; ``run_fit`` unless given.
+        storage: URL of the database; None for ``study.db`` in the folder.
+        prune: stop a trial whose metric lies below the median of the others after as many steps.
 
     Raises:
-        UserError: if Optuna is missing, or the folder holds a study with other settings.
+        UserError: if the study cannot be opened or has other settings.
     """
 
     def __init__(
@@ -109,15 +115,19 @@ class SharedStudy:
         metric: str,
         seeds: Sequence[int],
         sampler_seed: int = 0,
-        runner: Runner = run_fit,
+        runner: Runner | None = None,
+        storage: str | None = None,
+        prune: bool = False,
     ) -> None:
         self.output = output
         self.space = space
         self.metric = metric
         self.seeds = tuple(seeds)
         self._sampler_seed = sampler_seed
-        self._runner = runner
-        self.study = _open_study(output)
+        self._runner = runner or run_fit
+        self._total = 0
+        self._latest = 0
+        self.study = _open_study(output, storage, prune)
         _require_same_settings(self.study, output, self._settings())
 
     def folder_of(self, number: int) -> Path:
@@ -127,7 +137,7 @@ class SharedStudy:
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """The trials that count: without those that wait, and those that another one retries."""
         every = self.study.get_trials(deepcopy=False)
-        retried = {trial.user_attrs.get("retries") for trial in every}
+        retried = {number for trial in every for number in _RETRY.retry_history(trial)}
         return [
             trial
             for trial in every
@@ -136,63 +146,59 @@ class SharedStudy:
             and "surplus" not in trial.user_attrs
         ]
 
-    def next_trial(self, total: int) -> optuna.Trial | None:
-        """Start a trial, unless there are enough, counting those that run elsewhere.
+    def run(self, total: int, report: Callable[[int], None]) -> None:
+        """Run trials until the study has ``total``, those of other processes included.
 
-        Trials of killed processes are started anew. Where only trials are left of which it is not
-        known whether their process lives, this waits until it is.
+        Trials of killed processes are started anew; while trials run elsewhere, this waits until it
+        is known whether their processes live. An interrupt gives the own trial back.
 
         Args:
             total: number of trials that the study is to have.
+            report: is called with the number of each trial that ended here.
         """
+        self._total = total
+        known_at = time.monotonic() + GRACE_S + HEARTBEAT_S
         while True:
-            self._free_killed_trials()
-            if len(self.trials()) < total:
-                trial = self.study.ask()
-                if sum(other.number < trial.number for other in self.trials()) < total:
-                    return trial
-                # Two processes took the last place at the same time.
-                trial.set_user_attr("surplus", True)
-                self._tell_failed(trial.number)
-            elif not any(2 * BEAT_S < age for age in self._ages_s().values()):
-                return None
+            optuna.storages.fail_stale_trials(self.study)
+            trials = self.trials()
+            if len(trials) < total:
+                try:
+                    self.study.optimize(self._objective, n_trials=1, catch=(TrialFailed,))
+                except (KeyboardInterrupt, OSError):  # nothing that the settings are to blame for
+                    _RETRY(self.study, self.study.trials[self._latest])
+                    raise
+                if any(trial.number == self._latest for trial in self.trials()):
+                    report(self._latest)
+            elif all(each.state.is_finished() for each in trials) or time.monotonic() > known_at:
+                return
             else:
-                time.sleep(BEAT_S)
+                time.sleep(HEARTBEAT_S)
 
-    def run(self, trial: optuna.Trial) -> None:
-        """Train with each seed and tell the study the mean figure, or why there is none.
-
-        If this is interrupted, the trial goes back to the study, to be started anew.
-        """
-        import optuna
-
+    def _objective(self, trial: optuna.Trial) -> float:
+        """Train with each seed; returns the mean of the metric."""
+        self._latest = trial.number
+        if sum(other.number < trial.number for other in self.trials()) >= self._total:
+            # Two processes took the last place at the same time.
+            trial.set_user_attr("surplus", True)
+            raise TrialFailed("surplus")
         # Seeded by the number: processes with the same seed must not make the same choices.
         seed = self._sampler_seed * 1_000_003 + trial.number
         self.study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
         folder = self.folder_of(trial.number)
-        alive = folder / "alive"
+        folder.mkdir(parents=True)
+        choice = self.space.draw(trial)
+        values: dict[str, float] = {}
         try:
-            folder.mkdir(parents=True)
-            alive.touch()
-            choice = self.space.draw(trial)
-            figures: dict[str, float] = {}
             for run_seed in self.seeds:
-                figures[str(run_seed)] = self._train(folder, choice, run_seed, alive.touch)
-                trial.set_user_attr("values", figures)
-            self.study.tell(trial, statistics.fmean(figures.values()))
-        except TrialFailed as failure:
-            trial.set_user_attr("error", str(failure))
-            self._tell_failed(trial.number)
-        except (
-            BaseException
-        ):  # an interrupt, a full disk: nothing that the settings are to blame for
-            self._start_anew(trial.number, trial.params)
+                values[str(run_seed)] = self._train(trial, folder, choice, run_seed)
+                trial.set_user_attr("values", values)
+        except (TrialFailed, optuna.TrialPruned) as end:
+            trial.set_user_attr("error", str(end))
             raise
-        finally:
-            alive.unlink(missing_ok=True)
+        return statistics.fmean(values.values())
 
-    def _train(self, folder: Path, choice: Choice, seed: int, beat: Callable[[], None]) -> float:
-        """The figure of one run."""
+    def _train(self, trial: optuna.Trial, folder: Path, choice: Choice, seed: int) -> float:
+        """The metric of one run."""
         config = self.space.configuration(choice)
         config["seed_everything"] = seed
         config["trainer"]["logger"] = {
@@ -204,56 +210,41 @@ class SharedStudy:
                 "default_hp_metric": False,
             },
         }
-        settings = folder / f"seed_{seed}.yaml"
+        settings, log = folder / f"seed_{seed}.yaml", folder / f"seed_{seed}.log"
         settings.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        log = folder / f"seed_{seed}.log"
-        code = self._runner(settings, log, beat)
+        results = folder / f"seed_{seed}" / "metrics.json"
+
+        def poll() -> None:
+            if seed == self.seeds[0]:
+                self._report(trial, results)
+
+        code = self._runner(settings, log, poll)
         if code != 0:
             raise TrialFailed(_reason(code, log))
-        results = folder / f"seed_{seed}" / "metrics.json"
         if not results.is_file():
             raise TrialFailed("no evaluation: trainer.val_check_interval exceeds the run's steps")
-        figure = json.loads(results.read_text(encoding="utf-8")).get(self.metric)
-        if figure is None or not math.isfinite(figure):
+        value = json.loads(results.read_text(encoding="utf-8")).get(self.metric)
+        if value is None or not math.isfinite(value):
             raise TrialFailed(f"{self.metric} is unknown: the validation split has no such boxes")
-        return float(figure)
+        return float(value)
 
-    def _ages_s(self) -> dict[int, float]:
-        """Of each running trial, how long ago its process gave a sign of life."""
-        running = [trial for trial in self.trials() if trial.state.name == "RUNNING"]
-        if not running:
-            return {}
-        # The clock of the file system, which need not be this machine's.
-        with tempfile.NamedTemporaryFile(dir=self.output) as probe:
-            now = os.stat(probe.name).st_mtime
-        ages = {}
-        for trial in running:
-            try:
-                last = (self.folder_of(trial.number) / "alive").stat().st_mtime
-            except FileNotFoundError:  # it begins just now, or was killed doing so
-                last = now - seconds_of(trial)
-            ages[trial.number] = now - last
-        return ages
+    def _report(self, trial: optuna.Trial, results: Path) -> None:
+        """Report the latest validation of a run; raises Optuna's TrialPruned where it is hopeless.
 
-    def _free_killed_trials(self) -> None:
-        for number, age in self._ages_s().items():
-            if age > STALE_S:
-                self._start_anew(number, self.study.trials[number].params)
-
-    def _start_anew(self, number: int, params: Mapping[str, Any]) -> None:
-        """Fail a running trial and let the next one have its settings."""
-        if self._tell_failed(number):
-            self.study.enqueue_trial(dict(params), user_attrs={"retries": number})
-
-    def _tell_failed(self, number: int) -> bool:
-        """Fail a running trial; False if another process did before."""
-        import optuna
-
-        try:
-            self.study.tell(number, state=optuna.trial.TrialState.FAIL)
-        except (RuntimeError, ValueError):
-            return False
-        return True
+        Of several seeds, the first one's validations count: a trial has one value for each step.
+        """
+        if not results.is_file():
+            return
+        content = json.loads(results.read_text(encoding="utf-8"))
+        value, step = content.get(self.metric), content["run"]["step"]
+        reported = self.study.trials[trial.number].intermediate_values
+        if step in reported or value is None or not math.isfinite(value):
+            return
+        trial.report(value, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned(
+                f"below the median after {step} steps, {self.metric} {value:.4f}"
+            )
 
     def _settings(self) -> dict[str, Any]:
         """What must stay the same for the trials of a study to compare, by dotted key."""
@@ -272,38 +263,52 @@ class SharedStudy:
         return dict(json.loads(json.dumps(settings, default=str)))
 
 
-def _open_study(output: Path) -> optuna.Study:
-    try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-    except ImportError as error:
+def _open_study(output: Path, storage: str | None, prune: bool) -> optuna.Study:
+    if storage is None and (output / "trials").exists() and not (output / DATABASE).exists():
         raise UserError(
-            "sweep: needs Optuna, which is not installed: pip install 'etram-det[sweep]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = output / JOURNAL
-    if (output / "trials").exists() and not journal.exists():
-        raise UserError(
-            f"output: {output} holds trials without their {JOURNAL}: bring it back or choose "
-            "another folder"
+            f"output: {output} holds trials without their {DATABASE}: bring it back or choose "
+            "another folder (study.journal, of earlier releases, is not read any more)"
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
-        # The other kind of lock, a symbolic link, is not to be had on every system.
-        backend = JournalFileBackend(str(journal), JournalFileOpenLock(str(journal)))
+        lock = JournalFileOpenLock(str(output / DATABASE))
+        lock.acquire()  # one process makes the tables
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be written ({error}): choose another") from error
+    try:
         return optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
+            storage=_open_storage(storage or f"sqlite:///{output / DATABASE}"),
             study_name="sweep",
             direction="maximize",
             load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
         )
-    except OSError as error:
-        raise UserError(f"output: {output} cannot be written ({error}): choose another") from error
-    except (KeyError, ValueError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
         raise UserError(
-            f"{journal}: must be a study of this command, found a damaged or foreign file "
-            f"({error}): choose another --output"
+            f"{storage or output / DATABASE}: must be a database of this command, got one that "
+            f"cannot be opened ({str(error).splitlines()[0]}): choose another --output or --storage"
         ) from error
+    finally:
+        lock.release()
+
+
+def _open_storage(url: str) -> RDBStorage:
+    is_sqlite = url.startswith("sqlite")
+    options = {"timeout": _LOCKED_S, "isolation_level": None} if is_sqlite else {}
+    storage = RDBStorage(
+        url,
+        engine_kwargs={"connect_args": options},
+        heartbeat_interval=HEARTBEAT_S,
+        grace_period=GRACE_S,
+        heartbeat_stale_trial_callback=_RETRY,
+    )
+    if is_sqlite:
+        # SQLite locks no rows: without this, two processes could start one waiting trial.
+        begin = "BEGIN IMMEDIATE"
+        sqlalchemy.event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql(begin)
+        )
+    return storage
 
 
 def _require_same_settings(study: optuna.Study, output: Path, settings: dict[str, Any]) -> None:
@@ -315,13 +320,13 @@ def _require_same_settings(study: optuna.Study, output: Path, settings: dict[str
     for key in old | settings:
         if old.get(key) != settings.get(key):
             raise UserError(
-                f"{key}: must be {old.get(key)} as in the study in {output}, found "
+                f"{key}: must be {old.get(key)} as in the study in {output}, got "
                 f"{settings.get(key)}: repeat the study's settings or choose another --output"
             )
 
 
 def _reason(code: int, log: Path) -> str:
-    """Why a run failed, from the last line that it showed."""
+    """Why a run failed, from the last line that it printed."""
     if code < 0:
         return f"ended by signal {-code}"
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -333,5 +338,4 @@ def _reason(code: int, log: Path) -> str:
 def seconds_of(trial: optuna.trial.FrozenTrial) -> float:
     """How long a trial took, or has taken so far."""
     assert trial.datetime_start is not None
-    end = trial.datetime_complete or datetime.now()
-    return (end - trial.datetime_start).total_seconds()
+    return (trial.duration or datetime.now() - trial.datetime_start).total_seconds()

@@ -1,69 +1,44 @@
-"""The plain path that the fast one is measured against, and equal to.
+"""The plain path that the fast one is equal to, and measured against.
 
 What most code does: time step by time step through all stages, channels first, and assignment
 image by image and box by box. It runs on the fast detector's own weights.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from etram_det.models import losses
 from etram_det.models.assign import Assignment
-from etram_det.models.backbone import PartitionAttention, Stage
-from etram_det.models.detector import Detector
-from etram_det.models.head import HeadOutput
-from etram_det.types import State
+from etram_det.tools.bench.settings import autocast
+from etram_det.tools.bench.train import TrainingStep
 
 
-def plain_features(
-    detector: Detector, events: Tensor, state: State | None = None
-) -> tuple[list[Tensor], State]:
-    """The same as ``detector.features``, one time step after the other.
-
-    Args:
-        detector: with channels-first weights.
-        events: ``[T, B, 2 * bins, H, W]``, any numeric type.
-        state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` for zeros.
-
-    Returns:
-        Features ``[T * B, C_s, h_s, w_s]`` of the pyramid's scales, and the state.
-    """
+def plain_features(detector, events, state=None):
+    """The same as ``detector.features``, one time step after the other; weights channels first."""
     backbone = detector.backbone
     multiple = backbone.size_multiple
     x = F.pad(events.float(), (0, -events.shape[-1] % multiple, 0, -events.shape[-2] % multiple))
     partition = (x.shape[-2] // multiple, x.shape[-1] // multiple)
     steps = []
     for step in x:
-        features: list[Tensor] = []
-        new_state: State = []
+        features = []
+        new_state = []
         for i, stage in enumerate(backbone.stages):
-            assert isinstance(stage, Stage)
             before = None if state is None else state[i]
             step, after = _plain_stage(stage, step, before, partition)
             features.append(step)
             new_state.append(after)
         state = new_state
         steps.append(features[detector.first_stage :])
-    assert state is not None
     return [torch.cat(scale) for scale in zip(*steps, strict=True)], state
 
 
-def _plain_stage(
-    stage: Stage,
-    x: Tensor,
-    state: tuple[Tensor, Tensor] | None,
-    partition: tuple[int, int],
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _plain_stage(stage, x, state, partition):
     """One stage over one step ``[B, C_in, H_in, W_in]``."""
     x = stage.norm(stage.downsample(x).permute(0, 2, 3, 1))
     for block in stage.attention:
-        assert isinstance(block, PartitionAttention)
         x = _plain_attention(block, x, partition)
     x = x.permute(0, 3, 1, 2).contiguous()
     if state is None:
@@ -71,13 +46,13 @@ def _plain_stage(
     hidden, cell = state
     weight = stage.lstm.weight[:, :, None, None]
     gates = F.conv2d(torch.cat([x, hidden], dim=1), weight, stage.lstm.bias).float()
-    forget, write, read, candidate = gates.chunk(4, dim=1)
-    cell = forget.sigmoid() * cell + write.sigmoid() * candidate.tanh()
-    hidden = read.sigmoid() * cell.tanh()
+    forget_gate, input_gate, output_gate, cell_gate = gates.chunk(4, dim=1)
+    cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * cell_gate.tanh()
+    hidden = output_gate.sigmoid() * cell.tanh()
     return hidden, (hidden, cell)
 
 
-def _plain_attention(block: PartitionAttention, x: Tensor, partition: tuple[int, int]) -> Tensor:
+def _plain_attention(block, x, partition):
     """Window or grid attention of features ``[B, h, w, C]``."""
     lanes, h, w, dim = x.shape
     p, q = partition
@@ -91,8 +66,6 @@ def _plain_attention(block: PartitionAttention, x: Tensor, partition: tuple[int,
     attended = F.scaled_dot_product_attention(*heads.chunk(3, dim=-1)).transpose(1, 2).flatten(2)
     x = x + block.scale1(F.linear(attended, block.projection.weight, block.projection.bias))
     first, activation, second = block.mlp
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
     hidden = activation(F.linear(block.norm2(x), first.weight, first.bias))
     x = x + block.scale2(F.linear(hidden, second.weight, second.bias))
     x = x.view(lanes, h // p, w // q, p, q, dim)
@@ -101,17 +74,8 @@ def _plain_attention(block: PartitionAttention, x: Tensor, partition: tuple[int,
 
 
 @torch.no_grad()
-def plain_simota(
-    output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor, rows: Tensor | None = None
-) -> Assignment:
-    """The same as ``simota``, image by image.
-
-    Args:
-        output: predictions at ``A`` anchor points of ``N`` frames.
-        boxes_cxcywh: ``[N, M, 4]`` in pixels of the input frame.
-        classes: ``[N, M]`` int64 class ids; -1 where padded.
-        rows: not needed here.
-    """
+def plain_simota(output, boxes_cxcywh, classes, rows=None):
+    """The same as ``simota``, image by image; ``rows`` are not needed."""
     foreground = torch.zeros_like(output.objectness, dtype=torch.bool)
     box_index = torch.zeros_like(foreground, dtype=torch.int64)
     iou = torch.zeros_like(foreground, dtype=torch.float32)
@@ -128,9 +92,7 @@ def plain_simota(
     return Assignment(foreground, box_index, iou)
 
 
-def _assign_image(
-    output: HeadOutput, predicted: Tensor, boxes: Tensor, classes: Tensor, i: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _assign_image(output, predicted, boxes, classes, i):
     """Foreground points ``[P]`` of image ``i``, the box of each and their overlap."""
     reach = 1.5 * output.strides[:, None]
     points = (output.cells + 0.5) * output.strides[:, None]
@@ -160,7 +122,7 @@ def _assign_image(
     return candidates[taken], index, iou[index, taken]
 
 
-def _iou(box_cxcywh: Tensor, others_cxcywh: Tensor) -> Tensor:
+def _iou(box_cxcywh, others_cxcywh):
     """IoU ``[P]`` of a box ``[4]`` with boxes ``[P, 4]``."""
     a, b = box_cxcywh, others_cxcywh
     low = torch.maximum(a[:2] - a[2:] / 2, b[:, :2] - b[:, 2:] / 2)
@@ -170,7 +132,7 @@ def _iou(box_cxcywh: Tensor, others_cxcywh: Tensor) -> Tensor:
 
 
 @contextmanager
-def assignment_by(function: Callable[..., Assignment]) -> Iterator[None]:
+def assignment_by(function):
     """Let the training loss assign by another function."""
     kept = losses.simota
     losses.simota = function
@@ -178,3 +140,33 @@ def assignment_by(function: Callable[..., Assignment]) -> Iterator[None]:
         yield
     finally:
         losses.simota = kept
+
+
+class PlainTrainingStep(TrainingStep):
+    """A training step on the plain path."""
+
+    def __init__(self, settings, precision):
+        super().__init__(settings, precision)
+        self.detector.to(memory_format=torch.contiguous_format)
+
+    def __call__(self, events, labels):
+        with assignment_by(plain_simota):
+            return super().__call__(events, labels)
+
+    def features(self, events, state):
+        return plain_features(self.detector, events, state)
+
+
+class PlainStream:
+    """Inference on the plain path, window by window."""
+
+    def __init__(self, settings, precision):
+        self._detector = settings.detector().eval()
+        self._detector.to(memory_format=torch.contiguous_format)
+        self._settings, self._precision, self._state = settings, precision, None
+
+    @torch.no_grad()
+    def __call__(self, events):
+        with autocast(self._settings.device, self._precision):
+            features, self._state = plain_features(self._detector, events[None], self._state)
+            return self._detector.predict(features).decode()
