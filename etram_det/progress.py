@@ -1,4 +1,4 @@
-"""How far long work has come: a bar with counts, the time so far and the time left."""
+"""What people see of the tools: the one place that prints, and progress bars."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ from rich.progress import (
 )
 
 
+def screen(stderr: bool = False, width: int | None = None) -> Console:
+    """The one place that prints: tables by ``print``, lines as they are by ``out``.
+
+    Args:
+        stderr: print to standard error instead of standard output.
+        width: columns of tables in a file or a pipe, which has no width of its own.
+    """
+    console = Console(stderr=stderr, highlight=False)
+    if width is not None and not console.is_terminal:
+        console.width = width
+    return console
+
+
 def progress_bar(transient: bool = False) -> Progress:
     """A bar for any number of tasks, on standard error.
 
@@ -28,7 +41,7 @@ def progress_bar(transient: bool = False) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=screen(stderr=True),
         transient=transient,
     )
 
@@ -42,7 +55,7 @@ def shown_progress(what: str, transient: bool = False) -> Iterator[Callable[[int
         transient: whether the bar goes when the work is done.
 
     Yields:
-        What is to be told how many are done, of how many.
+        A function to call with how many are done, of how many.
     """
     with progress_bar(transient) as bar:
         task = bar.add_task(what, total=None)

@@ -218,7 +218,7 @@ class EventDataModule(pl.LightningDataModule):
             rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
 
     def _subset_of(self, name: str, recordings: list[Recording]) -> list[Recording]:
-        """The part of a split's recordings to work on, told in a line."""
+        """The part of a split's recordings to work on, logged in a line."""
         if self.subset is None:
             return recordings
         chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)
@@ -232,7 +232,7 @@ class EventDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
         rank, world_size = self._rank_and_world_size()
-        # Lightning tells the epoch only after the first batches have been asked for.
+        # Lightning sets the epoch only after the first batches have been asked for.
         epoch, step = 0 if self.trainer is None else self.trainer.current_epoch, 0
         if self.resume_at is not None and self.resume_at[0] >= epoch:
             epoch, step = self.resume_at
@@ -292,7 +292,7 @@ class EventDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the checkpoint's place in the plan, if the plan is still the same.
 
-        What has changed is told: the plan is another one then, and its epoch starts anew. Other
+        What has changed is logged: the plan is another one then, and its epoch starts anew. Other
         validation recordings leave the plan as it is.
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
@@ -406,4 +406,4 @@ def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
 def _require_at_least(least: int, **settings: int) -> None:
     for name, value in settings.items():
         if value < least:
-            raise UserError(f"data.{name}: must be at least {least}, found {value}: raise it")
+            raise UserError(f"data.{name}: must be at least {least}, got {value}: raise it")

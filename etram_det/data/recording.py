@@ -64,9 +64,9 @@ class Recording(ABC):
         dropped: number of boxes left out and, of the frames that this process has read, events;
             by reason.
         events: number of events in the frames that this process has read, and of those in the
-            file whose stamp was behind an earlier one; empty where frames are stored as such.
-        mended_share: share of the file's events, in [0, 1], whose stamp was behind an earlier one,
-            once frames were read; 0 where that is not known.
+            file whose timestamp was behind an earlier one; empty where frames are stored as such.
+        repaired_share: share of the file's events, in [0, 1], whose timestamp was behind an earlier
+            one, once frames were read; 0 where that is not known.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Recording(ABC):
         self.label_boxes = timeline.label_boxes
         self.dropped = dict(timeline.dropped)
         self.events: dict[str, int] = {}
-        self.mended_share = 0.0
+        self.repaired_share = 0.0
 
     def __len__(self) -> int:
         return len(self.frame_end_us)

@@ -2,7 +2,7 @@
 
 A batch sampler says, for each step, which chunk of which recording each lane of the batch takes; a
 map-style dataset loads what it is asked for. As the plan is a pure function of the seed, the
-epoch, the rank and the lanes, and any step of it can be told without the ones before, the batches
+epoch, the rank and the lanes, and any step of it can be computed without those before, the batches
 do not depend on the number of workers, and a run resumes at the step where it stopped.
 """
 
@@ -242,7 +242,7 @@ class Chunk:
         scale: pixels of the sensor per pixel of the frame, in x and y.
         fault: why the recording could not be read, in which case there are no frames.
         num_outside: events in the frames' windows that lay outside the sensor and were dropped.
-        mended_share: share of the recording's events, in [0, 1], whose stamp was mended.
+        repaired_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
     """
 
     request: ChunkRequest
@@ -253,7 +253,7 @@ class Chunk:
     scale: tuple[float, float]
     fault: str | None = None
     num_outside: int = 0
-    mended_share: float = 0.0
+    repaired_share: float = 0.0
 
 
 class ChunkDataset(Dataset[Chunk]):
@@ -294,9 +294,8 @@ class ChunkDataset(Dataset[Chunk]):
                 raise UserError(fault, exit_code=1) from error
             request = replace(request, reset=True)
             no_times = np.empty(0, np.int64)
-            return Chunk(
-                *(request, self.no_frames, no_times, [], recording.name, recording.scale, fault)
-            )
+            name, scale = recording.name, recording.scale
+            return Chunk(request, self.no_frames, no_times, [], name, scale, fault)
         labels = []
         for frame in range(request.start, stop):
             labelled = recording.boxes(frame)
@@ -310,7 +309,7 @@ class ChunkDataset(Dataset[Chunk]):
             recording.name,
             recording.scale,
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
-            mended_share=recording.mended_share,
+            repaired_share=recording.repaired_share,
         )
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed)
@@ -357,8 +356,8 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         stream=torch.tensor([request.stream for request in requests]),
         faults={b: chunk.fault for b, chunk in enumerate(chunks) if chunk.fault is not None},
         num_outside={b: chunk.num_outside for b, chunk in enumerate(chunks) if chunk.num_outside},
-        mended_share={
-            b: chunk.mended_share for b, chunk in enumerate(chunks) if chunk.mended_share
+        repaired_share={
+            b: chunk.repaired_share for b, chunk in enumerate(chunks) if chunk.repaired_share
         },
     )
 

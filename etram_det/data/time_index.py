@@ -12,14 +12,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
 from etram_det.data.labels import load_numbers
 from etram_det.errors import UserError
+
+if TYPE_CHECKING:
+    import h5py
 
 BLOCK = 2**14  # events from one stamp of the index to the next
 _READ = 64 * BLOCK  # events read at a time while the index is made: 8 MB of stamps

@@ -59,7 +59,7 @@ class VideoWriter:
         """Write the next frame, RGB ``[H, W, 3]``."""
         assert self._writer is not None
         assert image.shape[:2] == self.size
-        with _opencv_silent():  # what could not be written is told by finish
+        with _opencv_silent():  # finish reports what could not be written
             self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         self.num_frames += 1
 
@@ -143,7 +143,10 @@ class DetectionVideo:
         corners = np.stack([left, top, left + rows["w"], top + rows["h"]], axis=1) * self._scale
         track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
         draw_boxes(
-            *(image, corners, rows["class_id"], self._class_names),
+            image,
+            corners,
+            rows["class_id"],
+            self._class_names,
             scores=rows["class_confidence"],
             track_ids=track_ids,
         )
@@ -162,7 +165,7 @@ class DetectionVideo:
 def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:
     # MPEG-4 counts time in fractions of a second whose denominator has 16 bits.
     rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
-    with _opencv_silent():  # a codec that is missing is told in one line
+    with _opencv_silent():  # the error names the codecs that are missing
         for codec in CODECS:
             writer = cv2.VideoWriter(
                 str(path), cv2.VideoWriter.fourcc(*codec), rate, (size[1], size[0])
@@ -174,7 +177,7 @@ def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWri
 
 @contextmanager
 def _opencv_silent() -> Iterator[None]:
-    """What OpenCV would write to the terminal is told by errors here."""
+    """Keep what OpenCV writes to the terminal, which errors say here."""
     # OpenCV looks at this variable once.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # OpenCV 5 has moved these functions.

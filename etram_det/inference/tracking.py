@@ -34,7 +34,7 @@ class Tracker:
             from edgefirst.tracker import ByteTrack
         except ImportError as error:
             raise UserError(
-                "track: needs the package edgefirst-tracker, which is not installed: "
+                "track: must be false without the package edgefirst-tracker, got true: use "
                 "pip install 'etram-det[track]'"
             ) from error
         self._tracker = ByteTrack(
@@ -54,10 +54,8 @@ class Tracker:
         """
         left, top = rows["x"], rows["y"]
         corners = np.stack([left, top, left + rows["w"], top + rows["h"]], axis=1)
-        tracks = self._tracker.update(
-            *(corners, rows["class_confidence"].copy(), rows["class_id"].astype(np.uintp)),
-            time_us * 1000,
-        )
+        scores, classes = rows["class_confidence"].copy(), rows["class_id"].astype(np.uintp)
+        tracks = self._tracker.update(corners, scores, classes, time_us * 1000)
         alive = {track.info.uuid for track in self._tracker.get_active_tracks()}
         numbers = np.zeros(len(rows), np.int64)
         for i, track in enumerate(tracks):

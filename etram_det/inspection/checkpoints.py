@@ -52,8 +52,8 @@ class InspectedCheckpoint:
             root: folder of other recordings of the same classes.
         """
         settings = dict(self.config.get("data", {}))
-        if self.trained.tells_frames or not settings:
-            stored = asdict(self.trained.frames)
+        if self.trained.knows_frames or not settings:
+            stored = asdict(self.trained.frame_settings)
             settings |= {name: value for name, value in stored.items() if value is not None}
         if root is not None:
             settings["root"] = str(root)

@@ -120,7 +120,7 @@ def pictures_of(
             seen.frames[t],
             checkpoint.trained.class_names,
             boxes,
-            representation=checkpoint.trained.frames.representation,
+            representation=checkpoint.trained.frame_settings.representation,
         )
     return pictures
 

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from etram_det.errors import UserError
+from etram_det.types import dotted_items
 
 _EVALUATE = "run validate or test with this release"
 # What a report cannot do without.
@@ -159,19 +160,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return _by_dotted_key(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError):
         return {}
-
-
-def _by_dotted_key(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        return {prefix.removesuffix("."): content}
-    return {
-        key: value
-        for name, inner in content.items()
-        for key, value in _by_dotted_key(inner, f"{prefix}{name}.").items()
-    }
+    return dict(dotted_items(content)) if isinstance(content, Mapping) else {}
 
 
 def _data_uri(path: Path) -> str:

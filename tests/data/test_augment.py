@@ -125,5 +125,7 @@ def test_boxes_out_of_sight_go_with_their_classes():
     ("name", "value"), [("flip", 1.5), ("random_zoom", -0.1), ("zoom_in_max", 0.5)]
 )
 def test_settings_out_of_range_are_named(name, value):
-    with pytest.raises(UserError, match=rf"^data\.augmentation\.{name}: .*found {value}$"):
+    with pytest.raises(
+        UserError, match=rf"^data\.augmentation\.{name}: .*got {value}: set a value"
+    ):
         AugmentSettings(**{name: value})

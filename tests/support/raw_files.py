@@ -9,7 +9,7 @@ from etram_det.boxes import BOX_DTYPE
 
 
 def random_events(num_events, seconds=1.0, size=(48, 64), seed=0):
-    """Events with ascending stamps, as a dictionary of columns."""
+    """Events with ascending timestamps, as a dictionary of columns."""
     rng = np.random.default_rng(seed)
     return {
         "x": rng.integers(0, size[1], num_events).astype(np.uint16),
