@@ -91,16 +91,6 @@ class Detections(Generic[Array]):
 
     The arrays are tensors in training and evaluation, and NumPy's in inference and in files.
 
-    Example:
-        >>> import numpy as np
-        >>> detections = Detections(
-        ...     boxes=np.array([[10, 20, 30, 60]], np.float32),
-        ...     objectness=np.array([0.8], np.float32),
-        ...     class_confidence=np.array([0.5], np.float32),
-        ...     classes=np.array([0]),
-        ... )
-        >>> len(detections), round(float(detections.scores[0]), 3)
-        (1, 0.4)
 
     Attributes:
         boxes: ``[D, 4]`` float32, ``xyxy`` in pixels of the input frame.

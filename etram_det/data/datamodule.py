@@ -53,6 +53,17 @@ class EventDataModule(pl.LightningDataModule):
 
     With no folder given, the built-in simulated traffic is generated once into the user's cache.
 
+    Example:
+        >>> from etram_det import EventDataModule, SimulationSettings, simulate
+        >>> few = SimulationSettings(height=90, width=160, train=2, val=1, test=0, seconds=1)
+        >>> simulate("traffic", few)
+        >>> data = EventDataModule(
+        ...     root="traffic", input_size=(45, 80), num_steps=4, train_lanes=2, num_workers=0
+        ... )
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).events.shape  # [T, B, 2 * bins, H, W]
+        torch.Size([4, 2, 20, 45, 80])
+
     Args:
         root: folder of the recordings: eTraM's raw files, as downloaded or sorted into ``train``,
             ``val`` and ``test``, or what RVT's preprocessing wrote. Unset: simulated traffic.

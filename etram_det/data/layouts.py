@@ -113,7 +113,7 @@ def open_recording(path: str | Path, frame_settings: FrameSettings = _DEFAULTS) 
     """One recording without its labels, to detect in.
 
     Example:
-        >>> from etram_det import SimulationSettings, simulate
+        >>> from etram_det import SimulationSettings, open_recording, simulate
         >>> few = SimulationSettings(height=90, width=160, train=1, val=0, test=0, seconds=0.5)
         >>> simulate("traffic", few)
         >>> recording = open_recording("traffic/train/train_day_0001_td.h5")
@@ -230,9 +230,8 @@ def _openers(
             if require_labels:
                 raise UserError(
                     "data.class_names: must be eTraM's 3-class ones "
-                    f"({', '.join(ETRAM3_CLASSES)}), as in the boxes under {folders[0].parent}, got "
-                    f"{len(class_names)}: set etram3, or add eTraM's Eight_class_annotations to "
-                    f"{root}"
+                    f"({', '.join(ETRAM3_CLASSES)}), as in the boxes under {folders[0].parent}, "
+                    f"got {len(class_names)}: set etram3, or add Eight_class_annotations to {root}"
                 )
             boxes = {}
     return [

@@ -84,16 +84,14 @@ class StreamingDetector:
 
     Example:
         >>> import numpy as np
-        >>> from etram_det.data.representation import FrameSettings
+        >>> from etram_det import Detector, FrameSettings, StreamingDetector
         >>> from etram_det.inference.streaming_detector import TrainedDetector
-        >>> network = Detector(num_classes=2, embed_dim=8, dim_head=4)  # or "best.ckpt"
-        >>> frames = FrameSettings(sensor_size=(96, 128))
-        >>> trained = TrainedDetector(network, ("pedestrian", "car"), frames)
-        >>> detector = StreamingDetector(trained, score_threshold=0.5, device="cpu")
-        >>> events = np.zeros(1000, [("x", "u2"), ("y", "u2"), ("p", "u1"), ("t", "i8")])
-        >>> events["t"] = np.arange(1000) * 50  # a window of 50 ms
-        >>> detections = detector(events)  # xyxy in pixels of the sensor
-        >>> detections.boxes.shape, detections.scores.shape
+        >>> network = Detector(num_classes=2, embed_dim=8, dim_head=4)
+        >>> trained = TrainedDetector(network, ("pedestrian", "car"), FrameSettings())
+        >>> detector = StreamingDetector(trained, sensor_size=(96, 128))  # or "best.ckpt"
+        >>> window = {name: np.arange(90) for name in "xypt"}  # pixels, 0 or 1, microseconds
+        >>> detections = detector(window)
+        >>> detections.boxes.shape, detections.scores.shape  # xyxy in pixels of the sensor
         ((0, 4), (0,))
         >>> detector.reset()  # before the next recording
 

@@ -268,7 +268,7 @@ def simulate(
 
     Example:
         >>> from pathlib import Path
-        >>> from etram_det import SimulationSettings
+        >>> from etram_det import SimulationSettings, simulate
         >>> few = SimulationSettings(height=90, width=160, train=1, val=1, test=0, seconds=0.2)
         >>> simulate("traffic", few)
         >>> sorted(path.name for path in Path("traffic").iterdir())
