@@ -87,7 +87,9 @@ class SparseRecording(Recording):
             _require(about["version"] == _VERSION, f"written by version {about['version']}")
             settings = {name: about["settings"][name] for name in (*_FIXED, *_NARROWED)}
             sensor_size, already_dropped = tuple(about["sensor_size"]), dict(about["dropped"])
-            num_events = {_NEW_NAMES.get(k, k): number for k, number in about["events"].items()}
+            num_events = {
+                _NEW_NAMES.get(k, k): number for k, number in dict(about["events"]).items()
+            }
             self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
             _require_sizes(self._shape, sensor_size, self._count_bits)
             counts = (*already_dropped.values(), *num_events.values())
