@@ -229,7 +229,7 @@ class EventDataModule(pl.LightningDataModule):
             rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
 
     def _subset_of(self, name: str, recordings: list[Recording]) -> list[Recording]:
-        """The part of a split's recordings to work on, logged in a line."""
+        """The part of a split's recordings to work on, told in a line."""
         if self.subset is None:
             return recordings
         chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)

@@ -1,7 +1,7 @@
 """Events to frames: the hot loop of reading raw recordings.
 
-As timestamps ascend, each time bin is one run of events: its ends are found by bisection, and each
-run is counted into the planes of its bin, which then stay in the processor's cache.
+As stamps ascend, each time bin is one run of events: its ends are found by bisection, and each run
+is counted into the planes of its bin, which then stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FrameSettings:
             ``"nearest"`` keeps one of them, as RVT does (three events in four are lost at half
             size). Preprocessed recordings keep the timing and the way in which they were stored.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not
-            hold their own.
+            tell their own.
         representation: ``"stacked_histogram"`` (:class:`StackedHistogram`) or
             ``"mixed_density"`` (:class:`MixedDensityStack`).
     """
@@ -54,27 +54,27 @@ class FrameSettings:
     def __post_init__(self) -> None:
         for name in ("window_ms", "bins", "count_cutoff"):
             if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise UserError(f"data.{name}: must be at least 1, got {value}: raise it")
+                found = getattr(self, name)
+                raise UserError(f"data.{name}: must be at least 1, found {found}: raise it")
         for name, choices in (
             ("timing", ("events", "window")),
             ("downsample", ("sum", "nearest")),
             ("representation", ("stacked_histogram", "mixed_density")),
         ):
             if getattr(self, name) not in choices:
-                value = getattr(self, name)
-                raise UserError(f"data.{name}: must be one of {choices}, got {value!r}: set one")
+                found = getattr(self, name)
+                raise UserError(f"data.{name}: must be one of {choices}, found {found!r}")
         most = int(np.iinfo(self.dtype).max)
         if self.count_cutoff > most:
             raise UserError(
                 f"data.count_cutoff: must be at most {most} for {self.representation}, "
-                f"got {self.count_cutoff}: lower it"
+                f"found {self.count_cutoff}"
             )
         for name in ("input_size", "sensor_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
                 raise UserError(
-                    f"data.{name}: must be height and width in pixels, got {size}: set both to "
+                    f"data.{name}: must be height and width in pixels, found {size}: set both to "
                     "at least 1, such as [360, 640]"
                 )
 
@@ -137,7 +137,7 @@ class Representation(ABC):
             x: ``[E]`` columns on the sensor.
             y: ``[E]`` rows on the sensor.
             p: ``[E]`` polarities, 0 and 1 or -1 and 1.
-            t_us: ``[E]`` timestamps inside the window, never descending.
+            t_us: ``[E]`` stamps inside the window, never descending.
             window_us: first and last microsecond of the window, both inside.
 
         Returns:
@@ -258,7 +258,7 @@ def _target_of_source(source_size: int, target_size: int, downsample: str) -> ND
 
 @numba.njit(cache=True, nogil=True)
 def _bin_of(time: int, first: int, last: int, bins: int) -> int:
-    """Time bin of a timestamp, in single precision as RVT's float tensors have it."""
+    """Time bin of a stamp, in single precision as RVT's float tensors have it."""
     share = np.float32(time - first) / np.float32(max(last - first, 1))
     return min(int(share * np.float32(bins)), bins - 1)
 

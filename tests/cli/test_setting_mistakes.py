@@ -137,7 +137,7 @@ def test_unknown_settings_are_told_with_the_nearest_known_one(message, words):
         (["--model.learning_rate", "0"], "model.learning_rate: must lie in (0, 100), found 0.0"),
         (
             ["--data.input_size", "[0, 0]"],
-            "data.input_size: must be height and width in pixels, got (0, 0): set both to at "
+            "data.input_size: must be height and width in pixels, found (0, 0): set both to at "
             "least 1, such as [360, 640]",
         ),
     ],

@@ -230,7 +230,7 @@ def test_an_empty_split_is_named(raw_root, tmp_path):
             {"class_names": "coco"},
             r"^data\.class_names: must be names or one of .*got coco: use one of these$",
         ),
-        ({"bins": 0}, r"^data\.bins: must be at least 1, got 0: raise it$"),
+        ({"bins": 0}, r"^data\.bins: must be at least 1, found 0: raise it$"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, message):

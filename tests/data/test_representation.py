@@ -109,7 +109,7 @@ def test_window_timing_cuts_the_bins_between_the_bounds_of_the_window():
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(setting, value):
-    with pytest.raises(UserError, match=f"data.{setting}: must be .*, got .*: "):
+    with pytest.raises(UserError, match=f"data.{setting}: must be .*, found"):
         FrameSettings(**{setting: value})
 
 

@@ -17,7 +17,7 @@ def random_events(
     Args:
         num_events: length of the columns.
         size: height and width of the sensor in pixels.
-        window_us: timestamps are below it.
+        window_us: stamps are below it.
     """
     random = np.random.default_rng(0)
     return (
@@ -43,7 +43,7 @@ def plain_histogram(
         x: ``[E]`` columns.
         y: ``[E]`` rows.
         p: ``[E]`` polarities, 0 and 1.
-        t_us: ``[E]`` timestamps in ascending order.
+        t_us: ``[E]`` stamps in ascending order.
         sensor_size: height and width in pixels, both even.
         bins: parts in time.
         count_cutoff: counts saturate at it.
