@@ -49,18 +49,7 @@ _log = logging.getLogger(__name__)
 class CameraRecording(RawRecording):
     """Events of a ``.raw``, ``.dat`` or ``.aedat4`` file, made into frames as they are read.
 
-    Args:
-        path: the file.
-        box_path: the box file; None where there is none.
-        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frame_settings: how events become frames.
-        label_settings: which boxes become labels.
-        require_labels: whether missing labels are an error.
-
-    Raises:
-        UserError: the file is damaged or of another encoding, or the settings do not fit it.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but none that belongs to a frame.
+    Arguments and errors are those of :class:`RawRecording`.
     """
 
     def __init__(

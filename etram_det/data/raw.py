@@ -20,7 +20,14 @@ from etram_det.data.labels import (
     left_out,
     load_array,
 )
-from etram_det.data.recording import OUTSIDE, NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import (
+    OUTSIDE,
+    REPAIRED,
+    NoLabels,
+    NoUsableLabels,
+    Recording,
+    Timeline,
+)
 from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.errors import UserError
@@ -115,7 +122,7 @@ class RawRecording(Recording):
                 num_events += len(times)
                 num_outside += self._representation.fill(frame, x, y, p, times, window_us)
         self.events["in windows"] = self.events.get("in windows", 0) + num_events
-        self.events["with a repaired timestamp"] = self._time_index.num_mended
+        self.events[REPAIRED] = self._time_index.num_mended
         if num_outside:
             self.dropped[OUTSIDE] = self.dropped.get(OUTSIDE, 0) + num_outside
         return frames

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
 
-# Of events, among the reasons of Recording.dropped.
-OUTSIDE = "events: outside the sensor"
+OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
+REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
 
 
 class NoLabels(UserError):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.hdf5_file import DAMAGE, new_hdf5_file, open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
-from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import REPAIRED, NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
@@ -43,7 +43,7 @@ _FIXED = (
     "interval_ms",
     "jitter_ms",
 )
-_NEW_NAMES = {"with a mended stamp": "with a repaired timestamp"}  # since caches of release 0.1.0
+_REPAIRED_BEFORE = "with a mended stamp"  # REPAIRED in older caches
 _NARROWED = ("count_cutoff", "filters")  # those that it can still narrow
 
 
@@ -51,19 +51,8 @@ class SparseRecording(Recording):
     """Frames and labels of ``<split>/<name>/sparse_frames.h5``.
 
     Both are what the settings of its making gave. More filters and a lower ``count_cutoff`` still
-    apply; all other settings must be those it was made with.
-
-    Args:
-        folder: the recording's folder.
-        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frame_settings: the frames that are expected.
-        label_settings: which boxes become labels.
-        require_labels: whether missing labels are an error.
-
-    Raises:
-        UserError: the file is damaged, or was made with other settings.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but the filters left none.
+    apply; all other settings must be those it was made with. Arguments and errors are those of
+    :class:`~etram_det.data.preprocessed.PreprocessedRecording`.
     """
 
     def __init__(
@@ -87,9 +76,9 @@ class SparseRecording(Recording):
             _require(about["version"] == _VERSION, f"written by version {about['version']}")
             settings = {name: about["settings"][name] for name in (*_FIXED, *_NARROWED)}
             sensor_size, already_dropped = tuple(about["sensor_size"]), dict(about["dropped"])
-            num_events = {
-                _NEW_NAMES.get(k, k): number for k, number in dict(about["events"]).items()
-            }
+            num_events: dict[str, int] = dict(about["events"])
+            if _REPAIRED_BEFORE in num_events:
+                num_events[REPAIRED] = num_events.pop(_REPAIRED_BEFORE)
             self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
             _require_sizes(self._shape, sensor_size, self._count_bits)
             counts = (*already_dropped.values(), *num_events.values())

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import h5py
@@ -546,3 +547,14 @@ def test_the_command(root, tmp_path, capsys):
     assert "shard: i/n such as 1/4 is required, found 3" in capsys.readouterr().err
     assert run([*arguments, *small, "--shard", "3/2"]) == 2
     assert filecmp.dircmp(root, tmp_path / "out").common == ["train", "val"]
+
+
+def test_event_counts_of_older_caches_are_read_under_their_new_name(root, tmp_path):
+    folder = cached(root, tmp_path)
+    with h5py.File(folder / "sparse_frames.h5", "r+") as file:
+        about = json.loads(file.attrs["about"])
+        about["events"]["with a mended stamp"] = about["events"].pop("with a repaired timestamp")
+        text = json.dumps(about)
+        file.attrs["about"], file.attrs["about_crc32"] = text, zlib.crc32(text.encode())
+    events = SparseRecording(folder, "train", SMALL, LABELS).events
+    assert events.keys() == {"in windows", "with a repaired timestamp"}

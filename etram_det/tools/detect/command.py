@@ -47,8 +47,7 @@ def detect_command(
         files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
             ``preprocess`` or RVT made of one, or folders of any of these.
         ckpt_path: checkpoint of the detector (.ckpt); required.
-        output: folder to write to: ``<name>.mp4``, ``<name>_bbox.npy``, ``<name>_coco.json`` and
-            ``<name>_detections.csv`` for each recording.
+        output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1].
         nms: IoU above which the lower-scored of two boxes of a class is dropped.
         window_ms: length of a window in ms.
@@ -65,60 +64,57 @@ def detect_command(
         device: ``auto`` takes a CUDA device where there is one; or ``cpu``, ``cuda:1`` and so on.
 
     Raises:
-        UserError: a setting or file does not fit; the message names it. What was done until then
-            is kept.
+        UserError: a setting or file does not fit. What was done until then is kept.
     """
     if ckpt_path is None:
-        raise UserError(
-            "ckpt_path: must be the detector's checkpoint, got none: use --ckpt_path FILE.ckpt"
-        )
-    if slow_motion <= 0:
-        raise UserError(f"slow_motion: must be above 0, got {slow_motion}: set 1 for real time")
+        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
     trained = read_detector(ckpt_path.expanduser())
-    changes = {
-        "window_ms": window_ms,
-        "input_size": input_size,
-        "downsample": downsample,
-        "sensor_size": sensor_size,
-    }
+    settings = _frame_settings(trained, window_ms, input_size, downsample, sensor_size)
+    rate = _video_rate(settings.window_ms, slow_motion)
     detector = StreamingDetector(
         trained,
-        frame_settings=_frame_settings(trained, changes, ckpt_path),
+        frame_settings=settings,
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
         precision=precision,
         device=device,
     )
-    rate = _video_rate(detector.frame_settings.window_ms, slow_motion)
     run = Run(detector, resize, output.expanduser(), rate if video else None, track)
     run.detect_and_report(files)
 
 
 def _video_rate(window_ms: int, slow_motion: float) -> float:
     """Frames in a second of the videos."""
-    rate = 1000 / window_ms / slow_motion
+    rate = 1000 / window_ms / slow_motion if slow_motion > 0 else 0
     if not 0.01 <= rate <= 1000:
         raise UserError(
-            f"slow_motion: must give videos of 0.01 to 1000 frames a second, got {rate:.3g} from "
-            f"{slow_motion:g} and windows of {window_ms} ms: set a value nearer to 1"
+            f"slow_motion: must be above 0 and give videos of 0.01 to 1000 frames a second, got "
+            f"{slow_motion:g} with windows of {window_ms} ms: set 1 for real time"
         )
     return rate
 
 
 def _frame_settings(
-    trained: TrainedDetector, changes: dict[str, Any], ckpt_path: Path
+    trained: TrainedDetector,
+    window_ms: int | None,
+    input_size: tuple[int, int] | None,
+    downsample: str | None,
+    sensor_size: tuple[int, int] | None,
 ) -> FrameSettings:
-    """The checkpoint's, with those changes that are not None; what is a guess is logged."""
+    """The checkpoint's, with those settings that are given; what is a guess is logged."""
+    changes: dict[str, Any] = {
+        "window_ms": window_ms,
+        "input_size": input_size,
+        "downsample": downsample,
+        "sensor_size": sensor_size,
+    }
     given = {name: value for name, value in changes.items() if value is not None}
     settings = replace(trained.frame_settings, **given)
     if not trained.knows_frames:
+        size = settings.input_size or "half of the sensor's"
         _log.info(
-            "%s does not hold how its frames were made: using input_size %s, window_ms %d, "
-            "downsample %s",
-            ckpt_path,
-            settings.input_size or "half of the sensor's",
-            settings.window_ms,
-            settings.downsample,
+            "ckpt_path: holds no frame settings: using input_size "
+            f"{size}, window_ms {settings.window_ms}, downsample {settings.downsample}"
         )
     return settings
