@@ -277,13 +277,9 @@ def apply_filters(
     split: str,
     filters: tuple[str, ...],
 ) -> tuple[NDArray[np.intp], dict[str, int]]:
-    """Apply the named filters, in their order, to boxes that lie in the frame.
+    """Apply the named filters, in their order, to boxes ``[M]`` that lie in the frame.
 
-    Args:
-        boxes: ``[M]`` boxes, :data:`BOX_DTYPE`.
-        sensor_size: height and width of the sensor in pixels.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        filters: keys of :data:`FILTERS`.
+    The arguments are those of :func:`filter_boxes`.
 
     Returns:
         The places of the boxes left, and how many boxes each filter removed.

@@ -131,18 +131,12 @@ def open_recording(path: str | Path, frame_settings: FrameSettings = _DEFAULTS) 
         UserError: there is no such file, or it cannot be read as a recording.
     """
     path = Path(path)
-    if (path / FRAMES_FILE).is_file():
-        opener: Callable[..., Recording] = partial(SparseRecording, path)
-    elif (path / "event_representations_v2").is_dir():
-        opener = partial(PreprocessedRecording, path)
-    elif path.is_file():
-        opener = _event_file_opener(path)
-    else:
+    if not path.is_file() and not _has_frames(path):
         raise UserError(
             f"{path}: must be a file of events or a preprocessed recording, got no such file: "
             "correct it"
         )
-    return opener("test", frame_settings, LabelSettings(), False)
+    return _opener(path)("test", frame_settings, LabelSettings(), False)
 
 
 def recording_paths(path: Path) -> list[Path]:
@@ -192,7 +186,7 @@ def _openers_under(
         files = [root]
         if root.is_dir():
             files = [each for each in sorted(root.iterdir()) if _has_events(each)]
-        openers = [_event_file_opener(each) for each in files]
+        openers = [_opener(each) for each in files]
     if not openers:
         others = splits_of(root)
         found = f"; found only {' and '.join(others)}" if others else ""
@@ -216,10 +210,7 @@ def _openers(
     events = [path for name, path in files.items() if name.endswith(("_td.h5", *CAMERA_SUFFIXES))]
     if not events:
         cached = [path for path in files.values() if (path / FRAMES_FILE).is_file()]
-        if cached:
-            return [partial(SparseRecording, path) for path in cached]
-        stored = [path for path in files.values() if (path / "event_representations_v2").is_dir()]
-        return [partial(PreprocessedRecording, path) for path in stored]
+        return [_opener(path) for path in cached or files.values() if _has_frames(path)]
     boxes = {name: path for name, path in files.items() if name.endswith("_bbox.npy")}
     if len(class_names) > len(ETRAM3_CLASSES):
         eight_class_boxes = _eight_class_boxes(root)
@@ -235,7 +226,7 @@ def _openers(
                 )
             boxes = {}
     return [
-        _event_file_opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
+        _opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
         for path in events
     ]
 
@@ -251,8 +242,12 @@ def _has_events(path: Path) -> bool:
     return not hidden and path.suffix.lower() in (".h5", ".hdf5", *CAMERA_SUFFIXES)
 
 
-def _event_file_opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:
-    """What makes a recording of a file, by the file's suffix."""
+def _opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:
+    """What makes a recording of a file, by its suffix, or of a folder, by what it holds."""
+    if (path / FRAMES_FILE).is_file():
+        return partial(SparseRecording, path)
+    if _has_frames(path):
+        return partial(PreprocessedRecording, path)
     if path.suffix.lower() in CAMERA_SUFFIXES:
         return partial(CameraRecording, path, box_path)
     if path.suffix.lower() in (".h5", ".hdf5"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, corners
 from etram_det.errors import UserError
 
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
@@ -115,10 +115,9 @@ class Recording(ABC):
         if first == last:
             return None
         boxes = self.label_boxes[first:last]
-        left, top = boxes["x"], boxes["y"]
-        corners = np.stack([left, top, left + boxes["w"], top + boxes["h"]], axis=1)
-        corners /= np.array(self.scale * 2, np.float32)
-        return corners, boxes["class_id"].astype(np.int64)
+        in_frame = corners(boxes)
+        in_frame /= np.array(self.scale * 2, np.float32)
+        return in_frame, boxes["class_id"].astype(np.int64)
 
     def event_rate(self) -> float | None:
         """Events in a second, where that is known without reading them."""

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import corners
 from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED, move_into_place
@@ -139,12 +140,10 @@ class DetectionVideo:
             image = np.asarray(
                 cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8
             )
-        left, top = rows["x"], rows["y"]
-        corners = np.stack([left, top, left + rows["w"], top + rows["h"]], axis=1) * self._scale
         track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
         draw_boxes(
             image,
-            corners,
+            corners(rows) * self._scale,
             rows["class_id"],
             self._class_names,
             scores=rows["class_confidence"],
