@@ -68,7 +68,7 @@ class VideoWriter:
         """Complete the file with the frames so far and move it into place.
 
         Raises:
-            UserError: the file is not whole.
+            UserError: the file is incomplete.
         """
         assert self._writer is not None
         try:
@@ -77,7 +77,7 @@ class VideoWriter:
             if self.num_frames and _frames_in(self._unfinished) < self.num_frames:
                 # OpenCV keeps to itself what goes wrong in writing.
                 raise UserError(
-                    f"{self.path}: the video could not be written whole: make room on the disk, or "
+                    f"{self.path}: the video could not be completed: make room on the disk, or "
                     "go without by --video false",
                     exit_code=1,
                 )
@@ -156,7 +156,7 @@ class DetectionVideo:
         """Complete the file with the frames so far and move it into place.
 
         Raises:
-            UserError: the file is not whole.
+            UserError: the file is incomplete.
         """
         self._writer.finish()
 
