@@ -113,7 +113,7 @@ class Detections(Generic[Array]):
         return self.objectness * self.class_confidence
 
     def to(self: Detections[Tensor], device: Any, non_blocking: bool = False) -> Detections[Tensor]:
-        """The same detections on ``device``."""
+        """The same detections, boxes ``[D, 4]``, on ``device``."""
         return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
 
     def numpy(self) -> Detections[NDArray[Any]]:
