@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 # x and y are the upper left corner, in pixels of the sensor.
 BOX_DTYPE = np.dtype(
@@ -13,3 +16,9 @@ BOX_DTYPE = np.dtype(
         "itemsize": 40,
     }
 )
+
+
+def corners(boxes: NDArray[Any]) -> NDArray[np.float32]:
+    """Boxes ``[D, 4]``, ``xyxy``, of records ``[D]`` with the fields of :data:`BOX_DTYPE`."""
+    left, top = boxes["x"], boxes["y"]
+    return np.stack([left, top, left + boxes["w"], top + boxes["h"]], axis=1)

@@ -6,7 +6,7 @@ import signal
 
 
 class UserError(ValueError):
-    """A mistake that its user can mend: shown as one line, without a traceback.
+    """A mistake that its user can correct: shown as one line, without a traceback.
 
     Attributes:
         exit_code: what the command line exits with: 2 for settings and files that do not fit,

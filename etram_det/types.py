@@ -9,26 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # files, drawing and inference work without PyTorch
+    from torch import Tensor
 
 # One (hidden, cell) pair [B, C, h, w] for each backbone stage; one row for each lane.
-State = list[tuple[Tensor, Tensor]]
+State: TypeAlias = "list[tuple[Tensor, Tensor]]"
 
-Container = TypeVar("Container", "Labels", "Detections", "Batch")
+Array = TypeVar("Array", "Tensor", NDArray[Any])
+Container = TypeVar("Container", "Labels", "Detections[Tensor]", "Batch")
 
 
 def _map_tensors(container: Container, function: Any) -> Container:
     """Apply ``function`` to each tensor in a container, nested containers included."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in (each.name for each in fields(container)):
         value = getattr(container, name)
-        if isinstance(value, Tensor):
-            changes[name] = function(value)
-        elif isinstance(value, Labels):
+        if isinstance(value, Labels):
             changes[name] = _map_tensors(value, function)
+        elif hasattr(value, "shape"):
+            changes[name] = function(value)
     return replace(container, **changes)
 
 
@@ -69,6 +73,8 @@ class Labels:
     @staticmethod
     def stack(frame: list[int], boxes: list[Tensor], classes: list[Tensor]) -> Labels:
         """Pad per-frame boxes ``[M_i, 4]`` and classes ``[M_i]`` into one container."""
+        import torch
+
         most = max((len(c) for c in classes), default=0)
         padded_boxes = torch.zeros(len(frame), most, 4)
         padded_classes = torch.full((len(frame), most), -1, dtype=torch.int64)
@@ -80,8 +86,11 @@ class Labels:
 
 
 @dataclass
-class Detections:
+class Detections(Generic[Array]):
     """What the detector found in one frame, best score first.
+
+    The arrays are tensors in training and evaluation, and NumPy's in inference and in files.
+
 
     Attributes:
         boxes: ``[D, 4]`` float32, ``xyxy`` in pixels of the input frame.
@@ -90,22 +99,29 @@ class Detections:
         classes: ``[D]`` int64, class ids.
     """
 
-    boxes: Tensor
-    objectness: Tensor
-    class_confidence: Tensor
-    classes: Tensor
+    boxes: Array
+    objectness: Array
+    class_confidence: Array
+    classes: Array
 
     def __len__(self) -> int:
         return self.classes.shape[0]
 
     @property
-    def scores(self) -> Tensor:
+    def scores(self) -> Array:
         """``[D]`` objectness times class confidence."""
         return self.objectness * self.class_confidence
 
-    def to(self, device: Any, non_blocking: bool = False) -> Detections:
-        """The same detections on ``device``."""
+    def to(self: Detections[Tensor], device: Any, non_blocking: bool = False) -> Detections[Tensor]:
+        """The same detections, boxes ``[D, 4]``, on ``device``."""
         return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+    def numpy(self) -> Detections[NDArray[Any]]:
+        """The same detections in NumPy arrays, on the host."""
+        arrays = (getattr(self, each.name) for each in fields(self))
+        return Detections(
+            *(x if isinstance(x, np.ndarray) else x.detach().cpu().numpy() for x in arrays)
+        )
 
 
 @dataclass
@@ -126,8 +142,8 @@ class Batch:
             wrong; all its frames are padding then.
         num_outside: for each lane that has some, events of its frames outside the sensor, which
             were dropped.
-        mended_share: for each lane that has some, the share of its recording's events, in [0, 1],
-            whose stamp was behind an earlier one and was mended.
+        repaired_share: for each lane that has some, the share of its recording's events, in
+            [0, 1], whose timestamp was behind an earlier one and was repaired.
     """
 
     events: Tensor
@@ -141,7 +157,7 @@ class Batch:
     stream: Tensor
     faults: dict[int, str] = field(default_factory=dict)
     num_outside: dict[int, int] = field(default_factory=dict)
-    mended_share: dict[int, float] = field(default_factory=dict)
+    repaired_share: dict[int, float] = field(default_factory=dict)
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""
@@ -152,7 +168,7 @@ class Batch:
         return _map_tensors(self, lambda x: x.pin_memory())
 
 
-def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted_items(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name and value of nested settings; an empty group is a value itself.
 
     Args:
@@ -161,6 +177,6 @@ def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     """
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from dotted_items(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -1,6 +1,8 @@
-"""The house's walls: who imports whom, and where Lightning lives."""
+"""The house's walls: who imports whom, and where Lightning, PyTorch and file libraries live."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,9 @@ FLOORS = (
 )
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 APART = [{"data", "models"}, {"data", "metrics"}, {"models", "metrics"}]
+# Rooms and files that work without PyTorch, and those of data that make batches, which do not.
+TORCH_FREE = {"errors", "types", "boxes", "files", "progress", "drawing", "inference", "simulator"}
+MAKES_BATCHES = ("data/streaming.py", "data/augment.py", "data/datamodule.py")
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -66,3 +71,22 @@ def test_lightning_stays_in_its_homes(source):
 def test_no_room_without_a_name_of_its_own():
     stems = {Path(source).stem for source in SOURCES}
     assert not stems & {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_readers_drawing_and_inference_load_no_torch_and_no_file_library():
+    free = TORCH_FREE | {"data"}
+    sources = [each for each in SOURCES if part_of(each) in free and each not in MAKES_BATCHES]
+    assert len(sources) > 35
+    dotted = [
+        each.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for each in sources
+    ]
+    code = f"""
+import importlib, sys
+heavy = {{"torch", "torchvision", "pytorch_lightning", "h5py", "hdf5plugin", "eventcv"}}
+for name in {dotted}:
+    importlib.import_module(f"etram_det.{{name}}")
+    if loaded := heavy & {{*sys.modules}}:
+        sys.exit(f"{{name}} loads {{loaded}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

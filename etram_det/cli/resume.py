@@ -10,7 +10,7 @@ from typing import Any
 
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.errors import UserError
-from etram_det.types import leaves
+from etram_det.types import dotted_items
 
 # What makes two runs the same one, but for what does not show in the result.
 _PARTS = ("seed_everything", "model", "data")
@@ -148,7 +148,7 @@ def _in_words(differences: Sequence[Difference]) -> str:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
     """Dotted name, their value and ours of the settings that differ so that it can show."""
-    flat_theirs, flat_ours = dict(leaves(theirs)), dict(leaves(ours))
+    flat_theirs, flat_ours = dict(dotted_items(theirs)), dict(dotted_items(ours))
     names = sorted(flat_theirs.keys() | flat_ours.keys())
     return [
         (name, flat_theirs.get(name), flat_ours.get(name))

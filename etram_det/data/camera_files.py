@@ -14,9 +14,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import eventcv
-import hdf5plugin
-
 from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings
 from etram_det.data.raw import RawRecording
@@ -50,18 +47,7 @@ _log = logging.getLogger(__name__)
 class CameraRecording(RawRecording):
     """Events of a ``.raw``, ``.dat`` or ``.aedat4`` file, made into frames as they are read.
 
-    Args:
-        path: the file.
-        box_path: the box file; None where there is none.
-        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frames: how events become frames.
-        labels: which boxes become labels.
-        require_labels: whether missing labels are an error.
-
-    Raises:
-        UserError: the file is damaged or of another encoding, or the settings do not fit it.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but none that belongs to a frame.
+    Arguments and errors are those of :class:`RawRecording`.
     """
 
     def __init__(
@@ -69,19 +55,21 @@ class CameraRecording(RawRecording):
         path: Path,
         box_path: Path | None,
         split: str,
-        frames: FrameSettings,
-        labels: LabelSettings,
+        frame_settings: FrameSettings,
+        label_settings: LabelSettings,
         require_labels: bool = True,
     ) -> None:
         name = path.stem.removesuffix("_td")
         if box_path is None and require_labels:
             raise NoLabels(
-                f"{path}: its boxes are required in {name}_bbox.npy, found no such file; add it or "
-                "take the recording out of its folder"
+                f"{path}: its boxes must be in {name}_bbox.npy, got no such file: add it or take "
+                "the recording out of its folder"
             )
-        decoded = _decoded(path, frames.sensor_size)
+        decoded = _decoded(path, frame_settings.sensor_size)
         try:
-            super().__init__(decoded, box_path, split, frames, labels, require_labels)
+            super().__init__(
+                decoded, box_path, split, frame_settings, label_settings, require_labels
+            )
         except UserError as error:  # of the same kind, but naming the file that is known
             raise type(error)(str(error).replace(str(decoded), str(path))) from error
         self.name = name
@@ -92,7 +80,7 @@ def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
     try:
         status = path.stat()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}): fetch it again") from error
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{default_size}|{_VERSION}"
     folder = cache_folder() / "camera_files"
     decoded = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.h5"
@@ -105,7 +93,7 @@ def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
         unfinished.replace(decoded)
     except OSError as error:
         raise UserError(
-            f"{folder}: the events of {path} cannot be kept here ({error.strerror or error}); make "
+            f"{folder}: the events of {path} cannot be kept here ({error.strerror or error}): make "
             f"room, or set {CACHE_VARIABLE} to another folder",
             exit_code=1,
         ) from error
@@ -117,21 +105,26 @@ def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
 
 def _decode_into(path: Path, target: Path, default_size: tuple[int, int]) -> None:
     """Write all events of a camera's file into an HDF5 file of the raw layout."""
+    import hdf5plugin
+
     height, width = _sensor_size(path, default_size)
     reader = _reader(path)
     if left_over := _bytes_left_over(path):
         _log.warning(
             "%s: ends within an event (%d bytes left over): it was cut short, and what comes "
             "before is used",
-            *(path, left_over),
+            path,
+            left_over,
         )
     _log.info("decoding %s once: %d events, sensor %dx%d", path, reader.n_events, width, height)
-    with new_hdf5_file(target) as file:
+    with new_hdf5_file(target) as (file, raise_error):
         group = file.create_group("events")
         group["height"], group["width"] = height, width
         columns = {
             name: group.create_dataset(
-                *(name, (reader.n_events,), dtype),
+                name,
+                (reader.n_events,),
+                dtype,
                 chunks=(min(_CHUNK, reader.n_events),),
                 **hdf5plugin.Blosc(cname="lz4", shuffle=hdf5plugin.Blosc.BITSHUFFLE),
             )
@@ -143,17 +136,19 @@ def _decode_into(path: Path, target: Path, default_size: tuple[int, int]) -> Non
             for place, name in enumerate("xytp"):
                 columns[name][start : start + len(events)] = events[:, place]
             start += len(events)
-            file.raise_error()
+            raise_error()
     if start != reader.n_events:
-        raise _damaged(path, f"{reader.n_events} events announced, {start} found")
+        raise _damaged(path, f"must hold {reader.n_events} events, got {start}")
 
 
 def _reader(path: Path) -> Any:
+    import eventcv
+
     reader = _call(
         path, lambda: eventcv.open(str(path), max_events=_SLICE, sensor_size=_EVERYWHERE)
     )
     if reader.n_events == 0:
-        raise UserError(f"{path}: holds no events; take it out of the folder")
+        raise UserError(f"{path}: must hold events, got none: take it out of the folder")
     return reader
 
 
@@ -167,13 +162,15 @@ def _call(path: Path, function: Any) -> Any:
 
 def _damaged(path: Path, why: str) -> UserError:
     return UserError(
-        f"{path}: cannot be decoded ({' '.join(why.split())}); record or fetch it anew"
+        f"{path}: cannot be decoded ({' '.join(why.split())}): record or fetch it again"
     )
 
 
 def _sensor_size(path: Path, default_size: tuple[int, int]) -> tuple[int, int]:
     """Height and width by the file's header, or by the sensor it names, or by the settings."""
     if path.suffix.lower() == ".aedat4":
+        import eventcv
+
         width, height = _call(path, lambda: eventcv.open(str(path), max_events=_SLICE).sensor_size)
         return height, width
     header = _header(path)
@@ -199,7 +196,7 @@ def _bytes_left_over(path: Path) -> int:
     """Bytes after the last whole word or event of a RAW or DAT file."""
     suffix = path.suffix.lower()
     if suffix == ".aedat4":
-        return 0  # it tells its own length
+        return 0  # its header holds its length
     header = _header(path)
     lines = len(header.encode("latin-1"))
     events = path.stat().st_size - lines
@@ -214,7 +211,7 @@ def _header(path: Path) -> str:
         with path.open("rb") as file:
             start = file.read(_HEADER)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}): fetch it again") from error
     lines = []
     while start.startswith(b"%") and b"\n" in start:
         line, start = start.split(b"\n", 1)
@@ -227,17 +224,17 @@ def _require_known_encoding(path: Path, header: str) -> None:
     version = _evt_version(header)
     if not version:
         raise UserError(
-            f"{path}: a RAW file of EVT 2.0 or EVT 3.0 is required, found no header that tells its "
-            "encoding; fetch or record it anew"
+            f"{path}: must be a RAW file of EVT 2.0 or EVT 3.0, got no header that names its "
+            "encoding: fetch or record it again"
         )
     if version not in ("2", "20", "3", "30"):
         raise UserError(
-            f"{path}: EVT 2.0 or EVT 3.0 is required, found encoding EVT {'.'.join(version)}; "
+            f"{path}: must be of EVT 2.0 or EVT 3.0, got encoding EVT {'.'.join(version)}: "
             f"write it as DAT with OpenEB's metavision_file_to_dat -i {path.name}"
         )
 
 
 def _evt_version(header: str) -> str:
-    """Digits of the encoding's version; empty if the header does not tell."""
+    """Digits of the encoding's version; empty if the header does not name it."""
     found = re.search(r"^%\s*(?:evt|format)\s+(?:EVT)?(\d(?:\.?\d)?)", header, re.M | re.I)
     return found[1].replace(".", "") if found else ""

@@ -53,6 +53,17 @@ class EventDataModule(pl.LightningDataModule):
 
     With no folder given, the built-in simulated traffic is generated once into the user's cache.
 
+    Example:
+        >>> from etram_det import EventDataModule, SimulationSettings, simulate
+        >>> few = SimulationSettings(height=90, width=160, train=2, val=1, test=0, seconds=1)
+        >>> simulate("traffic", few)
+        >>> data = EventDataModule(
+        ...     root="traffic", input_size=(45, 80), num_steps=4, train_lanes=2, num_workers=0
+        ... )
+        >>> data.setup("fit")
+        >>> next(iter(data.train_dataloader())).events.shape  # [T, B, 2 * bins, H, W]
+        torch.Size([4, 2, 20, 45, 80])
+
     Args:
         root: folder of the recordings: eTraM's raw files, as downloaded or sorted into ``train``,
             ``val`` and ``test``, or what RVT's preprocessing wrote. Unset: simulated traffic.
@@ -232,7 +243,7 @@ class EventDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
         rank, world_size = self._rank_and_world_size()
-        # Lightning tells the epoch only after the first batches have been asked for.
+        # Lightning sets the epoch only after the first batches have been asked for.
         epoch, step = 0 if self.trainer is None else self.trainer.current_epoch, 0
         if self.resume_at is not None and self.resume_at[0] >= epoch:
             epoch, step = self.resume_at
@@ -292,7 +303,7 @@ class EventDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the checkpoint's place in the plan, if the plan is still the same.
 
-        What has changed is told: the plan is another one then, and its epoch starts anew. Other
+        What has changed is logged: the plan is another one then, and its epoch starts anew. Other
         validation recordings leave the plan as it is.
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
@@ -406,4 +417,4 @@ def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
 def _require_at_least(least: int, **settings: int) -> None:
     for name, value in settings.items():
         if value < least:
-            raise UserError(f"data.{name}: must be at least {least}, found {value}: raise it")
+            raise UserError(f"data.{name}: must be at least {least}, got {value}: raise it")

@@ -1,4 +1,4 @@
-"""What tells one set of recordings from another: names, lengths, labels and sizes on disk."""
+"""What identifies a set of recordings: names, lengths, labels and sizes on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _MOST_NAMES = 3
 # What another value in each place of an identity means.
 _DIFFERENCES = (
     "of another length",
-    *("with other labels", "with other labels", "with other labels"),
+    "with other labels",
+    "with other labels",
+    "with other labels",
     "of another size on disk",
 )
 
@@ -73,7 +75,7 @@ def place_in_plan(
 
     Args:
         theirs: as :func:`changes_between` takes it, with the ``epoch``, its ``step`` and the
-            ``validation`` recordings, which older checkpoints do not tell.
+            ``validation`` recordings, which older checkpoints do not hold.
         ours: the same without a place, as it is now.
         source: the checkpoint, for messages.
 

@@ -1,13 +1,37 @@
-"""New HDF5 files on a disk that may be full."""
+"""HDF5 files, opened with all filters and without locks; new ones on a disk that may be full.
+
+h5py and hdf5plugin are imported when a file is opened, not with this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import h5py
+if TYPE_CHECKING:
+    import h5py
+
+DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
+
+
+def open_hdf5(path: Path, chunk_cache_bytes: int | None = None) -> h5py.File:
+    """Open a file to read it, whatever filter of camera makers, RVT or our own it has.
+
+    Many network file systems refuse locks, so there are none.
+
+    Args:
+        path: the file.
+        chunk_cache_bytes: for the chunks of each array; h5py's own number unless set.
+
+    Raises:
+        OSError: the file is missing or damaged.
+    """
+    import h5py
+    import hdf5plugin  # noqa: F401  registers the filters
+
+    return h5py.File(path, rdcc_nbytes=chunk_cache_bytes, locking=False)
 
 
 class _GuardedFile:
@@ -47,23 +71,17 @@ class _GuardedFile:
             raise OSError(self.error.errno, self.error.strerror, self._file.name)
 
 
-class HDF5FileToWrite(h5py.File):
-    """A new HDF5 file; errors of writing are kept until :meth:`raise_error`."""
-
-    def __init__(self, file: _GuardedFile) -> None:
-        super().__init__(file, "w")
-        self._guarded = file
-
-    def raise_error(self) -> None:
-        """Raise ``OSError`` if writing has failed: to be called now and then."""
-        self._guarded.raise_error()
-
-
 @contextmanager
-def new_hdf5_file(path: Path) -> Iterator[HDF5FileToWrite]:
-    """Write a new HDF5 file; leaving it raises ``OSError`` if any of it could not be written."""
+def new_hdf5_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Write a new HDF5 file; leaving it raises ``OSError`` if any of it could not be written.
+
+    Yields:
+        The file, and a function that raises this error at once, to be called now and then.
+    """
+    import h5py
+
     with path.open("w+b", buffering=0) as file:
         guarded = _GuardedFile(file)
-        with HDF5FileToWrite(guarded) as hdf5_file:
-            yield hdf5_file
+        with h5py.File(guarded, "w") as hdf5_file:
+            yield hdf5_file, guarded.raise_error
         guarded.raise_error()

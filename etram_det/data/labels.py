@@ -51,7 +51,7 @@ def class_names_of(class_names: Sequence[str]) -> tuple[str, ...]:
         if class_names not in CLASS_NAMES_OF:
             raise UserError(
                 f"data.class_names: must be names or one of {', '.join(CLASS_NAMES_OF)}, "
-                f"found {class_names}"
+                f"got {class_names}: use one of these"
             )
         return CLASS_NAMES_OF[class_names]
     return tuple(class_names)
@@ -80,15 +80,17 @@ class LabelSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", class_names_of(self.class_names))
         if not self.class_names:
-            raise UserError("data.class_names: at least one name is required, found none")
+            raise UserError("data.class_names: must have at least one name, got none: add it")
         if self.interval_ms < 1 or self.jitter_ms < 0:
             raise UserError(
-                "data.interval_ms must be at least 1 and data.jitter_ms at least 0, "
-                f"found {self.interval_ms} and {self.jitter_ms}"
+                "data.interval_ms: must be at least 1, and data.jitter_ms at least 0, "
+                f"got {self.interval_ms} and {self.jitter_ms}: raise them"
             )
         unknown = sorted(set(self.filters) - set(FILTERS))
         if unknown:
-            raise UserError(f"data.filters: must be of {sorted(FILTERS)}, found {unknown}")
+            raise UserError(
+                f"data.filters: must be of {sorted(FILTERS)}, got {unknown}: use these names"
+            )
 
 
 def load_array(path: Path, key: str | None = None) -> NDArray[Any]:
@@ -110,9 +112,11 @@ def load_array(path: Path, key: str | None = None) -> NDArray[Any]:
                     return array
             found = f"the arrays {loaded.files}"
     except _DAMAGE as error:
-        raise UserError(f"{path}: cannot be read as a NumPy file ({error})") from error
+        raise UserError(
+            f"{path}: cannot be read as a NumPy file ({error}): fetch it again"
+        ) from error
     wanted = "a single array" if key is None else f"the array {key!r}"
-    raise UserError(f"{path}: {wanted} is required, found {found}")
+    raise UserError(f"{path}: must hold {wanted}, got {found}: fetch the file again")
 
 
 def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
@@ -124,8 +128,8 @@ def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
     array = load_array(path, key)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UserError(
-            f"{path}: {'' if key is None else f'{key} '}must be a row of whole numbers, found "
-            f"{array.dtype} {array.shape}"
+            f"{path}: {'' if key is None else f'{key} '}must be a row of whole numbers, got "
+            f"{array.dtype} {array.shape}: fetch the file again"
         )
     return array.astype(np.int64)
 
@@ -153,21 +157,24 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> N
     missing = [name for name in _NEEDED_FIELDS if sources[name] not in found]
     if missing:
         raise UserError(
-            f"{path}: boxes need the fields {', '.join(_NEEDED_FIELDS)}; "
-            f"missing {', '.join(missing)}, found {', '.join(found) or 'a plain array'}: fetch the "
+            f"{path}: boxes must have the fields {', '.join(_NEEDED_FIELDS)}; "
+            f"missing {', '.join(missing)}, got {', '.join(found) or 'a plain array'}: fetch the "
             "file again, or add what is missing"
         )
     for source in sources.values():
         if source in found and array.dtype[source].kind not in "iuf":
-            raise UserError(f"{path}: {source} must be a number, found {array.dtype[source]}")
+            raise UserError(
+                f"{path}: {source} must be a number, got {array.dtype[source]}: fetch the file "
+                "again"
+            )
     array = np.ravel(array)
     class_id = array["class_id"]
     unnamed = np.unique(class_id[(class_id < 0) | (class_id >= len(class_names))])
     if len(unnamed):
         raise UserError(
-            f"{path}: class ids 0 to {len(class_names) - 1} are expected "
-            f"({', '.join(class_names)}), found {unnamed[:10].tolist()}; "
-            "give data.class_names a name for each class id"
+            f"{path}: class ids must be 0 to {len(class_names) - 1} "
+            f"({', '.join(class_names)}), got {unnamed[:10].tolist()}: "
+            "set data.class_names to a name for each class id"
         )
     boxes = np.zeros(len(array), BOX_DTYPE)
     boxes["class_confidence"] = 1
@@ -249,7 +256,7 @@ def filter_boxes(
 
 
 def left_out(dropped: Mapping[str, int]) -> str:
-    """What became of boxes, to be told where none was left: `` (5 outside …, 2 by max_width)``.
+    """What became of boxes, for errors where none is left: `` (5 outside …, 2 by max_width)``.
 
     Args:
         dropped: how many boxes each step of :func:`filter_boxes` removed.
@@ -270,13 +277,9 @@ def apply_filters(
     split: str,
     filters: tuple[str, ...],
 ) -> tuple[NDArray[np.intp], dict[str, int]]:
-    """Apply the named filters, in their order, to boxes that lie in the frame.
+    """Apply the named filters, in their order, to boxes ``[M]`` that lie in the frame.
 
-    Args:
-        boxes: ``[M]`` boxes, :data:`BOX_DTYPE`.
-        sensor_size: height and width of the sensor in pixels.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        filters: keys of :data:`FILTERS`.
+    The arguments are those of :func:`filter_boxes`.
 
     Returns:
         The places of the boxes left, and how many boxes each filter removed.

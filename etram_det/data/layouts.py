@@ -29,14 +29,15 @@ _LAYOUTS = (
     "do, and files need no <split> for prediction"
 )
 
+_DEFAULTS = FrameSettings()
 _log = logging.getLogger(__name__)
 
 
 def find_recordings(
     root: Path,
     split: str,
-    frames: FrameSettings,
-    labels: LabelSettings,
+    frame_settings: FrameSettings,
+    label_settings: LabelSettings,
     require_labels: bool = True,
     faults: list[UserError] | None = None,
 ) -> list[Recording]:
@@ -49,8 +50,8 @@ def find_recordings(
         root: folder of the recordings, in any of the layouts; where no labels are required, also
             a file of events, or a folder of such files.
         split: ``"train"``, ``"val"`` or ``"test"``.
-        frames: how events become frames.
-        labels: which boxes become labels.
+        frame_settings: how events become frames.
+        label_settings: which boxes become labels.
         require_labels: whether each recording needs labels; false for prediction.
         faults: where this is a list, recordings that cannot be opened are left out, and what is
             wrong with them is added to it.
@@ -58,25 +59,12 @@ def find_recordings(
     Raises:
         UserError: no layout fits, or a file of a recording is missing or damaged.
     """
-    if not root.is_dir() and (require_labels or not root.is_file()):
-        raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
-    openers = _openers(root, split, labels.class_names, require_labels) if root.is_dir() else []
-    if not openers and not require_labels:
-        files = sorted(root.iterdir()) if root.is_dir() else [root]
-        openers = [
-            _event_file_opener(path) for path in files if root.is_file() or _has_events(path)
-        ]
-    if not openers:
-        others = splits_of(root)
-        found = f"; found only {' and '.join(others)}" if others else ""
-        raise UserError(
-            f"data.root: no {split} recordings under {root}{found}: expected {_LAYOUTS}"
-        )
+    openers = _openers_under(root, split, label_settings.class_names, require_labels)
     recordings: list[Recording] = []
     unusable = []
     for open_recording in openers:
         try:
-            recordings.append(open_recording(split, frames, labels, require_labels))
+            recordings.append(open_recording(split, frame_settings, label_settings, require_labels))
         except NoUsableLabels as error:
             unusable.append(error)
         except UserError as error:
@@ -88,12 +76,15 @@ def find_recordings(
     if unusable:
         _log.warning(
             "%d of %d %s recordings are left out, as they have no usable label: %s%s",
-            *(len(unusable), len(openers), split, unusable[0]),
+            len(unusable),
+            len(openers),
+            split,
+            unusable[0],
             "" if len(unusable) == 1 else f" and {len(unusable) - 1} more",
         )
     if require_labels:
         classes = [recording.label_boxes["class_id"] for recording in recordings]
-        warn_of_three_classes(split, classes, labels.class_names)
+        warn_of_three_classes(split, classes, label_settings.class_names)
     return sorted(recordings, key=lambda recording: recording.name)
 
 
@@ -112,30 +103,40 @@ def warn_of_three_classes(
         _log.warning(
             "%s: no box has a class id above %d, though 8 classes are asked for: if these are "
             "eTraM's 3-class boxes (%s), set class_names to etram3 or add Eight_class_annotations",
-            *(split, highest, ", ".join(ETRAM3_CLASSES)),
+            split,
+            highest,
+            ", ".join(ETRAM3_CLASSES),
         )
 
 
-def open_recording(path: Path, frames: FrameSettings) -> Recording:
+def open_recording(path: str | Path, frame_settings: FrameSettings = _DEFAULTS) -> Recording:
     """One recording without its labels, to detect in.
+
+    Example:
+        >>> from etram_det import SimulationSettings, open_recording, simulate
+        >>> few = SimulationSettings(height=90, width=160, train=1, val=0, test=0, seconds=0.5)
+        >>> simulate("traffic", few)
+        >>> recording = open_recording("traffic/train/train_day_0001_td.h5")
+        >>> len(recording), recording.input_size
+        (10, (45, 80))
+        >>> recording.frames(0, 2).shape  # [T, 2 * bins, H, W]
+        (2, 20, 45, 80)
 
     Args:
         path: a file of events: raw eTraM's ``.h5``, or a camera's ``.raw``, ``.dat`` or
             ``.aedat4``; or the folder of a preprocessed recording.
-        frames: how events become frames.
+        frame_settings: how events become frames.
 
     Raises:
         UserError: there is no such file, or it cannot be read as a recording.
     """
-    if (path / FRAMES_FILE).is_file():
-        opener: Callable[..., Recording] = partial(SparseRecording, path)
-    elif (path / "event_representations_v2").is_dir():
-        opener = partial(PreprocessedRecording, path)
-    elif path.is_file():
-        opener = _event_file_opener(path)
-    else:
-        raise UserError(f"{path}: a file of events or a preprocessed recording, found no such file")
-    return opener("test", frames, LabelSettings(), False)
+    path = Path(path)
+    if not path.is_file() and not _has_frames(path):
+        raise UserError(
+            f"{path}: must be a file of events or a preprocessed recording, got no such file: "
+            "correct it"
+        )
+    return _opener(path)("test", frame_settings, LabelSettings(), False)
 
 
 def recording_paths(path: Path) -> list[Path]:
@@ -150,11 +151,13 @@ def recording_paths(path: Path) -> list[Path]:
     if _has_frames(path) or (path.exists() and not path.is_dir()):
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path}: a recording or a folder of recordings, found no such file")
+        raise UserError(
+            f"{path}: must be a recording or a folder of recordings, got no such file: correct it"
+        )
     found = [each for each in sorted(path.iterdir()) if _has_events(each) or _has_frames(each)]
     if not found:
         raise UserError(
-            f"{path}: no recordings in this folder: expected .h5, .hdf5, "
+            f"{path}: must hold recordings, got none: use a folder with .h5, .hdf5, "
             f"{', '.join(CAMERA_SUFFIXES)}, or folders that preprocess made"
         )
     return found
@@ -172,6 +175,27 @@ def names_under(root: Path) -> set[str]:
     return {path.name if path.is_dir() else path.stem.removesuffix("_td") for path in paths}
 
 
+def _openers_under(
+    root: Path, split: str, class_names: Sequence[str], require_labels: bool
+) -> list[Callable[..., Recording]]:
+    """What :func:`_openers` gives or, where no labels are required, one for each file of events."""
+    if not root.is_dir() and (require_labels or not root.is_file()):
+        raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
+    openers = _openers(root, split, class_names, require_labels) if root.is_dir() else []
+    if not openers and not require_labels:
+        files = [root]
+        if root.is_dir():
+            files = [each for each in sorted(root.iterdir()) if _has_events(each)]
+        openers = [_opener(each) for each in files]
+    if not openers:
+        others = splits_of(root)
+        found = f"; found only {' and '.join(others)}" if others else ""
+        raise UserError(
+            f"data.root: no {split} recordings under {root}{found}: expected {_LAYOUTS}"
+        )
+    return openers
+
+
 def _openers(
     root: Path, split: str, class_names: Sequence[str], require_labels: bool
 ) -> list[Callable[..., Recording]]:
@@ -186,10 +210,7 @@ def _openers(
     events = [path for name, path in files.items() if name.endswith(("_td.h5", *CAMERA_SUFFIXES))]
     if not events:
         cached = [path for path in files.values() if (path / FRAMES_FILE).is_file()]
-        if cached:
-            return [partial(SparseRecording, path) for path in cached]
-        stored = [path for path in files.values() if (path / "event_representations_v2").is_dir()]
-        return [partial(PreprocessedRecording, path) for path in stored]
+        return [_opener(path) for path in cached or files.values() if _has_frames(path)]
     boxes = {name: path for name, path in files.items() if name.endswith("_bbox.npy")}
     if len(class_names) > len(ETRAM3_CLASSES):
         eight_class_boxes = _eight_class_boxes(root)
@@ -199,14 +220,13 @@ def _openers(
         elif downloaded and _only_three_classes(boxes):
             if require_labels:
                 raise UserError(
-                    f"data.class_names: {len(class_names)} classes are asked for, but the boxes "
-                    f"under {folders[0].parent} are eTraM's 3-class ones "
-                    f"({', '.join(ETRAM3_CLASSES)}); add eTraM's Eight_class_annotations to "
-                    f"{root}, or ask for these three"
+                    "data.class_names: must be eTraM's 3-class ones "
+                    f"({', '.join(ETRAM3_CLASSES)}), as in the boxes under {folders[0].parent}, "
+                    f"got {len(class_names)}: set etram3, or add Eight_class_annotations to {root}"
                 )
             boxes = {}
     return [
-        _event_file_opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
+        _opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
         for path in events
     ]
 
@@ -222,14 +242,18 @@ def _has_events(path: Path) -> bool:
     return not hidden and path.suffix.lower() in (".h5", ".hdf5", *CAMERA_SUFFIXES)
 
 
-def _event_file_opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:
-    """What makes a recording of a file, by the file's suffix."""
+def _opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:
+    """What makes a recording of a file, by its suffix, or of a folder, by what it holds."""
+    if (path / FRAMES_FILE).is_file():
+        return partial(SparseRecording, path)
+    if _has_frames(path):
+        return partial(PreprocessedRecording, path)
     if path.suffix.lower() in CAMERA_SUFFIXES:
         return partial(CameraRecording, path, box_path)
     if path.suffix.lower() in (".h5", ".hdf5"):
         return partial(RawRecording, path, box_path)
     raise UserError(
-        f"{path}: a file of events, .h5, .hdf5, {', '.join(CAMERA_SUFFIXES)}, is required"
+        f"{path}: must be a file of events: use .h5, .hdf5, {', '.join(CAMERA_SUFFIXES)}"
     )
 
 

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin  # noqa: F401  RVT stores its frames with blosc
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.hdf5_file import new_hdf5_file
+from etram_det.data.hdf5_file import DAMAGE, new_hdf5_file, open_hdf5
 from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
@@ -31,7 +29,6 @@ _REPRESENTATION = {
     "stacked_histogram": re.compile(r"stacked_histogram_dt=?(\d+)_nbins=?(\d+)"),
     "mixed_density": re.compile(r"mixeddensity_stack_dt=?(\d+)_nbins=?(\d+)(?:_cutoff=?\d+)?"),
 }
-_DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
 
 
 class PreprocessedRecording(Recording):
@@ -43,8 +40,8 @@ class PreprocessedRecording(Recording):
     Args:
         folder: the recording's folder.
         split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frames: the frames that are expected.
-        labels: which boxes become labels.
+        frame_settings: the frames that are expected.
+        label_settings: which boxes become labels.
         require_labels: whether missing labels are an error.
 
     Raises:
@@ -57,100 +54,117 @@ class PreprocessedRecording(Recording):
         self,
         folder: Path,
         split: str,
-        frames: FrameSettings,
-        labels: LabelSettings,
+        frame_settings: FrameSettings,
+        label_settings: LabelSettings,
         require_labels: bool = True,
     ) -> None:
-        representation = _representation(folder, frames)
-        path, shape = _frames_file(representation, frames)
+        representation = _representation(folder, frame_settings)
+        path, shape = _frames_file(representation, frame_settings)
         factor = 2 if "ds2" in path.stem else 1
         sensor_size = shape[2] * factor, shape[3] * factor
         frame_end_us = load_numbers(representation / "timestamps_us.npy")
         if frame_end_us.shape != shape[:1]:
             raise UserError(
-                f"{path}: {len(frame_end_us)} frames are expected by timestamps_us.npy, "
-                f"found {shape[0]}"
+                f"{path}: must hold the {len(frame_end_us)} frames of timestamps_us.npy, "
+                f"got {shape[0]}: preprocess again"
             )
         label_path = folder / "labels_v2" / "labels.npz"
         try:
             timeline = _stored_timeline(
-                label_path, representation, frame_end_us, sensor_size, split, labels
+                label_path, representation, frame_end_us, sensor_size, split, label_settings
             )
         except NoLabels:
             if require_labels:
                 raise
             timeline = Timeline.without_labels(frame_end_us)
         super().__init__(folder.name, path, sensor_size, shape[2:], timeline)
-        self._count_cutoff = frames.count_cutoff
+        self._count_cutoff = frame_settings.count_cutoff
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         try:
-            with h5py.File(self.path, locking=False) as file:
+            with open_hdf5(self.path) as file:
                 frames = file["data"][start:stop]
-        except _DAMAGE as error:
-            raise UserError(f"{self.path}: cannot be read as HDF5 ({error})") from error
+        except DAMAGE as error:
+            raise UserError(
+                f"{self.path}: cannot be read as HDF5 ({error}): preprocess again"
+            ) from error
         least = 0 if frames.dtype == np.uint8 else -self._count_cutoff
         return np.clip(frames, least, self._count_cutoff, out=frames)
 
 
-def is_down_sampled_otherwise(recording: Recording, frames: FrameSettings) -> bool:
+def is_down_sampled_otherwise(recording: Recording, frame_settings: FrameSettings) -> bool:
     """Whether a recording's frames were stored in a smaller size than the sensor's, unlike asked.
 
     Args:
         recording: of any layout.
-        frames: the frames that are asked for.
+        frame_settings: the frames that are asked for.
     """
     is_smaller = recording.input_size != recording.sensor_size
     return (
-        isinstance(recording, PreprocessedRecording) and is_smaller and frames.downsample == "sum"
+        isinstance(recording, PreprocessedRecording)
+        and is_smaller
+        and frame_settings.downsample == "sum"
     )
 
 
-def _representation(folder: Path, frames: FrameSettings) -> Path:
+def _representation(folder: Path, frame_settings: FrameSettings) -> Path:
     """The folder with the expected window and number of bins."""
     candidates = sorted(path for path in folder.glob("event_representations_v2/*") if path.is_dir())
     for candidate in candidates:
-        match = _REPRESENTATION[frames.representation].fullmatch(candidate.name)
-        if match and (int(match[1]), int(match[2])) == (frames.window_ms, frames.bins):
+        match = _REPRESENTATION[frame_settings.representation].fullmatch(candidate.name)
+        if match and (int(match[1]), int(match[2])) == (
+            frame_settings.window_ms,
+            frame_settings.bins,
+        ):
             return candidate
     found = ", ".join(path.name for path in candidates) or "none"
     raise UserError(
-        f"{folder / 'event_representations_v2'}: a folder {_folder_name(frames)} is required by "
-        f"data.representation, data.window_ms and data.bins, found {found}"
+        f"{folder / 'event_representations_v2'}: must hold {_folder_name(frame_settings)} for "
+        f"data.representation, data.window_ms and data.bins, got {found}: set these accordingly"
     )
 
 
-def _folder_name(frames: FrameSettings) -> str:
+def _folder_name(frame_settings: FrameSettings) -> str:
     """RVT's name of the representation."""
-    window_and_bins = f"dt={frames.window_ms}_nbins={frames.bins}"
-    if frames.representation == "stacked_histogram":
+    window_and_bins = f"dt={frame_settings.window_ms}_nbins={frame_settings.bins}"
+    if frame_settings.representation == "stacked_histogram":
         return f"stacked_histogram_{window_and_bins}"
-    return f"mixeddensity_stack_{window_and_bins}_cutoff={frames.count_cutoff}"
+    return f"mixeddensity_stack_{window_and_bins}_cutoff={frame_settings.count_cutoff}"
 
 
 def _frames_file(
-    representation: Path, frames: FrameSettings
+    representation: Path, frame_settings: FrameSettings
 ) -> tuple[Path, tuple[int, int, int, int]]:
     """The file of frames with the expected size, and the shape of its data."""
+    import h5py
+
     found = []
     for path in sorted(representation.glob("*.h5")):
         try:
-            with h5py.File(path, locking=False) as file:
+            with open_hdf5(path) as file:
                 data = file["data"]
                 if not isinstance(data, h5py.Dataset):
-                    raise UserError(f"{path}: data must be an array of frames, found a group")
+                    raise UserError(
+                        f"{path}: data must be an array of frames, got a group: preprocess again"
+                    )
                 shape, dtype = data.shape, data.dtype
-        except _DAMAGE as error:
-            raise UserError(f"{path}: cannot be read as HDF5 ({error})") from error
-        fits = len(shape) == 4 and shape[1] == frames.channels and dtype == frames.dtype
-        if fits and frames.input_size in (None, shape[2:]):
+        except DAMAGE as error:
+            raise UserError(
+                f"{path}: cannot be read as HDF5 ({error}): preprocess again"
+            ) from error
+        fits = (
+            len(shape) == 4
+            and shape[1] == frame_settings.channels
+            and dtype == frame_settings.dtype
+        )
+        if fits and frame_settings.input_size in (None, shape[2:]):
             return path, shape
         found.append(f"{path.name} {dtype} {shape}")
-    size = frames.input_size or ("H", "W")
+    size = frame_settings.input_size or ("H", "W")
     raise UserError(
-        f"{representation}: frames of shape [F, {frames.channels}, {size[0]}, {size[1]}] "
-        f"{frames.dtype} are required by data.bins and data.input_size, "
-        f"found {', '.join(found) or 'no .h5 file'}"
+        f"{representation}: must hold frames of shape [F, {frame_settings.channels}, {size[0]}, "
+        f"{size[1]}] {frame_settings.dtype} for data.bins and data.input_size, "
+        f"got {', '.join(found) or 'no .h5 file'}: set these accordingly"
     )
 
 
@@ -160,12 +174,12 @@ def _stored_timeline(
     frame_end_us: NDArray[np.int64],
     sensor_size: tuple[int, int],
     split: str,
-    labels: LabelSettings,
+    label_settings: LabelSettings,
 ) -> Timeline:
     """Labels as RVT chose them, less what the filters take."""
     if not path.exists():
-        raise NoLabels(f"{path}: required for the boxes, found no such file")
-    stored = boxes_from(load_array(path, "labels"), path, labels.class_names)
+        raise NoLabels(f"{path}: must hold the boxes, got no such file: add it")
+    stored = boxes_from(load_array(path, "labels"), path, label_settings.class_names)
     first_box = load_numbers(path, "objframe_idx_2_label_idx")
     frame = load_numbers(representation / "objframe_idx_2_repr_idx.npy")
     boxes_of_frame = np.diff(first_box, append=len(stored))
@@ -176,12 +190,12 @@ def _stored_timeline(
     ):
         raise UserError(
             f"{path}: objframe_idx_2_label_idx and objframe_idx_2_repr_idx.npy must ascend within "
-            f"{len(stored)} boxes and {len(frame_end_us)} frames, found {first_box.tolist()[-3:]} "
-            f"and {frame.tolist()[-3:]} at their ends"
+            f"{len(stored)} boxes and {len(frame_end_us)} frames, got {first_box.tolist()[-3:]} "
+            f"and {frame.tolist()[-3:]} at their ends: preprocess again"
         )
     if len(stored) == 0:
-        raise NoLabels(f"{path}: holds no boxes; take the recording out of its folder")
-    boxes, kept, dropped = filter_boxes(stored, sensor_size, split, labels.filters)
+        raise NoLabels(f"{path}: must hold boxes, got none: take the recording out of its folder")
+    boxes, kept, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     if len(boxes) == 0:
         raise NoUsableLabels(
             f"{path}: no label is left of {len(stored)} boxes{left_out(dropped)}: correct them, "
@@ -192,34 +206,42 @@ def _stored_timeline(
 
 
 def write_rvt(
-    folder: Path, recording: Recording, frames: FrameSettings, batches: Iterable[NDArray[Any]]
+    folder: Path,
+    recording: Recording,
+    frame_settings: FrameSettings,
+    batches: Iterable[NDArray[Any]],
 ) -> None:
     """Write a recording's frames and labels as RVT's preprocessing does.
 
     Args:
         folder: the recording's folder.
         recording: its labels, times and sizes are taken.
-        frames: what its frames are.
+        frame_settings: what its frames are.
         batches: its frames in order, as arrays ``[n, channels, H, W]``.
 
     Raises:
         UserError: the frames are neither as large as the sensor nor half as large.
     """
+    import hdf5plugin
+
     half = tuple(side // 2 for side in recording.sensor_size)
     if recording.input_size not in (recording.sensor_size, half):
         raise UserError(
-            f"data.input_size: RVT's layout holds frames of the sensor's size or half of it, "
-            f"{recording.sensor_size} or {half} for {recording.path}, found {recording.input_size}"
+            f"data.input_size: must be {recording.sensor_size} or {half} in RVT's layout of "
+            f"{recording.path}, got {recording.input_size}: set one of them"
         )
-    representation = folder / "event_representations_v2" / _folder_name(frames)
+    representation = folder / "event_representations_v2" / _folder_name(frame_settings)
     representation.mkdir(parents=True)
     labels = folder / "labels_v2"
     labels.mkdir()
     suffix = "" if recording.input_size == recording.sensor_size else "_ds2_nearest"
-    shape = (frames.channels, *recording.input_size)
-    with new_hdf5_file(representation / f"event_representations{suffix}.h5") as file:
+    shape = (frame_settings.channels, *recording.input_size)
+    path = representation / f"event_representations{suffix}.h5"
+    with new_hdf5_file(path) as (file, raise_error):
         data = file.create_dataset(
-            *("data", (0, *shape), frames.dtype),
+            "data",
+            (0, *shape),
+            frame_settings.dtype,
             maxshape=(None, *shape),
             chunks=(1, *shape),
             track_times=False,
@@ -228,7 +250,7 @@ def write_rvt(
         for batch in batches:
             data.resize(len(data) + len(batch), axis=0)
             data[-len(batch) :] = batch
-            file.raise_error()
+            raise_error()
     labelled, first_box = np.unique(recording.label_frame, return_index=True)
     np.save(representation / "timestamps_us.npy", recording.frame_end_us)
     np.save(representation / "objframe_idx_2_repr_idx.npy", labelled)

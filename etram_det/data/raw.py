@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
-import hdf5plugin  # noqa: F401  registers the compression filters of camera makers' files
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.hdf5_file import DAMAGE, open_hdf5
 from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
@@ -21,16 +20,25 @@ from etram_det.data.labels import (
     left_out,
     load_array,
 )
-from etram_det.data.recording import OUTSIDE, NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import (
+    OUTSIDE,
+    REPAIRED,
+    NoLabels,
+    NoUsableLabels,
+    Recording,
+    Timeline,
+)
 from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.errors import UserError
+
+if TYPE_CHECKING:
+    import h5py
 
 Size = tuple[int, int]
 
 _KINDS = {"x": "iu", "y": "iu", "p": "iub", "t": "iu"}  # NumPy's letters for whole numbers
 _CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack it once
-_DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
 _PACKED = 100  # no real events shrink to less than a hundredth of their size
 _LONGEST_US = 24 * 3600 * 10**6
 _LONGEST_SIDE = 2**14
@@ -46,8 +54,8 @@ class RawRecording(Recording):
         path: HDF5 file with ``events/x``, ``y``, ``p`` and ``t`` (microseconds).
         box_path: the box file; None where there is none.
         split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frames: how events become frames.
-        labels: which boxes become labels.
+        frame_settings: how events become frames.
+        label_settings: which boxes become labels.
         require_labels: whether missing labels are an error.
 
     Raises:
@@ -61,33 +69,35 @@ class RawRecording(Recording):
         path: Path,
         box_path: Path | None,
         split: str,
-        frames: FrameSettings,
-        labels: LabelSettings,
+        frame_settings: FrameSettings,
+        label_settings: LabelSettings,
         require_labels: bool = True,
     ) -> None:
         with _open_events(path) as events:
             _require_stored(events, path)
-            sensor_size = _sensor_size(events["t"].parent) or frames.sensor_size
+            sensor_size = _sensor_size(events["t"].parent) or frame_settings.sensor_size
             try:
-                timeline = labelled_timeline(path, box_path, sensor_size, split, frames, labels)
-                begin_us = int(timeline.frame_end_us[0]) - frames.window_ms * 1000
+                timeline = labelled_timeline(
+                    path, box_path, sensor_size, split, frame_settings, label_settings
+                )
+                begin_us = int(timeline.frame_end_us[0]) - frame_settings.window_ms * 1000
                 _require_events_at(begin_us, int(timeline.frame_end_us[-1]), events["t"], path)
             except NoLabels:
                 if require_labels:
                     raise
-                ends = _consecutive_ends(events["t"], path, frames.window_ms * 1000)
+                ends = _consecutive_ends(events["t"], path, frame_settings.window_ms * 1000)
                 timeline = Timeline.without_labels(ends)
-        input_size = frames.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
+        input_size = frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         if input_size[0] > sensor_size[0] or input_size[1] > sensor_size[1]:
             half = [side // 2 for side in sensor_size]
             raise UserError(
                 f"data.input_size: must not exceed the sensor's {sensor_size} of {path}, "
-                f"found {input_size}: lower it, to {half} for half of the sensor's"
+                f"got {input_size}: lower it, to {half} for half of the sensor's"
             )
         name = path.stem.removesuffix("_td")
         super().__init__(name, path, sensor_size, input_size, timeline)
-        self._window_us = frames.window_ms * 1000
-        self._representation = representation_of(sensor_size, input_size, frames)
+        self._window_us = frame_settings.window_ms * 1000
+        self._representation = representation_of(sensor_size, input_size, frame_settings)
         self._time_index: TimeIndex | None = None
 
     def event_rate(self) -> float | None:  # noqa: D102
@@ -104,7 +114,7 @@ class RawRecording(Recording):
         with _open_events(self.path) as events:
             if self._time_index is None:
                 self._time_index = cached_time_index(self.path, events["t"])
-                self.mended_share = self._time_index.num_mended / len(events["t"])
+                self.repaired_share = self._time_index.num_repaired / len(events["t"])
             for frame, end_us in zip(frames, ends, strict=True):
                 window_us = end_us - self._window_us, end_us
                 first, times = self._time_index.cut(events["t"], *window_us)
@@ -112,7 +122,7 @@ class RawRecording(Recording):
                 num_events += len(times)
                 num_outside += self._representation.fill(frame, x, y, p, times, window_us)
         self.events["in windows"] = self.events.get("in windows", 0) + num_events
-        self.events["with a mended stamp"] = self._time_index.num_mended
+        self.events[REPAIRED] = self._time_index.num_repaired
         if num_outside:
             self.dropped[OUTSIDE] = self.dropped.get(OUTSIDE, 0) + num_outside
         return frames
@@ -120,23 +130,22 @@ class RawRecording(Recording):
 
 @contextmanager
 def _open_events(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
-    """The four columns of a recording, checked; the file is closed afterwards.
-
-    Files are opened without locks, which many network file systems refuse.
-    """
+    """The four columns of a recording, checked; the file is closed afterwards."""
     try:
-        with h5py.File(path, rdcc_nbytes=_CHUNK_CACHE, locking=False) as file:
+        with open_hdf5(path, _CHUNK_CACHE) as file:
             yield _columns(file, path)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UserError(
-            f"{path}: cannot be read as HDF5 ({error}); fetch the file again"
+            f"{path}: cannot be read as HDF5 ({error}): fetch the file again"
         ) from error
 
 
 def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    import h5py
+
     if "CD/events" in file:
         raise UserError(
-            f"{path}: Prophesee's HDF5, coded with its ECF filter, cannot be read; write it as DAT "
+            f"{path}: Prophesee's HDF5, coded with its ECF filter, cannot be read: write it as DAT "
             f"with OpenEB's metavision_file_to_dat -i {path.name}"
         )
     events = {name: file.get(f"events/{name}") for name in _KINDS}
@@ -146,13 +155,13 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             place, group = ("events/", group) if isinstance(group, h5py.Group) else ("", file)
             found = ", ".join(f"{place}{each}" for each in group) or f"{place or 'file'} empty"
             raise UserError(
-                f"{path}: events/x, y, p and t are required, events/{name} is missing; found "
+                f"{path}: must hold events/x, y, p and t; events/{name} is missing, got "
                 f"{found}: fetch the file again, or write it anew with all four"
             )
         if column.ndim != 1 or column.dtype.kind not in _KINDS[name]:
             raise UserError(
                 f"{path}: events/{name} must be a row of whole numbers, "
-                f"found {column.dtype} {column.shape}"
+                f"got {column.dtype} {column.shape}: fetch the file again"
             )
         properties = column.id.get_create_plist()
         for i in range(properties.get_nfilters()):
@@ -160,11 +169,14 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             if not h5py.h5z.filter_avail(code):
                 raise UserError(
                     f"{path}: HDF5 filter {code} ({title.decode(errors='replace')}) is not known "
-                    "here; write the file anew with h5repack -f GZIP=1"
+                    "here: write the file anew with h5repack -f GZIP=1"
                 )
     lengths = {name: len(column) for name, column in events.items()}
     if len(set(lengths.values())) > 1:
-        raise UserError(f"{path}: events/x, y, p and t must be equally long, found {lengths}")
+        raise UserError(
+            f"{path}: events/x, y, p and t must be equally long, got {lengths}: fetch the file "
+            "again"
+        )
     return events
 
 
@@ -178,8 +190,8 @@ def _require_stored(events: dict[str, h5py.Dataset], path: Path) -> None:
             room = column.id.get_num_chunks() * column.chunks[0]
         if room < len(column):
             raise UserError(
-                f"{path}: events/{name} must hold the {len(column)} events it claims, found room "
-                f"for {room}: the file was not written to its end; fetch it again"
+                f"{path}: events/{name} must hold the {len(column)} events it claims, got room "
+                f"for {room}: fetch the file again, which was not written to its end"
             )
 
 
@@ -189,7 +201,7 @@ def _native(column: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 def _sensor_size(events: h5py.Group) -> Size | None:
-    """Height and width as told by ``events/height`` and ``width``, or by attributes."""
+    """Height and width by ``events/height`` and ``width``, or by attributes."""
     sources = (
         {name: events[name][()] for name in ("height", "width") if name in events},
         events.attrs,
@@ -205,16 +217,16 @@ def _sensor_size(events: h5py.Group) -> Size | None:
             if not all(2 <= side <= _LONGEST_SIDE for side in sides):
                 raise UserError(
                     f"{events.file.filename}: the sensor's sides must be 2 to {_LONGEST_SIDE} px, "
-                    f"found {height} and {width}"
+                    f"got {height} and {width}: correct them in the file"
                 )
             return sides
     return None
 
 
 def _first_and_last_us(times: h5py.Dataset, path: Path) -> tuple[int, int]:
-    """The first stamp and the latest one at the end, without reading those between."""
+    """The first timestamp and the latest one at the end, without reading those between."""
     if len(times) == 0:
-        raise UserError(f"{path}: holds no events; take it out of the folder")
+        raise UserError(f"{path}: must hold events, got none: take it out of the folder")
     return int(times[0]), int(times[-BLOCK:].max())
 
 
@@ -234,8 +246,8 @@ def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArra
     first, last = _first_and_last_us(times, path)
     if not 0 <= last - first <= _LONGEST_US:
         raise UserError(
-            f"{path}: stamps must ascend and span a day at most, in microseconds, found {first} "
-            f"to {last}"
+            f"{path}: timestamps must ascend and span a day at most, in microseconds, got {first} "
+            f"to {last}: write the file with such timestamps"
         )
     num_frames = (last - first) // window_us + 1
     return first + window_us * np.arange(1, num_frames + 1)
@@ -246,8 +258,8 @@ def labelled_timeline(
     box_path: Path | None,
     sensor_size: Size,
     split: str,
-    frames: FrameSettings,
-    labels: LabelSettings,
+    frame_settings: FrameSettings,
+    label_settings: LabelSettings,
 ) -> Timeline:
     """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames.
 
@@ -256,8 +268,8 @@ def labelled_timeline(
         box_path: its box file; None where there is none.
         sensor_size: height and width of the sensor in pixels.
         split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frames: how events become frames.
-        labels: which boxes become labels.
+        frame_settings: how events become frames.
+        label_settings: which boxes become labels.
 
     Raises:
         UserError: the file is damaged, or the settings do not fit it.
@@ -266,31 +278,33 @@ def labelled_timeline(
     """
     if box_path is None:
         raise NoLabels(
-            f"{path}: its boxes are required in {path.stem.removesuffix('_td')}_bbox.npy, found no "
-            "such file; add it or take the recording out of its folder"
+            f"{path}: its boxes must be in {path.stem.removesuffix('_td')}_bbox.npy, got no "
+            "such file: add it or take the recording out of its folder"
         )
-    window_us, interval_us = frames.window_ms * 1000, labels.interval_ms * 1000
+    window_us, interval_us = frame_settings.window_ms * 1000, label_settings.interval_ms * 1000
     if interval_us % window_us:
         raise UserError(
-            f"data.interval_ms: must be a multiple of data.window_ms ({frames.window_ms}), "
-            f"found {labels.interval_ms}"
+            f"data.interval_ms: must be a multiple of data.window_ms ({frame_settings.window_ms}), "
+            f"got {label_settings.interval_ms}: set such a multiple"
         )
-    stored = boxes_from(load_array(box_path), box_path, labels.class_names)
+    stored = boxes_from(load_array(box_path), box_path, label_settings.class_names)
     if len(stored) == 0:
-        raise NoLabels(f"{box_path}: holds no boxes; take the recording out of its folder")
-    boxes, _, dropped = filter_boxes(stored, sensor_size, split, labels.filters)
+        raise NoLabels(
+            f"{box_path}: must hold boxes, got none: take the recording out of its folder"
+        )
+    boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]
-    times = label_times(np.unique(boxes["t"]), interval_us, labels.jitter_ms * 1000)
+    times = label_times(np.unique(boxes["t"]), interval_us, label_settings.jitter_ms * 1000)
     if not times:
         raise NoUsableLabels(
-            f"{box_path}: no label at {labels.interval_ms} ms or later among {len(stored)} boxes"
-            f"{left_out(dropped)}: correct them, change data.filters, or take the recording out of "
-            "its folder"
+            f"{box_path}: no label at {label_settings.interval_ms} ms or later among "
+            f"{len(stored)} boxes{left_out(dropped)}: correct them, change data.filters, or take "
+            "the recording out of its folder"
         )
     if times[-1] > _LONGEST_US:
         raise UserError(
-            f"{box_path}: label times must lie within a day of 0, in microseconds, found "
-            f"{times[-1]}; take the recording's start off the times of boxes and events"
+            f"{box_path}: label times must lie within a day of 0, in microseconds, got "
+            f"{times[-1]}: take the recording's start off the times of boxes and events"
         )
     frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us)
     at_label = np.isin(boxes["t"], times)

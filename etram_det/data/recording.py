@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, corners
 from etram_det.errors import UserError
 
-# Of events, among the reasons of Recording.dropped.
-OUTSIDE = "events: outside the sensor"
+OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
+REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
 
 
 class NoLabels(UserError):
@@ -64,9 +64,9 @@ class Recording(ABC):
         dropped: number of boxes left out and, of the frames that this process has read, events;
             by reason.
         events: number of events in the frames that this process has read, and of those in the
-            file whose stamp was behind an earlier one; empty where frames are stored as such.
-        mended_share: share of the file's events, in [0, 1], whose stamp was behind an earlier one,
-            once frames were read; 0 where that is not known.
+            file whose timestamp was behind an earlier one; empty where frames are stored as such.
+        repaired_share: share of the file's events, in [0, 1], whose timestamp was behind an earlier
+            one, once frames were read; 0 where that is not known.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Recording(ABC):
         self.label_boxes = timeline.label_boxes
         self.dropped = dict(timeline.dropped)
         self.events: dict[str, int] = {}
-        self.mended_share = 0.0
+        self.repaired_share = 0.0
 
     def __len__(self) -> int:
         return len(self.frame_end_us)
@@ -115,10 +115,9 @@ class Recording(ABC):
         if first == last:
             return None
         boxes = self.label_boxes[first:last]
-        left, top = boxes["x"], boxes["y"]
-        corners = np.stack([left, top, left + boxes["w"], top + boxes["h"]], axis=1)
-        corners /= np.array(self.scale * 2, np.float32)
-        return corners, boxes["class_id"].astype(np.int64)
+        in_frame = corners(boxes)
+        in_frame /= np.array(self.scale * 2, np.float32)
+        return in_frame, boxes["class_id"].astype(np.int64)
 
     def event_rate(self) -> float | None:
         """Events in a second, where that is known without reading them."""

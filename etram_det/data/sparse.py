@@ -14,16 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.data.hdf5_file import new_hdf5_file
+from etram_det.data.hdf5_file import DAMAGE, new_hdf5_file, open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
-from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import REPAIRED, NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
@@ -33,12 +31,19 @@ _CHUNK = 2**15  # entries that are packed together: about a frame of traffic
 _ENTRY_BITS = 16
 _LONGEST_SIDE = 2**14
 _CLEARED = 2**16  # counts that are set to zero at a time
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # of damaged HDF5 or JSON
+_DAMAGE = (*DAMAGE, ValueError, TypeError)  # of damaged HDF5 or JSON
 # Of the settings that a cache is made with, those that reading cannot change any more.
 _FIXED = (
-    *("window_ms", "bins", "timing", "downsample", "representation"),
-    *("class_names", "interval_ms", "jitter_ms"),
+    "window_ms",
+    "bins",
+    "timing",
+    "downsample",
+    "representation",
+    "class_names",
+    "interval_ms",
+    "jitter_ms",
 )
+_REPAIRED_BEFORE = "with a mended stamp"  # REPAIRED in older caches
 _NARROWED = ("count_cutoff", "filters")  # those that it can still narrow
 
 
@@ -46,32 +51,21 @@ class SparseRecording(Recording):
     """Frames and labels of ``<split>/<name>/sparse_frames.h5``.
 
     Both are what the settings of its making gave. More filters and a lower ``count_cutoff`` still
-    apply; all other settings must be those it was made with.
-
-    Args:
-        folder: the recording's folder.
-        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frames: the frames that are expected.
-        labels: which boxes become labels.
-        require_labels: whether missing labels are an error.
-
-    Raises:
-        UserError: the file is damaged, or was made with other settings.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but the filters left none.
+    apply; all other settings must be those it was made with. Arguments and errors are those of
+    :class:`~etram_det.data.preprocessed.PreprocessedRecording`.
     """
 
     def __init__(
         self,
         folder: Path,
         split: str,
-        frames: FrameSettings,
-        labels: LabelSettings,
+        frame_settings: FrameSettings,
+        label_settings: LabelSettings,
         require_labels: bool = True,
     ) -> None:
         path = folder / FRAMES_FILE
         try:
-            with h5py.File(path, locking=False) as file:
+            with open_hdf5(path) as file:
                 text, checksum = str(file.attrs["about"]), int(file.attrs["about_crc32"])
                 self._first_entry = file["first_entry"][:]
                 frame_end_us, label_frame = file["frame_end_us"][:], file["label_frame"][:]
@@ -82,7 +76,9 @@ class SparseRecording(Recording):
             _require(about["version"] == _VERSION, f"written by version {about['version']}")
             settings = {name: about["settings"][name] for name in (*_FIXED, *_NARROWED)}
             sensor_size, already_dropped = tuple(about["sensor_size"]), dict(about["dropped"])
-            num_events = dict(about["events"])
+            num_events: dict[str, int] = dict(about["events"])
+            if _REPAIRED_BEFORE in num_events:
+                num_events[REPAIRED] = num_events.pop(_REPAIRED_BEFORE)
             self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
             _require_sizes(self._shape, sensor_size, self._count_bits)
             counts = (*already_dropped.values(), *num_events.values())
@@ -93,22 +89,22 @@ class SparseRecording(Recording):
             _require_ascending(label_frame, 0, len(frame_end_us) - 1)
         except _DAMAGE as error:
             raise UserError(
-                f"{path}: cannot be read ({error}); remove it and preprocess again"
+                f"{path}: cannot be read ({error}): remove it and preprocess again"
             ) from error
-        require_same_settings(path, settings, self._shape[1:], frames, labels)
-        kept, dropped = apply_filters(boxes, sensor_size, split, labels.filters)
+        require_same_settings(path, settings, self._shape[1:], frame_settings, label_settings)
+        kept, dropped = apply_filters(boxes, sensor_size, split, label_settings.filters)
         if require_labels and len(kept) == 0:
             kind = NoUsableLabels if len(boxes) else NoLabels
-            raise kind(f"{path}: no label is left of {len(boxes)} boxes")
+            raise kind(f"{path}: no label is left of {len(boxes)} boxes: change data.filters")
         for reason, number in already_dropped.items():
             dropped[reason] = dropped.get(reason, 0) + number
         timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
         self.events = num_events
         self._window_us = int(settings["window_ms"]) * 1000
-        self._dtype = frames.dtype
-        lower = frames.count_cutoff < settings["count_cutoff"]
-        self._count_cutoff = frames.count_cutoff if lower else None
+        self._dtype = frame_settings.dtype
+        lower = frame_settings.count_cutoff < settings["count_cutoff"]
+        self._count_cutoff = frame_settings.count_cutoff if lower else None
 
     def event_rate(self) -> float | None:  # noqa: D102
         num_events = self.events.get("in windows")
@@ -118,15 +114,15 @@ class SparseRecording(Recording):
         first_entry = self._first_entry[start : stop + 1]
         frames = np.empty((len(first_entry) - 1, *self._shape), np.uint8)
         try:
-            with h5py.File(self.path, locking=False) as file:
+            with open_hdf5(self.path) as file:
                 entries = file["entries"][first_entry[0] : first_entry[-1]]
         except _DAMAGE as error:
             raise UserError(
-                f"{self.path}: cannot be read ({error}); remove it and preprocess again"
+                f"{self.path}: cannot be read ({error}): remove it and preprocess again"
             ) from error
         flat = frames.reshape(len(frames), math.prod(self._shape))
         if not _decode(flat, entries, first_entry - first_entry[0], self._count_bits):
-            raise UserError(f"{self.path}: frames are damaged; remove it and preprocess again")
+            raise UserError(f"{self.path}: frames are damaged: remove it and preprocess again")
         counts = frames.view(self._dtype)
         if self._count_cutoff is not None:
             least = 0 if self._dtype == np.uint8 else -self._count_cutoff
@@ -155,38 +151,40 @@ def require_same_settings(
     path: Path,
     made_with: Mapping[str, Any],
     input_size: tuple[int, ...],
-    frames: FrameSettings,
-    labels: LabelSettings,
+    frame_settings: FrameSettings,
+    label_settings: LabelSettings,
 ) -> None:
     """Refuse settings that frames and labels cannot follow which preprocess has stored.
 
     Args:
-        path: what tells the settings they were made with.
+        path: the file that holds the settings they were made with.
         made_with: these settings by name.
         input_size: height and width of the stored frames.
-        frames: the frames that are expected.
-        labels: which boxes are to become labels.
+        frame_settings: the frames that are expected.
+        label_settings: which boxes are to become labels.
 
     Raises:
         UserError: naming the setting that differs.
     """
     for name in _FIXED:
-        wanted = getattr(frames if hasattr(frames, name) else labels, name)
+        wanted = getattr(frame_settings if hasattr(frame_settings, name) else label_settings, name)
         stored = made_with[name]
         if (tuple(stored) if isinstance(stored, list) else stored) != wanted:
             raise _other_settings(path, name, stored, wanted)
-    if frames.input_size not in (None, input_size):
-        raise _other_settings(path, "input_size", list(input_size), frames.input_size)
-    if frames.count_cutoff > made_with["count_cutoff"]:
-        raise _other_settings(path, "count_cutoff", made_with["count_cutoff"], frames.count_cutoff)
-    if not set(made_with["filters"]) <= set(labels.filters):
-        raise _other_settings(path, "filters", made_with["filters"], list(labels.filters))
+    if frame_settings.input_size not in (None, input_size):
+        raise _other_settings(path, "input_size", list(input_size), frame_settings.input_size)
+    if frame_settings.count_cutoff > made_with["count_cutoff"]:
+        raise _other_settings(
+            path, "count_cutoff", made_with["count_cutoff"], frame_settings.count_cutoff
+        )
+    if not set(made_with["filters"]) <= set(label_settings.filters):
+        raise _other_settings(path, "filters", made_with["filters"], list(label_settings.filters))
 
 
 def _other_settings(path: Path, name: str, stored: object, wanted: object) -> UserError:
     return UserError(
-        f"data.{name}: {stored} is required by {path}, which was preprocessed with it, "
-        f"found {wanted}; set it so, or preprocess again"
+        f"data.{name}: must be {stored}, with which {path} was preprocessed, got {wanted}: set it "
+        "so, or preprocess again"
     )
 
 
@@ -201,9 +199,13 @@ def write_sparse(
         settings: frame and label settings by name, stored with it.
         batches: its frames in order, as arrays ``[n, channels, H, W]``.
     """
-    with new_hdf5_file(folder / FRAMES_FILE) as file:
+    import hdf5plugin
+
+    with new_hdf5_file(folder / FRAMES_FILE) as (file, raise_error):
         entries = file.create_dataset(
-            *("entries", (0,), np.uint16),
+            "entries",
+            (0,),
+            np.uint16,
             maxshape=(None,),
             chunks=(_CHUNK,),
             fletcher32=True,  # damage on the disk must not pass for counts
@@ -222,7 +224,7 @@ def write_sparse(
             stored = len(entries)
             entries.resize(stored + sum(map(len, parts)), axis=0)
             entries[stored:] = np.concatenate(parts)
-            file.raise_error()
+            raise_error()
         for name, values in {
             "first_entry": np.cumsum(num_entries),
             "frame_end_us": recording.frame_end_us,

@@ -242,7 +242,7 @@ class Chunk:
         scale: pixels of the sensor per pixel of the frame, in x and y.
         fault: why the recording is unreadable, in which case there are no frames.
         num_outside: events in the frames' windows that lay outside the sensor and were dropped.
-        mended_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
+        repaired_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
     """
 
     request: ChunkRequest
@@ -253,7 +253,7 @@ class Chunk:
     scale: tuple[float, float]
     fault: str | None = None
     num_outside: int = 0
-    mended_share: float = 0.0
+    repaired_share: float = 0.0
 
 
 class ChunkDataset(Dataset[Chunk]):
@@ -309,7 +309,7 @@ class ChunkDataset(Dataset[Chunk]):
             name,
             scale,
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
-            mended_share=recording.mended_share,
+            repaired_share=recording.repaired_share,
         )
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed)
@@ -356,8 +356,8 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         stream=torch.tensor([request.stream for request in requests]),
         faults={b: chunk.fault for b, chunk in enumerate(chunks) if chunk.fault is not None},
         num_outside={b: chunk.num_outside for b, chunk in enumerate(chunks) if chunk.num_outside},
-        mended_share={
-            b: chunk.mended_share for b, chunk in enumerate(chunks) if chunk.mended_share
+        repaired_share={
+            b: chunk.repaired_share for b, chunk in enumerate(chunks) if chunk.repaired_share
         },
     )
 

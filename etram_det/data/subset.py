@@ -37,13 +37,12 @@ def choose_subset(
         chosen = [recording for recording in recordings if recording.name in names]
         if not chosen:
             raise UserError(
-                f"data.subset: {subset} names none of the recordings; one of "
-                f"{recordings[0].name} … {recordings[-1].name} is required, found "
-                f"{', '.join(sorted(names)[:3]) or 'nothing'}"
+                f"data.subset: {subset} must name recordings of {recordings[0].name} … "
+                f"{recordings[-1].name}, got {', '.join(sorted(names)[:3]) or 'nothing'}: add one"
             )
         return chosen
     if not 0 < subset <= 1:
-        raise UserError(f"data.subset: a share must be above 0 and at most 1, found {subset:g}")
+        raise UserError(f"data.subset: must be above 0 and at most 1, got {subset:g}: correct it")
     counts = _boxes_by_class(recordings, num_classes)
     places = _representative(counts, max(1, round(subset * len(recordings))), seed)
     return [recordings[place] for place in places]
@@ -87,7 +86,9 @@ def warn_of_unknown_names(subset: float | str | None, root: Path) -> None:
         if unknown:
             _log.warning(
                 "data.subset: %s has names that no recording under %s has: %s: correct them",
-                *(subset, root, ", ".join(unknown)),
+                subset,
+                root,
+                ", ".join(unknown),
             )
 
 
@@ -96,8 +97,8 @@ def _names_in(path: Path) -> set[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"data.subset: a share, or a text file of recordings' names, is required, found {path} "
-            f"({getattr(error, 'strerror', None) or 'not a text file'})"
+            f"data.subset: must be a share, or a text file of recordings' names, got {path} "
+            f"({getattr(error, 'strerror', None) or 'not a text file'}): correct it"
         ) from error
     stripped = (line.strip() for line in lines)
     return {line for line in stripped if line and not line.startswith("#")}

@@ -13,14 +13,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.labels import load_numbers
 from etram_det.errors import UserError
 from etram_det.files import cache_folder, replacing
+
+if TYPE_CHECKING:
+    import h5py
 
 BLOCK = 2**14  # events from one timestamp of the index to the next
 _READ = 64 * BLOCK  # events read at a time while the index is made: 8 MB of timestamps
@@ -33,26 +36,26 @@ class TimeIndex:
 
     Attributes:
         block_time_us: ``[ceil(events / BLOCK)]`` int64, of each block's first event.
-        num_mended: events whose timestamp was behind an earlier one.
+        num_repaired: events whose timestamp was behind an earlier one.
     """
 
     block_time_us: NDArray[np.int64]
-    num_mended: int
+    num_repaired: int
 
     @staticmethod
     def build(times: h5py.Dataset) -> TimeIndex:
         """Read through all timestamps of a recording, in bounded memory."""
         block_times = []
-        num_mended = 0
+        num_repaired = 0
         latest = np.iinfo(np.int64).min
         for start in range(0, len(times), _READ):
             timestamps = _timestamps(times, start, start + _READ)
             repaired = np.maximum.accumulate(np.maximum(timestamps, latest))
-            num_mended += int(np.count_nonzero(repaired != timestamps))
+            num_repaired += int(np.count_nonzero(repaired != timestamps))
             block_times.append(repaired[::BLOCK].copy())  # a view would hold all the timestamps
             latest = repaired[-1]
         empty = np.empty(0, np.int64)
-        return TimeIndex(np.concatenate([empty, *block_times]), num_mended)
+        return TimeIndex(np.concatenate([empty, *block_times]), num_repaired)
 
     def cut(self, times: h5py.Dataset, start_us: int, end_us: int) -> tuple[int, NDArray[np.int64]]:
         """The events of a window, both ends included.
@@ -100,7 +103,7 @@ def cached_time_index(path: Path, times: h5py.Dataset) -> TimeIndex:
     # A full or read-only disk costs the time of another pass, nothing else.
     with contextlib.suppress(OSError), replacing(stored, str(os.getpid())) as unfinished:
         with unfinished.open("wb") as file:
-            np.save(file, np.concatenate([[index.num_mended], index.block_time_us]))
+            np.save(file, np.concatenate([[index.num_repaired], index.block_time_us]))
     return index
 
 

@@ -1,4 +1,4 @@
-"""Frames and boxes as pictures that one can tell apart, whatever one's colour vision.
+"""Frames and boxes as pictures that all kinds of colour vision can read.
 
 Pictures are RGB, ``[H, W, 3]`` uint8. Events are blue where it grew brighter and orange where it
 grew darker, on black; classes have the palette of Okabe and Ito (2008), which keeps apart under

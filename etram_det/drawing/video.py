@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import corners
 from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED, move_into_place
@@ -59,7 +60,7 @@ class VideoWriter:
         """Write the next frame, RGB ``[H, W, 3]``."""
         assert self._writer is not None
         assert image.shape[:2] == self.size
-        with _opencv_silent():  # what could not be written is told by finish
+        with _opencv_silent():  # finish reports what could not be written
             self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         self.num_frames += 1
 
@@ -67,7 +68,7 @@ class VideoWriter:
         """Complete the file with the frames so far and move it into place.
 
         Raises:
-            UserError: the file is not whole.
+            UserError: the file is incomplete.
         """
         assert self._writer is not None
         try:
@@ -76,7 +77,7 @@ class VideoWriter:
             if self.num_frames and _frames_in(self._unfinished) < self.num_frames:
                 # OpenCV keeps to itself what goes wrong in writing.
                 raise UserError(
-                    f"{self.path}: the video could not be written whole: make room on the disk, or "
+                    f"{self.path}: the video could not be completed: make room on the disk, or "
                     "go without by --video false",
                     exit_code=1,
                 )
@@ -139,11 +140,12 @@ class DetectionVideo:
             image = np.asarray(
                 cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8
             )
-        left, top = rows["x"], rows["y"]
-        corners = np.stack([left, top, left + rows["w"], top + rows["h"]], axis=1) * self._scale
         track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
         draw_boxes(
-            *(image, corners, rows["class_id"], self._class_names),
+            image,
+            corners(rows) * self._scale,
+            rows["class_id"],
+            self._class_names,
             scores=rows["class_confidence"],
             track_ids=track_ids,
         )
@@ -154,7 +156,7 @@ class DetectionVideo:
         """Complete the file with the frames so far and move it into place.
 
         Raises:
-            UserError: the file is not whole.
+            UserError: the file is incomplete.
         """
         self._writer.finish()
 
@@ -162,7 +164,7 @@ class DetectionVideo:
 def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:
     # MPEG-4 counts time in fractions of a second whose denominator has 16 bits.
     rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
-    with _opencv_silent():  # a codec that is missing is told in one line
+    with _opencv_silent():  # the error names the codecs that are missing
         for codec in CODECS:
             writer = cv2.VideoWriter(
                 str(path), cv2.VideoWriter.fourcc(*codec), rate, (size[1], size[0])
@@ -174,7 +176,7 @@ def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWri
 
 @contextmanager
 def _opencv_silent() -> Iterator[None]:
-    """What OpenCV would write to the terminal is told by errors here."""
+    """Keep what OpenCV writes to the terminal, which errors say here."""
     # OpenCV looks at this variable once.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # OpenCV 5 has moved these functions.

@@ -1,57 +1,129 @@
-"""Inference window by window, with the state inside."""
+"""What computes detections window by window, with the state inside: so far, PyTorch.
+
+PyTorch is imported when its engine is made, not with this module.
+"""
 
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from etram_det.models.detector import Detector
-from etram_det.models.fpn import ConvBlock
-from etram_det.types import State
+from etram_det.errors import UserError
+from etram_det.types import Detections, State
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from etram_det.models.detector import Detector
+
+Precision = Literal["float32", "bfloat16"]
 
 
-class DetectorStream:
+class Engine(Protocol):
+    """A network on one stream of frames."""
+
+    def detect(
+        self,
+        frame: NDArray[Any],
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> Detections[NDArray[Any]]:
+        """Detect in the next window.
+
+        Args:
+            frame: ``[C, H, W]``. Another size than before starts a new stream.
+            score_threshold: least objectness times class confidence, in [0, 1].
+            nms_threshold: IoU in [0, 1] above which the lower-scored of two boxes of a class is
+                dropped.
+            max_detections: detections kept, best first.
+
+        Returns:
+            Detections with boxes ``[D, 4]`` ``xyxy`` in pixels of the frame.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Start a new recording."""
+        ...
+
+
+class PyTorchEngine:
     """A detector that goes on from window to window, in its fastest form for this.
 
     It works on a copy, whose batch normalisation is merged into the convolutions.
 
     Args:
         detector: as trained.
-        dtype: of all weights but those of the LSTMs: ``torch.bfloat16`` is faster where the
-            processor has it. State and decoding stay in float32.
+        dtype: of all weights but those of the LSTMs, by name or as PyTorch's: ``bfloat16`` is
+            faster where the processor has it. State and decoding stay in float32.
+        device: ``auto`` for the first CUDA device, where there is one; or ``cpu``, ``cuda:1`` and
+            so on. Unset: the detector's.
         compile: whether to compile the detector's parts by ``torch.compile``.
         cuda_graph: whether to record one window's work and replay it, which spares the launches;
-            needs a CUDA device, and frames of one size.
+            needs a CUDA device. Unset: where ``device`` is one.
 
     Attributes:
         state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage; None before any window.
+
+    Raises:
+        UserError: there is no such device.
     """
 
     def __init__(
         self,
         detector: Detector,
-        dtype: torch.dtype = torch.float32,
+        dtype: Precision | torch.dtype = "float32",
+        device: str | None = None,
         compile: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool | None = None,
     ) -> None:
+        import torch
+
+        from etram_det.models.fpn import ConvBlock
+
+        self.dtype: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         self.detector = copy.deepcopy(detector).eval()
+        if device is not None:
+            self.detector.to(_device(device))
         for module in self.detector.modules():
             if isinstance(module, ConvBlock):
                 module.fold()
         for name, parameter in self.detector.named_parameters():
             if ".lstm." not in name:
-                parameter.data = parameter.data.to(dtype)
+                parameter.data = parameter.data.to(self.dtype)
         if compile:
             self.detector.compile_parts()
-        self.dtype = dtype
         self.state: State | None = None
-        self._recording: _Recording | None = None
-        self._cuda_graph = cuda_graph
+        self._device = next(self.detector.parameters()).device
+        self._cuda_graph = self._device.type == "cuda" if cuda_graph is None else cuda_graph
+        self._captured: _CapturedGraph | None = None
+        self._frame_shape: tuple[int, ...] = ()
+
+    def detect(
+        self,
+        frame: NDArray[Any],
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> Detections[NDArray[Any]]:
+        """Detect in the next window, as :meth:`Engine.detect`; ``frame`` is ``[C, H, W]``."""
+        import torch
+
+        from etram_det.models.postprocessing import decode_detections
+
+        if frame.shape != self._frame_shape:
+            self._frame_shape = frame.shape
+            self.state = self._captured = None
+        decoded = self(torch.from_numpy(frame)[None].to(self._device))
+        (detections,) = decode_detections(decoded, score_threshold, nms_threshold, max_detections)
+        return detections.numpy()
 
     def __call__(self, events: Tensor) -> Tensor:
-        """Detect in the next window.
+        """Predict in the next window of ``B`` streams, whose frames keep their size.
 
         Args:
             events: ``[B, 2 * bins, H, W]``, any numeric type, on the detector's device.
@@ -61,66 +133,96 @@ class DetectorStream:
         """
         if not self._cuda_graph:
             return self.predict(self.features(events))
-        if self._recording is None:
-            self._recording = _Recording(self, events)
-        return self._recording.replay(events)
+        if self._captured is None:
+            self._captured = _CapturedGraph(self, events)
+        return self._captured.replay(events)
 
-    @torch.no_grad()
     def features(self, events: Tensor) -> list[Tensor]:
-        """Backbone features ``[B, C_s, h_s, w_s]`` of the next window; carries the state on."""
-        features, self.state = self.detector.features(events[None], self.state)
+        """Backbone features ``[B, C_s, h_s, w_s]`` of the next window; carries the state on.
+
+        Args:
+            events: ``[B, 2 * bins, H, W]``.
+        """
+        import torch
+
+        with torch.no_grad():
+            features, self.state = self.detector.features(events[None], self.state)
         return features
 
-    @torch.no_grad()
     def predict(self, features: list[Tensor]) -> Tensor:
         """Decoded predictions ``[B, A, 5 + K]`` of features ``[B, C_s, h_s, w_s]``."""
-        return self.detector.predict([x.to(self.dtype) for x in features]).decode()
+        import torch
+
+        with torch.no_grad():
+            return self.detector.predict([x.to(self.dtype) for x in features]).decode()
 
     def reset(self) -> None:
         """Start a new recording."""
-        if self._recording is None:
+        if self._captured is None:
             self.state = None
         elif self.state is not None:
-            # A recorded graph knows these very tensors.
+            # A captured graph knows these very tensors.
             for part in (part for pair in self.state for part in pair):
                 part.zero_()
 
 
-class _Recording:
+class _CapturedGraph:
     """The work of one window as a CUDA graph, between tensors that stay where they are."""
 
-    def __init__(self, stream: DetectorStream, events: Tensor) -> None:
+    def __init__(self, engine: PyTorchEngine, events: Tensor) -> None:
+        import torch
+
         self._events = events.clone()
         # Streams and graphs belong to the current device, which need not be that of the events.
         with torch.cuda.device(events.device):
-            self._record(stream)
+            self._capture(engine)
 
-    def _record(self, stream: DetectorStream) -> None:
+    def _capture(self, engine: PyTorchEngine) -> None:
+        import torch
+
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        before = stream.state
+        before = engine.state
         with torch.cuda.stream(side):
             for _ in range(3):  # whatever is chosen, compiled or allocated once
-                stream.predict(stream.features(self._events))
+                engine.predict(engine.features(self._events))
         torch.cuda.current_stream().wait_stream(side)
-        assert stream.state is not None
-        warm = stream.state
+        assert engine.state is not None
+        warm = engine.state
         state = [(hidden.clone(), cell.clone()) for hidden, cell in before or warm]
-        stream.state = state
+        engine.state = state
         if before is None:
             for part in (part for pair in state for part in pair):
                 part.zero_()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=side):
-            self._decoded = stream.predict(stream.features(self._events))
-            for pair, new_pair in zip(state, stream.state, strict=True):
+            self._decoded = engine.predict(engine.features(self._events))
+            for pair, new_pair in zip(state, engine.state, strict=True):
                 for part, new in zip(pair, new_pair, strict=True):
                     part.copy_(new)
-        stream.state = state
+        engine.state = state
 
     def replay(self, events: Tensor) -> Tensor:
-        """Decoded predictions ``[B, A, 5 + K]`` of the next window, in a tensor of their own."""
+        """Decoded predictions ``[B, A, 5 + K]`` of the next window ``[B, 2 * bins, H, W]``."""
+        import torch
+
         with torch.cuda.device(events.device):
             self._events.copy_(events)
             self._graph.replay()
             return self._decoded.clone()
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device: must be auto, cpu or a device that PyTorch finds, got {name} "
+            f"({str(error).splitlines()[0]}): set auto or cpu"
+        ) from error
+    return device

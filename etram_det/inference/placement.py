@@ -15,7 +15,7 @@ from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 
 Size = tuple[int, int]
-Fit = Literal["scale", "pad"]
+Resize = Literal["stretch", "letterbox"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Placement:
     input_size: Size
 
     @staticmethod
-    def fitting(sensor_size: Size, input_size: Size, fit: Fit) -> Placement:
-        """The placement that fills the frame as far as ``fit`` allows.
+    def fitting(sensor_size: Size, input_size: Size, resize: Resize) -> Placement:
+        """The placement that fills the frame as far as ``resize`` allows.
 
         Args:
             sensor_size: height and width of the sensor in pixels.
             input_size: height and width of the frame in pixels.
-            fit: ``"scale"`` fills the frame, each side by a factor of its own; ``"pad"`` scales
-                both sides by one factor, which keeps the shape of things.
+            resize: ``"stretch"`` fills the frame, each side by a factor of its own;
+                ``"letterbox"`` scales both sides by one factor, which keeps the shape of things.
         """
-        if fit == "scale":
+        if resize == "stretch":
             return Placement(sensor_size, input_size, input_size)
         factor = min(input_size[0] / sensor_size[0], input_size[1] / sensor_size[1])
         height, width = (max(1, round(side * factor)) for side in sensor_size)
@@ -79,25 +79,28 @@ class Placement:
         return placed
 
 
-def open_placed(path: Path, frames: FrameSettings, fit: Fit) -> tuple[Recording, Placement]:
+def open_placed(
+    path: Path, frame_settings: FrameSettings, resize: Resize
+) -> tuple[Recording, Placement]:
     """A recording to detect in, and where its frames lie in the network's.
 
     Frames that are stored as such keep the size they have.
 
     Args:
         path: what ``open_recording`` takes.
-        frames: how events become frames; ``input_size`` None for half of the sensor's size.
-        fit: as in :meth:`Placement.fitting`.
+        frame_settings: how events become frames; ``input_size`` None for half of the sensor's
+            size.
+        resize: as in :meth:`Placement.fitting`.
 
     Raises:
         UserError: there is no such file, or it cannot be read as a recording.
     """
-    recording = open_recording(path, replace(frames, input_size=None))
+    recording = open_recording(path, replace(frame_settings, input_size=None))
     if not isinstance(recording, RawRecording):
         size = recording.input_size
         return recording, Placement(recording.sensor_size, size, size)
-    input_size = frames.input_size or recording.input_size
-    placement = Placement.fitting(recording.sensor_size, input_size, fit)
+    input_size = frame_settings.input_size or recording.input_size
+    placement = Placement.fitting(recording.sensor_size, input_size, resize)
     if placement.counted_size != recording.input_size:
-        recording = open_recording(path, replace(frames, input_size=placement.counted_size))
+        recording = open_recording(path, replace(frame_settings, input_size=placement.counted_size))
     return recording, placement

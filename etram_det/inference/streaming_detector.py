@@ -6,22 +6,20 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from etram_det.checkpoint.file import detector_of, read_checkpoint, require_same_tensors
 from etram_det.data.representation import FrameSettings, representation_of
 from etram_det.errors import UserError
-from etram_det.inference.engine import DetectorStream
-from etram_det.inference.placement import Fit, Placement
-from etram_det.models.detector import Detector
-from etram_det.models.postprocessing import decode_detections
+from etram_det.inference.engine import Engine, Precision, PyTorchEngine
+from etram_det.inference.placement import Placement, Resize
 from etram_det.types import Detections
 
-Precision = Literal["float32", "bfloat16"]
+if TYPE_CHECKING:
+    from etram_det.models.detector import Detector
+
 # Events of a window: an array with the fields x, y, p and t, a mapping of columns, or the four
 # columns in this order.
 Events = NDArray[Any] | Mapping[str, NDArray[Any]] | Sequence[NDArray[Any]]
@@ -34,15 +32,15 @@ class TrainedDetector:
     Attributes:
         detector: the network with its weights, on the CPU.
         class_names: name of each class id.
-        frames: how events became frames in training.
-        tells_frames: whether the checkpoint holds ``frames``; where it does not, as with imported
-            ones, they are the defaults with its number of bins.
+        frame_settings: how events became frames in training.
+        knows_frames: whether the checkpoint holds ``frame_settings``; where it does not, as with
+            imported ones, they are the defaults with its number of bins.
     """
 
     detector: Detector
     class_names: tuple[str, ...]
-    frames: FrameSettings
-    tells_frames: bool
+    frame_settings: FrameSettings
+    knows_frames: bool = True
 
 
 def read_detector(path: str | Path) -> TrainedDetector:
@@ -54,6 +52,9 @@ def read_detector(path: str | Path) -> TrainedDetector:
     Raises:
         UserError: the file is missing, damaged, or no such checkpoint.
     """
+    from etram_det.checkpoint.file import detector_of, read_checkpoint, require_same_tensors
+    from etram_det.models.detector import Detector
+
     checkpoint = read_checkpoint(path)
     weights, settings = detector_of(checkpoint, path)
     class_names = tuple(settings["class_names"])
@@ -74,30 +75,34 @@ def read_detector(path: str | Path) -> TrainedDetector:
         if stored.get(name) is not None:
             stored[name] = tuple(stored[name])
     bins = int(settings.get("in_channels", 20)) // 2
-    frames = FrameSettings(**({"bins": bins} | stored))
-    return TrainedDetector(detector, class_names, frames, bool(stored))
+    frame_settings = FrameSettings(**({"bins": bins} | stored))
+    return TrainedDetector(detector, class_names, frame_settings, bool(stored))
 
 
 class StreamingDetector:
     """Detects in one window of events after the other; the state is inside.
 
-    Example::
-
-        detector = StreamingDetector("best.ckpt", sensor_size=(720, 1280))
-        for events in windows:  # of 50 ms each: arrays with the fields x, y, p and t
-            detections = detector(events)
-            for box, class_id in zip(detections.boxes.tolist(), detections.classes.tolist()):
-                ...  # xyxy in pixels of the sensor, detector.class_names[class_id]
-        detector.reset()  # before the next recording
+    Example:
+        >>> import numpy as np
+        >>> from etram_det import Detector, FrameSettings, StreamingDetector
+        >>> from etram_det.inference.streaming_detector import TrainedDetector
+        >>> network = Detector(num_classes=2, embed_dim=8, dim_head=4)
+        >>> trained = TrainedDetector(network, ("pedestrian", "car"), FrameSettings())
+        >>> detector = StreamingDetector(trained, sensor_size=(96, 128))  # or "best.ckpt"
+        >>> window = {name: np.arange(90) for name in "xypt"}  # pixels, 0 or 1, microseconds
+        >>> detections = detector(window)
+        >>> detections.boxes.shape, detections.scores.shape  # xyxy in pixels of the sensor
+        ((0, 4), (0,))
+        >>> detector.reset()  # before the next recording
 
     Args:
         checkpoint: a checkpoint of this project, or what ``read_detector`` made of one.
-        sensor_size: height and width of the sensor in pixels; the one of ``frames`` unless set.
-        frames: how events become frames; as in training unless set. Where ``input_size`` is None,
-            frames have half the sensor's size.
-        fit: how the sensor's picture is fitted into the frame: ``"scale"`` fills it, each side by
-            a factor of its own; ``"pad"`` scales both sides by one factor and leaves the rest
-            empty.
+        sensor_size: height and width of the sensor in pixels; the one of ``frame_settings`` unless
+            set.
+        frame_settings: how events become frames; as in training unless set. Where ``input_size``
+            is None, frames have half the sensor's size.
+        resize: ``"stretch"`` fills the frame with the sensor's picture, each side by a factor of
+            its own; ``"letterbox"`` scales both sides by one factor and leaves the rest empty.
         score_threshold: least objectness times class confidence of a detection, in [0, 1].
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
         max_detections: detections kept of each window, best first.
@@ -107,7 +112,7 @@ class StreamingDetector:
 
     Attributes:
         class_names: name of each class id.
-        frames: how events become frames.
+        frame_settings: how events become frames.
         placement: where the sensor's picture lies in the frame.
 
     Raises:
@@ -120,8 +125,8 @@ class StreamingDetector:
         checkpoint: str | Path | TrainedDetector,
         *,
         sensor_size: tuple[int, int] | None = None,
-        frames: FrameSettings | None = None,
-        fit: Fit = "scale",
+        frame_settings: FrameSettings | None = None,
+        resize: Resize = "stretch",
         score_threshold: float = 0.3,
         nms_threshold: float = 0.45,
         max_detections: int = 300,
@@ -130,33 +135,29 @@ class StreamingDetector:
     ) -> None:
         for name, value in (("score", score_threshold), ("nms", nms_threshold)):
             if not 0 <= value <= 1:
-                raise UserError(f"{name}: must lie in [0, 1], found {value}: correct it")
+                raise UserError(f"{name}: must be in [0, 1], got {value}: set it to such a value")
         trained = (
             checkpoint if isinstance(checkpoint, TrainedDetector) else read_detector(checkpoint)
         )
         self.class_names = trained.class_names
-        self.frames = trained.frames if frames is None else frames
-        sensor_size = sensor_size or self.frames.sensor_size
-        input_size = self.frames.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
-        self.placement = Placement.fitting(sensor_size, input_size, fit)
+        self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings
+        sensor_size = sensor_size or self.frame_settings.sensor_size
+        input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
+        self.placement = Placement.fitting(sensor_size, input_size, resize)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
-        self._channels = trained.frames.channels
-        self._device = _device(device)
-        self._detector = trained.detector.to(self._device)
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-        self._stream: DetectorStream | None = None
-        self._frame_shape: tuple[int, ...] = ()
+        self._channels = trained.frame_settings.channels
+        self._engine: Engine = PyTorchEngine(trained.detector, precision, device)
         self._representation = representation_of(
-            sensor_size, self.placement.counted_size, self.frames
+            sensor_size, self.placement.counted_size, self.frame_settings
         )
         self._end_us: int | None = None
 
-    def __call__(self, events: Events, end_us: int | None = None) -> Detections:
+    def __call__(self, events: Events, end_us: int | None = None) -> Detections[NDArray[Any]]:
         """Detect in the next window.
 
         Args:
-            events: all events of the window, in the order of their stamps: an array with the
+            events: all events of the window, in the order of their timestamps: an array with the
                 fields ``x``, ``y`` (pixels of the sensor), ``p`` (0 or -1, and 1) and ``t``
                 (microseconds), a mapping of such columns ``[E]``, or the columns ``x``, ``y``,
                 ``p``, ``t`` themselves. There may be none.
@@ -164,47 +165,49 @@ class StreamingDetector:
                 each one follows the one before.
 
         Returns:
-            What was found, best first, on the CPU; boxes ``[D, 4]`` ``xyxy`` in pixels of the
-            sensor.
+            What was found, best first, in NumPy arrays; boxes ``[D, 4]`` ``xyxy`` in pixels of
+            the sensor.
+
+        Raises:
+            UserError: ``events`` has none of these forms.
         """
         detections = self.detect_frame(self.placement.place(self._frame(events, end_us)))
-        boxes = detections.boxes * torch.tensor(self.placement.scale * 2)
-        return replace(detections, boxes=boxes)
+        scale = np.array(self.placement.scale * 2, np.float32)
+        return replace(detections, boxes=detections.boxes * scale)
 
-    def detect_frame(self, frame: NDArray[Any]) -> Detections:
+    def detect_frame(self, frame: NDArray[Any]) -> Detections[NDArray[Any]]:
         """Detect in the next window, given as a frame.
 
         Args:
             frame: ``[C, H, W]``, as a recording gives it. Another size than before starts anew.
 
         Returns:
-            What was found, best first, on the CPU; boxes ``[D, 4]`` ``xyxy`` in pixels of the
-            frame.
+            What was found, best first, in NumPy arrays; boxes ``[D, 4]`` ``xyxy`` in pixels of
+            the frame.
 
         Raises:
             UserError: the frame has another number of channels than the network's.
         """
-        if frame.shape != self._frame_shape:
-            self._start_stream(frame.shape)
-        assert self._stream is not None
-        decoded = self._stream(torch.from_numpy(frame)[None].to(self._device))
-        (detections,) = decode_detections(
-            decoded, self.score_threshold, self.nms_threshold, self.max_detections
+        if frame.ndim != 3 or frame.shape[0] != self._channels:
+            raise UserError(
+                f"frame: must be of shape [{self._channels}, H, W], as in the checkpoint's "
+                f"training, got {list(frame.shape)}: use its bins and representation"
+            )
+        return self._engine.detect(
+            frame, self.score_threshold, self.nms_threshold, self.max_detections
         )
-        return detections.to("cpu")
 
     def reset(self) -> None:
         """Start a new recording."""
         self._end_us = None
-        if self._stream is not None:
-            self._stream.reset()
+        self._engine.reset()
 
     def _frame(self, events: Events, end_us: int | None) -> NDArray[Any]:
         """The frame ``[C, h, w]`` of a window's events."""
-        x, y, p, stamps = _columns(events)
-        # As when recordings are read: a stamp that goes back takes the latest one before it.
-        t_us = np.maximum.accumulate(stamps.astype(np.int64))
-        window_us = self.frames.window_ms * 1000
+        x, y, p, timestamps = _columns(events)
+        # As when recordings are read: a timestamp that goes back takes the latest one before it.
+        t_us = np.maximum.accumulate(timestamps.astype(np.int64))
+        window_us = self.frame_settings.window_ms * 1000
         if end_us is None and self._end_us is not None:
             end_us = self._end_us + window_us
         elif end_us is None and len(t_us):
@@ -215,16 +218,6 @@ class StreamingDetector:
         self._representation.fill(frame, x, y, p, t_us, bounds)
         return frame
 
-    def _start_stream(self, shape: tuple[int, ...]) -> None:
-        if len(shape) != 3 or shape[0] != self._channels:
-            raise UserError(
-                f"frames of shape [{self._channels}, H, W] are required by the checkpoint, found "
-                f"{list(shape)}: detect with the bins and representation of its training"
-            )
-        self._frame_shape = shape
-        is_cuda = self._device.type == "cuda"
-        self._stream = DetectorStream(self._detector, self._dtype, cuda_graph=is_cuda)
-
 
 def _columns(events: Events) -> tuple[NDArray[Any], ...]:
     """Columns x, y, p and t, ``[E]`` each."""
@@ -232,24 +225,15 @@ def _columns(events: Events) -> tuple[NDArray[Any], ...]:
         columns = tuple(np.asarray(events[name]) for name in "xypt")
     elif isinstance(events, np.ndarray):
         if not {*"xypt"} <= {*(events.dtype.names or ())}:
-            raise UserError(f"events: the fields x, y, p and t are required, found {events.dtype}")
+            raise UserError(
+                f"events: must have the fields x, y, p and t, got {events.dtype}: use these names"
+            )
         columns = tuple(np.ascontiguousarray(events[name]) for name in "xypt")
     else:
         columns = tuple(np.asarray(column) for column in events)
     lengths = [column.shape for column in columns]
     if len(columns) != 4 or len(set(lengths)) != 1 or len(lengths[0]) != 1:
-        raise UserError(f"events: x, y, p and t, equally long, are required, found {lengths}")
-    return columns
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device: {name} cannot be used ({str(error).splitlines()[0]}): set auto or cpu"
-        ) from error
-    return device
+            f"events: must be x, y, p and t, equally long, got {lengths}: use these four columns"
+        )
+    return columns

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import corners
 from etram_det.errors import UserError
 
 _CLEARLY = 0.1  # above the threshold: the score of what starts a track
@@ -34,7 +35,7 @@ class Tracker:
             from edgefirst.tracker import ByteTrack
         except ImportError as error:
             raise UserError(
-                "track: needs the package edgefirst-tracker, which is not installed: "
+                "track: must be false without the package edgefirst-tracker, got true: use "
                 "pip install 'etram-det[track]'"
             ) from error
         self._tracker = ByteTrack(
@@ -52,12 +53,8 @@ class Tracker:
             time_us: end of the window.
             rows: its detections ``[D]`` as in a box file.
         """
-        left, top = rows["x"], rows["y"]
-        corners = np.stack([left, top, left + rows["w"], top + rows["h"]], axis=1)
-        tracks = self._tracker.update(
-            *(corners, rows["class_confidence"].copy(), rows["class_id"].astype(np.uintp)),
-            time_us * 1000,
-        )
+        scores, classes = rows["class_confidence"].copy(), rows["class_id"].astype(np.uintp)
+        tracks = self._tracker.update(corners(rows), scores, classes, time_us * 1000)
         alive = {track.info.uuid for track in self._tracker.get_active_tracks()}
         numbers = np.zeros(len(rows), np.int64)
         for i, track in enumerate(tracks):

@@ -146,7 +146,9 @@ class DetectionWriter:
         return [time_us, class_id, self._class_names[class_id], score, *box, track]
 
 
-def box_rows(time_us: int, detections: Detections, scale: tuple[float, float]) -> NDArray[Any]:
+def box_rows(
+    time_us: int, detections: Detections[NDArray[Any]], scale: tuple[float, float]
+) -> NDArray[Any]:
     """The detections of one window as rows ``[D]`` of a box file, in pixels of the sensor.
 
     Args:
@@ -154,13 +156,13 @@ def box_rows(time_us: int, detections: Detections, scale: tuple[float, float]) -
         detections: boxes ``[D, 4]`` ``xyxy`` in pixels of the input frame.
         scale: pixels of the sensor per pixel of the input frame, in x and y.
     """
-    boxes = detections.boxes.cpu().numpy() * np.array([*scale, *scale], dtype=np.float32)
+    boxes = detections.boxes * np.array([*scale, *scale], dtype=np.float32)
     rows = np.zeros(len(detections), dtype=BOX_DTYPE)
     rows["t"] = time_us
     rows["x"], rows["y"] = boxes[:, 0], boxes[:, 1]
     rows["w"], rows["h"] = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    rows["class_id"] = detections.classes.cpu().numpy()
-    rows["class_confidence"] = detections.scores.cpu().numpy()
+    rows["class_id"] = detections.classes
+    rows["class_confidence"] = detections.scores
     return rows
 
 

@@ -58,8 +58,8 @@ class InspectedCheckpoint:
             root: folder of other recordings of the same classes.
         """
         settings = _known(EventDataModule, self.config.get("data", {}), {"augmentation", "subset"})
-        if self.trained.tells_frames or not settings:
-            stored = asdict(self.trained.frames)
+        if self.trained.knows_frames or not settings:
+            stored = asdict(self.trained.frame_settings)
             settings |= {name: value for name, value in stored.items() if value is not None}
         if isinstance(simulation := settings.get("simulation"), Mapping):
             sensor = SensorSettings(**simulation.get("sensor", {}))

@@ -99,7 +99,9 @@ def pictures_of(
     """
     trained = checkpoint.trained
     return dict(
-        labelled_frame(recording, t, trained.class_names, trained.frames, seen.detections[t])
+        labelled_frame(
+            recording, t, trained.class_names, trained.frame_settings, seen.detections[t]
+        )
         for t in shown
     )
 

@@ -41,6 +41,17 @@ class SizeBinnedMAP(Metric):
     Areas and scores follow the protocol and the pixels that are chosen here, and every report
     names them. A metric without ground truth is nan and left out of means.
 
+    Example:
+        >>> import torch
+        >>> from etram_det import Detections, Labels, SizeBinnedMAP
+        >>> metric = SizeBinnedMAP(class_names=["pedestrian", "car"])
+        >>> box, pedestrian = torch.tensor([[10.0, 10.0, 26.0, 40.0]]), torch.tensor([0])
+        >>> found = Detections(box, torch.tensor([0.9]), torch.tensor([0.8]), pedestrian)
+        >>> labels = Labels.stack([0], [box], [pedestrian])
+        >>> metric.update([found], labels, ["day_1"], torch.tensor([100_000]), torch.ones(1, 2))
+        >>> round(float(metric.compute()["AP_small"]), 3)
+        1.0
+
     Attributes:
         settings: what is reported and how it is counted.
         result: curves, confusion and per-recording metrics of the last ``compute()``, on every

@@ -130,6 +130,16 @@ class BlendedBoxLoss(BoxLoss):
 class SizeAwareIOULoss(IOULoss):
     """YOLOX's IoU loss, weighted by the area of the true box.
 
+    Example:
+        >>> import torch
+        >>> from etram_det import SizeAwareIOULoss
+        >>> boxes = torch.tensor([[50.0, 50.0, 16.0, 16.0], [50.0, 50.0, 64.0, 64.0]])  # cxcywh
+        >>> loss = SizeAwareIOULoss(size_aware_weight=2.5)
+        >>> loss.compute_size_weights(boxes)
+        tensor([1.9470, 1.0000])
+        >>> loss(boxes + 4, boxes).shape
+        torch.Size([2])
+
     Args:
         size_aware_weight: weight of the smallest boxes, at least 1.
         small_threshold: area in square pixels up to which a box counts as small.

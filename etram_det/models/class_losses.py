@@ -88,6 +88,14 @@ class VarifocalLoss(BCELoss):
 class SizeAwareFocalLoss(nn.Module):
     """Focal loss, weighted by the area of the true box.
 
+    Example:
+        >>> import torch
+        >>> from etram_det import SizeAwareFocalLoss
+        >>> boxes = torch.tensor([[50.0, 50.0, 16.0, 16.0]])  # cxcywh in pixels
+        >>> loss = SizeAwareFocalLoss(size_aware_weight=2.5)
+        >>> loss(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 0.0]]), boxes).shape  # [P, K]
+        torch.Size([1, 3])
+
     Args:
         size_aware_weight: weight of the smallest boxes, at least 1.
         small_threshold: area in square pixels up to which a box counts as small.

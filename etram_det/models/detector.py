@@ -18,6 +18,16 @@ from etram_det.types import State
 class Detector(nn.Module):
     """From event frames to predictions at all anchor points.
 
+    Example:
+        >>> import torch
+        >>> from etram_det import Detector
+        >>> detector = Detector(num_classes=3, embed_dim=8, dim_head=4).eval()
+        >>> events = torch.zeros(2, 1, 20, 64, 64)  # [T, B, 2 * bins, H, W]
+        >>> output, state = detector(events)
+        >>> output.decode().shape  # [T * B, A, 5 + K]
+        torch.Size([2, 340, 8])
+        >>> output, state = detector(events, state)  # the next chunk
+
     Args:
         num_classes: classes ``K``.
         in_channels: channels of a frame, ``2 * bins``.

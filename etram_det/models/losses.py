@@ -128,6 +128,18 @@ class SizeAwareLossWrapper(YOLOXLoss):
 
     Each term in ``weighted_terms`` is weighted by the area of the true box.
 
+    Example:
+        >>> import torch
+        >>> from etram_det import Detector, SizeAwareLossWrapper
+        >>> detector = Detector(num_classes=2, embed_dim=8, dim_head=4)
+        >>> output, _ = detector(torch.zeros(1, 2, 20, 64, 64))  # N = 2 frames
+        >>> boxes = torch.tensor([[[30.0, 30.0, 12.0, 20.0]]] * 2)  # cxcywh in pixels
+        >>> losses = SizeAwareLossWrapper(size_aware_weight=2.5)(
+        ...     output, boxes, classes=torch.tensor([[1], [0]])
+        ... )
+        >>> sorted(losses)
+        ['box_loss', 'class_loss', 'loss', 'num_foreground', 'objectness_loss']
+
     Args:
         size_aware_weight: weight of the smallest boxes, at least 1; large ones have weight 1.
         small_threshold: area in square pixels of the network's frame up to which a box is small.

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etram_det.metrics.records import METRICS, PARTS_OF_DAY, flat_key, metric_of, records_in
-from etram_det.types import leaves
+from etram_det.types import dotted_items
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
@@ -21,7 +21,7 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
     table = Table()
     for heading in ("setting", "value"):
         table.add_column(heading, overflow="fold")
-    for name, value in leaves(settings):
+    for name, value in dotted_items(settings):
         if value not in (None, {}):
             # As it is: brackets of a stranger's are no markup.
             table.add_row(Text(name), Text(str(value)))

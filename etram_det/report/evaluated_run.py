@@ -16,7 +16,7 @@ import yaml
 
 from etram_det.errors import UserError
 from etram_det.metrics.records import Cell, Record, records_in
-from etram_det.types import leaves
+from etram_det.types import dotted_items
 
 _EVALUATE = "Use validate or test of this release"
 # What a report cannot do without.
@@ -103,7 +103,7 @@ def read_run(folder: Path) -> EvaluatedRun:
         if len(pictures) < len(shown):
             lost = len(shown) - len(pictures)
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
-    settings = dict(leaves(read_settings(folder)))
+    settings = dict(dotted_items(read_settings(folder)))
     return EvaluatedRun(folder, results, curves, pictures, settings, missing)
 
 

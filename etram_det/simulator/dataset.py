@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
@@ -159,6 +157,9 @@ class _EventFile:
     """A growing ``_td.h5``; events are collected until whole chunks can be written."""
 
     def __init__(self, path: Path, height: int, width: int) -> None:
+        import h5py
+        import hdf5plugin
+
         self.file = h5py.File(path, "w")
         group = self.file.create_group("events")
         group["height"], group["width"] = np.int64(height), np.int64(width)
@@ -255,12 +256,20 @@ def require_new(root: Path) -> None:
 
 
 def simulate(
-    root: Path,
+    root: str | Path,
     settings: SimulationSettings,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Make a set of recordings; ``root`` appears only once it is complete.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from etram_det import SimulationSettings, simulate
+        >>> few = SimulationSettings(height=90, width=160, train=1, val=1, test=0, seconds=0.2)
+        >>> simulate("traffic", few)
+        >>> sorted(path.name for path in Path("traffic").iterdir())
+        ['simulation.json', 'train', 'val']
 
     Args:
         root: folder to make.
@@ -271,6 +280,7 @@ def simulate(
     Raises:
         UserError: if ``root`` exists and is not an empty folder.
     """
+    root = Path(root)
     require_new(root)
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:

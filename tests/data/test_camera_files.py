@@ -101,7 +101,7 @@ def test_labelled_camera_files_train_like_any_other(tmp_path):
     np.testing.assert_array_equal(ours.frames(0, 4), theirs.frames(0, 4))
     np.testing.assert_array_equal(ours.label_boxes, theirs.label_boxes)
     (folder / "one_bbox.npy").unlink()
-    with pytest.raises(NoLabels, match=r"one_td.dat: its boxes are required in one_bbox.npy"):
+    with pytest.raises(NoLabels, match=r"one_td.dat: its boxes must be in one_bbox.npy"):
         find_recordings(tmp_path, "train", FRAMES, LabelSettings())
 
 
@@ -142,26 +142,26 @@ def test_what_cannot_be_decoded_is_refused_by_name(tmp_path):
     path = tmp_path / "a.raw"
     for header in (b"% evt 2.1\n% geometry 64x48\n", b"% format EVT21;height=48;width=64\n"):
         path.write_bytes(header + bytes(4000))
-        assert "found encoding EVT 2.1; write it as DAT with OpenEB's metavision_file_to" in (
+        assert "got encoding EVT 2.1: write it as DAT with OpenEB's metavision_file_to" in (
             refusal(path)
         )
     for content in (b"", b"nothing of the kind"):
         path.write_bytes(content)
-        assert "found no header that tells its encoding" in refusal(path)
+        assert "got no header that names its encoding" in refusal(path)
     path.write_bytes(evt2(random_events(0)))
-    assert "holds no events" in refusal(path)
+    assert "must hold events, got none" in refusal(path)
     with h5py.File(tmp_path / "coded.hdf5", "w") as file:
         file["CD/events"] = np.zeros(3, [("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
-    assert "ECF filter, cannot be read; write it as DAT" in refusal(tmp_path / "coded.hdf5")
+    assert "ECF filter, cannot be read: write it as DAT" in refusal(tmp_path / "coded.hdf5")
     (tmp_path / "a.dat").write_bytes(b"abc")
     (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\nxx")
     (tmp_path / "a.bag").write_bytes(b"")
     assert "cannot be decoded" in refusal(tmp_path / "a.aedat4")
     refusal(tmp_path / "a.dat")
-    assert "a file of events, .h5, .hdf5, .raw, .dat, .aedat4, is required" in (
+    assert "must be a file of events: use .h5, .hdf5, .raw, .dat, .aedat4" in (
         refusal(tmp_path / "a.bag")
     )
-    assert "found no such file" in refusal(tmp_path / "missing.raw")
+    assert "got no such file" in refusal(tmp_path / "missing.raw")
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):

@@ -220,13 +220,13 @@ def test_an_empty_split_is_named(raw_root, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_steps": 0}, r"^data\.num_steps: must be at least 1, found 0: raise it$"),
-        ({"train_lanes": 0}, r"^data\.train_lanes: must be at least 1, found 0: raise it$"),
-        ({"eval_lanes": -1}, r"^data\.eval_lanes: must be at least 1, found -1: raise it$"),
-        ({"num_workers": -1}, r"^data\.num_workers: must be at least 0, found -1: raise it$"),
-        ({"seed": -1}, r"^data\.seed: must be at least 0, found -1: raise it$"),
+        ({"num_steps": 0}, r"^data\.num_steps: must be at least 1, got 0: raise it$"),
+        ({"train_lanes": 0}, r"^data\.train_lanes: must be at least 1, got 0: raise it$"),
+        ({"eval_lanes": -1}, r"^data\.eval_lanes: must be at least 1, got -1: raise it$"),
+        ({"num_workers": -1}, r"^data\.num_workers: must be at least 0, got -1: raise it$"),
+        ({"seed": -1}, r"^data\.seed: must be at least 0, got -1: raise it$"),
         ({"train_lanes": 1}, r"^data\.train_lanes: at least 2 .* mixed, found 1; .*$"),
-        ({"class_names": "coco"}, r"^data\.class_names: must be names or one of .*found coco$"),
+        ({"class_names": "coco"}, r"^data\.class_names: must be names or one of .*got coco: use one of these$"),
         ({"bins": 0}, r"^data\.bins: must be at least 1, got 0: raise it$"),
     ],
 )

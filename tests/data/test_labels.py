@@ -40,12 +40,12 @@ def test_a_missing_field_is_named_with_the_file(tmp_path):
         1, [("t", "<i8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("class_id", "u4")]
     )
     message = (
-        r"/some/a_bbox.npy: boxes need the fields t, x, .*; missing h, found t, x, y, w, class_id: "
-        "fetch the file again, or add what is missing"
+        r"/some/a_bbox.npy: boxes must have the fields t, x, .*; missing h, got t, x, y, w, "
+        "class_id: fetch the file again, or add what is missing"
     )
     with pytest.raises(UserError, match=message):
         boxes_from(array, "/some/a_bbox.npy", ETRAM_CLASSES)
-    with pytest.raises(UserError, match="missing t, x, y, w, h, class_id, found a plain array"):
+    with pytest.raises(UserError, match="missing t, x, y, w, h, class_id, got a plain array"):
         boxes_from(np.zeros((3, 8)), "a_bbox.npy", ETRAM_CLASSES)
 
 
@@ -53,7 +53,7 @@ def test_a_missing_field_is_named_with_the_file(tmp_path):
 def test_class_ids_without_a_name_are_refused(dtype):
     array = np.zeros(3, [(n, dtype if n == "class_id" else "<f8") for n in BOX_DTYPE.names])
     array["class_id"] = [0, 7, 3]
-    message = r"a.npy: class ids 0 to 2 are expected \(pedestrian, vehicle, micro.*found \[3, 7\]"
+    message = r"a.npy: class ids must be 0 to 2 \(pedestrian, vehicle, micro.*got \[3, 7\]"
     with pytest.raises(UserError, match=message):
         boxes_from(array, "a.npy", ETRAM3_CLASSES)
 
@@ -68,7 +68,7 @@ def test_unreadable_arrays_are_refused_in_one_line(tmp_path):
             load_array(tmp_path / name)
         assert "\n" not in str(caught.value)
     np.savez(tmp_path / "other.npz", boxes=np.zeros(2))
-    with pytest.raises(UserError, match=r"the array 'labels' is required, found .*'boxes'"):
+    with pytest.raises(UserError, match=r"must hold the array 'labels', got .*'boxes'"):
         load_array(tmp_path / "other.npz", "labels")
 
 
@@ -165,8 +165,8 @@ def test_frames_of_irregular_labels_step_by_about_a_window(times, steps_ms):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"class_names": ()}, "data.class_names: at least one"),
-        ({"interval_ms": 0}, "data.interval_ms must be at least 1"),
+        ({"class_names": ()}, "data.class_names: must have at least one name, got none"),
+        ({"interval_ms": 0}, "data.interval_ms: must be at least 1"),
         ({"filters": ("small",)}, re.escape("data.filters: must be of ['max_width', ")),
     ],
 )

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import h5py
@@ -157,15 +158,18 @@ def test_rvts_layout_keeps_the_settings_that_it_was_written_with(root, tmp_path)
     labels = LabelSettings(filters=("min_side_5",))
     preprocess(root, tmp_path / "rvt", SMALL, labels, "rvt", workers=1)
     for changed, message in (
-        ({"downsample": "nearest"}, "data.downsample: sum is required by .*rvt/manifest.json, wh"),
-        ({"timing": "window"}, "data.timing: events is required"),
-        ({"count_cutoff": 20}, "data.count_cutoff: 10 is required"),
+        (
+            {"downsample": "nearest"},
+            "data.downsample: must be sum, with which .*rvt/manifest.json was",
+        ),
+        ({"timing": "window"}, "data.timing: must be events, with"),
+        ({"count_cutoff": 20}, "data.count_cutoff: must be 10, with"),
     ):
         with pytest.raises(UserError, match=message):
             preprocess(
                 tmp_path / "rvt", tmp_path / "no", replace(SMALL, **changed), labels, workers=1
             )
-    with pytest.raises(UserError, match=r"data.filters: \['min_side_5'\] is required .*found \[\]"):
+    with pytest.raises(UserError, match=r"data.filters: must be \['min_side_5'\], .*got \[\]"):
         preprocess(tmp_path / "rvt", tmp_path / "no", SMALL, LABELS, workers=1)
     assert not (tmp_path / "no").exists()
     manifest = preprocess(tmp_path / "rvt", tmp_path / "back", SMALL, labels, workers=1)
@@ -466,13 +470,13 @@ def cached(root, tmp_path, labels=LABELS):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"bins": 5}, "data.bins: 10 is required by .*, which was preprocessed with it, found 5"),
-        ({"input_size": (48, 64)}, r"data.input_size: \[24, 32\] is required"),
-        ({"timing": "window"}, "data.timing: events is required"),
-        ({"count_cutoff": 11}, "data.count_cutoff: 10 is required"),
-        ({"interval_ms": 200}, "data.interval_ms: 100 is required"),
-        ({"class_names": ("a", "b")}, "data.class_names: .*pedestrian.* is required"),
-        ({"filters": ()}, r"data.filters: \['min_side_5'\] is required .*found \[\]"),
+        ({"bins": 5}, "data.bins: must be 10, with which .* was preprocessed, got 5"),
+        ({"input_size": (48, 64)}, r"data.input_size: must be \[24, 32\], with which"),
+        ({"timing": "window"}, "data.timing: must be events, with"),
+        ({"count_cutoff": 11}, "data.count_cutoff: must be 10, with which"),
+        ({"interval_ms": 200}, "data.interval_ms: must be 100, with which"),
+        ({"class_names": ("a", "b")}, "data.class_names: must be .*pedestrian.*, with which"),
+        ({"filters": ()}, r"data.filters: must be \['min_side_5'\], .*got \[\]"),
     ],
 )
 def test_a_cache_of_other_settings_is_refused(root, tmp_path, changed, message):
@@ -548,3 +552,14 @@ def test_the_command(root, tmp_path, capsys):
     assert "shard: must be i/n, got 3: write 1/4, say" in capsys.readouterr().err
     assert run([*arguments, *small, "--shard", "3/2"]) == 2
     assert filecmp.dircmp(root, tmp_path / "out").common == ["train", "val"]
+
+
+def test_event_counts_of_older_caches_are_read_under_their_new_name(root, tmp_path):
+    folder = cached(root, tmp_path)
+    with h5py.File(folder / "sparse_frames.h5", "r+") as file:
+        about = json.loads(file.attrs["about"])
+        about["events"]["with a mended stamp"] = about["events"].pop("with a repaired timestamp")
+        text = json.dumps(about)
+        file.attrs["about"], file.attrs["about_crc32"] = text, zlib.crc32(text.encode())
+    events = SparseRecording(folder, "train", SMALL, LABELS).events
+    assert events.keys() == {"in windows", "with a repaired timestamp"}

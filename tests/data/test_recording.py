@@ -92,11 +92,11 @@ def test_boxes_are_in_pixels_of_the_input(tmp_path):
 def test_frames_do_not_depend_on_how_they_are_asked_for(tmp_path):
     events = random_events(60_000)
     events["t"][1000::500] -= 40_000  # behind by most of a window
-    events["t"][30_000] += 200_000  # lifts the stamps of the 200 ms that follow
+    events["t"][30_000] += 200_000  # lifts the timestamps of the 200 ms that follow
     recording = make(write_raw(tmp_path, "a", events, boxes_at(LABEL_TIMES)))
     frames = whole(recording)
-    mended = np.maximum.accumulate(events["t"])
-    inside = [((mended >= end - 50_000) & (mended <= end)) for end in recording.frame_end_us]
+    repaired = np.maximum.accumulate(events["t"])
+    inside = [((repaired >= end - 50_000) & (repaired <= end)) for end in recording.frame_end_us]
     odd = (events["x"] % 2 == 1) & (events["y"] % 2 == 1)
     assert frames.sum(axis=(1, 2, 3)).tolist() == [np.count_nonzero(odd & each) for each in inside]
     again = pickle.loads(pickle.dumps(recording))
@@ -153,7 +153,7 @@ def test_windows_without_events_are_empty_frames(tmp_path):
 
 
 def test_labels_without_events_at_their_times_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"b_td.h5: holds no events; take it out"):
+    with pytest.raises(UserError, match=r"b_td.h5: must hold events, got none: take it out"):
         make(write_raw(tmp_path, "b", random_events(0), boxes_at([100_000])))
     labels = boxes_at([100_000, 500_000])
     for start, last in ((550_000, 1_549_000), (-1_000_000, -1_000)):
@@ -173,10 +173,10 @@ def test_the_share_of_mended_stamps_is_known_once_frames_are_read(tmp_path):
     events = random_events(500)
     events["t"][100] = events["t"][149] + 1  # 49 events are behind it
     recording = make(write_raw(tmp_path, "a", events, boxes_at([100_000])))
-    assert recording.mended_share == 0
+    assert recording.repaired_share == 0
     whole(recording)
-    assert recording.mended_share == 49 / 500
-    assert recording.events["with a mended stamp"] == 49
+    assert recording.repaired_share == 49 / 500
+    assert recording.events["with a repaired timestamp"] == 49
 
 
 def test_without_labels_frames_follow_each_other_over_the_whole_recording(tmp_path):
@@ -202,21 +202,21 @@ def test_the_sensor_is_the_files_or_the_attributes_or_the_settings(tmp_path):
     assert make(path).sensor_size == (48, 64)
 
 
-def test_missing_and_unusable_labels_are_told_apart(tmp_path):
+def test_missing_and_unusable_labels_are_different_errors(tmp_path):
     events = random_events(50)
     without = write_raw(tmp_path, "without", events)
     none = write_raw(tmp_path, "none", events, boxes_at([]))
     early = write_raw(tmp_path, "early", events, boxes_at([33_333, 99_999]))
-    with pytest.raises(NoLabels, match="without_td.h5: its boxes are required in without_bbox.npy"):
+    with pytest.raises(NoLabels, match="without_td.h5: its boxes must be in without_bbox.npy"):
         make(without)
-    with pytest.raises(NoLabels, match="none_bbox.npy: holds no boxes"):
+    with pytest.raises(NoLabels, match="none_bbox.npy: must hold boxes, got none"):
         make(none)
     with pytest.raises(NoUsableLabels, match="early_bbox.npy: no label at 100 ms or later among 2"):
         make(early)
     outside = write_raw(tmp_path, "outside", events, boxes_at([100_000, 200_000], x=np.nan))
-    with pytest.raises(NoUsableLabels) as told:
+    with pytest.raises(NoUsableLabels) as refused:
         make(outside)
-    assert str(told.value).endswith(
+    assert str(refused.value).endswith(
         "among 2 boxes (2 outside the frame or not finite): correct them, change data.filters, or "
         "take the recording out of its folder"
     )
@@ -258,17 +258,17 @@ def test_columns_that_do_not_fit_are_refused(tmp_path):
 
     without_t = {name: events[name] for name in "xyp"}
     assert (
-        "events/t is missing; found events/height, events/p, events/width, events/x, events/y: "
+        "events/t is missing, got events/height, events/p, events/width, events/x, events/y: "
         "fetch the file again" in refusal_of("without_t", without_t)
     )
     short = refusal_of("short", {**events, "p": events["p"][:-1]})
     assert "must be equally long" in short
     assert "'p': 2999, 't': 3000" in short
     seconds = refusal_of("seconds", {**events, "t": events["t"] / 1e6})
-    assert "events/t must be a row of whole numbers, found float64" in seconds
+    assert "events/t must be a row of whole numbers, got float64" in seconds
     late = {**events, "t": events["t"] + np.arange(3000) * 10**9}
     assert "span a day at most" in refusal_of("late", late)
-    assert "holds no events" in refusal_of("empty", random_events(0))
+    assert "must hold events, got none" in refusal_of("empty", random_events(0))
 
 
 def test_an_unknown_filter_is_refused_by_number(tmp_path, monkeypatch):
@@ -281,9 +281,7 @@ def test_settings_that_do_not_fit_the_recording_are_refused(tmp_path):
     path = write_raw(tmp_path, "a", random_events(9), boxes_at([100_000]))
     too_large = refusal(path, input_size=(49, 64))
     assert "data.input_size: must not exceed the sensor's (48, 64)" in too_large
-    with pytest.raises(
-        UserError, match=r"data.interval_ms: must be a multiple .* \(50\), found 75"
-    ):
+    with pytest.raises(UserError, match=r"data.interval_ms: must be a multiple .* \(50\), got 75"):
         make(path, labels=LabelSettings(interval_ms=75))
     late = write_raw(tmp_path, "late", random_events(9), boxes_at([1_700_000_000_000_000]))
     with pytest.raises(UserError, match="late_bbox.npy: label times must lie within a day of 0"):
@@ -328,20 +326,20 @@ def test_preprocessed_folders_of_evlib_are_read(tmp_path):
 
 def test_preprocessed_folders_that_do_not_fit_are_refused(tmp_path):
     frames = write_preprocessed(tmp_path / "a")
-    message = r"stacked_histogram_dt=20_nbins=10 is required by .*, found stacked_histogram_dt50_n"
+    message = r"must hold stacked_histogram_dt=20_nbins=10 for .*, got stacked_histogram_dt50_n"
     with pytest.raises(UserError, match=message):
         stored(tmp_path / "a", window_ms=20)
-    message = r"frames of shape \[F, 20, 12, 16\] uint8 are required .*\(4, 20, 6, 8\)"
+    message = r"must hold frames of shape \[F, 20, 12, 16\] uint8 for .*, got .*\(4, 20, 6, 8\)"
     with pytest.raises(UserError, match=message):
         stored(tmp_path / "a", input_size=(12, 16))
     np.save(frames / "timestamps_us.npy", np.arange(5))
-    with pytest.raises(UserError, match=r"5 frames are expected by timestamps_us.npy, found 4"):
+    with pytest.raises(UserError, match=r"must hold the 5 frames of timestamps_us.npy, got 4"):
         stored(tmp_path / "a")
     write_preprocessed(tmp_path / "b", num_labels=1)
     with pytest.raises(UserError, match=r"labels.npz: objframe_idx_2_label_idx and .* must ascend"):
         stored(tmp_path / "b")
     (tmp_path / "b" / "labels_v2" / "labels.npz").unlink()
-    with pytest.raises(NoLabels, match=r"labels.npz: required for the boxes, found no such file"):
+    with pytest.raises(NoLabels, match=r"labels.npz: must hold the boxes, got no such file"):
         stored(tmp_path / "b")
     assert len(PreprocessedRecording(tmp_path / "b", "test", RVT, LabelSettings(), False)) == 4
 

@@ -35,7 +35,7 @@ class FakeRecording:
         self.scale = (2.0, 3.0)
         self.frame_end_us = 50_000 * np.arange(1, num_frames + 1)
         self.dropped = {}
-        self.mended_share = 0.25 * index
+        self.repaired_share = 0.25 * index
 
     def __len__(self):
         return len(self.frame_end_us)
@@ -80,7 +80,7 @@ def assert_equal_batches(first, second):
             assert torch.equal(getattr(left, name), getattr(right, name)), name
         for name in ("frame", "boxes", "classes"):
             assert torch.equal(getattr(left.labels, name), getattr(right.labels, name)), name
-        for name in ("recording", "num_outside", "mended_share"):
+        for name in ("recording", "num_outside", "repaired_share"):
             assert getattr(left, name) == getattr(right, name), name
 
 
@@ -227,7 +227,7 @@ def test_batch_holds_what_the_plan_asked_for():
         ChunkRequest(0, 12, True, 1, None, True),  # past the end
     ]
     batch = collate([dataset[request] for request in requests], T)
-    assert (batch.num_outside, batch.mended_share) == ({0: 5}, {0: 0.25})
+    assert (batch.num_outside, batch.repaired_share) == ({0: 5}, {0: 0.25})
     assert batch.events.shape == (T, 3, 4, 12, 16)
     assert batch.events.dtype == torch.uint8
     assert batch.events[:, 0, :2, 0, 0].tolist() == [[1, 10], [1, 11], [1, 12], [1, 13], [1, 14]]

@@ -60,13 +60,17 @@ def test_names_in_a_file(recordings, tmp_path):
 
 
 def test_what_cannot_be_is_refused(recordings, tmp_path):
-    with pytest.raises(UserError, match="data.subset: a share must be above 0 and at most 1, fou"):
+    with pytest.raises(UserError, match="data.subset: must be above 0 and at most 1, got 1.5"):
         choose_subset(recordings, 1.5, 3, 0)
-    with pytest.raises(UserError, match=r"data.subset: a share, or a text file .*\(No such file"):
+    with pytest.raises(
+        UserError, match=r"data.subset: must be a share, or a text file .*\(No such file"
+    ):
         choose_subset(recordings, str(tmp_path / "missing.txt"), 3, 0)
     path = tmp_path / "names.txt"
     path.write_text("elsewhere\n")
-    with pytest.raises(UserError, match=r"names.txt names none of .*0000 … train.*found elsewhere"):
+    with pytest.raises(
+        UserError, match=r"names.txt must name recordings of .*0000 … train.*got elsewhere"
+    ):
         choose_subset(recordings, str(path), 3, 0)
 
 

@@ -41,7 +41,7 @@ def test_a_cut_equals_mending_the_whole_recording(num_events, setback, start, le
     np.testing.assert_array_equal(cut, mended[inside])
     if len(inside):
         assert first == inside[0]
-    assert index.num_mended == np.count_nonzero(mended != stamps)
+    assert index.num_repaired == np.count_nonzero(mended != stamps)
 
 
 @pytest.mark.usefixtures("small_blocks")

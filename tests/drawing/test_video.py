@@ -97,7 +97,7 @@ def test_a_video_that_is_not_whole_is_told(tmp_path):
     writer = VideoWriter(tmp_path / "a.mp4", (64, 96), 20)
     writer.add(np.zeros((64, 96, 3), np.uint8))
     writer.num_frames += 1  # as if the disk had taken only one of two
-    with pytest.raises(UserError, match="could not be written whole"):
+    with pytest.raises(UserError, match="could not be completed"):
         writer.finish()
     assert not list(tmp_path.iterdir())
 

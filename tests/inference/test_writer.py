@@ -6,7 +6,6 @@ import signal
 
 import numpy as np
 import pytest
-import torch
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.cli.commands import run
@@ -22,8 +21,9 @@ NAMES = ("pedestrian", "car")
 
 
 def detections(boxes, classes, scores):
-    scores = torch.tensor(scores)
-    return Detections(torch.tensor(boxes).view(-1, 4), scores, scores, torch.tensor(classes).long())
+    scores = np.array(scores, np.float32)
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    return Detections(boxes, scores, scores, np.array(classes, np.int64))
 
 
 def write(folder, num_windows=3, with_tracks=False):

@@ -13,7 +13,7 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.cli.flags import tool_arguments
 from etram_det.cli.lightning import lightning_cli
-from etram_det.inference.engine import DetectorStream
+from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.assign import simota
 from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector
@@ -159,7 +159,7 @@ def test_stream_equals_the_detector(monkeypatch, dtype, scan):
     events = some_events(4, 1)
     with torch.no_grad():
         expected = detector(events)[0].decode()
-    stream = DetectorStream(detector, dtype)
+    stream = PyTorchEngine(detector, dtype)
     tolerance = 1e-3 if dtype == torch.float32 else 0.05
     for _ in range(2):
         found = torch.cat([stream(window) for window in events])

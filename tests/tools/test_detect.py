@@ -125,11 +125,11 @@ def test_files_of_cameras(name):
     np.testing.assert_array_equal(boxes, expected)
 
 
-@pytest.mark.parametrize("fit", ["scale", "pad"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize("size", [(48, 64), (96, 96), (30, 90)])
-def test_any_resolution(fit, size):
+def test_any_resolution(resize, size):
     path = write_raw(Path("data"), "night_1", random_events(6000, 0.1, size), size=size)
-    assert detect(path, "--fit", fit) == 0
+    assert detect(path, "--resize", resize) == 0
     boxes, _ = outcomes()
     assert len(boxes) > 3
     assert boxes["x"].min() < size[1] / 3
@@ -269,12 +269,12 @@ def test_what_cannot_be_read_is_told_in_one_line(capfd):
     Path("folder").mkdir()
     for name, reason in {
         "cut.h5": "cannot be read as HDF5",
-        "empty.raw": "EVT 2.0 or EVT 3.0 is required",
+        "empty.raw": "must be a RAW file of EVT 2.0 or EVT 3.0",
         "no_events.raw": "no_events.raw",
         "photo.jpg": "a file of events",
-        "nothing_td.h5": "holds no events",
-        "missing.raw": "found no such file",
-        "folder": "no recordings in this folder",
+        "nothing_td.h5": "must hold events, got none",
+        "missing.raw": "got no such file",
+        "folder": "must hold recordings, got none",
     }.items():
         assert detect(name) == 2
         message = only_line(capfd)
@@ -286,18 +286,18 @@ def test_what_cannot_be_read_is_told_in_one_line(capfd):
 def test_mistakes_in_settings_are_told_in_one_line(capfd):
     path = str(recording("data"))
     assert run(["detect", path]) == 2
-    assert "ckpt_path: required" in only_line(capfd)
+    assert "ckpt_path: must be a checkpoint, got none" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2
     assert "no file none.ckpt" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", path]) == 2
     assert "ckpt_path wants a .ckpt file" in only_line(capfd)
     for flags, message in {
-        ("--score", "2"): "score: must lie in [0, 1]",
-        ("--nms", "-1"): "nms: must lie in [0, 1]",
-        ("--slow-motion", "0"): "slow_motion: must be positive",
-        ("--slow-motion", "1e9"): "slow_motion: videos of 0.01 to 1000 frames a second",
+        ("--score", "2"): "score: must be in [0, 1]",
+        ("--nms", "-1"): "nms: must be in [0, 1]",
+        ("--slow-motion", "0"): "slow_motion: must be above 0",
+        ("--slow-motion", "1e9"): "give videos of 0.01 to 1000 frames a second, got 1e+09",
         ("--window-ms", "0"): "window_ms: must be at least 1",
-        ("--device", "moon"): "device: moon",
+        ("--device", "moon"): "device: must be auto, cpu or a device that PyTorch finds, got moon",
     }.items():
         few = ["--ckpt_path", "random.ckpt"]
         assert run(["detect", path, *few, *flags]) == 2
@@ -435,7 +435,7 @@ def test_memory_does_not_grow_with_the_recording(monkeypatch, seconds, windows):
 )
 def test_real_camera_files(capsys):
     files = [CAMERA_FILES / "evt2_sample.raw", CAMERA_FILES / "evt3_sample.raw"]
-    assert detect(*files, "--fit", "pad") == 0
+    assert detect(*files, "--resize", "letterbox") == 0
     # 50 ms and 9 ms of events; a window that both ends belong to is followed by a last one.
     assert video_of("detections/evt2_sample.mp4") == (2, 360, 480, 20.0)
     assert video_of("detections/evt3_sample.mp4") == (1, 360, 640, 20.0)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from etram_det.inference.engine import DetectorStream
+from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.assign import simota
 from etram_det.tools.bench.assign import head_output
 from etram_det.tools.bench.settings import BenchSettings, random_boxes
@@ -73,7 +73,7 @@ def test_training_step():
 def test_one_window():
     settings = replace(SETTINGS, lanes=1, steps=1)
     events = settings.events(1, 1)[0]
-    plain, fast = PlainStream(settings, "32-true"), DetectorStream(settings.detector())
+    plain, fast = PlainStream(settings, "32-true"), PyTorchEngine(settings.detector())
     found = ratio(
         "one window, tiny, 384x640, float32",
         lambda: plain(events),

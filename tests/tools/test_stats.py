@@ -172,7 +172,7 @@ def test_messages_name_the_tools_own_keys_and_names_of_data_sets_will_do(root, t
     assert run(command) == 2
     path = root / "train" / "train_day_1_td.h5"
     assert (
-        f"frames.input_size: must not exceed the sensor's (48, 64) of {path}, found (360, 640): "
+        f"frames.input_size: must not exceed the sensor's (48, 64) of {path}, got (360, 640): "
         "lower it, to [24, 32] for half of the sensor's"
     ) in capsys.readouterr().err
     assert run([*command, "--labels.interval_ms", "70"]) == 2

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from etram_det.data.representation import FrameSettings, StackedHistogram
-from etram_det.inference.engine import DetectorStream
+from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.postprocessing import decode_detections
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.events import random_events
@@ -39,12 +39,12 @@ def bench_stream(settings: BenchSettings) -> Section:
     events = settings.events(1, 1)[0]
     floors = arithmetic.Floors(settings, section)
     runs: dict[str, Callable[[], Any]] = dict(floors.runs)
-    streams: dict[str, DetectorStream] = {}
+    streams: dict[str, PyTorchEngine] = {}
 
     def add(name: str, **options: Any) -> None:
         with section.part(name):
             detector = settings.detector()
-            streams[name] = DetectorStream(detector, **options)
+            streams[name] = PyTorchEngine(detector, **{"cuda_graph": False} | options)
             runs[name] = partial(streams[name], events)
 
     for precision in settings.precision:
@@ -77,7 +77,7 @@ def bench_stream(settings: BenchSettings) -> Section:
 
 
 def _add_parts(
-    section: Section, settings: BenchSettings, stream: DetectorStream, precision: str
+    section: Section, settings: BenchSettings, stream: PyTorchEngine, precision: str
 ) -> None:
     """Add the parts of one window, from events to detections."""
     height, width = settings.input_size

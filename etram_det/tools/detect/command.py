@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.inference.placement import Fit
+from etram_det.inference.engine import Precision
+from etram_det.inference.placement import Resize
 from etram_det.inference.streaming_detector import (
-    Precision,
     StreamingDetector,
     TrainedDetector,
     read_detector,
@@ -30,7 +30,7 @@ def detect_command(
     nms: float = 0.45,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
-    fit: Fit = "scale",
+    resize: Resize = "stretch",
     downsample: Literal["sum", "nearest"] | None = None,
     sensor_size: tuple[int, int] | None = None,
     video: bool = True,
@@ -47,17 +47,16 @@ def detect_command(
         files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
             ``preprocess`` or RVT made of one, or folders of any of these.
         ckpt_path: checkpoint of the detector (.ckpt); required.
-        output: folder to write to: ``<name>.mp4``, ``<name>_bbox.npy``, ``<name>_coco.json`` and
-            ``<name>_detections.csv`` for each recording.
+        output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1].
         nms: IoU above which the lower-scored of two boxes of a class is dropped.
         window_ms: length of a window in ms.
         input_size: height and width of the network's frames in pixels.
-        fit: ``scale`` fills the frame with the sensor's picture, each side by a factor of its own;
-            ``pad`` scales both sides by one factor and leaves the rest empty.
+        resize: ``stretch`` fills the frame with the sensor's picture, each side by a factor of its
+            own; ``letterbox`` scales both sides by one factor and leaves the rest empty.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does.
-        sensor_size: height and width of the sensor in pixels, for recordings that do not tell.
+        sensor_size: height and width of the sensor in pixels, for recordings that do not hold it.
         video: whether to write videos.
         slow_motion: how many times slower than in reality videos run.
         track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
@@ -65,52 +64,57 @@ def detect_command(
         device: ``auto`` takes a CUDA device where there is one; or ``cpu``, ``cuda:1`` and so on.
 
     Raises:
-        UserError: a setting or file does not fit; the message names it. What was done until then
-            is kept.
+        UserError: a setting or file does not fit. What was done until then is kept.
     """
     if ckpt_path is None:
-        raise UserError(
-            "ckpt_path: required: give the detector's checkpoint, --ckpt_path FILE.ckpt"
-        )
-    if slow_motion <= 0:
-        raise UserError(f"slow_motion: must be positive, found {slow_motion}: 1 is real time")
+        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
     trained = read_detector(ckpt_path.expanduser())
-    changes = {
-        "window_ms": window_ms,
-        "input_size": input_size,
-        "downsample": downsample,
-        "sensor_size": sensor_size,
-    }
-    frames = _frame_settings(trained, changes, ckpt_path)
+    settings = _frame_settings(trained, window_ms, input_size, downsample, sensor_size)
+    rate = _video_rate(settings.window_ms, slow_motion)
     detector = StreamingDetector(
         trained,
-        frames=frames,
-        fit=fit,
+        frame_settings=settings,
+        resize=resize,
         score_threshold=score,
         nms_threshold=nms,
         precision=precision,
         device=device,
     )
-    rate = 1000 / frames.window_ms / slow_motion
+    run = Run(detector, resize, output.expanduser(), rate if video else None, track)
+    run.detect_and_report(files)
+
+
+def _video_rate(window_ms: int, slow_motion: float) -> float:
+    """Frames in a second of the videos."""
+    rate = 1000 / window_ms / slow_motion if slow_motion > 0 else 0
     if not 0.01 <= rate <= 1000:
         raise UserError(
-            f"slow_motion: videos of 0.01 to 1000 frames a second are possible, found {rate:.3g} "
-            f"from {slow_motion:g} and windows of {frames.window_ms} ms: choose one nearer to 1"
+            f"slow_motion: must be above 0 and give videos of 0.01 to 1000 frames a second, got "
+            f"{slow_motion:g} with windows of {window_ms} ms: set 1 for real time"
         )
-    Run(detector, fit, output.expanduser(), rate if video else None, track).detect_and_report(files)
+    return rate
 
 
 def _frame_settings(
-    trained: TrainedDetector, changes: dict[str, Any], ckpt_path: Path
+    trained: TrainedDetector,
+    window_ms: int | None,
+    input_size: tuple[int, int] | None,
+    downsample: str | None,
+    sensor_size: tuple[int, int] | None,
 ) -> FrameSettings:
-    """The checkpoint's, with those changes that are not None; a line tells what is a guess."""
+    """The checkpoint's, with those settings that are given; what is a guess is logged."""
+    changes: dict[str, Any] = {
+        "window_ms": window_ms,
+        "input_size": input_size,
+        "downsample": downsample,
+        "sensor_size": sensor_size,
+    }
     given = {name: value for name, value in changes.items() if value is not None}
-    frames = replace(trained.frames, **given)
-    if not trained.tells_frames:
+    settings = replace(trained.frame_settings, **given)
+    if not trained.knows_frames:
+        size = settings.input_size or "half of the sensor's"
         _log.info(
-            "%s does not tell how its frames were made: taking input_size %s, window_ms %d, "
-            "downsample %s",
-            *(ckpt_path, frames.input_size or "half of the sensor's", frames.window_ms),
-            frames.downsample,
+            "ckpt_path: holds no frame settings: using input_size "
+            f"{size}, window_ms {settings.window_ms}, downsample {settings.downsample}"
         )
-    return frames
+    return settings

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich.console import Console
 
 from etram_det.data.layouts import recording_paths
 from etram_det.data.recording import Recording
 from etram_det.drawing.video import DetectionVideo
 from etram_det.errors import UserError
-from etram_det.inference.placement import Fit, Placement, open_placed
+from etram_det.inference.placement import Placement, Resize, open_placed
 from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import DetectionWriter, box_rows
-from etram_det.progress import progress_bar
-from etram_det.tools.detect.summary import Figures, summary
+from etram_det.progress import progress_bar, screen
+from etram_det.tools.detect.summary import Measurements, summary
 from etram_det.types import Detections
 
 
@@ -34,22 +33,22 @@ class Run:
 
     Attributes:
         detector: of the checkpoint.
-        fit: how sensors are fitted into frames.
+        resize: how the sensor's picture is fitted into frames.
         output: folder to write to.
         video_rate: frames in a second of the videos; None for no videos.
         track: whether to number the objects.
-        finished: figures of the recordings so far, by name.
+        finished: measurements of the recordings so far, by name.
     """
 
     detector: StreamingDetector
-    fit: Fit
+    resize: Resize
     output: Path
     video_rate: float | None
     track: bool
-    finished: dict[str, Figures] = field(default_factory=dict)
+    finished: dict[str, Measurements] = field(default_factory=dict)
 
     def detect_and_report(self, files: Sequence[str]) -> None:
-        """Detect in all recordings, then show figures of those that were begun.
+        """Detect in all recordings, then print the measurements of those that were begun.
 
         Raises:
             UserError: a recording cannot be read, or a result not be written.
@@ -64,7 +63,7 @@ class Run:
             ) from error
         finally:
             if self.finished:
-                console = Console()
+                console = screen()
                 console.print(summary(self.finished, self.detector.class_names))
                 console.print(f"detections: {self.output}", highlight=False, soft_wrap=True)
 
@@ -88,7 +87,9 @@ class Run:
         with progress_bar() as bar:
             for path in paths:
                 try:
-                    recording, placement = open_placed(path, self.detector.frames, self.fit)
+                    recording, placement = open_placed(
+                        path, self.detector.frame_settings, self.resize
+                    )
                     if recording.name in self.finished:
                         raise UserError(
                             f"{path}: another recording is named {recording.name} too: detect in "
@@ -118,7 +119,7 @@ class Run:
             What is wrong with the recording, if it could not be read to the end.
         """
         results = _Results(self, recording, placement)
-        figures = self.finished[recording.name] = Figures()
+        measurements = self.finished[recording.name] = Measurements()
         self.detector.reset()
         started_s = time.perf_counter()
         window = 0
@@ -133,8 +134,8 @@ class Run:
                         kept = f"{window} of {len(recording)} windows are kept"
                         return UserError(f"{error}; {kept}", exit_code=1)
                     detections = self.detector.detect_frame(frame)
-                    figures.latencies_s.append(time.perf_counter() - asked_s)
-                    figures.counts.update(detections.classes.tolist())
+                    measurements.latencies_s.append(time.perf_counter() - asked_s)
+                    measurements.counts.update(detections.classes.tolist())
                     results.add(frame, end_us, detections)
                     advance()
             except KeyboardInterrupt:
@@ -147,7 +148,7 @@ class Run:
                 try:
                     results.finish()
                 finally:
-                    figures.elapsed_s = time.perf_counter() - started_s
+                    measurements.elapsed_s = time.perf_counter() - started_s
         return None
 
 
@@ -200,11 +201,11 @@ class _Results:
                 content_size=placement.content_size,
                 class_names=class_names,
                 rate=run.video_rate,
-                representation=run.detector.frames.representation,
+                representation=run.detector.frame_settings.representation,
             )
         self._boxes = DetectionWriter(run.output, recording.name, class_names, sensor_size)
 
-    def add(self, frame: NDArray[Any], end_us: int, detections: Detections) -> None:
+    def add(self, frame: NDArray[Any], end_us: int, detections: Detections[NDArray[Any]]) -> None:
         """Write one window."""
         rows = box_rows(end_us, detections, self._scale)
         if self._tracker is not None:

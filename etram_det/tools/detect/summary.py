@@ -15,7 +15,7 @@ _MOST_COLUMNS = 3  # recordings whose names fit beside each other
 
 
 @dataclass
-class Figures:
+class Measurements:
     """What was found in one recording, and how fast.
 
     Attributes:
@@ -29,21 +29,19 @@ class Figures:
     counts: Counter[int] = field(default_factory=Counter)
 
 
-def summary(finished: dict[str, Figures], class_names: Sequence[str]) -> Group:
+def summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> Group:
     """Speed of each recording, and its detections by class; ``-`` where there was no window."""
     speed = _table("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
-    for name, figures in finished.items():
-        windows = len(figures.latencies_s)
+    for name, measured in finished.items():
+        windows = len(measured.latencies_s)
         # The first one loads and compiles what runs from then on.
-        latencies_s = figures.latencies_s[1:] or figures.latencies_s or [np.nan]
+        latencies_s = measured.latencies_s[1:] or measured.latencies_s or [np.nan]
         latencies_ms = 1000 * np.quantile(latencies_s, [0.5, 0.95])
-        speed.add_row(
-            *(name, str(windows), f"{windows / max(figures.elapsed_s, 1e-9):.1f}"),
-            *(f"{each:.1f}" if windows else "-" for each in latencies_ms),
-            str(figures.counts.total()),
-        )
+        rate = f"{windows / max(measured.elapsed_s, 1e-9):.1f}"
+        latencies = [f"{each:.1f}" if windows else "-" for each in latencies_ms]
+        speed.add_row(name, str(windows), rate, *latencies, str(measured.counts.total()))
     speed.caption = "latency: from reading events to boxes, without the first window"
-    columns = {name: figures.counts for name, figures in finished.items()}
+    columns = {name: measured.counts for name, measured in finished.items()}
     if len(columns) > _MOST_COLUMNS:
         total = sum(columns.values(), Counter())
         columns = {f"{len(columns)} recordings": total}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from etram_det.metrics.evaluation import PARTS_OF_DAY
 from etram_det.tools.stats.statistics import RecordingFacts, labels_of
-from etram_det.types import leaves
+from etram_det.types import dotted_items
 
 
 def write_statistics(
@@ -36,7 +36,7 @@ def write_statistics(
     with paths[1].open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("key", "value"))
-        leaf_rows = leaves(statistics)  # of what is not known there is no row
+        leaf_rows = dotted_items(statistics)  # of what is not known there is no row
         writer.writerows((key, value) for key, value in leaf_rows if value not in (None, {}))
     _sizes_plot(statistics, splits).savefig(paths[2], dpi=120)
     _classes_plot(statistics).savefig(paths[3], dpi=120)

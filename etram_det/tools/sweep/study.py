@@ -26,7 +26,7 @@ from optuna.storages.journal import JournalFileOpenLock
 
 from etram_det.errors import UserError
 from etram_det.tools.sweep.space import Choice, SearchSpace
-from etram_det.types import leaves
+from etram_det.types import dotted_items
 
 DATABASE = "study.db"
 HEARTBEAT_S = 10
@@ -257,7 +257,7 @@ class SharedStudy:
         for name, config in self.space.variants.items():
             settings |= {
                 f"{name}: {key}": value
-                for key, value in leaves(config)
+                for key, value in dotted_items(config)
                 if key not in _FREE_SETTINGS and not key.startswith("trainer.logger.")
             }
         return dict(json.loads(json.dumps(settings, default=str)))

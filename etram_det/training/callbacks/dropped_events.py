@@ -45,7 +45,7 @@ class DroppedEvents(Callback):
         counts = self._outside.setdefault(_split(trainer), Counter())
         for b, num_outside in batch.num_outside.items():
             counts[batch.recording[b]] += num_outside
-        for b, share in batch.mended_share.items():
+        for b, share in batch.repaired_share.items():
             name = batch.recording[b]
             if share > MENDED_SHARE and name not in self._mended:
                 self._mended.add(name)

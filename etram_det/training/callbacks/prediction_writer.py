@@ -7,9 +7,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from rich.console import Console
 
 from etram_det.inference.writer import DetectionWriter, box_rows
+from etram_det.progress import screen
 from etram_det.types import Batch, Detections
 
 
@@ -46,7 +46,9 @@ class PredictionWriter(Callback):
             for t in range(batch.events.shape[0]):
                 if not batch.padded[t, b]:
                     time_us = int(batch.time_us[t, b])
-                    rows = box_rows(time_us, outputs[t * len(lanes) + b], (scale_x, scale_y))
+                    rows = box_rows(
+                        time_us, outputs[t * len(lanes) + b].numpy(), (scale_x, scale_y)
+                    )
                     self.writers[lane].add(time_us, rows)
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,7 +56,7 @@ class PredictionWriter(Callback):
         self._finish_all()
         folder = self._folder(trainer)
         if trainer.is_global_zero:
-            Console().print(f"\ndetections: {folder}", soft_wrap=True)
+            screen().print(f"\ndetections: {folder}", soft_wrap=True)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
