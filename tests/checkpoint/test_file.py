@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from etram_det.checkpoint.file import carry_over, read_checkpoint, write_checkpoint
+from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
+from etram_det.checkpoint.transfer import carry_over
 from etram_det.cli.commands import run
 from etram_det.errors import UserError
 from etram_det.models.detector import Detector
@@ -163,14 +164,14 @@ def test_what_does_not_fit_keeps_its_start():
                 "state_dict": {"detector.x": torch.zeros(1)},
                 "hyper_parameters": {"class_names": ["car"], "embed_dim": 7},
             },
-            "no tensor of old.ckpt fits.*embed_dim 7",
+            "must fit.*got no tensor of its shapes in old.ckpt: Set model.embed_dim to 7",
         ),
         (
             {
                 "state_dict": {"detector.x": torch.zeros(1)},
                 "hyper_parameters": {"class_names": ["car"], "dim_head": 8},
             },
-            r"model\.dim_head: must be that of model\.init_from, 8, found 4",
+            r"model\.dim_head: must be that of model\.init_from, 8, got 4",
         ),
     ],
 )
@@ -211,7 +212,7 @@ def test_a_written_checkpoint_replaces_the_old_one(tmp_path):
     path = tmp_path / "new" / "a.ckpt"
     for value in (1.0, 2.0):
         write_checkpoint(path, {"state_dict": {"x": torch.tensor(value)}})
-    assert read_checkpoint(path)["state_dict"]["x"] == 2
+    assert read_checkpoint(path).tensors["x"] == 2
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
 
 
@@ -230,7 +231,7 @@ def small_run(tmp_path, *flags):
 
 
 def last(version):
-    return read_checkpoint(f"runs/baseline/version_{version}/checkpoints/last.ckpt")
+    return read_checkpoint(f"runs/baseline/version_{version}/checkpoints/last.ckpt").content
 
 
 def test_fine_tuning_from_an_imported_checkpoint(tmp_path, caplog):
@@ -242,7 +243,7 @@ def test_fine_tuning_from_an_imported_checkpoint(tmp_path, caplog):
     assert run(["fit", *start]) == 0
     assert "% of the parameters loaded" in caplog.text
     assert "not loaded  head.stems.0.conv.weight" in caplog.text
-    imported, tuned = read_checkpoint("rvt.ckpt")["state_dict"], last(0)["state_dict"]
+    imported, tuned = read_checkpoint("rvt.ckpt").tensors, last(0)["state_dict"]
     name = "detector.backbone.stages.0.lstm.weight"
     torch.testing.assert_close(tuned[name], imported[name], rtol=0, atol=1e-9)
     # The scale of stride 8 has moved by one place.
@@ -278,7 +279,7 @@ def test_training_goes_on_from_imported_weights_with_a_fresh_optimiser(tmp_path,
     tuned = last(0)
     assert tuned["global_step"] == 1
     assert tuned["hyper_parameters"]["fpn_stages"] == [2, 3, 4]
-    for name, tensor in read_checkpoint("rvt.ckpt")["state_dict"].items():
+    for name, tensor in read_checkpoint("rvt.ckpt").tensors.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             torch.testing.assert_close(tuned["state_dict"][name], tensor, rtol=0, atol=1e-9)
     for command in ("validate", "test", "predict"):
@@ -288,7 +289,7 @@ def test_training_goes_on_from_imported_weights_with_a_fresh_optimiser(tmp_path,
 def test_a_checkpoint_of_other_bins_is_refused_before_a_run_is_made(tmp_path, capfd):
     settings = small_run(tmp_path, "--ckpt_path", "old.ckpt")
     told = "data.bins, data.representation: must make frames of the checkpoint's 10 channels"
-    untold = "downsample.weight must have the shape (8, 20, 7, 7), found (8, 10, 7, 7)"
+    untold = "downsample.weight must have the shape (8, 20, 7, 7), got (8, 10, 7, 7)"
     for stored, message in (({"in_channels": 10}, told), ({}, untold)):
         save(make(EIGHT, in_channels=10), EIGHT, embed_dim=8, **stored)
         for command in ("validate", "fit"):
@@ -325,13 +326,13 @@ def test_gradient_to_the_pyramid_equals_the_plain_loss():
     [
         (
             pickle.dumps({"state_dict": {"a": 1}}),
-            "must be a checkpoint that PyTorch wrote, found a plain pickle, which may hold code: "
-            "not loaded; file wants a .ckpt file",
+            "must be a checkpoint that PyTorch wrote, got a plain pickle, which may hold code: "
+            "not loaded. Set file to a .ckpt file",
         ),
         (
             b"not a checkpoint",
-            "must be a checkpoint that PyTorch wrote, found something else: not loaded; file "
-            "wants a .ckpt file",
+            "must be a checkpoint that PyTorch wrote, got something else: not loaded. Set file "
+            "to a .ckpt file",
         ),
         (
             b"hello",

@@ -110,11 +110,11 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 3, lambda: cut(recording()))
         assert run([*FIT, "--data.on_bad_recording", "skip"]) == 0
-    told = [message for message in caplog.messages if "data.on_bad_recording" in message]
+    told = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
     assert len(told) == 2
-    assert told[0].startswith("data.on_bad_recording: train_day_0001 is skipped where it is damag")
+    assert told[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
     assert f"{recording()}: cannot be read as HDF5" in told[0]
-    assert told[1].startswith("data.on_bad_recording: chunks that could not be read: ")
+    assert told[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     [count] = last["callbacks"]["BadRecordings"].values()
     assert f"{count} of train_day_0001" in told[1]
@@ -131,7 +131,8 @@ def test_a_run_ends_where_nothing_can_be_read_any_more(capfd, monkeypatch, caplo
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 5, remove_all)  # with the third batch
         line = the_line_of(capfd, run([*FIT, *flags]))
-    assert "data.on_bad_recording: none of the 2 training recordings can be read any more" in line
+    assert "none of the 2 training recordings can be read any more" in line
+    assert "data.on_unreadable_recording: " in line
     assert "train_day_0001_td.h5" in line
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     assert last["global_step"] == 10  # two that were read and ten that were not, the last one not

@@ -1,4 +1,4 @@
-"""Settings of a run as they turned out, beside its figures, where loggers compare runs."""
+"""Resolved settings of a run beside its metrics, where loggers compare runs."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-# Too long for a table, or there under another name.
+# Too long for a table, or logged under another name.
 _LEFT_OUT = ("class_names", "class_groups", "size_bins", "train_lanes", "init_from")
 
 
 class HyperParameters(Callback):
-    """Tells loggers the settings of a training: loss variant, weight type, rates, data, budget.
+    """Logs the settings of a training: loss variant, weight type, rates, data, budget.
 
-    Names are those of the flags, values as they turned out: the learning rate that follows from
-    the batch, thresholds that follow from the labels. TensorBoard lists them under HPARAMS with the
+    Names are those of the flags, values are resolved: the learning rate that follows from the
+    batch, thresholds that follow from the labels. TensorBoard lists them under HPARAMS with the
     validation's AP and AR, over all sizes and by size bin, from the first validation on; there and
     in W&B the last validation counts.
     """
 
     def __init__(self) -> None:
-        self._is_told = False
+        self._is_logged = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Tell all loggers but TensorBoard, which wants the names of the figures, too."""
-        self._is_told = False
+        """Log to all loggers but TensorBoard, which wants the names of the metrics as well."""
+        self._is_logged = False
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(hyper_parameters(trainer, pl_module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Tell TensorBoard once; it takes the figures from the scalars, as they come."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or self._is_told:
+        """Log to TensorBoard once; it takes the metrics from the scalars, as they come."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self._is_logged:
             return
-        self._is_told = True
+        self._is_logged = True
         if not trainer.is_global_zero:
             return
         names = [f"val/{name}" for name in pl_module.metric.result.size_figure_names()]
-        figures = {name: 0.0 for name in names if name in trainer.callback_metrics}
+        metrics = {name: 0.0 for name in names if name in trainer.callback_metrics}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for summary in hparams(hyper_parameters(trainer, pl_module), figures):
+                for summary in hparams(hyper_parameters(trainer, pl_module), metrics):
                     logger.experiment.file_writer.add_summary(summary)
 
 

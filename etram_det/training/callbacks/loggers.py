@@ -26,7 +26,7 @@ def require_packages(settings: Any) -> None:
         name = getattr(each, "class_path", "").rpartition(".")[2]
         if name == WandbLogger.__name__ and find_spec("wandb") is None:
             raise UserError(
-                "trainer.logger: WandbLogger needs the package wandb, found none: "
+                "trainer.logger: WandbLogger requires the package wandb, got none: Use "
                 "pip install 'etram-det[wandb]', or leave log_wandb.yaml out"
             )
 

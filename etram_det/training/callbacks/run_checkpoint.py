@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps and when it writes them; files that are whole or not there."""
+"""Which checkpoints a run keeps and when it writes them, by atomic writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except UserError as error:
             kept = "the one before it is whole" if path.is_file() else "there is none before it"
             raise UserError(
-                f"{error}: {kept}; make room and go on with --resume auto", exit_code=1
+                f"{error}: {kept}. Make room, then use --resume auto", exit_code=1
             ) from error
 
     def load_checkpoint(
@@ -48,7 +48,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: if it is no checkpoint, or holds more than tensors and plain values.
         """
-        return read_checkpoint(path)
+        # Not mapped: the optimiser would keep the file open for as long as it trains on the CPU.
+        return read_checkpoint(path, mapped=False).content
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -58,9 +59,9 @@ class RunCheckpoint(ModelCheckpoint):
     at the end, and at once when the process is asked to end by SIGTERM or SIGUSR1.
 
     Args:
-        monitor: figure of the validation that tells which checkpoints are the best, as it is
+        monitor: metric of the validation by which the best checkpoints are chosen, as it is
             logged: ``val/AP``, ``val/AP50``, ``val/AP_small``, ``val/AP_<class>`` …
-        mode: whether the figure is to be great (``max``) or small (``min``).
+        mode: whether a high (``max``) or a low (``min``) metric is better.
         save_top_k: how many of the best to keep; 0 for none, -1 for all.
         filename: name of the best, without ``.ckpt``: ``best``, or ``best-{step}`` where more than
             one is kept, unless set.
@@ -71,7 +72,7 @@ class RunCheckpoint(ModelCheckpoint):
             cost; null for no such limit.
 
     Raises:
-        UserError: if a limit is not above 0, or the figure none of the validation.
+        UserError: if a limit is not above 0, or the metric none of the validation.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class RunCheckpoint(ModelCheckpoint):
         ):
             if value is not None and value <= 0:
                 raise UserError(
-                    f"checkpoint.{name}: must be above 0, found {value}: set it to null for no "
-                    "such limit"
+                    f"checkpoint.{name}: must be above 0, got {value}: Set it to null for no such "
+                    "limit"
                 )
         if not monitor.startswith("val/"):
-            raise _no_such_figure(monitor)
+            raise _no_such_metric(monitor)
         super().__init__(
             dirpath=dirpath,
             filename=filename or ("best" if save_top_k in (0, 1) else "best-{step}"),
@@ -116,13 +117,13 @@ class RunCheckpoint(ModelCheckpoint):
         """Refuse to monitor what no validation will log.
 
         Args:
-            names: of the metric's figures, of which precisions and recalls are logged.
+            names: of the evaluation's metrics, of which precisions and recalls are logged.
 
         Raises:
             UserError: naming the setting.
         """
         if self.monitor not in [f"val/{name}" for name in names if name.startswith("A")]:
-            raise _no_such_figure(str(self.monitor))
+            raise _no_such_metric(str(self.monitor))
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals from here on: the training will see them before its first step."""
@@ -186,7 +187,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what the checkpoint knows of the best, also where the run folder was moved."""
+        """Take over the best checkpoints so far, also where the run folder was moved."""
         folder = Path(str(self.dirpath))
 
         def here(path: str) -> str:
@@ -225,8 +226,8 @@ class RunCheckpoint(ModelCheckpoint):
         raise StoppedBySignal(number, text)
 
 
-def _no_such_figure(monitor: str) -> UserError:
+def _no_such_metric(monitor: str) -> UserError:
     return UserError(
         "checkpoint.monitor: must be a precision or recall of the validation, as val/AP, val/AP50, "
-        f"val/AR, val/AP_<size bin or class>, found {monitor}: choose one of them"
+        f"val/AR, val/AP_<size bin or class>, got {monitor}: Set one of them"
     )
