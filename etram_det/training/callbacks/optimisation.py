@@ -22,8 +22,8 @@ class OptimisationMonitor(Callback):
     """Logs facts of each optimiser step, at the steps that Lightning logs.
 
     - ``train/learning_rate`` of the step;
-    - ``train/gradient_norm``, over all parameters, before clipping; nan for a step that was skipped,
-      as its gradients were not finite;
+    - ``train/gradient_norm``, over all parameters, before clipping; nan for a step that was
+      skipped, as its gradients were not finite;
     - ``train/size_weight``, a histogram of the weights that a size-aware loss gives to the
       training labels, over the batches since the last one. Other losses have none.
     """
