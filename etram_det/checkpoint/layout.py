@@ -142,14 +142,14 @@ _CALLBACKS = {
     },
 }
 _PROVENANCE = {
-    "config": {str: object},
-    "data": {
+    "config?": {str: object},
+    "data?": {
         str: {
             "recordings": [{"frames": int, "labelled": int, "boxes": int, "bytes": int}],
             "digest": str,
         }
     },
-    "starts": [
+    "starts?": [
         {
             "step": _count,
             "time": str,
@@ -183,7 +183,7 @@ _LAYOUT = {
     "loops?": _or_none({f"{name}_loop": _loop for name in ("fit", "validate", "test", "predict")}),
     "lr_schedulers?": [{"last_epoch?": int}],
     "optimizer_states?": [{"state": {int: {}}, "param_groups": [{"params": [int]}]}],
-    "provenance?": _or_empty(_PROVENANCE),
+    "provenance?": _PROVENANCE,
     "resume?": {"processes": [_PROCESS]},
 }
 

@@ -219,7 +219,7 @@ class EtramCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         try:
             trainer = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # what Lightning raises for settings
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
             value = getattr(trainer, name)

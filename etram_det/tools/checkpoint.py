@@ -71,11 +71,13 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text("Its run is not known: it was imported, or trained outside the command line.")
         yield settings_table(facts["settings"])
     else:
-        yield settings_table(provenance["config"])
-        yield _data_table(provenance["data"])
-        yield _start_table(provenance["starts"])
-        yield Text(f"started by: {provenance['starts'][-1]['command']}\n")
-        yield _pairs("versions", provenance["starts"][-1]["versions"])
+        yield settings_table(provenance.get("config", {}))
+        yield _data_table(provenance.get("data", {}))
+        starts = provenance.get("starts", [])
+        yield _start_table(starts)
+        if starts:
+            yield Text(f"started by: {starts[-1]['command']}\n")
+            yield _pairs("versions", starts[-1]["versions"])
     if facts["validation"] is None:
         yield Text("There was no validation before it.")
     else:

@@ -373,7 +373,9 @@ class DetectionModule(pl.LightningModule):
         stored = Checkpoint(checkpoint)
         self._steps_of_checkpoint = stored.step
         require_same_data(stored.settings, self.class_names, self.hparams["in_channels"])
-        require_same_tensors(stored.detector_tensors, self.detector.state_dict(), "ckpt_path")
+        of_detector = {k: x for k, x in stored.tensors.items() if k.startswith("detector.")}
+        own = self.detector.state_dict(prefix="detector.")
+        require_same_tensors(of_detector, own, "ckpt_path")
         # A loss may follow another one: it takes over what both have and keeps its own rest.
         tensors, own = stored.tensors, self.loss.state_dict(prefix="loss.")
         of_loss = {name: tensors[name] for name in own if name in tensors}
