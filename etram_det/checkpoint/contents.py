@@ -144,30 +144,3 @@ def require_same_data(
             f"channels, got {in_channels}: Set them as they were when the checkpoint was trained, "
             "or use another checkpoint"
         )
-
-
-def require_same_kind(path: object, name: str, theirs: object, ours: object) -> None:
-    """Refuse a stored setting that is no number, or row of numbers, where ours is.
-
-    Args:
-        path: the file, for messages.
-        name: of the setting.
-        theirs: its value in the checkpoint.
-        ours: its value in the configuration.
-
-    Raises:
-        UserError: if theirs cannot take the place of ours.
-    """
-    if not _is_of_the_kind(theirs, ours):
-        raise UserError(
-            f"{path}: its {name} must be like {ours}, got {theirs}: the checkpoint is damaged. Use "
-            "another one, or copy it again"
-        )
-
-
-def _is_of_the_kind(theirs: object, ours: object) -> bool:
-    if isinstance(ours, (list, tuple)):
-        return isinstance(theirs, (list, tuple)) and all(
-            _is_of_the_kind(their, our) for our in ours[:1] for their in theirs
-        )
-    return isinstance(theirs, (int, float) if isinstance(ours, float) else int)

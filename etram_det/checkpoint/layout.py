@@ -125,7 +125,7 @@ def _loop(found: Any, where: str) -> None:
 
 
 _PROGRESS = {"total": {str: _count}, "current": {str: _count}}
-_NUMBER = (int, float)
+_NUMBER = (int, float, Tensor)
 _RECORDINGS = {str: [int]}
 _CALLBACKS = {
     "BadSteps": {"num_skipped": _count, "num_in_a_row": _count},
@@ -170,8 +170,16 @@ _PROCESS = {
     "gradients": {str: Tensor},
     "unfinished_step?": _or_none({"losses": [Tensor], "statistics": [Tensor]}),
 }
+_SETTINGS = {  # that shape the network
+    **dict.fromkeys(
+        ("embed_dim?", "dim_head?", "mlp_ratio?", "partition_split?", "in_channels?"), int
+    ),
+    **dict.fromkeys(("dim_multiplier?", "num_blocks?", "fpn_stages?"), [int]),
+    **dict.fromkeys(("layer_scale_init?", "fpn_depth?"), (int, float)),
+}
 _LAYOUT = {
     "epoch?": _count,
+    "hyper_parameters?": _SETTINGS,
     "callbacks?": _callbacks,
     "EventDataModule?": {
         "epoch?": _count,
@@ -182,7 +190,12 @@ _LAYOUT = {
     },
     "loops?": _or_none({f"{name}_loop": _loop for name in ("fit", "validate", "test", "predict")}),
     "lr_schedulers?": [{"last_epoch?": int}],
-    "optimizer_states?": [{"state": {int: {}}, "param_groups": [{"params": [int]}]}],
+    "optimizer_states?": [
+        {
+            "state": {int: {"step?": _NUMBER}},
+            "param_groups": [{"params": [int], "lr": _NUMBER, "weight_decay?": _NUMBER}],
+        }
+    ],
     "provenance?": _PROVENANCE,
     "resume?": {"processes": [_PROCESS]},
 }

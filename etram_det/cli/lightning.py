@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from etram_det.checkpoint.contents import require_same_data, require_same_kind
+from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.cli.messages import in_one_line, with_nearest_setting
 from etram_det.cli.resume import chosen_checkpoint, log_changes
@@ -169,7 +169,6 @@ class EtramCLI(LightningCLI):
             theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
             if theirs is None:
                 continue
-            require_same_kind(self.ckpt_path, f"model.{name}", theirs, ours)
             if theirs != ours:
                 _log.info(
                     "model.%s follows the checkpoint: %s (the configuration says %s)",

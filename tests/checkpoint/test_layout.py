@@ -85,6 +85,14 @@ DAMAGE = [
         put("optimizer_states", 0, "param_groups", 0, "params", value=["a"]),
         "optimizer_states.0.param_groups.0.params.0 must be int, got 'a'",
     ),
+    (
+        put("hyper_parameters", "num_blocks", value=[[1], 1, 1, 1]),
+        "hyper_parameters.num_blocks.0 must be int, got [1]",
+    ),
+    (
+        put("optimizer_states", 0, "param_groups", 0, "lr", value="x"),
+        "optimizer_states.0.param_groups.0.lr must be int or float or Tensor, got 'x'",
+    ),
     (put("provenance", "config", value=1), "provenance.config must be values by name, got 1"),
     (
         put("provenance", "starts", 0, "git", value="main"),
@@ -119,7 +127,7 @@ DAMAGE = [
 
 
 def test_what_a_training_writes_is_taken(whole):
-    require_whole(LAST, whole)
+    assert require_whole(LAST, whole) is None
 
 
 @pytest.mark.parametrize(("change", "message"), DAMAGE, ids=[words for _, words in DAMAGE])

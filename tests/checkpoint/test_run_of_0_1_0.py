@@ -10,6 +10,9 @@ import torch
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.cli import commands
 from etram_det.inference.streaming_detector import read_detector
+from etram_det.training.callbacks import exact_resume
+from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
+from etram_det.training.schedule import OneCycle
 from support.paths import REFERENCE
 from support.tiny_runs import RUN, SHORT
 
@@ -108,6 +111,24 @@ def test_fit_goes_on_to_step_14_with_its_counts(way, caplog):
     starts = json.loads((RUN / "provenance.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, 12]
     assert read_checkpoint(LAST).best["value"] == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        (NonFiniteSteps, "load_state_dict"),
+        (exact_resume, "_restore"),
+        (OneCycle, "load_state_dict"),
+    ],
+)
+def test_a_fault_of_the_program_is_not_taken_for_damage(owner, method, error, monkeypatch):
+    def fail(*_, **__):
+        raise error("a fault of the program")
+
+    monkeypatch.setattr(owner, method, fail)
+    with pytest.raises(error, match="a fault of the program"):
+        commands.run([*FIT, "--trainer.max_steps", "13", "--ckpt_path", str(LAST)])
 
 
 # The settings have names there that the command line must go on to accept.

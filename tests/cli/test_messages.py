@@ -1,6 +1,7 @@
 """Faults injected into runs: each ends with one line and exit code 1, and the next start works."""
 
 import errno
+import logging
 import multiprocessing
 import os
 import resource
@@ -12,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from etram_det.cli.commands import run
-from etram_det.cli.messages import in_one_line, quiet_writers
+from etram_det.cli.messages import in_one_line, is_for_user, quiet_writers
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.raw import RawRecording
 from etram_det.errors import UserError
@@ -294,3 +296,14 @@ def test_full_disk_memory_and_strangers_in_one_line():
     assert in_one_line(RuntimeError("Connection closed by peer")) is None
     assert isinstance(UserError("x"), ValueError)
     assert in_one_line(UserError("x")) is None
+
+
+def test_one_process_logs_what_all_would_log_alike(monkeypatch):
+    line, warning = (
+        logging.LogRecord("etram_det.data", level, "", 0, "message", (), None)
+        for level in (logging.INFO, logging.WARNING)
+    )
+    for rank, prints in ((0, True), (1, False)):
+        monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+        assert is_for_user(line) == prints
+        assert is_for_user(warning)  # of a trouble of its own

@@ -203,11 +203,11 @@ def _does_not_fit(path: object, what: str) -> UserError:
 
 def _require_same_optimizers(stored: Checkpoint, optimizers: Sequence[Optimizer]) -> None:
     """Refuse optimisers of other parameters, or whose running means have other shapes ``[*]``."""
-    theirs = stored.optimizer_states
-    if len(theirs) != len(optimizers):
-        what = f"optimizer_states must be {len(optimizers)}, got {len(theirs)}"
+    states = stored.optimizer_states
+    if len(states) != len(optimizers):
+        what = f"optimizer_states must be {len(optimizers)}, got {len(states)}"
         raise _does_not_fit(stored.path, what)
-    for state, optimizer in zip(theirs, optimizers, strict=True):
+    for state, optimizer in zip(states, optimizers, strict=True):
         groups, own_groups = state["param_groups"], optimizer.param_groups
         sizes = [len(group["params"]) for group in groups]
         own_sizes = [len(group["params"]) for group in own_groups]
@@ -215,25 +215,13 @@ def _require_same_optimizers(stored: Checkpoint, optimizers: Sequence[Optimizer]
             what = f"parameters of the optimiser must be {own_sizes}, got {sizes}"
             raise _does_not_fit(stored.path, what)
         for group, own in zip(groups, own_groups, strict=True):
-            for name in ("lr", "weight_decay"):
-                if name in own and not isinstance(group.get(name), (int, float, Tensor)):
-                    what = f"{name} of the optimiser must be a number, got {group.get(name)!r}"
-                    raise _does_not_fit(stored.path, what)
-            is_adam = "betas" in own
             for number, parameter in zip(group["params"], own["params"], strict=True):
-                if is_adam and (kept := state["state"].get(number)) is not None:
-                    _require_moments(stored.path, kept, tuple(parameter.shape))
-
-
-def _require_moments(path: object, kept: Mapping[str, Any], shape: tuple[int, ...]) -> None:
-    """Refuse running means of a parameter's gradient that are not of its shape ``[*]``."""
-    if not isinstance(kept.get("step"), (Tensor, int, float)):
-        raise _does_not_fit(path, f"steps of a parameter must be a number, got {kept.get('step')}")
-    for name in ("exp_avg", "exp_avg_sq"):
-        value = kept.get(name)
-        if not isinstance(value, Tensor) or value.shape != shape:
-            theirs = tuple(getattr(value, "shape", ()))
-            raise _does_not_fit(path, f"{name} must have the shape {shape}, got {theirs}")
+                for name in ("exp_avg", "exp_avg_sq") if "betas" in own else ():  # of Adam
+                    kept = state["state"].get(number, {name: parameter}).get(name)
+                    if not isinstance(kept, Tensor) or kept.shape != parameter.shape:
+                        theirs = tuple(getattr(kept, "shape", ()))
+                        what = f"{name} must have the shape {tuple(parameter.shape)}, got {theirs}"
+                        raise _does_not_fit(stored.path, what)
 
 
 def _require_shapes(
