@@ -1,4 +1,4 @@
-"""What a checkpoint may hold beside what its reader lets through: damage that would show late."""
+"""What a checkpoint must hold to be read at all, and to fit a network and its data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etram_det.errors import UserError
 
 
 class Placeholder:
-    """Stands where a checkpoint names something of no use here; takes all and does nothing."""
+    """Stands where a checkpoint names something of no use here; does nothing."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -36,27 +36,32 @@ def is_plain(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def require_readable(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse what cannot be Lightning's version, steps, schedules or a module's settings.
+def require_readable(path: Path, content: Any) -> None:
+    """Refuse what holds no tensors, or no version, step and settings that any reader could take.
 
     Args:
         path: the file, for messages.
-        checkpoint: what it holds.
+        content: what it holds.
 
     Raises:
-        UserError: if one of these is something else.
+        UserError: naming what is missing or something else.
     """
-    version = checkpoint.get("pytorch-lightning_version", "2.0")
+    tensors = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise UserError(f"{path}: must be a checkpoint with a state_dict, got none in it")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not is_plain(tensor):
+            raise UserError(
+                f"{path}: the state_dict must hold plain, named tensors, got "
+                f"{type(tensor).__name__} as {name!r}"
+            )
+    version = content.get("pytorch-lightning_version", "2.0")
     if not isinstance(version, str) or not re.fullmatch(r"\d[\w.+-]*", version):
-        raise UserError(f"{path}: pytorch-lightning_version must be one, found {version!r}")
-    step = checkpoint.get("global_step", None if "optimizer_states" in checkpoint else 0)
+        raise UserError(f"{path}: pytorch-lightning_version must be one, got {version!r}")
+    step = content.get("global_step", None if "optimizer_states" in content else 0)
     if not isinstance(step, int) or step < 0:
-        raise UserError(f"{path}: global_step must be the number of steps so far, found {step!r}")
-    schedules = checkpoint.get("lr_schedulers", [])
-    for schedule in schedules if isinstance(schedules, list) else [None]:
-        if not isinstance(schedule, dict) or not isinstance(schedule.get("last_epoch", 0), int):
-            raise UserError(f"{path}: lr_schedulers must tell their last_epoch, found {schedule}")
-    settings = checkpoint.get("hyper_parameters", {})
+        raise UserError(f"{path}: global_step must be the number of steps so far, got {step!r}")
+    settings = content.get("hyper_parameters", {})
     if isinstance(settings, Placeholder):
         return
     are_named = isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
@@ -64,8 +69,52 @@ def require_readable(path: Path, checkpoint: Mapping[str, Any]) -> None:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise UserError(
             f"{path}: hyper_parameters must be settings by name, class_names a list of names, "
-            f"found {str(settings)[:80]}"
+            f"got {str(settings)[:80]}"
         )
+
+
+def require_same_tensors(
+    found: Mapping[str, Tensor],
+    required: Mapping[str, Tensor],
+    source: str,
+    name_in_source: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse tensors that are not exactly those of a network, by name and shape.
+
+    Args:
+        found: tensors of the checkpoint by this project's names, of any shape ``[*]``.
+        required: tensors of the network by their names; only the shapes count.
+        source: file or setting, for messages.
+        name_in_source: names of the tensors in the checkpoint, where they differ.
+
+    Raises:
+        UserError: if a tensor is missing, is one too many, or has another shape.
+    """
+    theirs = name_in_source or {}
+    extra = [theirs.get(name, name) for name in found if name not in required]
+    if extra:
+        raise UserError(
+            f"{source}: holds {_listed(extra)}, which this network does not have: it must be a "
+            "checkpoint of the same architecture, with every tensor used"
+        )
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise UserError(
+            f"{source}: lacks {_listed(missing)}{' (so named here)' if theirs else ''}: all "
+            "tensors of the network are required; the checkpoint may be of another architecture, "
+            "or incomplete"
+        )
+    for name, tensor in required.items():
+        if found[name].shape != tensor.shape:
+            raise UserError(
+                f"{source}: {theirs.get(name, name)} must have the shape {tuple(tensor.shape)}, "
+                f"got {tuple(found[name].shape)}: the checkpoint is of another architecture"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - 2
+    return ", ".join(names[:2]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def require_same_data(
@@ -74,7 +123,7 @@ def require_same_data(
     """Refuse a checkpoint that was trained on other classes or on frames of other channels.
 
     Args:
-        stored: the module's settings in the checkpoint; what they do not tell is not compared.
+        stored: the module's settings in the checkpoint; what they lack is not compared.
         class_names: name of each class that the data has, in the order of the ids.
         in_channels: channels of the data's frames.
 
@@ -84,41 +133,14 @@ def require_same_data(
     theirs, ours = list(stored.get("class_names", class_names)), list(class_names)
     if theirs != ours:
         raise UserError(
-            f"data.class_names: must be the checkpoint's {theirs}, found {ours}: set "
-            "data.class_names to the classes that the checkpoint was trained on, or choose another "
+            f"data.class_names: must be the checkpoint's {theirs}, got {ours}: Set "
+            "data.class_names to the classes that the checkpoint was trained on, or use another "
             "checkpoint"
         )
     channels = stored.get("in_channels", in_channels)
     if channels != in_channels:
         raise UserError(
             f"data.bins, data.representation: must make frames of the checkpoint's {channels} "
-            f"channels, found {in_channels}: set them as they were when the checkpoint was "
-            "trained, or choose another checkpoint"
+            f"channels, got {in_channels}: Set them as they were when the checkpoint was trained, "
+            "or use another checkpoint"
         )
-
-
-def require_same_kind(path: object, name: str, theirs: object, ours: object) -> None:
-    """Refuse a stored setting that is no number, or row of numbers, where ours is.
-
-    Args:
-        path: the file, for messages.
-        name: of the setting.
-        theirs: its value in the checkpoint.
-        ours: its value in the configuration.
-
-    Raises:
-        UserError: if theirs cannot take the place of ours.
-    """
-    if not _is_of_the_kind(theirs, ours):
-        raise UserError(
-            f"{path}: its {name} must be like {ours}, found {theirs}: the checkpoint is damaged; "
-            "copy it again or choose another one"
-        )
-
-
-def _is_of_the_kind(theirs: object, ours: object) -> bool:
-    if isinstance(ours, (list, tuple)):
-        return isinstance(theirs, (list, tuple)) and all(
-            _is_of_the_kind(their, our) for our in ours[:1] for their in theirs
-        )
-    return isinstance(theirs, (int, float) if isinstance(ours, float) else int)

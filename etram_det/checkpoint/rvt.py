@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from etram_det.checkpoint.file import require_same_tensors
+from etram_det.checkpoint.contents import require_same_tensors
+from etram_det.checkpoint.file import Checkpoint
 from etram_det.errors import UserError
 from etram_det.models.detector import Detector
 
@@ -151,7 +151,7 @@ def architecture_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any
         ``partition_split``, on which no shape depends.
 
     Raises:
-        UserError: if a tensor that tells a size is missing or has no sensible shape.
+        UserError: if a tensor that shows a size is missing or has no sensible shape.
     """
 
     def shape(name: str, num_dims: int) -> tuple[int, ...]:
@@ -159,7 +159,7 @@ def architecture_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any
             found = tuple(tensors[name].shape) if name in tensors else "none"
             raise UserError(
                 f"{source}: needs the tensor {name} (so named here) with {num_dims} dimensions, "
-                f"found {found}: it is incomplete or of another network"
+                f"got {found}: it is incomplete or of another network"
             )
         return tuple(tensors[name].shape)
 
@@ -176,7 +176,7 @@ def architecture_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any
     if num_scales > 4 or hidden % dims[0] or in_channels[0] % 2:
         raise UserError(
             f"{source}: must have 1 to 4 scales, MLPs that are a multiple of {dims[0]} channels "
-            f"wide and two polarities, found {num_scales} scales, MLPs of {hidden} and "
+            f"wide and two polarities, got {num_scales} scales, MLPs of {hidden} and "
             f"{in_channels[0]} input channels"
         )
     return {
@@ -198,7 +198,7 @@ def checkpoint_from_rvt(
     architecture: Mapping[str, Any],
     class_names: Sequence[str],
     source: str,
-) -> dict[str, Any]:
+) -> Checkpoint:
     """A checkpoint of this project with the weights of an RVT network.
 
     Args:
@@ -222,21 +222,10 @@ def checkpoint_from_rvt(
     for name, tensor in state_dict.items():
         if not tensor.isfinite().all():
             raise UserError(
-                f"{source}: {name} must hold finite numbers, found nan or infinite ones: its "
-                "training may have failed by then; choose an earlier checkpoint"
+                f"{source}: {name} must hold finite numbers, got nan or infinite ones: its "
+                "training may have failed by then. Use an earlier checkpoint"
             )
     settings = {name: value for name, value in architecture.items() if name != "num_classes"}
-    return {
-        # Lightning wants to know who wrote a checkpoint, in case its layout changed since.
-        "pytorch-lightning_version": version("pytorch-lightning"),
-        "epoch": 0,
-        "global_step": 0,
-        "state_dict": {
-            # Clones: a view would drag the whole of RVT's file along.
-            f"detector.{name}": tensors[name].to(required[name].dtype).clone()
-            for name in required
-        },
-        "optimizer_states": [],
-        "lr_schedulers": [],
-        "hyper_parameters": {"class_names": list(class_names), **settings},
-    }
+    # Clones: a view would drag the whole of RVT's file along.
+    own = {name: tensors[name].to(required[name].dtype).clone() for name in required}
+    return Checkpoint.of_weights(own, {"class_names": list(class_names), **settings})

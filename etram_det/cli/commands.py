@@ -17,7 +17,7 @@ from jsonargparse import auto_cli
 
 from etram_det import __version__
 from etram_det.cli.flags import in_own_keys, tool_arguments
-from etram_det.cli.messages import message_and_code, quiet_writers
+from etram_det.cli.messages import is_for_user, message_and_code, quiet_writers
 from etram_det.cli.settings_files import restrict_yaml
 from etram_det.errors import StoppedBySignal, UserError
 from etram_det.progress import screen
@@ -104,6 +104,9 @@ def _tool(command: str) -> Callable[..., None]:
 
 def _set_up_messages() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("etram_det").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(is_for_user)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Known and of no use to someone who trains a detector.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -17,11 +17,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from etram_det.checkpoint.contents import require_same_data, require_same_kind
-from etram_det.checkpoint.file import read_checkpoint
-from etram_det.cli.messages import in_one_line
-from etram_det.cli.resume import chosen_checkpoint, tell_changes
-from etram_det.cli.setting_mistakes import in_plain_words
+from etram_det.checkpoint.contents import require_same_data
+from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.cli.messages import in_one_line, with_nearest_setting
+from etram_det.cli.resume import chosen_checkpoint, log_changes
 from etram_det.cli.settings_files import require_settings
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
@@ -34,7 +33,6 @@ from etram_det.training.callbacks.loggers import require_packages
 from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
 from etram_det.training.callbacks.optimisation import OptimisationMonitor
 from etram_det.training.callbacks.prediction_writer import PredictionWriter
-from etram_det.training.callbacks.process_watch import ProcessWatch
 from etram_det.training.callbacks.progress_bar import RunProgressBar
 from etram_det.training.callbacks.provenance import Provenance
 from etram_det.training.callbacks.results_writer import ResultsWriter
@@ -60,19 +58,11 @@ ARCHITECTURE = (
 # The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-logger = logging.getLogger("etram_det")
+_log = logging.getLogger(__name__)
 
 
 class SettingsParser(LightningArgumentParser):
-    """Lightning's parser, with mistakes in files of settings told by file.
-
-    Attributes:
-        files: for each setting that stood in a file, by its dotted name, the last such file.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.files: dict[str, str] = {}
+    """Lightning's parser, with the file's name in messages of mistakes in it."""
 
     def settings(self) -> list[str]:
         """Dotted names of all settings."""
@@ -83,11 +73,10 @@ class SettingsParser(LightningArgumentParser):
         groups = {name.split(".")[0] for name in self.settings() if "." in name}
         require_settings(content, path or "--config", groups)
         try:
-            config = super().parse_string(content, path, *args, **kwargs)
+            return super().parse_string(content, path, *args, **kwargs)
         except ArgumentError as error:
-            raise UserError(f"{path or '--config'}: {in_plain_words(str(error))}") from error
-        self.files |= dict.fromkeys(config.keys(), path)
-        return config
+            mistake = with_nearest_setting(str(error), self.settings())
+            raise UserError(f"{path or '--config'}: {mistake}") from error
 
 
 class EtramCLI(LightningCLI):
@@ -145,9 +134,7 @@ class EtramCLI(LightningCLI):
             # Without a command, as where nothing is to run, the settings are those of the parser.
             command = args[0] if args and args[0] in self.subcommands() else None
             own: Any = self._parser(command)
-            program = f"python -m etram_det {command or 'fit'}"
-            message = in_plain_words(str(error), own.settings(), own.files, program)
-            raise UserError(message) from error
+            raise UserError(with_nearest_setting(str(error), own.settings())) from error
 
     def _parse_ckpt_path(self) -> None:
         """Let the network follow the checkpoint; all other settings stay as they were given.
@@ -165,13 +152,14 @@ class EtramCLI(LightningCLI):
                 "best for that of the newest run"
             )
         if self.ckpt_path and config.model.init_from and command == "fit":
-            logger.info(
+            _log.info(
                 "model.init_from: %s is not read, as training goes on from the weights of "
                 "ckpt_path %s",
-                *(config.model.init_from, self.ckpt_path),
+                config.model.init_from,
+                self.ckpt_path,
             )
         self._checkpoint = self._read_checkpoint()
-        stored = self._checkpoint.get("hyper_parameters", {})
+        stored = {} if self._checkpoint is None else self._checkpoint.settings
         require_same_data(
             stored,
             class_names_of(config.data.class_names),
@@ -181,9 +169,8 @@ class EtramCLI(LightningCLI):
             theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
             if theirs is None:
                 continue
-            require_same_kind(self.ckpt_path, f"model.{name}", theirs, ours)
             if theirs != ours:
-                logger.info(
+                _log.info(
                     "model.%s follows the checkpoint: %s (the configuration says %s)",
                     name,
                     theirs,
@@ -195,9 +182,9 @@ class EtramCLI(LightningCLI):
         parser = self._parser(self.config.subcommand)
         return json.loads(parser.dump(config, skip_none=False, format="json"))
 
-    def _read_checkpoint(self) -> dict[str, Any]:
-        """What is in the chosen checkpoint; nothing where none is set."""
-        return read_checkpoint(self.ckpt_path) if self.ckpt_path else {}
+    def _read_checkpoint(self) -> Checkpoint | None:
+        """The chosen checkpoint, if there is one."""
+        return read_checkpoint(self.ckpt_path) if self.ckpt_path else None
 
     def before_instantiate_classes(self) -> None:
         """Look for the loggers' packages, and leave out a progress bar that is turned off.
@@ -219,8 +206,8 @@ class EtramCLI(LightningCLI):
         precision = str(config.get("precision") or PRECISIONS[0])
         if precision not in PRECISIONS and precision not in ("32", "bf16", "16"):
             raise UserError(
-                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, found {precision}: "
-                "choose one of them"
+                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, got {precision}: "
+                "Set one of them"
             )
         if config.get("enable_checkpointing") is False:
             # A checkpoint callback beside it would be a clash for Lightning.
@@ -231,18 +218,18 @@ class EtramCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         try:
             trainer = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:  # what Lightning raises for settings
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
             value = getattr(trainer, name)
             if value is not None and value < least:
                 raise UserError(
-                    f"trainer.{name}: must be at least {least}, found {value}: correct it"
+                    f"trainer.{name}: must be at least {least}, got {value}: Set it higher"
                 )
         interval = trainer.val_check_interval
         if isinstance(interval, (int, float)) and interval <= 0:
             raise UserError(
-                f"trainer.val_check_interval: must be above 0, found {interval}: set a number of "
+                f"trainer.val_check_interval: must be above 0, got {interval}: Set a number of "
                 "steps, or a share of an epoch"
             )
         return trainer
@@ -260,67 +247,66 @@ class EtramCLI(LightningCLI):
             self.config_init[subcommand].verbose = False
         try:
             super()._run_subcommand(subcommand)
-        except UserError:
-            raise
-        except Exception as error:
-            if fault := in_one_line(error, getattr(self.trainer.logger, "log_dir", None)):
-                raise UserError(f"{fault}{self._way_on(subcommand)}", exit_code=1) from error
-            # Lightning holds the checkpoint for as long as it restores from it.
-            is_restoring = bool(self.trainer._checkpoint_connector._loaded_checkpoint)
-            damage = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-            if not is_restoring or not isinstance(error, damage):
+        except (MemoryError, OSError, RuntimeError) as error:
+            fault = in_one_line(error, getattr(self.trainer.logger, "log_dir", None))
+            if fault is None:
                 raise
-            reason = next(iter(str(error).splitlines()), "")
-            raise UserError(
-                f"{self.ckpt_path}: {subcommand} cannot go on from it ({type(error).__name__}: "
-                f"{reason}): it is damaged, or of another program; copy it again or choose another"
-            ) from error
+            raise UserError(f"{fault}{self._way_on(subcommand)}", exit_code=1) from error
 
     def _way_on(self, subcommand: str) -> str:
         """Where a training that a fault has ended can go on, if it has a checkpoint."""
         last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
         if subcommand != "fit" or not last or not Path(last).is_file():
             return ""
-        return f"; {last} is whole: go on from it with --resume auto"
+        return f"; {last} is whole: Use --resume auto to go on from it"
 
     def _prepare(self, subcommand: str) -> None:
-        """Let what is missing or does not fit show before a run folder is made."""
-        # Lightning reads the checkpoint again: held any longer, it would be in memory twice.
-        checkpoint, self._checkpoint = self._checkpoint, {}
+        """Raise what is missing or does not fit before a run folder is made."""
+        checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
             require_steps(self.model.schedule, self.trainer.max_steps, self.trainer.max_epochs)
             if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
-        if checkpoint:
-            self.model.on_load_checkpoint(checkpoint)
-            if subcommand == "fit" and checkpoint.get("optimizer_states"):
+        if checkpoint is not None:
+            self.model.on_load_checkpoint(dict(checkpoint.content))
+            if subcommand == "fit" and checkpoint.has_optimizer:
                 self._go_on(checkpoint)
-        elif subcommand == "fit" and not self.ckpt_path:
+        elif subcommand == "fit":
             self.model.load_initial_weights()
 
-    def _go_on(self, checkpoint: dict[str, Any]) -> None:
-        """Let a resumed run go on in its own run folder, and tell which settings have changed."""
-        folder = Path(str(self.ckpt_path)).resolve().parent.parent
-        tensorboard = self.trainer.logger
-        if (
-            isinstance(tensorboard, TensorBoardLogger)
-            and tensorboard._version is None
-            and folder.parent == Path(tensorboard.root_dir).resolve()
-            and folder.name.removeprefix("version_").isdecimal()
-        ):
-            tensorboard._version = int(folder.name.removeprefix("version_"))
-            # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
-            tensorboard._kwargs["purge_step"] = checkpoint["global_step"] + 1
-        tell_changes(checkpoint, self._plain(self.config.fit))
-        step, max_steps = checkpoint["global_step"], self.trainer.max_steps
-        if 0 <= max_steps <= step:
-            logger.info(
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Let a resumed run log to its own run folder, and log which settings have changed."""
+        self._log_to_folder(Path(str(self.ckpt_path)).resolve().parent.parent, checkpoint.step)
+        log_changes(checkpoint, self._plain(self.config.fit))
+        max_steps = self.trainer.max_steps
+        if 0 <= max_steps <= checkpoint.step:
+            _log.info(
                 "ckpt_path: the checkpoint is at step %d already and trainer.max_steps is %d, so "
                 "nothing is left to train: raise trainer.max_steps to go on",
-                *(step, max_steps),
+                checkpoint.step,
+                max_steps,
             )
+
+    def _log_to_folder(self, folder: Path, step: int) -> None:
+        """Let TensorBoard's logger go on in a run folder, if it is one of its own."""
+        loggers = self.trainer.loggers
+        first = loggers[0] if loggers else None
+        version = folder.name.removeprefix("version_")
+        if (
+            not isinstance(first, TensorBoardLogger)
+            or not version.isdecimal()
+            or folder.parent != Path(first.root_dir).resolve()
+        ):
+            return
+        settings = self.config.fit.trainer.logger
+        settings = settings[0] if isinstance(settings, list) else settings
+        arguments = dict(getattr(settings, "init_args", {"save_dir": first.save_dir}))
+        if arguments.get("version") is None:
+            # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
+            going_on = arguments | {"version": int(version), "purge_step": step + 1}
+            self.trainer.loggers = [type(first)(**going_on), *loggers[1:]]
 
 
 def run_lightning(args: Sequence[str]) -> None:
@@ -367,7 +353,7 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
         trainer_defaults={
             "callbacks": [
                 *(RunProgressBar(), ExactResume(), OptimisationMonitor(), HyperParameters()),
-                *(PredictionWriter(), UnreadableRecordings(), DroppedEvents(), ProcessWatch()),
+                *(PredictionWriter(), UnreadableRecordings(), DroppedEvents()),
             ],
             "use_distributed_sampler": False,  # the plan shares the recordings out itself
         },

@@ -1,41 +1,76 @@
-"""What ends a run from outside, told in one line: disks, memory, processes that are gone."""
+"""Errors in one line: mistakes in settings, and faults of disks, memory and other processes."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
-from torch import distributed
 
-from etram_det.cli.setting_mistakes import in_plain_words
 from etram_det.errors import UserError
+
+_UNKNOWN_SETTING = re.compile(
+    r"(?:Subcommand '\w+'|Group '(?P<group>[\w.]+)') does not accept option '(?P<key>[^']+)'.*"
+    r"|Option '(?P<option>[^']+)' is not accepted.*"
+    r"|unrecognized arguments: --(?P<flag>[^\s=]+).*",
+    re.DOTALL,
+)
+_LEAST_SIMILARITY = 0.75  # in [0, 1], of a name that may have been meant
 
 _LOST_PROCESS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed? ?out|nccl|gloo|tcpstore|peer",
     re.IGNORECASE,
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TORCHS = "OutOfMemoryError"  # by name: PyTorch need not be loaded
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
+
+
+def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
+    """A message of jsonargparse in one line; behind that of an unknown setting, the nearest one.
+
+    Args:
+        message: jsonargparse's.
+        known: dotted names of all settings.
+    """
+    line = " ".join(message.split())
+    if unknown := _UNKNOWN_SETTING.fullmatch(message):
+        key = unknown["key"] or unknown["option"] or unknown["flag"]
+        nearest = _nearest(".".join(filter(None, (unknown["group"], key))), list(known))
+        line += f": the nearest setting is {nearest}" if nearest else ""
+    return line
+
+
+def _nearest(key: str, known: list[str]) -> str | None:
+    """The known name whose last part is most like that of an unknown one, first in its group."""
+    group, _, last = key.rpartition(".")
+    in_group = [name for name in known if name.rpartition(".")[0] == group]
+    for names in (in_group, known):
+        by_last_part = {name.rpartition(".")[2]: name for name in names}
+        if similar := get_close_matches(last, by_last_part, 1, _LEAST_SIMILARITY):
+            return by_last_part[similar[0]]
+    return None
 
 
 @contextmanager
 def quiet_writers() -> Iterator[None]:
-    """Let threads that write curves fail in silence: what they raise comes up in the main one."""
+    """Let threads that write curves fail in silence: the main one raises the same error."""
 
-    def told(args: threading.ExceptHookArgs) -> None:
+    def report(args: threading.ExceptHookArgs) -> None:
         is_writer = type(args.thread).__module__.startswith("tensorboard.")
         if not (is_writer and issubclass(args.exc_type, OSError)):
             before(args)
 
     before = threading.excepthook
-    threading.excepthook = told
+    threading.excepthook = report
     try:
         yield
     finally:
@@ -43,7 +78,7 @@ def quiet_writers() -> Iterator[None]:
 
 
 def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
-    """What a user should know of an error that came from outside the program.
+    """Message of an error that came from outside the program.
 
     Args:
         error: what ended a command.
@@ -54,7 +89,7 @@ def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
     """
     if isinstance(error, OSError):
         return _of_files(error, folder)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError) or type(error).__name__ == _TORCHS:
         return _of_memory(error)
     if isinstance(error, RuntimeError):
         text = str(error)
@@ -65,17 +100,16 @@ def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
             )
         if _NO_MEMORY.search(text):
             return _of_memory(error)
-        is_shared = distributed.is_available() and distributed.is_initialized()
-        if is_shared and _LOST_PROCESS.search(text):
+        if _is_distributed() and _LOST_PROCESS.search(text):
             return (
-                "another process of the run is gone, its own message tells why "
+                "another process of the run is gone, see its own message "
                 f"({_first_line(text).split('. ')[0]})"
             )
     return None
 
 
 def message_and_code(error: BaseException) -> tuple[str, int] | None:
-    """What a user should read of an error, in one line, and the exit code.
+    """Message of an error in one line, and the exit code.
 
     Args:
         error: what ended a command.
@@ -90,9 +124,9 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
         # What a worker meets comes up while running, whatever code it had there.
         return message, 1 if "in DataLoader worker" in text else error.exit_code
     if isinstance(error, ArgumentError):
-        return in_plain_words(str(error)), 2
+        return with_nearest_setting(str(error)), 2
     if isinstance(error, UnicodeDecodeError):
-        return f"--config: a file of settings must be text in UTF-8, found {error}", 2
+        return f"--config: a file of settings must be text in UTF-8, got {error}", 2
     if isinstance(error, ValueError):
         # jsonargparse wraps what the constructor of a nested class raises.
         mistake = _user_error_behind(error)
@@ -108,11 +142,28 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     return None if fault is None else (fault, 1)
 
 
+def is_for_user(record: logging.LogRecord) -> bool:
+    """Whether a process prints a message: rank zero prints all, the others warnings of their own.
+
+    Args:
+        record: of any logger.
+    """
+    lightning: Any = sys.modules.get("lightning_utilities.core.rank_zero")
+    rank = 0 if lightning is None else getattr(lightning.rank_zero_only, "rank", 0)
+    return rank == 0 or record.levelno > logging.INFO
+
+
 def _user_error_behind(error: BaseException | None) -> UserError | None:
     """The mistake that an error was raised from, if there is one."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
+
+
+def _is_distributed() -> bool:
+    """Whether this process is one of several; without PyTorch loaded it is not."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _of_files(error: OSError, folder: str | None) -> str:

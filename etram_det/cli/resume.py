@@ -1,38 +1,42 @@
-"""Run folders: which checkpoint a command means by ``last``, and which one a run goes on from."""
+"""Which checkpoint a command means by ``last`` or ``best``, and which one a run resumes from."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etram_det.checkpoint.file import read_checkpoint
+from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
 
-# What makes two runs the same one, but for what does not show in the result.
-_PARTS = ("seed_everything", "model", "data")
-_NO_MATTER = (
+# Sections and settings that make two runs the same one, but for those that leave no trace in the
+# result; of two names for a setting, the second is the one of older runs.
+_SECTIONS = ("seed_everything", "model", "data")
+_WITHOUT_EFFECT = (
     "data.num_workers",
     "data.pin_memory",
     "data.multiprocessing_context",
     "data.eval_lanes",
     "data.predict_split",
+    "data.on_unreadable_recording",
     "data.on_bad_recording",
 )
 # Set once with the optimiser, which goes on as the checkpoint has it.
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
-_MOST_TOLD = 3  # differences to a run that is passed over
+_MAX_LOGGED = 3  # differences to a run that is passed over
 # Dotted name of a setting, its value in a checkpoint's run and now.
 Difference = tuple[str, Any, Any]
 
-logger = logging.getLogger("etram_det")
+_log = logging.getLogger(__name__)
 
 
 def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
-    """The file that ``ckpt_path`` and ``resume`` stand for, told in a line.
+    """The file that ``ckpt_path`` and ``resume`` stand for, logged in a line.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -49,34 +53,33 @@ def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
     if command == "fit" and (resume == "auto" or (is_requeued and resume != "never")):
         if found := _newest_of_same_settings(_checkpoints(config, "last.ckpt"), config):
             instead = f", not from ckpt_path {path}: a new run would start there" if path else ""
-            logger.info("resume: going on from %s, after %d steps%s", *found, instead)
+            _log.info("resume: going on from %s, after %d steps%s", *found, instead)
             return str(found[0])
     if path not in ("best", "last"):
         return path
     paths = _checkpoints(config, f"{path}.ckpt")
     if not paths:
         raise UserError(
-            f"ckpt_path: no {path}.ckpt of an earlier run in {_folder_of_runs(config)}: give the "
-            "path of a checkpoint"
+            f"ckpt_path: {path} must be {path}.ckpt of an earlier run, got none in "
+            f"{_folder_of_runs(config)}: Set it to the path of a checkpoint"
         )
-    logger.info("ckpt_path: %s", paths[0])
+    _log.info("ckpt_path: %s", paths[0])
     return str(paths[0])
 
 
-def tell_changes(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Tell which settings of model and trainer are not those that a checkpoint was trained with.
+def log_changes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Log which settings of model and trainer are not those that a checkpoint was trained with.
 
     Args:
-        checkpoint: what a run goes on from.
+        checkpoint: what a run resumes from.
         config: of ``fit``, as plain values.
     """
-    theirs = _config_in(checkpoint)
-    differences = _differences(theirs or config, config)
+    differences = _differences(checkpoint.config or config, config)
     changes = [each for each in differences if each[0].startswith(("model.", "trainer."))]
     if changes:
-        logger.info("ckpt_path: settings changed since then: %s", _in_words(changes))
+        _log.info("ckpt_path: settings changed since then: %s", _described(changes))
     if kept := [name for name, _, _ in changes if name in _KEPT_BY_OPTIMISER]:
-        logger.info(
+        _log.info(
             "ckpt_path: %s: the optimiser goes on with the checkpoint's; a new training from its "
             "weights, by model.init_from, takes the new one",
             ", ".join(kept),
@@ -109,49 +112,75 @@ def _newest_of_same_settings(
 ) -> tuple[Path, int] | None:
     """The first checkpoint that was trained with the same model, data and seed, and its step.
 
-    Where there is none, it tells the one with the fewest differences; of files that cannot be
-    read, it tells why.
+    Where there is none, the one with the fewest differences is logged; of files that cannot be
+    read, the reason.
     """
     nearest: tuple[Path, list[Difference]] | None = None
     for path in paths:
         try:
-            checkpoint = read_checkpoint(path)
+            theirs = _config_beside(path) or read_checkpoint(path, whole=False).config
+            differences = [
+                each for each in _differences(theirs, config) if each[0].split(".")[0] in _SECTIONS
+            ]
+            if theirs and not differences:
+                return path, read_checkpoint(path, whole=False).step
         except UserError as error:
-            logger.warning("resume: passed over: %s", error)
+            _log.warning("resume: passed over: %s", error)
             continue
-        theirs = _config_in(checkpoint)
-        differences = [
-            each for each in _differences(theirs, config) if each[0].split(".")[0] in _PARTS
-        ]
-        if theirs and not differences:
-            return path, checkpoint["global_step"]
         if theirs and (nearest is None or len(differences) < len(nearest[1])):
             nearest = path, differences
     others = ""
     if nearest is not None:
-        rest = "; …" if len(nearest[1]) > _MOST_TOLD else ""
-        others = f"; in {nearest[0]}, {_in_words(nearest[1][:_MOST_TOLD])}{rest}"
-    logger.info("resume: no last.ckpt of these settings yet: a new run starts%s", others)
+        rest = "; …" if len(nearest[1]) > _MAX_LOGGED else ""
+        others = f"; in {nearest[0]}, {_described(nearest[1][:_MAX_LOGGED])}{rest}"
+    _log.info("resume: no last.ckpt of these settings yet: a new run starts%s", others)
     return None
 
 
-def _config_in(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration that a checkpoint tells, empty where it tells none."""
-    provenance = checkpoint.get("provenance")
-    config = provenance.get("config") if isinstance(provenance, Mapping) else None
-    return config if isinstance(config, Mapping) else {}
+def _config_beside(checkpoint: Path) -> Mapping[str, Any]:
+    """The configuration in the run folder of a checkpoint; empty where none can be read."""
+    file = checkpoint.parent.parent / "provenance.json"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or damaged: the checkpoint has its own
+        return {}
+    config = facts.get("config") if isinstance(facts, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
-def _in_words(differences: Sequence[Difference]) -> str:
+def _described(differences: Sequence[Difference]) -> str:
     return "; ".join(f"{name} was {before} and is {now}" for name, before, now in differences)
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
     """Dotted name, their value and ours of the settings that differ so that it can show."""
-    flat_theirs, flat_ours = dict(dotted_items(theirs)), dict(dotted_items(ours))
+    flat_theirs, flat_ours = (
+        {name: value for name, value in dotted_items(config) if value != {}}
+        for config in (theirs, ours)
+    )
     names = sorted(flat_theirs.keys() | flat_ours.keys())
     return [
         (name, flat_theirs.get(name), flat_ours.get(name))
         for name in names
-        if name not in _NO_MATTER and flat_theirs.get(name) != flat_ours.get(name)
+        if name not in _WITHOUT_EFFECT
+        and not _is_same(name, flat_theirs.get(name), flat_ours.get(name))
     ]
+
+
+def _is_same(name: str, theirs: Any, ours: Any) -> bool:
+    if name.endswith(".class_path") and isinstance(theirs, str) and isinstance(ours, str):
+        return _class_of(theirs) == _class_of(ours)
+    return theirs == ours
+
+
+def _class_of(class_path: str) -> str:
+    """One name for all names of a class: short, moved and alias.
+
+    Nothing is imported, as the name may come from a stranger's file.
+    """
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    if isinstance(found, type):
+        module, name = found.__module__, found.__qualname__
+    # A class of this project keeps its name wherever it moves.
+    return name if module.split(".")[0] in ("", "etram_det") else f"{module}.{name}"

@@ -86,18 +86,18 @@ def place_in_plan(
     Raises:
         UserError: if ``theirs`` is damaged.
     """
-    try:
-        epoch, step = int(theirs["epoch"]), int(theirs["step"])
-        if min(epoch, step) < 0:
-            raise ValueError(f"step {step} of epoch {epoch}")
-        changes = changes_between(theirs, ours)
-        validation = theirs.get("validation", ours["validation"])
-        others = _changed_recordings(validation, ours["validation"], "validation")
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    epoch, step = theirs.get("epoch"), theirs.get("step")
+    validation = theirs.get("validation", ours["validation"])
+    parts = (theirs.get("settings"), theirs.get("recordings"), validation)
+    if not (isinstance(epoch, int) and isinstance(step, int) and min(epoch, step) >= 0) or not all(
+        isinstance(part, Mapping) for part in parts
+    ):
         raise UserError(
-            f"{source}: the place in the training plan that the checkpoint keeps is damaged "
-            f"({type(error).__name__}: {error}): choose another one"
-        ) from error
+            f"{source}: must hold a place in the training plan, with its settings and recordings, "
+            f"got step {step} of epoch {epoch}: the checkpoint is damaged. Use another one"
+        )
+    changes = changes_between(theirs, ours)
+    others = _changed_recordings(validation, ours["validation"], "validation")
     return (epoch, 0 if changes else step), changes, others
 
 

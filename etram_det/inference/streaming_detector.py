@@ -52,25 +52,21 @@ def read_detector(path: str | Path) -> TrainedDetector:
     Raises:
         UserError: the file is missing, damaged, or no such checkpoint.
     """
-    from etram_det.checkpoint.file import detector_of, read_checkpoint, require_same_tensors
+    from etram_det.checkpoint.contents import require_same_tensors
+    from etram_det.checkpoint.file import read_checkpoint
     from etram_det.models.detector import Detector
 
     checkpoint = read_checkpoint(path)
-    weights, settings = detector_of(checkpoint, path)
-    class_names = tuple(settings["class_names"])
+    checkpoint.require_own("ckpt_path")
+    settings, class_names = checkpoint.settings, tuple(checkpoint.class_names)
     architecture = {
         name: settings[name] for name in inspect.signature(Detector).parameters if name in settings
     }
     detector = Detector(**architecture, num_classes=len(class_names)).eval()
-    require_same_tensors(weights, detector.state_dict(), str(path))
-    detector.load_state_dict(weights)
-    # Under this name Lightning keeps the state of the data module that a network was trained on.
-    data = checkpoint.get("EventDataModule", {}).get("settings", {})
-    stored = {
-        field.name: data[f"data.{field.name}"]
-        for field in fields(FrameSettings)
-        if f"data.{field.name}" in data
-    }
+    require_same_tensors(checkpoint.detector_tensors, detector.state_dict(), str(path))
+    detector.load_state_dict(checkpoint.detector_tensors)
+    names = [field.name for field in fields(FrameSettings)]
+    stored = {name: x for name, x in checkpoint.frame_settings.items() if name in names}
     for name in ("input_size", "sensor_size"):
         if stored.get(name) is not None:
             stored[name] = tuple(stored[name])

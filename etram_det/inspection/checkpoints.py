@@ -80,16 +80,14 @@ def read(path: str | Path) -> InspectedCheckpoint:
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
-    config = checkpoint.get("provenance", {}).get("config")
-    config = config or read_settings(path.resolve().parent.parent)
-    settings = checkpoint.get("hyper_parameters", {})
+    config = checkpoint.config or read_settings(path.resolve().parent.parent)
     return InspectedCheckpoint(
-        path,
-        read_detector(path),
-        checkpoint.get("global_step", 0),
-        {name: value for name, value in settings.items() if not name.startswith("_")},
-        config,
-        _size_weight(config, checkpoint["state_dict"]),
+        path=path,
+        trained=read_detector(path),
+        step=checkpoint.step,
+        model=checkpoint.settings,
+        config=config,
+        size_weight=_size_weight(config, checkpoint.tensors),
     )
 
 

@@ -57,7 +57,7 @@ def import_rvt_command(
     """
     if output.exists():
         raise UserError(f"output: {output} is there already: remove it or choose another name")
-    state_dict = read_checkpoint(checkpoint, "checkpoint", IGNORED_GLOBALS)["state_dict"]
+    state_dict = read_checkpoint(checkpoint, "checkpoint", IGNORED_GLOBALS).tensors
     source = str(checkpoint)
     require_rvt(state_dict, source)
     architecture = architecture_of(rename_rvt(state_dict), source)
@@ -66,7 +66,8 @@ def import_rvt_command(
     if partition_split is None:
         partition_split = 1 if names == CLASS_NAMES_OF["gen1"] else 2
     architecture["partition_split"] = partition_split
-    write_checkpoint(output, checkpoint_from_rvt(state_dict, architecture, names, source))
+    imported = checkpoint_from_rvt(state_dict, architecture, names, source)
+    write_checkpoint(output, imported.content)
     _report(output, architecture, names, state_dict)
 
 

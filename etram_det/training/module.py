@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, distributed
 from torchvision.ops import box_convert
 
-from etram_det.checkpoint.contents import require_same_data
-from etram_det.checkpoint.file import carry_over, require_same_tensors
+from etram_det.checkpoint.contents import require_same_data, require_same_tensors
+from etram_det.checkpoint.file import Checkpoint
+from etram_det.checkpoint.transfer import carry_over
 from etram_det.errors import UserError
 from etram_det.metrics.protocols import ProtocolName
 from etram_det.metrics.settings import SIZE_BINS
@@ -22,8 +23,11 @@ from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.models.postprocessing import decode_detections
 from etram_det.training.lanes import LaneStates
+from etram_det.training.lightning_internals import is_training
 from etram_det.training.schedule import OneCycle, require_steps
 from etram_det.types import Batch, Detections
+
+_log = logging.getLogger(__name__)
 
 
 class DetectionModule(pl.LightningModule):
@@ -186,7 +190,7 @@ class DetectionModule(pl.LightningModule):
         if path is not None:
             dim_head = self.hparams["dim_head"]
             transfer = carry_over(path, self.detector, self.class_names, dim_head)
-            rank_zero_info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
+            _log.info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
 
     def on_fit_start(self) -> None:
         """Load a new training's initial weights and compute its adaptive thresholds.
@@ -209,9 +213,10 @@ class DetectionModule(pl.LightningModule):
                 "plain loaders: set the thresholds, or use fit with datamodule=…"
             )
         weight.adapt(data.training_box_areas())
-        rank_zero_info(
-            "model.loss: thresholds that follow the training labels: "
-            f"{weight.small_threshold:.0f} and {weight.medium_threshold:.0f} px²"
+        _log.info(
+            "model.loss: thresholds that follow the training labels: %.0f and %.0f px²",
+            weight.small_threshold,
+            weight.medium_threshold,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -366,25 +371,27 @@ class DetectionModule(pl.LightningModule):
             UserError: if the checkpoint's class names differ, or their order, or the channels of
                 its frames, or if its detector's tensors are not exactly this one's.
         """
-        self._steps_of_checkpoint = checkpoint.get("global_step", 0)
-        stored = checkpoint.get("hyper_parameters", {})
-        require_same_data(stored, self.class_names, self.hparams["in_channels"])
-        prefix = "detector."
-        require_same_tensors(
-            {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)},
-            {k: v for k, v in self.state_dict().items() if k.startswith(prefix)},
-            "ckpt_path",
-        )
-        # The checkpoint's loss may be another one: load the tensors that both have.
-        tensors, own = checkpoint["state_dict"], self.loss.state_dict(prefix="loss.")
-        checkpoint["state_dict"] = own | {
-            name: tensor
-            for name, tensor in tensors.items()
-            if name in own or not name.startswith("loss.")
-        }
-        is_training = self._trainer is not None and self._trainer.training
-        if is_training and not checkpoint.get("optimizer_states"):
-            rank_zero_info(
+        stored = Checkpoint(checkpoint)
+        self._steps_of_checkpoint = stored.step
+        require_same_data(stored.settings, self.class_names, self.hparams["in_channels"])
+        of_detector = {k: x for k, x in stored.tensors.items() if k.startswith("detector.")}
+        own = self.detector.state_dict(prefix="detector.")
+        require_same_tensors(of_detector, own, "ckpt_path")
+        # A loss may follow another one: it takes over what both have and keeps its own rest.
+        tensors, own = stored.tensors, self.loss.state_dict(prefix="loss.")
+        of_loss = {name: tensors[name] for name in own if name in tensors}
+        require_same_tensors(of_loss, {name: own[name] for name in of_loss}, "ckpt_path")
+        others = {name: x for name, x in tensors.items() if not name.startswith("loss.")}
+        stored.tensors = own | of_loss | others
+        if not is_training(self):
+            return
+        if not stored.has_training_state:
+            raise UserError(
+                "ckpt_path: must hold the states of optimiser and schedule to train on, got none: "
+                "Use model.init_from to start from its weights"
+            )
+        if not stored.has_optimizer:
+            _log.info(
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "
                 "0, with a fresh optimiser and schedule"
             )

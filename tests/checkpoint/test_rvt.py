@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.checkpoint.file import read_checkpoint
+from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.checkpoint.rvt import IGNORED_GLOBALS, rename_rvt
 from etram_det.cli.commands import run
 from etram_det.cli.lightning import lightning_cli
@@ -108,17 +108,15 @@ def saved(state_dict, path="rvt.ckpt", **rest):
 
 
 def reference_tensors():
-    return dict(read_checkpoint(CHECKPOINT)["state_dict"])
+    return dict(read_checkpoint(CHECKPOINT).tensors)
 
 
 def detector_of(path):
     checkpoint = read_checkpoint(path)
-    settings = dict(checkpoint["hyper_parameters"])
+    settings = checkpoint.settings
     names = settings.pop("class_names")
     detector = Detector(num_classes=len(names), **settings).eval()
-    detector.load_state_dict(
-        {name.removeprefix("detector."): x for name, x in checkpoint["state_dict"].items()}
-    )
+    detector.load_state_dict(checkpoint.detector_tensors)
     return detector, names
 
 
@@ -239,7 +237,7 @@ def test_official_sizes_are_read_off_the_tensors(preset, data_set, partition_spl
     )
     monkeypatch.setattr(
         "etram_det.tools.import_rvt.read_checkpoint",
-        lambda *_: {"state_dict": in_rvts_names(tensors)},
+        lambda *_: Checkpoint({"state_dict": in_rvts_names(tensors)}),
     )
     flags = ["--class-names", data_set] if num_classes == 3 else []
     assert import_rvt("rvt.ckpt", *flags) == 0
@@ -324,7 +322,7 @@ def test_a_training_checkpoint_of_rvt_is_imported():
     found = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     assert {"builtins.getattr", "torch.optim.lr_scheduler.OneCycleLR"} <= set(found)
     assert import_rvt(source, "--dim-head", "4") == 0
-    assert read_checkpoint("ours.ckpt")["optimizer_states"] == []
+    assert read_checkpoint("ours.ckpt").optimizer_states == []
     assert torch.serialization.get_unsafe_globals_in_checkpoint("ours.ckpt") == []
 
 
@@ -397,17 +395,17 @@ MISTAKES = {
     "missing size": (
         lambda: changed(lambda tensors: tensors.pop("mdl.yolox_head.cls_preds.0.weight")),
         [],
-        ["head.class_outputs.0.weight", "found none"],
+        ["head.class_outputs.0.weight", "got none"],
     ),
     "no scales": (
         lambda: changed(lambda t: [t.pop(n) for n in list(t) if "stems" in n]),
         [],
-        ["needs the tensor head.stems.0.conv.weight (so named here)", "found none"],
+        ["needs the tensor head.stems.0.conv.weight (so named here)", "got none"],
     ),
     "not finite": (
         lambda: changed(lambda t: t[f"{STAGE}lstm.conv1x1.bias"].fill_(float("nan"))),
         [],
-        [f"{STAGE}lstm.conv1x1.bias must hold finite numbers", "choose an earlier checkpoint"],
+        [f"{STAGE}lstm.conv1x1.bias must hold finite numbers", "Use an earlier checkpoint"],
     ),
     "extra tensor": (lambda: tensors_with("mdl.fpn.extra.weight", 3), [], ["mdl.fpn.extra.weight"]),
     "other shape": (

@@ -276,7 +276,7 @@ MISTAKES = {
     "precision": (
         None,
         ["--trainer.precision", "bf16-true"],
-        ["trainer.precision: must be one of 32-true, bf16-mixed, 16-mixed, found bf16-true"],
+        ["trainer.precision: must be one of 32-true, bf16-mixed, 16-mixed, got bf16-true"],
     ),
 }
 

@@ -1,6 +1,7 @@
 """Faults injected into runs: each ends with one line and exit code 1, and the next start works."""
 
 import errno
+import logging
 import multiprocessing
 import os
 import resource
@@ -12,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from etram_det.cli.commands import run
-from etram_det.cli.messages import in_one_line, quiet_writers
+from etram_det.cli.messages import in_one_line, is_for_user, quiet_writers
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.raw import RawRecording
 from etram_det.errors import UserError
@@ -110,11 +112,11 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 3, lambda: cut(recording()))
         assert run([*FIT, "--data.on_bad_recording", "skip"]) == 0
-    told = [message for message in caplog.messages if "data.on_bad_recording" in message]
+    told = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
     assert len(told) == 2
-    assert told[0].startswith("data.on_bad_recording: train_day_0001 is skipped where it is damag")
+    assert told[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
     assert f"{recording()}: cannot be read as HDF5" in told[0]
-    assert told[1].startswith("data.on_bad_recording: chunks that could not be read: ")
+    assert told[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     [count] = last["callbacks"]["BadRecordings"].values()
     assert f"{count} of train_day_0001" in told[1]
@@ -131,7 +133,8 @@ def test_a_run_ends_where_nothing_can_be_read_any_more(capfd, monkeypatch, caplo
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 5, remove_all)  # with the third batch
         line = the_line_of(capfd, run([*FIT, *flags]))
-    assert "data.on_bad_recording: none of the 2 training recordings can be read any more" in line
+    assert "none of the 2 training recordings can be read any more" in line
+    assert "data.on_unreadable_recording: " in line
     assert "train_day_0001_td.h5" in line
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     assert last["global_step"] == 10  # two that were read and ten that were not, the last one not
@@ -293,3 +296,14 @@ def test_full_disk_memory_and_strangers_in_one_line():
     assert in_one_line(RuntimeError("Connection closed by peer")) is None
     assert isinstance(UserError("x"), ValueError)
     assert in_one_line(UserError("x")) is None
+
+
+def test_one_process_logs_what_all_would_log_alike(monkeypatch):
+    line, warning = (
+        logging.LogRecord("etram_det.data", level, "", 0, "message", (), None)
+        for level in (logging.INFO, logging.WARNING)
+    )
+    for rank, prints in ((0, True), (1, False)):
+        monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+        assert is_for_user(line) == prints
+        assert is_for_user(warning)  # of a trouble of its own

@@ -99,5 +99,7 @@ def test_other_validation_recordings_leave_the_plan_as_it_is():
 
 def test_a_damaged_place_is_told_with_its_file():
     ours = {"settings": {}, "recordings": {}, "validation": {}}
-    with pytest.raises(UserError, match=r"last.ckpt: .* is damaged \(ValueError: step -3 of"):
+    with pytest.raises(UserError, match="last.ckpt: .*, got step -3 of epoch 0: .*damaged"):
         place_in_plan(ours | {"epoch": 0, "step": -3}, ours, "last.ckpt")
+    with pytest.raises(UserError, match="last.ckpt: must hold a place .* with its settings"):
+        place_in_plan(ours | {"epoch": 0, "step": 3, "recordings": 5}, ours, "last.ckpt")

@@ -1,12 +1,11 @@
 """A checkpoint of random weights that give many different detections."""
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from etram_det.checkpoint.file import write_checkpoint
+from etram_det.checkpoint.file import Checkpoint, write_checkpoint
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.representation import FrameSettings
 from etram_det.models.detector import Detector
@@ -24,15 +23,10 @@ def write_random_checkpoint(path: Path, frames: FrameSettings | None = FRAMES, s
             torch.nn.init.normal_(parameter, std=1000)  # of features of 0.001
         elif "outputs" in name:
             torch.nn.init.zeros_(parameter)
-    checkpoint = {
-        "pytorch-lightning_version": version("pytorch-lightning"),
-        "epoch": 0,
-        "global_step": 0,
-        "state_dict": {f"detector.{k}": v for k, v in detector.state_dict().items()},
-        "hyper_parameters": {"class_names": list(ETRAM_CLASSES), "in_channels": 20, **ARCHITECTURE},
-    }
+    settings = {"class_names": list(ETRAM_CLASSES), "in_channels": 20, **ARCHITECTURE}
+    checkpoint = Checkpoint.of_weights(detector.state_dict(), settings).content
     if frames is not None:
-        settings = {f"data.{name}": value for name, value in asdict(frames).items()}
-        checkpoint["EventDataModule"] = {"settings": settings}
+        of_data = {f"data.{name}": value for name, value in asdict(frames).items()}
+        checkpoint["EventDataModule"] = {"settings": of_data}
     write_checkpoint(path, checkpoint)
     return path

@@ -135,7 +135,7 @@ def child_of(process):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 @pytest.mark.parametrize("killed", [0, 1])
-def test_killed_process_ends_the_other_with_a_line(root, tmp_path, killed):
+def test_killed_process_ends_the_other(root, tmp_path, killed):
     command = [
         *(sys.executable, "-m", "etram_det", "fit", *BASE, "--data.root", str(root)),
         *("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "-1"),
@@ -151,12 +151,15 @@ def test_killed_process_ends_the_other_with_a_line(root, tmp_path, killed):
             wait_for(lambda: list(tmp_path.rglob("last.ckpt")), 900, "no step")
             second = wait_for(lambda: child_of(first), 900, "no second process")
             os.kill((first.pid, second)[killed], signal.SIGKILL)
-            # 30 s of patience, where the backend does not notice by itself.
-            assert first.wait(45) == (-signal.SIGKILL, 1)[killed]
+            code = first.wait(900)
             wait_for(lambda: not Path(f"/proc/{second}").exists(), 900, "still there")
         finally:
             os.killpg(first.pid, signal.SIGKILL) if first.poll() is None else None
     lines = [line for line in told.read_text().splitlines() if "error:" in line]
+    assert "Traceback" not in told.read_text()
+    if killed and code == -signal.SIGKILL:
+        assert not lines  # Lightning's observer of its child processes was faster than the backend
+        return
+    assert code == (-signal.SIGKILL, 1)[killed]
     assert len(lines) == 1
     assert lines[0].startswith("etram_det: error: another process of the run is gone")
-    assert "Traceback" not in told.read_text()

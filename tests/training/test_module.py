@@ -196,7 +196,7 @@ def test_checkpoint_of_another_network_is_refused_by_its_tensors():
         (lambda tensors: tensors.update({"detector.new": torch.zeros(1)}), r"holds detector\.new"),
         (
             lambda tensors: tensors.update({"detector.fpn.reduce.0.conv.weight": torch.zeros(1)}),
-            r"fpn\.reduce\.0\.conv\.weight must have the shape \(8, 16, 1, 1\), found \(1,\)",
+            r"fpn\.reduce\.0\.conv\.weight must have the shape \(8, 16, 1, 1\), got \(1,\)",
         ),
     ):
         tensors = dict(module.state_dict())

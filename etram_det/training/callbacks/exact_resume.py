@@ -4,13 +4,13 @@ Lightning keeps weights, optimiser, schedule, scaler and its counters. What is a
 carried state of the lanes, the random numbers, gradients that are being accumulated, each for all
 processes, and counters that tell of the moment *between* two steps, wherever in a step or a
 validation the checkpoint was written. The data module keeps the place in the plan of batches.
+The layout of all this is checked as the checkpoint is read; here, that it fits this run.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,18 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
+from etram_det.checkpoint.file import Checkpoint
 from etram_det.errors import UserError
 from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
+from etram_det.training.lightning_internals import (
+    add_logged_step,
+    ends_optimizer_step,
+    forget_logged_step,
+    validation_is_due,
+)
+
+# Progress that an exact resume reads, by Lightning's names.
+_BATCHES, _VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
 
 
 class ExactResume(Callback):
@@ -32,7 +42,9 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._is_in_validation = False
-        self._stored: dict[str, Any] | None = None
+        self._stored: Checkpoint | None = None  # until the optimisers are there
+        self._resumed_from: str | None = None
+        self._processes: Sequence[Mapping[str, Any]] = ()
         self._has_step_to_spare = False
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -63,54 +75,70 @@ class ExactResume(Callback):
         if trainer.world_size > 1:
             processes = [None] * trainer.world_size
             distributed.all_gather_object(processes, own)
-        loops = checkpoint["loops"]["fit_loop"]
-        _count_whole_steps(trainer, loops, self._is_in_validation)
-        checkpoint["resume"] = {"processes": processes}
+        stored = Checkpoint(checkpoint)
+        assert stored.fit_loop is not None  # Lightning has just written it
+        _count_whole_steps(trainer, stored.fit_loop, self._is_in_validation)
+        stored.resume = {"processes": processes}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Take what is to be restored once training starts."""
-        self._stored = checkpoint.get("resume") if trainer.state.fn == "fit" else None
-        if self._stored is None:
-            return
-        with _damage_told(trainer):
-            self._prepare(trainer, checkpoint)
+        """Take what is to be restored once training starts.
 
-    def _prepare(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
-        loops = checkpoint["loops"]["fit_loop"]
-        _require_counts(loops)
+        Raises:
+            UserError: if the checkpoint lacks the progress of the loops.
+        """
+        self._stored, self._resumed_from, self._processes = None, None, ()
+        if trainer.state.fn != "fit":
+            return
+        self._stored = stored = Checkpoint(checkpoint, str(trainer.ckpt_path))
+        if stored.resume is None:
+            return
+        self._resumed_from = str(stored.path)
+        loops = stored.fit_loop or {}
+        for name in (_BATCHES, _VALIDATION):
+            if "ready" not in loops.get(name, {}).get("current", {}):
+                raise _does_not_fit(stored.path, f"it must hold the progress {name}, got none")
         data = getattr(trainer, "datamodule", None)
-        if not getattr(data, "resumes_exactly", False):
+        if getattr(data, "resumes_exactly", False):
+            self._processes = stored.resume["processes"]
+        else:
             # The plan of batches is another one: its epoch starts anew, and so do the lanes.
-            self._stored = {"processes": []}
-            batches = loops["epoch_loop.batch_progress"]
+            batches = loops[_BATCHES]
             batches["current"] = dict.fromkeys(batches["current"], 0)
             batches["is_last_batch"] = False
-        validates = loops["epoch_loop.val_loop.batch_progress"]["current"]["ready"] > 0
-        self._has_step_to_spare = validates and checkpoint["global_step"] >= trainer.max_steps > -1
+        validates = loops[_VALIDATION]["current"]["ready"] > 0
+        self._has_step_to_spare = validates and stored.step >= trainer.max_steps > -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let a validation that is due after the last step take place.
+        """Check the stored optimisers, and let a validation that is due take place.
 
-        Lightning would not enter its loop, as no step is left.
+        Lightning would not enter its loop where no step is left.
+
+        Raises:
+            UserError: if the optimisers are not those of this network.
         """
+        stored, self._stored = self._stored, None
+        if stored is not None and stored.has_optimizer:
+            _require_same_optimizers(stored, trainer.optimizers)
         if self._has_step_to_spare:
             trainer.fit_loop.epoch_loop.max_steps += 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Restore the state of this process, at the last moment before its first step."""
-        stored, self._stored = self._stored, None
-        if stored is None:
+        """Restore the state of this process, at the last moment before its first step.
+
+        Raises:
+            UserError: if the state is not that of this network and these frames.
+        """
+        path, self._resumed_from = self._resumed_from, None
+        if path is None:
             return
-        loop = trainer.fit_loop.epoch_loop
-        if _validation_is_due(trainer) and not loop._should_accumulate():
+        if validation_is_due(trainer) and ends_optimizer_step(trainer):
             # Lightning passes once more through the end of that step, and counts it there.
-            loop._batches_that_stepped -= 1
-        with _damage_told(trainer):
-            _require_fitting_moments(trainer.optimizers)
-            if trainer.global_rank < len(stored["processes"]):
-                _restore(trainer, pl_module, stored["processes"][trainer.global_rank])
+            forget_logged_step(trainer)
+        if trainer.global_rank < len(self._processes):
+            _restore(trainer, pl_module, self._processes[trainer.global_rank], path)
+        self._processes = ()
 
 
 def _count_whole_steps(trainer: pl.Trainer, loops: dict[str, Any], is_in_validation: bool) -> None:
@@ -121,12 +149,11 @@ def _count_whole_steps(trainer: pl.Trainer, loops: dict[str, Any], is_in_validat
     counted as completed, the epoch as begun, and a validation as not begun: it is run from its
     start if it is due after the last step, otherwise left out.
     """
-    loop = trainer.fit_loop.epoch_loop
-    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    batches, epochs = loops[_BATCHES], loops["epoch_progress"]
     is_in_step_end = batches["total"]["processed"] > batches["total"]["completed"]
     is_begun = batches["total"]["ready"] > batches["total"]["processed"]
-    if (is_in_step_end or trainer.validating) and not loop._should_accumulate():
-        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    if (is_in_step_end or trainer.validating) and ends_optimizer_step(trainer):
+        add_logged_step(loops)
     for counts in (batches["total"], batches["current"]):
         done = counts["processed"]
         counts.update(ready=done, started=done, completed=done)
@@ -135,18 +162,12 @@ def _count_whole_steps(trainer: pl.Trainer, loops: dict[str, Any], is_in_validat
     for counts in (epochs["total"], epochs["current"]):
         done = max(counts["ready"] - 1, 0)
         counts.update(processed=done, completed=done)
-    is_due = is_in_validation or (is_in_step_end and _validation_is_due(trainer))
-    validation = loops["epoch_loop.val_loop.batch_progress"]
+    is_due = is_in_validation or (is_in_step_end and validation_is_due(trainer))
+    validation = loops[_VALIDATION]
     for counts in (validation["total"], validation["current"]):
         # One batch begun and none done is what Lightning takes for a broken-off validation.
         counts.update(ready=int(is_due), started=int(is_due), processed=0, completed=0)
     validation["is_last_batch"] = False
-
-
-def _validation_is_due(trainer: pl.Trainer) -> bool:
-    """Whether the configuration has a validation after the last step that is done."""
-    fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _accumulated_gradients(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
@@ -169,74 +190,69 @@ def _on_cpu(rows: Any) -> Any:
 
 
 def _guard(trainer: Any) -> NonFiniteSteps | None:
-    """The callback that knows what a bad step would have to undo, if the run has it."""
+    """The callback that knows what to undo in a non-finite step, if the run has it."""
     return next((each for each in trainer.callbacks if isinstance(each, NonFiniteSteps)), None)
 
 
-@contextmanager
-def _damage_told(trainer: pl.Trainer) -> Iterator[None]:
-    """Turn what a damaged state leads to into a line for its user."""
-    try:
-        yield
-    except (
-        AttributeError,
-        LookupError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
-            f"{trainer.ckpt_path}: what the checkpoint keeps for an exact resume is damaged "
-            f"({what}): choose another one, or start from its weights by model.init_from"
-        ) from error
+def _does_not_fit(path: object, what: str) -> UserError:
+    return UserError(
+        f"{path}: cannot resume: {what}: the checkpoint is damaged, or of another program. Use "
+        "another one, or start from its weights by model.init_from"
+    )
 
 
-def _require_counts(loops: Any, are_counts: bool = False) -> None:
-    """Refuse what stands for the progress of loops and is no count."""
-    for name, value in loops.items():
-        if isinstance(value, dict):
-            _require_counts(value, are_counts or name.endswith("progress"))
-        elif are_counts and not isinstance(value, int):
-            raise TypeError(f"{name} must be a count, found {value!r}")
+def _require_same_optimizers(stored: Checkpoint, optimizers: Sequence[Optimizer]) -> None:
+    """Refuse optimisers of other parameters, or whose running means have other shapes ``[*]``."""
+    states = stored.optimizer_states
+    if len(states) != len(optimizers):
+        what = f"optimizer_states must be {len(optimizers)}, got {len(states)}"
+        raise _does_not_fit(stored.path, what)
+    for state, optimizer in zip(states, optimizers, strict=True):
+        groups, own_groups = state["param_groups"], optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        own_sizes = [len(group["params"]) for group in own_groups]
+        if sizes != own_sizes:
+            what = f"parameters of the optimiser must be {own_sizes}, got {sizes}"
+            raise _does_not_fit(stored.path, what)
+        for group, own in zip(groups, own_groups, strict=True):
+            for number, parameter in zip(group["params"], own["params"], strict=True):
+                for name in ("exp_avg", "exp_avg_sq") if "betas" in own else ():  # of Adam
+                    kept = state["state"].get(number, {name: parameter}).get(name)
+                    if not isinstance(kept, Tensor) or kept.shape != parameter.shape:
+                        theirs = tuple(getattr(kept, "shape", ()))
+                        what = f"{name} must have the shape {tuple(parameter.shape)}, got {theirs}"
+                        raise _does_not_fit(stored.path, what)
 
 
-def _require_fitting_moments(optimizers: list[Optimizer]) -> None:
-    """Refuse running means of gradients that are not of their parameters' shapes ``[*]``."""
-    for optimizer in optimizers:
-        for parameter, kept in optimizer.state.items():
-            for name, value in kept.items():
-                if name.startswith("exp_avg") and value.shape != parameter.shape:
-                    shapes = tuple(parameter.shape), tuple(value.shape)
-                    raise ValueError("{} must be {}, found {}".format(name, *shapes))
-
-
-def _require_shapes(what: str, found: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
+def _require_shapes(
+    path: object, what: str, found: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
+) -> None:
     """Refuse tensors that are not of these shapes."""
     theirs = [tuple(each.shape) for each in found]
     if theirs != list(shapes):
-        raise ValueError(f"{what} must be {list(shapes)}, found {theirs}")
+        raise _does_not_fit(path, f"{what} must have the shapes {list(shapes)}, got {theirs}")
 
 
-def _restore(trainer: Any, module: Any, own: dict[str, Any]) -> None:
+def _restore(trainer: Any, module: Any, own: Mapping[str, Any], path: object) -> None:
     """Give a process back its random numbers, lanes and the step that it was in."""
-    _restore_random_states(own["random"])
+    _restore_random_states(own["random"], path)
     if own["lanes"] is not None:
         data = trainer.datamodule
         shapes = module.detector.state_shapes(data.train_lanes, *data.input_size)
-        for part in zip(*own["lanes"], strict=True):
-            _require_shapes("lanes", part, shapes)
+        for part in range(2):
+            _require_shapes(path, "lanes", [pair[part] for pair in own["lanes"]], shapes)
         module.train_states.rows = [
             (hidden.to(module.device), cell.to(module.device)) for hidden, cell in own["lanes"]
         ]
     for name, parameter in module.named_parameters():
         if name in own["gradients"]:
-            parameter.grad = own["gradients"][name].to(parameter)
+            gradient = own["gradients"][name]
+            _require_shapes(path, f"gradient of {name}", [gradient], [tuple(parameter.shape)])
+            parameter.grad = gradient.to(parameter)
     unfinished = own.get("unfinished_step")  # older checkpoints have none
     if unfinished and (guard := _guard(trainer)) is not None:
         shapes = [tuple(each.shape) for each in module.detector.buffers()]
-        _require_shapes("statistics", unfinished["statistics"], shapes)
+        _require_shapes(path, "statistics", unfinished["statistics"], shapes)
         guard.go_on_with_step(
             **{name: [each.to(module.device) for each in some] for name, some in unfinished.items()}
         )
@@ -254,8 +270,11 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _restore_random_states(states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
+def _restore_random_states(states: Mapping[str, Any], path: object) -> None:
+    version, words, gauss = states["python"]
+    if version != 3 or words[-1] > 624 or states["numpy"][0] != "MT19937":
+        raise _does_not_fit(path, "random must be states of Mersenne Twisters, got others")
+    random.setstate((version, tuple(words), gauss))
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():

@@ -19,8 +19,8 @@ _LEFT_OUT = ("class_names", "class_groups", "size_bins", "train_lanes", "init_fr
 class HyperParameters(Callback):
     """Logs the settings of a training: loss variant, weight type, rates, data, budget.
 
-    Names are those of the flags, values as they turned out: the learning rate that follows from
-    the batch, thresholds that follow from the labels. TensorBoard lists them under HPARAMS with the
+    Names are those of the flags, values are resolved: the learning rate that follows from the
+    batch, thresholds that follow from the labels. TensorBoard lists them under HPARAMS with the
     validation's AP and AR, over all sizes and by size bin, from the first validation on; there and
     in W&B the last validation counts.
     """

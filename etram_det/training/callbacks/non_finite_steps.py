@@ -1,4 +1,4 @@
-"""Steps with a non-finite loss or gradient: left out, counted, and the end of a run if many."""
+"""Non-finite steps: skipped, counted, and the end of a run if there are many in a row."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _log = logging.getLogger(__name__)
 
 
 class NonFiniteSteps(Callback):
-    """Leaves out optimiser steps that would poison the network, and stops after many in a row.
+    """Skips optimiser steps that are not finite, and stops after many in a row.
 
-    A step is bad if on any process its loss, a gradient, a running statistic of batch
-    normalisation or the state of a lane is not finite. Then the weights and the optimiser stay as
+    A step is non-finite if on any process its loss, a gradient, a running statistic of batch
+    normalisation or the state of a lane is. Then the weights and the optimiser stay as
     they are, the running statistics go back to what they were before the step's batches, and lanes
     with a non-finite state start anew. All processes decide alike. A skipped step counts as a
     step: the plan of the data, the learning rate and ``max_steps`` go on.
 
-    Infinite gradients of a finite loss are no bad step under a ``GradScaler`` (``16-mixed``): it
+    Infinite gradients of a finite loss are not counted under a ``GradScaler`` (``16-mixed``): it
     skips them by itself and lowers its scale.
 
     The count is logged as ``train/skipped_steps``.
 
     Args:
-        most_in_a_row: bad steps in a row that end the run; the last one's batch is kept as
+        most_in_a_row: non-finite steps in a row that end the run; the last one's batch is kept as
             ``bad_batch_rank<n>.pt`` in the run folder.
 
     Raises:
@@ -44,7 +44,8 @@ class NonFiniteSteps(Callback):
     def __init__(self, most_in_a_row: int = 10) -> None:
         if most_in_a_row < 1:
             raise UserError(
-                f"bad_steps.most_in_a_row: must be at least 1, found {most_in_a_row}: correct it"
+                f"non_finite_steps.most_in_a_row: must be at least 1, got {most_in_a_row}: Set it "
+                "to 1 or more"
             )
         self.most_in_a_row = most_in_a_row
         self.num_skipped = self.num_in_a_row = 0
@@ -72,7 +73,7 @@ class NonFiniteSteps(Callback):
         self.num_in_a_row = int(state_dict["num_in_a_row"])
 
     def unfinished_step(self) -> dict[str, list[Tensor]] | None:
-        """What is known of a step that waits for further batches; None between two steps.
+        """State of a step that waits for further batches; None between two steps.
 
         Returns:
             ``losses`` ``[]`` of its batches so far, and running ``statistics`` ``[*]`` from before
@@ -87,7 +88,7 @@ class NonFiniteSteps(Callback):
         }
 
     def go_on_with_step(self, losses: list[Tensor], statistics: list[Tensor]) -> None:
-        """Take over what :meth:`unfinished_step` told when the checkpoint was written.
+        """Take over what :meth:`unfinished_step` returned when the checkpoint was written.
 
         Args:
             losses: ``[]`` of the step's batches so far.
@@ -111,26 +112,32 @@ class NonFiniteSteps(Callback):
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Keep the loss ``[]``; where a ``GradScaler`` has scaled it, it is as finite as before."""
+        """Keep the loss; where a ``GradScaler`` has scaled it, it is as finite as before.
+
+        Args:
+            trainer: of the run.
+            pl_module: the ``DetectionModule``.
+            loss: ``[]``, of one batch ``[T, B, C, H, W]``.
+        """
         self._losses.append(loss.detach())
         self._parts.append(pl_module.loss_parts)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer
     ) -> None:
-        """Look whether the step is bad, and leave it out then.
+        """Check the step, and skip it if it is not finite.
 
         Raises:
-            UserError: if too many steps in a row were bad.
+            UserError: if too many steps in a row were not finite.
         """
-        gradients_are_bad, bad_ranks = self._look(trainer, pl_module, optimizer)
-        if not gradients_are_bad and not bad_ranks:
+        in_gradients, ranks = self._check(trainer, pl_module, optimizer)
+        if not in_gradients and not ranks:
             self.num_in_a_row = 0
         else:
             self.num_skipped += 1
             self.num_in_a_row += 1
             self._undo(trainer, pl_module, optimizer)
-            self._tell(trainer, bad_ranks)
+            self._report(trainer, ranks)
         self._batches, self._losses, self._parts, self._losses_before = [], [], [], []
 
     def on_train_batch_end(
@@ -141,21 +148,22 @@ class NonFiniteSteps(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Log the count. A non-finite loss says nothing about the scale of a ``GradScaler``."""
+        """Log the count. A non-finite loss is no reason to lower the scale of a ``GradScaler``."""
         if self._scaler_state is not None:
             _scaler(trainer).load_state_dict(self._scaler_state)
             self._scaler_state = None
         pl_module.log("train/skipped_steps", float(self.num_skipped), batch_size=1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell the count, if there is one to tell."""
+        """Log the count, if there is one."""
         if self.num_skipped and trainer.is_global_zero:
             _log.warning(
                 "%d of %d training steps were skipped, as they were not finite",
-                *(self.num_skipped, trainer.global_step),
+                self.num_skipped,
+                trainer.global_step,
             )
 
-    def _look(
+    def _check(
         self, trainer: pl.Trainer, module: Any, optimizer: Optimizer
     ) -> tuple[bool, list[int]]:
         """Whether gradients are not finite, and the processes on which anything else is not."""
@@ -177,7 +185,7 @@ class NonFiniteSteps(Callback):
             distributed.all_reduce(flags, distributed.ReduceOp.MAX)
         # The only moment at which a step waits for the device.
         in_gradients, *on_ranks = flags.tolist()
-        return bool(in_gradients), [rank for rank, is_bad in enumerate(on_ranks) if is_bad]
+        return bool(in_gradients), [rank for rank, is_on_it in enumerate(on_ranks) if is_on_it]
 
     def _undo(self, trainer: pl.Trainer, module: Any, optimizer: Optimizer) -> None:
         """Leave nothing of the step's batches behind."""
@@ -187,25 +195,24 @@ class NonFiniteSteps(Callback):
         if (scaler := _scaler(trainer)) is not None:
             self._scaler_state = scaler.state_dict()
 
-    def _tell(self, trainer: pl.Trainer, bad_ranks: list[int]) -> None:
-        """Say which batches were bad; raise ``UserError`` if there were too many in a row."""
+    def _report(self, trainer: pl.Trainer, ranks: list[int]) -> None:
+        """Log which batches were not finite; raise ``UserError`` after too many in a row."""
         rank, step = trainer.global_rank, trainer.global_step
-        is_mine = rank in bad_ranks or not bad_ranks
+        is_mine = rank in ranks or not ranks
         message = (
             self._description()
             if is_mine
-            else f"not finite on process {', '.join(map(str, bad_ranks))}"
+            else f"not finite on process {', '.join(map(str, ranks))}"
         )
         if self.num_in_a_row < self.most_in_a_row:
-            if rank == (bad_ranks or [0])[0]:
+            if rank == (ranks or [0])[0]:
                 _log.warning("step %d is skipped, the %s so far: %s", step, self._count(), message)
             return
         kept = self._keep_batches(rank, step) if is_mine else ""
         raise UserError(
-            f"bad_steps.most_in_a_row: {self.num_in_a_row} training steps in a row were not "
-            f"finite, step {step} the last: {message}{kept}: look at these recordings, or train "
-            "anew from the weights of the last checkpoint, by model.init_from, with a lower "
-            "model.learning_rate",
+            f"non_finite_steps.most_in_a_row: {self.num_in_a_row} training steps in a row were "
+            f"not finite, step {step} the last: {message}{kept}: look at these recordings, or "
+            "train anew: Set model.init_from to the last checkpoint and model.learning_rate lower",
             exit_code=1,
         )
 
@@ -215,23 +222,18 @@ class NonFiniteSteps(Callback):
         return f"{self.num_skipped}{suffix}"
 
     def _description(self) -> str:
-        """Loss parts, recordings and their times in seconds, of those batches that are bad."""
+        """Loss parts, recordings and their times in seconds, of the batches that are not finite."""
         losses = [bool(loss.isfinite()) for loss in self._losses]
-        is_bad = (
-            [not is_finite for is_finite in losses] if not all(losses) else [True] * len(losses)
-        )
         texts = []
-        for batch, parts, loss_is_finite, told in zip(
-            self._batches, self._parts, losses, is_bad, strict=True
-        ):
-            if told:
-                figures = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
-                what = "gradient or state not finite" if loss_is_finite else "loss not finite"
-                texts.append(f"{what} ({figures or 'no labels'}) in {_recordings(batch)}")
+        for batch, parts, is_finite in zip(self._batches, self._parts, losses, strict=True):
+            if all(losses) or not is_finite:
+                values = ", ".join(f"{name} {float(value):.4g}" for name, value in parts.items())
+                what = "gradient or state not finite" if is_finite else "loss not finite"
+                texts.append(f"{what} ({values or 'no labels'}) in {_recordings(batch)}")
         return "; ".join(texts)
 
     def _keep_batches(self, rank: int, step: int) -> str:
-        """Write the step's batches to the run folder; what to say about it."""
+        """Write the step's batches to the run folder; return where they are."""
         path = self._folder / f"bad_batch_rank{rank}.pt"
         kept = [
             _plain(batch) | {"loss_parts": parts}

@@ -1,4 +1,4 @@
-"""How the optimiser fares: learning rate, size of the gradient, weights of the labels."""
+"""Learning rate, norm of the gradient and size weights of the labels, logged by step."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torchvision.ops import box_convert
 from etram_det.training.callbacks.loggers import show_histogram
 from etram_det.types import Batch, Labels
 
-MOST_BATCHES = 1000  # whose labels are kept for a histogram
+MAX_BATCHES = 1000  # whose labels are kept for a histogram
 
 
 class OptimisationMonitor(Callback):
-    """Logs what each optimiser step has to do with, at the steps that Lightning logs.
+    """Logs facts of each optimiser step, at the steps that Lightning logs.
 
     - ``train/learning_rate`` of the step;
-    - ``train/gradient_norm``, over all parameters, before clipping; nan for a step that was left
-      out, as its gradients were not finite;
+    - ``train/gradient_norm``, over all parameters, before clipping; nan for a step that was
+      skipped, as its gradients were not finite;
     - ``train/size_weight``, a histogram of the weights that a size-aware loss gives to the
       training labels, over the batches since the last one. Other losses have none.
     """
 
     def __init__(self) -> None:
-        self._labels: deque[Labels] = deque(maxlen=MOST_BATCHES)
+        self._labels: deque[Labels] = deque(maxlen=MAX_BATCHES)
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""How far a training has come."""
+"""Progress of a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 class RunProgressBar(TQDMProgressBar):
-    """One bar for the whole training, so that it tells when the run will end.
+    """One bar for the whole training, which shows when the run will end.
 
     Lightning's own counts an epoch, which is of no interest where training goes by steps.
     """
@@ -38,7 +38,7 @@ class RunProgressBar(TQDMProgressBar):
         )
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar: the loss."""
+        """Text behind the bar: the loss."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return dict(metrics)

@@ -1,4 +1,4 @@
-"""Where a run and its checkpoints come from: settings, versions, command, data."""
+"""Provenance of a run and its checkpoints: settings, versions, command, data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning.cli import SaveConfigCallback
 
 import etram_det
+from etram_det.checkpoint.file import Checkpoint
 from etram_det.files import write_text
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "h5py")
@@ -57,15 +58,16 @@ class Provenance(SaveConfigCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the facts into the checkpoint."""
-        checkpoint["provenance"] = self.facts
+        Checkpoint(checkpoint).provenance = self.facts
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """List the starts that a resumed run has had before."""
-        before = checkpoint.get("provenance", {}).get("starts", [])
+        stored = Checkpoint(checkpoint)
+        before = stored.provenance.get("starts", [])
         if trainer.state.fn == "fit" and before and self.facts:
-            this = self.facts["starts"][-1] | {"step": checkpoint["global_step"]}
+            this = self.facts["starts"][-1] | {"step": stored.step}
             self.facts["starts"] = [*before, this]
             self._write()
 
@@ -74,7 +76,7 @@ class Provenance(SaveConfigCallback):
 
 
 def _surroundings(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a run is started with, beside its settings and data."""
+    """Time, command and versions that a run is started with."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "etram_det", *arguments]),

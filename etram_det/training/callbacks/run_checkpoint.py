@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except UserError as error:
             kept = "the one before it is whole" if path.is_file() else "there is none before it"
             raise UserError(
-                f"{error}: {kept}; make room and go on with --resume auto", exit_code=1
+                f"{error}: {kept}. Make room, then use --resume auto", exit_code=1
             ) from error
 
     def load_checkpoint(
@@ -48,7 +48,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: if it is no checkpoint, or holds more than tensors and plain values.
         """
-        return read_checkpoint(path)
+        # Not mapped: the optimiser would keep the file open for as long as it trains on the CPU.
+        return read_checkpoint(path, mapped=False).content
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -185,7 +186,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what the checkpoint knows of the best, also where the run folder was moved."""
+        """Take over the best checkpoints so far, also where the run folder was moved."""
         folder = Path(str(self.dirpath))
 
         def here(path: str) -> str:

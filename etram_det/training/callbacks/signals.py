@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: SIGTERM and SIGUSR1, and what SLURM is told then."""
+"""Signals that ask a run to end, SIGTERM and SIGUSR1, and the requeueing of SLURM jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import threading
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from etram_det.training.lightning_internals import slurm_environment
 
 
 class StopSignals:
@@ -20,7 +21,7 @@ class StopSignals:
 
     Attributes:
         received: number of the last such signal, 0 for none.
-        requeues: the signal after which SLURM is told to start the job again, 0 for none: the one
+        requeues: the signal after which SLURM is asked to start the job again, 0 for none: the one
             of Lightning's ``SLURMEnvironment``, SIGUSR1 unless set.
     """
 
@@ -30,8 +31,8 @@ class StopSignals:
 
     def listen(self, trainer: pl.Trainer) -> None:
         """Take over from Lightning's handlers, which a trainer puts back when it ends."""
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        environment = slurm_environment(trainer)
+        if environment is not None and environment.auto_requeue:
             self.requeues = int(environment.requeue_signal or 0)
         if trainer.received_sigterm:  # since Lightning listened
             self.received = signal.SIGTERM
@@ -46,7 +47,7 @@ class StopSignals:
 
 
 def requeue_job() -> str:
-    """Have SLURM start this job again; tells in a few words what came of it."""
+    """Have SLURM start this job again; returns in a few words what came of it."""
     job = os.environ.get("SLURM_JOB_ID", "")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"

@@ -1,4 +1,4 @@
-"""Recordings that cannot be read while training, where ``data.on_bad_recording`` is ``skip``."""
+"""Unreadable recordings in training, where ``data.on_unreadable_recording`` is ``skip``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pytorch_lightning.callbacks import Callback
 from etram_det.errors import UserError
 from etram_det.types import Batch
 
-_MOST_IN_A_ROW = 10  # batches without anything read, before it is asked whether anything can be
+_MAX_IN_A_ROW = 10  # batches without anything read, before all recordings are tried
 _log = logging.getLogger(__name__)
 
 
 class UnreadableRecordings(Callback):
-    """Tells of each recording that cannot be read, once, and counts the chunks that it costs.
+    """Logs each unreadable recording once, and counts the chunks that it costs.
 
     A lane whose chunk could not be read starts anew after it. The count is logged as
-    ``train/unread_chunks``; on several processes each one tells of its own recordings, and the
-    first one's count is logged. The run ends where no recording can be read any more.
+    ``train/unread_chunks``, that of rank zero; each process names its own recordings. The run ends
+    if no recording can be read any more.
 
     Attributes:
         num_unread: chunks that could not be read, by recording.
@@ -53,7 +53,7 @@ class UnreadableRecordings(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Count and tell what is missing in a batch, and let its lanes start anew.
+        """Count and log what is missing in a batch, and let its lanes start anew.
 
         Raises:
             UserError: if there is nothing left to train on.
@@ -62,7 +62,9 @@ class UnreadableRecordings(Callback):
             name = batch.recording[b]
             if name not in self.num_unread:
                 _log.warning(
-                    "data.on_bad_recording: %s is skipped where it is damaged: %s", name, fault
+                    "data.on_unreadable_recording: %s is skipped where it is damaged: %s",
+                    name,
+                    fault,
                 )
             self.num_unread[name] += 1
         if batch.faults:
@@ -71,16 +73,16 @@ class UnreadableRecordings(Callback):
             pl_module.train_states.clear_lanes(unread.to(pl_module.device))
         has_nothing = len(batch.faults) == len(batch.recording)
         self._num_in_a_row = self._num_in_a_row + 1 if has_nothing else 0
-        if has_nothing and self._num_in_a_row % _MOST_IN_A_ROW == 0:
+        if has_nothing and self._num_in_a_row % _MAX_IN_A_ROW == 0:
             _require_readable(trainer)
         if self.num_unread:
             pl_module.log("train/unread_chunks", float(self.num_unread.total()), batch_size=1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell the counts, if there are any."""
+        """Log the counts, if there are any."""
         if self.num_unread:
             _log.warning(
-                "data.on_bad_recording: chunks that could not be read: %s",
+                "data.on_unreadable_recording: chunks that could not be read: %s",
                 ", ".join(f"{count} of {name}" for name, count in self.num_unread.most_common()),
             )
 
@@ -95,7 +97,7 @@ def _require_readable(trainer: Any) -> None:
         except (UserError, OSError) as error:
             fault = str(error)
     raise UserError(
-        f"data.on_bad_recording: none of the {len(recordings)} training recordings can be read any "
-        f"more, the last: {fault}: mend data.root, then go on with --resume auto",
+        f"data.on_unreadable_recording: none of the {len(recordings)} training recordings can be "
+        f"read any more, the last: {fault}. Repair data.root, then use --resume auto",
         exit_code=1,
     )

@@ -37,7 +37,7 @@ def root(tmp_path, monkeypatch):
             events = random_events(1000)
             if name == "dirty":
                 events["y"][[3, 500, 800]] = 33014
-                events["t"][4] = events["t"][6] + 1  # two stamps are mended: 0.2 %
+                events["t"][4] = events["t"][6] + 1  # two timestamps are repaired: 0.2 %
             if name == "jump":
                 events["t"][600] += 10**9
             labels = boxes_at([100_000 * i for i in range(1, 10)])
@@ -56,9 +56,10 @@ def test_each_is_told_once_and_with_its_numbers(root, num_workers, caplog):
         enable_model_summary=False,
     )
     trainer.fit(Blind(), data)
-    told = [m for m in caplog.messages if "stamp" in m or "outside" in m]
-    jumps = [f"{split}_jump: 40% of its events have a stamp behind" for split in ("train", "val")]
-    assert sorted(m.split(" an earlier one")[0] for m in told if "stamp" in m) == jumps
+    told = [m for m in caplog.messages if "timestamp" in m or "outside" in m]
+    words = "_jump: 40% of its events have an earlier timestamp than"
+    jumps = [f"{split}{words}" for split in ("train", "val")]
+    assert sorted(m.split(" the event before")[0] for m in told if "timestamp" in m) == jumps
     assert [m for m in told if "outside" in m] == [
         f"{split}: 3 events outside the sensor were dropped: 3 of {split}_dirty"
         for split in ("val", "train")

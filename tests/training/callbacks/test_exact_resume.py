@@ -154,7 +154,7 @@ def test_a_bad_step_that_was_stopped_between_its_batches_is_undone_as_a_whole():
     for number, finite in ((3, False), (2, True)):  # in the middle of both
         stopped = partial(stop_after_batches, number)
         assert run_to_its_end(flags, stopped) == 128 + signal.SIGTERM, said()[-3000:]
-        kept = read_checkpoint(RUN / "checkpoints" / "last.ckpt")["resume"]["processes"][0]
+        kept = read_checkpoint(RUN / "checkpoints" / "last.ckpt").resume["processes"][0]
         [loss] = kept["unfinished_step"]["losses"]
         assert loss.isfinite() == finite
     assert run_to_its_end(flags, poison) == 0
@@ -236,7 +236,7 @@ def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_to
 def test_a_checkpoint_without_box_checksums_and_validation_still_resumes(short_outcome):
     stop_after(4)
     last = RUN / "checkpoints" / "last.ckpt"
-    checkpoint = read_checkpoint(last)
+    checkpoint = read_checkpoint(last, mapped=False).content
     place = checkpoint["EventDataModule"]
     del place["validation"]
     place["recordings"] = {name: facts[:3] for name, facts in place["recordings"].items()}

@@ -1,4 +1,4 @@
-"""Mistakes in settings: each ends with one line that names the setting and tells what to do."""
+"""Mistakes in settings: each ends with one line that names the setting."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from etram_det.cli.commands import run
-from etram_det.cli.setting_mistakes import in_plain_words
+from etram_det.cli.messages import with_nearest_setting
 from etram_det.data.labels import ETRAM_CLASSES
 from support.paths import ROOT
 from support.random_checkpoint import write_random_checkpoint
@@ -20,7 +20,6 @@ SETTINGS = [
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
     *("--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"),
 ]
-HELP = "`python -m etram_det fit --help` lists all settings"
 
 
 @pytest.fixture(autouse=True)
@@ -39,71 +38,40 @@ def the_line(arguments, capfd, command="fit"):
 
 
 @pytest.mark.parametrize(
-    ("message", "words"),
+    ("message", "nearest"),
     [
-        (
-            "Subcommand 'fit' does not accept option 'data.num_step'",
-            "data.num_step in mine.yaml: no such setting, the nearest is data.num_steps: "
-            "`fit --help` lists all settings",
-        ),
-        (
-            "Group 'model' does not accept option 'embed_dims'",
-            "model.embed_dims: no such setting, the nearest is model.embed_dim: "
-            "`fit --help` lists all settings",
-        ),
-        (
-            "unrecognized arguments: --max_steps 7",
-            "max_steps: no such setting, the nearest is trainer.max_steps: "
-            "`fit --help` lists all settings",
-        ),
-        (
-            "unrecognized arguments: --data.nonsense=7",
-            "data.nonsense: no such setting: `fit --help` lists all settings",
-        ),
-        ("Option 'data.x' is not accepted", "data.x: no such setting: `fit --help` lists all"),
-        ("expected one argument", "expected one argument"),
+        ("Subcommand 'fit' does not accept option 'data.num_step'", "data.num_steps"),
+        ("Group 'model' does not accept option 'embed_dims'", "model.embed_dim"),
+        ("unrecognized arguments: --max_steps 7", "trainer.max_steps"),
+        ("unrecognized arguments: --data.num_step=7", "data.num_steps"),
+        ("Option 'seed' is not accepted", None),
+        ("unrecognized arguments: --data.nonsense=7", None),
+        ("expected one argument", None),
     ],
 )
-def test_unknown_settings_are_told_with_the_nearest_known_one(message, words):
-    assert in_plain_words(message, KNOWN, {"data.num_step": "mine.yaml"}, "fit").startswith(words)
+def test_the_nearest_setting_stands_behind_the_message(message, nearest):
+    suggestion = f": the nearest setting is {nearest}" if nearest else ""
+    assert with_nearest_setting(message, KNOWN) == message + suggestion
+
+
+def test_a_message_of_several_lines_becomes_one():
+    assert with_nearest_setting("Parser key:\n  - Expected\n    an int") == (
+        "Parser key: - Expected an int"
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--model.embed_dim", "many"], "model.embed_dim: must be int, found many: correct it"),
-        (
-            ["--model.schedule", "steep"],
-            "model.schedule: must be one of 'linear', 'cosine', 'constant', found steep: "
-            "correct it",
-        ),
-        (
-            ["--seed_everything", "many"],
-            "seed_everything: must be one of bool, int, found many: correct it",
-        ),
-        (
-            ["--model.loss.size_aware_weight", "many"],
-            "model.loss: SizeAwareLossWrapper: size_aware_weight: must be float, found many: "
-            "correct it",
-        ),
-        (
-            ["--model.loss.box", "Nope"],
-            "model.loss: SizeAwareLossWrapper: box: must be one of BoxLoss, null, found Nope: "
-            "correct it",
-        ),
-        (
-            ["--model.loss.nonsense", "3"],
-            "model.loss: SizeAwareLossWrapper: Option 'nonsense' is not accepted",
-        ),
-        (
-            ["--model.loss", "nowhere.Loss"],
-            "model.loss: Loss: No module named 'nowhere'",
-        ),
-        (["--data.nonsense", "7"], f"data.nonsense: no such setting: {HELP}"),
+        (["--model.embed_dim", "many"], 'Parser key "model.embed_dim": Expected'),
+        (["--model.schedule", "steep"], 'Parser key "model.schedule": Expected'),
+        (["--model.loss.size_aware_weight", "many"], 'Parser key "model.loss": '),
+        (["--model.loss", "nowhere.Loss"], 'Parser key "model.loss": '),
+        (["--data.nonsense", "7"], "unrecognized arguments: --data.nonsense 7"),
         (
             ["--data.simulation.heigth", "7"],
-            "data.simulation.heigth: no such setting, the nearest is data.simulation.height: "
-            f"{HELP}",
+            "unrecognized arguments: --data.simulation.heigth 7: the nearest setting is "
+            "data.simulation.height",
         ),
         (
             ["--data.class_names", "etram3"],
@@ -123,12 +91,12 @@ def test_unknown_settings_are_told_with_the_nearest_known_one(message, words):
         ),
         (
             ["--trainer.val_check_interval", "0"],
-            "trainer.val_check_interval: must be above 0, found 0: set a number of steps, or a "
+            "trainer.val_check_interval: must be above 0, got 0: Set a number of steps, or a "
             "share of an epoch",
         ),
         (
             ["--trainer.gradient_clip_val", "-1"],
-            "trainer.gradient_clip_val: must be at least 0, found -1: correct it",
+            "trainer.gradient_clip_val: must be at least 0, got -1: Set it higher",
         ),
         (["--model.weight_decay", "-1"], "model.weight_decay: must lie in [0, inf), found -1.0"),
         (["--model.score_threshold", "7"], "model.score_threshold: must lie in [0, 1], found 7.0"),
@@ -151,7 +119,8 @@ def test_settings_that_do_not_fit_are_told_in_one_line(flags, line, capfd):
     [
         (
             "data: {num_step: 3}\n",
-            "data.num_step in mine.yaml: no such setting, the nearest is data.num_steps: " + HELP,
+            "Subcommand 'fit' does not accept option 'data.num_step': the nearest setting is "
+            "data.num_steps",
         ),
         (
             "data: [1, 2]\n",
@@ -169,7 +138,7 @@ def test_settings_that_do_not_fit_are_told_in_one_line(flags, line, capfd):
         ("model: {embed_dim: 8\n", "mine.yaml: cannot be read as settings in YAML: while"),
         (
             "model: {embed_dim: many}\n",
-            "mine.yaml: model.embed_dim: must be int, found many: correct it",
+            'mine.yaml: Parser key "model.embed_dim": Expected',
         ),
     ],
 )
@@ -197,9 +166,9 @@ def test_a_checkpoint_of_other_classes_is_told_first(groups, capfd):
     path = str(write_random_checkpoint(Path("random.ckpt")))
     flags = ["--ckpt_path", path, "--data.class_names", "etram3", *groups]
     assert the_line(flags, capfd, "validate") == (
-        f"data.class_names: must be the checkpoint's {list(ETRAM_CLASSES)}, found "
-        "['pedestrian', 'vehicle', 'micro-mobility']: set data.class_names to the classes that "
-        "the checkpoint was trained on, or choose another checkpoint"
+        f"data.class_names: must be the checkpoint's {list(ETRAM_CLASSES)}, got "
+        "['pedestrian', 'vehicle', 'micro-mobility']: Set data.class_names to the classes that "
+        "the checkpoint was trained on, or use another checkpoint"
     )
 
 
