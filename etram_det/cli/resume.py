@@ -20,7 +20,8 @@ _NO_MATTER = (
     "data.multiprocessing_context",
     "data.eval_lanes",
     "data.predict_split",
-    "data.on_bad_recording",
+    "data.on_bad_recording",  # the name before 0.2
+    "data.on_unreadable_recording",
 )
 # Set once with the optimiser, which goes on as the checkpoint has it.
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")

@@ -92,7 +92,7 @@ class EventDataModule(pl.LightningDataModule):
         multiprocessing_context: how the loading processes are started: ``fork``, ``spawn`` or
             ``forkserver``; the platform's own way unless set.
         predict_split: the split that ``predict`` works on; it needs no labels.
-        on_bad_recording: what happens to a recording that cannot be read while training:
+        on_unreadable_recording: what happens to a recording that cannot be read while training:
             ``error`` ends the run, ``skip`` goes on without the frames that are missing, tells it
             and counts them. In evaluation it is always an error.
 
@@ -129,7 +129,7 @@ class EventDataModule(pl.LightningDataModule):
         pin_memory: bool = True,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
-        on_bad_recording: Literal["error", "skip"] = "error",
+        on_unreadable_recording: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
         _require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
@@ -160,7 +160,7 @@ class EventDataModule(pl.LightningDataModule):
         self.pin_memory = pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.predict_split = predict_split
-        self.on_bad_recording = on_bad_recording
+        self.on_unreadable_recording = on_unreadable_recording
         self.recordings: dict[str, list[Recording]] = {}
         # As the recordings were when they were found: files can go while training.
         self._identities: dict[str, dict[str, list[int]]] = {}
@@ -383,7 +383,7 @@ class EventDataModule(pl.LightningDataModule):
                 "persistent_workers": name in ("train", "val"),
             }
         no_frames = None
-        if name == "train" and self.on_bad_recording == "skip":
+        if name == "train" and self.on_unreadable_recording == "skip":
             no_frames = np.empty((0, self.in_channels, *self.input_size), self.frame_settings.dtype)
         return DataLoader(
             ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),

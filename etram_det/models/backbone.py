@@ -23,7 +23,7 @@ from etram_det.types import State
 
 # Stage 1 looks at patches of 4x4 pixels; each later stage halves the resolution.
 STRIDES = (4, 8, 16, 32)
-_MOST = 4096  # channels, blocks: more is a slip
+_MAX_SIZE = 4096  # of channels and blocks: more is a typing mistake
 
 
 class LayerScale(nn.Module):
@@ -157,9 +157,9 @@ class PixelLSTM(nn.Module):
             The new hidden and cell state.
         """
         gates = inputs + F.linear(hidden, self.weight[:, self.dim :])
-        forget, write, read = gates[..., : 3 * self.dim].float().sigmoid().chunk(3, dim=-1)
-        cell = forget * cell + write * gates[..., 3 * self.dim :].float().tanh()
-        return read * cell.tanh(), cell
+        forget, input_, output = gates[..., : 3 * self.dim].float().sigmoid().chunk(3, dim=-1)
+        cell = forget * cell + input_ * gates[..., 3 * self.dim :].float().tanh()
+        return output * cell.tanh(), cell
 
     def scan(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run along time.
@@ -306,62 +306,57 @@ class Stage(nn.Module):
 class RecurrentBackbone(nn.Module):
     """Four recurrent MaxViT stages at strides 4, 8, 16 and 32.
 
-    Args:
-        in_channels: channels of a frame, ``2 * bins``.
-        embed_dim: channels of the first stage.
-        dim_multiplier: channels of each stage, as multiples of ``embed_dim``.
-        num_blocks: attention blocks of each stage.
-        dim_head: channels of one attention head; divides the channels of each stage.
-        mlp_ratio: hidden channels of the MLPs, as a multiple of a stage's channels.
-        layer_scale_init: start value of the residual branches' factors.
-        partition_split: windows along each side of the last stage, 1, 2 or 4; the cells of all
-            stages have as many pixels. No weight depends on it.
-        gradient_checkpointing: compute attention again in the backward pass, to keep less.
+    The arguments are those of :class:`~etram_det.models.detector.Detector`, which has their
+    meaning and defaults.
 
     Raises:
         UserError: if a number is out of its range, ``dim_head`` does not divide the channels of a
-            stage, or ``partition_split`` is none of these.
+            stage, or ``partition_split`` is not 1, 2 or 4.
     """
 
     def __init__(
         self,
         *,
-        in_channels: int = 20,
-        embed_dim: int = 64,
-        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
-        num_blocks: Sequence[int] = (1, 1, 1, 1),
-        dim_head: int = 32,
-        mlp_ratio: int = 4,
-        layer_scale_init: float = 1e-5,
-        partition_split: int = 2,
-        gradient_checkpointing: bool = False,
+        in_channels: int,
+        embed_dim: int,
+        dim_multiplier: Sequence[int],
+        num_blocks: Sequence[int],
+        dim_head: int,
+        mlp_ratio: int,
+        layer_scale_init: float,
+        partition_split: int,
+        gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         if partition_split not in (1, 2, 4):
             raise UserError(
-                f"model.partition_split: must be 1, 2 or 4, found {partition_split}: RVT has 1 for "
-                "Gen1 and 2 for 1 Mpx and eTraM"
+                f"model.partition_split: must be 1, 2 or 4, got {partition_split}: use 1 for Gen1, "
+                "2 for 1 Mpx and eTraM (RVT)"
             )
         for name, values in (("dim_multiplier", dim_multiplier), ("num_blocks", num_blocks)):
-            if len(values) != 4 or not all(0 < value <= _MOST for value in values):
+            if len(values) != 4 or not all(0 < value <= _MAX_SIZE for value in values):
                 raise UserError(
-                    f"model.{name}: must be four numbers from 1 to {_MOST}, found {list(values)}"
+                    f"model.{name}: must be four numbers from 1 to {_MAX_SIZE}, got "
+                    f"{list(values)}: set one for each stage"
                 )
         for name, value in (
             ("embed_dim", embed_dim),
             ("dim_head", dim_head),
             ("mlp_ratio", mlp_ratio),
         ):
-            if not 0 < value <= _MOST:
-                raise UserError(f"model.{name}: must be from 1 to {_MOST}, found {value}")
+            if not 0 < value <= _MAX_SIZE:
+                raise UserError(
+                    f"model.{name}: must be from 1 to {_MAX_SIZE}, got {value}: set a number in "
+                    "that range"
+                )
         # Sides of frames must be multiples of this, so that the partition divides every stage.
         self.size_multiple = STRIDES[-1] * partition_split
         self.dims = tuple(embed_dim * multiplier for multiplier in dim_multiplier)
         for dim in self.dims:
             if dim % dim_head:
                 raise UserError(
-                    f"model.dim_head: must divide the channels of each stage {self.dims}, found "
-                    f"{dim_head}: choose a divisor of model.embed_dim ({embed_dim})"
+                    f"model.dim_head: must divide the channels of each stage {self.dims}, got "
+                    f"{dim_head}: use a divisor of model.embed_dim ({embed_dim})"
                 )
         self.stages = nn.ModuleList(
             Stage(

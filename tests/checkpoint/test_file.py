@@ -22,7 +22,7 @@ from support.plain_loss import plain_loss
 GEN1 = ("car", "pedestrian")
 THREE = ("pedestrian", "two wheeler", "car")
 EIGHT = ("pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair")
-SIZES = {"embed_dim": 8, "dim_head": 4, "layer_scale_init": 0.5}
+SIZES = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33, "layer_scale_init": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -348,7 +348,7 @@ def test_files_of_other_kinds_are_told_in_one_line(content, reason, capfd):
 
 def test_initial_weights_are_taken_once():
     save(make(EIGHT), EIGHT)
-    module = DetectionModule(class_names=EIGHT, embed_dim=8, dim_head=4, init_from="old.ckpt")
+    module = DetectionModule(class_names=EIGHT, **SIZES, init_from="old.ckpt")
     module.load_initial_weights()
     with torch.no_grad():
         module.detector.head.stems[0].conv.weight.fill_(7)

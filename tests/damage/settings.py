@@ -75,7 +75,7 @@ YAMLS = {
     "root a mapping": "data:\n  root: {a: b}\n",
     "filters": "data:\n  filters: [5]\n",
     "subset": "data:\n  subset: -3\n",
-    "on_bad_recording": "data:\n  on_bad_recording: maybe\n",
+    "on_unreadable_recording": "data:\n  on_unreadable_recording: maybe\n",
     "steps text": "trainer:\n  max_steps: some\n",
     "steps minus 7": "trainer:\n  max_steps: -7\n",
     "precision": "trainer:\n  precision: 7\n",
@@ -87,7 +87,7 @@ YAMLS = {
     "accumulate": "trainer:\n  accumulate_grad_batches: 0\n",
     "checkpoint mode": "checkpoint:\n  mode: best\n",
     "checkpoint top": "checkpoint:\n  save_top_k: -5\n",
-    "bad steps": "bad_steps:\n  most_in_a_row: none\n",
+    "non-finite steps": "non_finite_steps:\n  most_in_a_row: none\n",
     "long line": "model: {embed_dim: " + "9" * 100_000 + "}\n",
     "strange letters": "mödel: {ümbed: 8}\n",
 }  # fmt: skip

@@ -44,7 +44,7 @@ class NonFiniteSteps(Callback):
     def __init__(self, most_in_a_row: int = 10) -> None:
         if most_in_a_row < 1:
             raise UserError(
-                f"bad_steps.most_in_a_row: must be at least 1, found {most_in_a_row}: correct it"
+                f"non_finite_steps.most_in_a_row: must be at least 1, got {most_in_a_row}: set more"
             )
         self.most_in_a_row = most_in_a_row
         self.num_skipped = self.num_in_a_row = 0
@@ -202,7 +202,7 @@ class NonFiniteSteps(Callback):
             return
         kept = self._keep_batches(rank, step) if is_mine else ""
         raise UserError(
-            f"bad_steps.most_in_a_row: {self.num_in_a_row} training steps in a row were not "
+            f"non_finite_steps.most_in_a_row: {self.num_in_a_row} training steps in a row were not "
             f"finite, step {step} the last: {message}{kept}: look at these recordings, or train "
             "anew from the weights of the last checkpoint, by model.init_from, with a lower "
             "model.learning_rate",

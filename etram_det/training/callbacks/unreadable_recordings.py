@@ -1,4 +1,4 @@
-"""Recordings that cannot be read while training, where ``data.on_bad_recording`` is ``skip``."""
+"""Recordings that cannot be read in training, with ``data.on_unreadable_recording: skip``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ class UnreadableRecordings(Callback):
             name = batch.recording[b]
             if name not in self.num_unread:
                 _log.warning(
-                    "data.on_bad_recording: %s is skipped where it is damaged: %s", name, fault
+                    "data.on_unreadable_recording: %s is skipped where it is damaged: %s",
+                    name,
+                    fault,
                 )
             self.num_unread[name] += 1
         if batch.faults:
@@ -80,7 +82,7 @@ class UnreadableRecordings(Callback):
         """Tell the counts, if there are any."""
         if self.num_unread:
             _log.warning(
-                "data.on_bad_recording: chunks that could not be read: %s",
+                "data.on_unreadable_recording: chunks that could not be read: %s",
                 ", ".join(f"{count} of {name}" for name, count in self.num_unread.most_common()),
             )
 
@@ -95,7 +97,7 @@ def _require_readable(trainer: Any) -> None:
         except (UserError, OSError) as error:
             fault = str(error)
     raise UserError(
-        f"data.on_bad_recording: none of the {len(recordings)} training recordings can be read any "
-        f"more, the last: {fault}: mend data.root, then go on with --resume auto",
+        f"data.on_unreadable_recording: none of the {len(recordings)} training recordings can be "
+        f"read any more, the last: {fault}: mend data.root, then go on with --resume auto",
         exit_code=1,
     )

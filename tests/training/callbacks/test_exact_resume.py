@@ -249,7 +249,7 @@ def test_a_checkpoint_without_box_checksums_and_validation_still_resumes(short_o
 def test_resume_auto_tells_what_it_passes_over():
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "1"]) == 0
     # How to meet bad recordings does not show in the result; ckpt_path is for a new run.
-    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "2"]
+    flags = ["--data.on_unreadable_recording", "skip", "--trainer.max_steps", "2"]
     flags += ["--ckpt_path", str(RUN / "checkpoints" / "best.ckpt")]
     assert run_to_its_end([*SHORT, *flags]) == 0
     last = RUN / "checkpoints" / "last.ckpt"

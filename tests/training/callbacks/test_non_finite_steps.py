@@ -220,8 +220,8 @@ def test_many_in_a_row_end_the_run_with_a_report_and_their_batch(tmp_path):
     assert raised.value.exit_code == 1
     assert "\n" not in message
     assert message.startswith(
-        "bad_steps.most_in_a_row: 3 training steps in a row were not finite, step 5 the last: "
-        "loss not finite (loss nan, box_loss "
+        "non_finite_steps.most_in_a_row: 3 training steps in a row were not finite, "
+        "step 5 the last: loss not finite (loss nan, box_loss "
     )
     assert "in street at 0.60 to 0.65 s, square at 0.60 to 0.65 s" in message
     path = tmp_path / "bad_batch_rank0.pt"
@@ -260,5 +260,5 @@ def test_counts_go_on_after_a_resume():
 
 
 def test_number_must_be_positive():
-    with pytest.raises(UserError, match=r"bad_steps.most_in_a_row: must be at least 1, found 0"):
+    with pytest.raises(UserError, match=r"non_finite_steps.most_in_a_row: must be .*, got 0"):
         NonFiniteSteps(0)
