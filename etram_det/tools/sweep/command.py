@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from etram_det.cli.flags import configuration_file
 from etram_det.cli.lightning import lightning_cli
 from etram_det.errors import UserError
 from etram_det.tools.sweep.outcome import progress_line, trials_table, write_outcome
@@ -47,8 +48,8 @@ def sweep_command(
     Args:
         output: folder of the study: its journal, a folder for each trial, ``sweep.csv``,
             ``sweep.json`` and ``best.yaml``.
-        variants: configuration files to choose from, such as configs/baseline.yaml
-            configs/size_aware.yaml. Unset: only the one that ``fit`` gives.
+        variants: configurations to choose from, files or names such as baseline size_aware.
+            Unset: only the one that ``fit`` gives.
         trials: number of trials that the study is to have, those of other processes included.
         metric: figure of metrics.json to maximise: AP, AP50, AP_small, AP_pedestrian, …
         seeds: seed of each trial's run; several for as many runs, whose mean counts.
@@ -62,7 +63,7 @@ def sweep_command(
             magnitude, for variants whose weight depends on it.
         sampler_seed: seed of the choices.
         fit: settings of all runs, written as for ``fit`` after a ``--`` that ends the sweep's own
-            flags: ``-- --config configs/quick.yaml --data.root /path``. They go over the variant.
+            flags: ``-- --config quick --data.root /path``. They go over the variant.
 
     Raises:
         UserError: if Optuna is missing, a setting does not fit, the folder holds another study, or
@@ -78,7 +79,8 @@ def sweep_command(
     if trials < 1 or not seeds:
         raise UserError(f"trials, seeds: must be one or more, found {trials} and {seeds}")
     metric = metric.removeprefix("val/")
-    paths = [variants] if isinstance(variants, Path) else list(variants)
+    named = [variants] if isinstance(variants, Path) else variants
+    paths = [Path(configuration_file(str(each))) for each in named]
     space = SearchSpace(
         _configurations(paths, fit, metric),
         {name: bounds for name, bounds in ranges.items() if bounds is not None},
