@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -183,7 +184,8 @@ class DetectionModule(pl.LightningModule):
                 "model.loss.adaptive_quantiles: needs the training labels of an EventDataModule, "
                 "found plain loaders: set the thresholds or fit with datamodule=…"
             )
-        weight.adapt(data.training_box_areas())
+        areas = [recording.label_areas() for recording in data.recordings["train"]]
+        weight.adapt(np.concatenate(areas))
         rank_zero_info(
             "model.loss: thresholds that follow the training labels: "
             f"{weight.small_threshold:.0f} and {weight.medium_threshold:.0f} px²"

@@ -224,7 +224,7 @@ def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_to
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "5"]) == 0, said()
     plan, figures = [line for line in said().splitlines() if "recordings is" in line]
     assert figures == (
-        "ckpt_path: figures do not compare with those before the checkpoint, the best one "
+        "ckpt_path: metrics do not compare with those before the checkpoint, the best one "
         "included: 1 of the validation recordings is gone (val_day_0001)"
     )
     assert plan == (
