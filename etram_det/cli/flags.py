@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
@@ -23,8 +23,7 @@ RENAMED = {
     "bad_steps": "non_finite_steps",
     "data.on_bad_recording": "data.on_unreadable_recording",
 }
-# The same of a tool's flag, with its values.
-RENAMED_FLAGS = {"--fit": ("--resize", {"scale": "stretch", "pad": "letterbox"})}
+_RESIZE = {"scale": "stretch", "pad": "letterbox"}  # old and new values of --resize, once --fit
 _ANSWERS = ("true", "false")
 _MAX_SHOWN = 60  # characters of a value in a message
 
@@ -249,19 +248,17 @@ def _with_new_name(arg: str) -> str:
 
 
 def _with_new_flags(args: list[str], names: Collection[str]) -> list[str]:
-    """A tool's arguments, with new names and values where its flags have changed."""
+    """A tool's arguments, with ``--resize letterbox`` for ``--fit pad`` where it has that flag."""
+    if "resize" not in names:
+        return args
     found: list[str] = []
-    values: Mapping[str, str] = {}  # of the flag before
     for arg in args:
-        flag, equals, value = arg.partition("=")
-        new, new_values = RENAMED_FLAGS.get(flag, (flag, {}))
-        if new != flag and new[2:] in names and flag[2:] not in names:
-            _log_new_name(flag, new)
-            values = {} if equals else new_values
-            found.append(f"{new}={new_values.get(value, value)}" if equals else new)
+        flag, _, value = arg.partition("=")
+        if flag == "--fit":
+            _log_new_name("--fit", "--resize")
+            found += ["--resize", _RESIZE.get(value, value)] if value else ["--resize"]
         else:
-            found.append(values.get(arg, arg))
-            values = {}
+            found.append(_RESIZE.get(arg, arg) if found[-1:] == ["--resize"] else arg)
     return found
 
 

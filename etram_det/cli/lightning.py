@@ -47,6 +47,11 @@ from etram_det.training.schedule import require_steps
 # The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
+_DESCRIPTION = (
+    "Settings come from the package's baseline.yaml, which goes over the defaults below, then from "
+    "--config files or names such as size_aware, then from flags."
+)
+
 logger = logging.getLogger("etram_det")
 
 
@@ -347,10 +352,11 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     """
     # TensorFloat-32 for what stays in float32; does nothing on machines without it.
     torch.set_float32_matmul_precision("high")
+    of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     parser_settings = {
         "prog": "python -m etram_det",
         "exit_on_error": False,
-        **{name: {"exit_on_error": False} for name in EtramCLI.subcommands()},
+        **{name: dict(of_command) for name in EtramCLI.subcommands()},
     }
     command, settings = args[0], settings_arguments(args[1:])
     return EtramCLI(

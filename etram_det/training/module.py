@@ -141,7 +141,7 @@ class DetectionModule(pl.LightningModule):
             class_groups=class_groups,
         )
         self.train_states, self.eval_states = LaneStates(), LaneStates()
-        # Of the last training step, for whoever has to tell what was wrong with it.
+        # Of the last training step, for whoever reports what was wrong with it.
         self.loss_parts: dict[str, Tensor] = {}
         self._steps_of_checkpoint = 0
 
@@ -152,7 +152,7 @@ class DetectionModule(pl.LightningModule):
         return self.trainer.global_step if trains else self._steps_of_checkpoint
 
     def load_initial_weights(self) -> None:
-        """Load what fits of ``init_from``, once, and tell what was loaded and what was not.
+        """Load what fits of ``init_from``, once, and log what was loaded and what was not.
 
         Raises:
             UserError: if the file is no checkpoint of this project, or nothing in it fits.
@@ -240,7 +240,7 @@ class DetectionModule(pl.LightningModule):
         self.metric.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metric of the whole split; a figure without ground truth is left out."""
+        """Log the metrics of the whole split, but for those without ground truth."""
         self._log_metric("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -252,7 +252,7 @@ class DetectionModule(pl.LightningModule):
         self.on_validation_epoch_start()
 
     def on_test_epoch_end(self) -> None:
-        """Log the metric of the whole split; a figure without ground truth is left out."""
+        """Log the metrics of the whole split, but for those without ground truth."""
         self._log_metric("test")
 
     def on_predict_epoch_start(self) -> None:

@@ -105,12 +105,13 @@ def _changed_config(seed):
         rng = np.random.default_rng(seed)
         config = yaml.safe_load((ROOT / "configs" / "baseline.yaml").read_text())
         del config["data"]["class_names"]
-        part = config[["data", "model", "trainer"][seed % 3]]
-        name = sorted(part)[int(rng.integers(len(part)))]
+        del config["data"]["root"]  # without one, traffic would be simulated
+        part = ["data", "model", "trainer"][seed % 3]
+        name = sorted(config[part])[int(rng.integers(len(config[part])))]
         values = [None, [], {}, "text", -1, 0, 1e30, True, [[1]], {"a": {"b": []}}, 2**70]
-        part[name] = copy.deepcopy(values[int(rng.integers(len(values)))])
+        value = copy.deepcopy(values[int(rng.integers(len(values)))])
         path = folder / "settings.yaml"
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump({part: {name: value}}))
         return fit(folder, "--config", str(path))
 
     return damage
