@@ -61,12 +61,13 @@ def configurations() -> Path:
     )
 
 
-def configuration_file(name: str) -> str:
-    """The file that a value of ``--config`` stands for.
+def configuration_file(name: str, flag: str = "--config") -> str:
+    """The file that a value of ``--config``, or of another flag, stands for.
 
     Args:
         name: path of a file; or name of one in the working directory or of a configuration of the
             package, without ``.yaml``. Settings themselves, as YAML, stay as they are.
+        flag: for messages.
 
     Raises:
         UserError: there is none of that name.
@@ -78,7 +79,7 @@ def configuration_file(name: str) -> str:
         if path.name == f"{name}.yaml" and path.is_file():
             return str(path)
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    raise UserError(f"--config: must be a file or one of {known}, got {name}: use one of these")
+    raise UserError(f"{flag}: must be a file or one of {known}, got {name}: use one of these")
 
 
 def settings_arguments(args: Sequence[str]) -> list[str]:

@@ -137,6 +137,17 @@ def test_another_loss_has_its_own_defaults():
     assert resolved("--config", "mine.yaml") == loss
 
 
+def test_the_configuration_of_an_older_run_still_resolves_to_the_same(capsys):
+    path = REFERENCE / "run_0.1.0" / "config.yaml"  # with the old names
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", str(path), "--print_config"])
+    now, before = (
+        dict(by_dotted_name(yaml.safe_load(text)))
+        for text in (capsys.readouterr().out, path.read_text())
+    )
+    assert now == with_new_names(before)
+
+
 def test_files_go_over_the_baseline_and_flags_over_files():
     Path("mine.yaml").write_text("data: {bins: 7}\ntrainer: {max_steps: 7}\n")
     settings = resolved("--trainer.max_steps", "9", "--config", "mine.yaml", "--data.bins", "8")

@@ -80,7 +80,7 @@ def sweep_command(
         raise UserError(f"trials, seeds: must be one or more, found {trials} and {seeds}")
     metric = metric.removeprefix("val/")
     named = [variants] if isinstance(variants, Path) else variants
-    paths = [Path(configuration_file(str(each))) for each in named]
+    paths = [Path(configuration_file(str(each), "variants")) for each in named]
     space = SearchSpace(
         _configurations(paths, fit, metric),
         {name: bounds for name, bounds in ranges.items() if bounds is not None},
