@@ -83,7 +83,7 @@ def configuration_file(name: str, flag: str = "--config") -> str:
 
 
 def settings_arguments(args: Sequence[str]) -> list[str]:
-    """Arguments of one of Lightning's commands, with the baseline before all other files.
+    """Arguments of one of Lightning's commands: the baseline, other files, then all other flags.
 
     Args:
         args: flags of the user, with names of configurations and old names of settings.
@@ -91,19 +91,21 @@ def settings_arguments(args: Sequence[str]) -> list[str]:
     Raises:
         UserError: a configuration is missing.
     """
-    found = ["--config", str(configurations() / BASELINE)]
+    files = ["--config", str(configurations() / BASELINE)]
+    flags: list[str] = []
     before = ""
     for arg in args:
         flag, equals, value = arg.partition("=")
         if before in ("-c", "--config"):
-            arg = configuration_file(arg)
+            files += ["--config", configuration_file(arg)]
         elif flag == "--config" and equals:
-            arg = f"{flag}={configuration_file(value)}"
-        elif arg.startswith("--"):
-            arg = _with_new_name(arg)
-        found.append(arg)
-        before = arg
-    return found
+            files += ["--config", configuration_file(value)]
+        elif arg not in ("-c", "--config"):
+            flags.append(_with_new_name(arg))
+        before = "" if before in ("-c", "--config") else arg
+    if before in ("-c", "--config"):
+        flags.append(before)  # without its value, which the parser reports
+    return files + flags
 
 
 def read_settings(text: str, file: str, groups: Collection[str]) -> str:
