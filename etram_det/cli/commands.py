@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from jsonargparse import auto_cli
 
 from etram_det import __version__
-from etram_det.cli.flags import in_own_keys, tool_arguments
+from etram_det.cli.flags import PlainHelpFormatter, in_own_keys, tool_arguments
 from etram_det.cli.messages import is_for_user, message_and_code, quiet_writers
-from etram_det.cli.settings_files import restrict_yaml
 from etram_det.errors import StoppedBySignal, UserError
 from etram_det.progress import screen
 
@@ -54,7 +53,6 @@ def run(args: Sequence[str]) -> int:
         signal's number for a run that a signal has ended.
     """
     _set_up_messages()
-    restrict_yaml()
     command = args[0] if args else "--help"
     # What ends one of Lightning's runs comes behind a progress bar, whose line has not ended.
     start = "\n" if command in LIGHTNING_COMMANDS else ""
@@ -87,6 +85,7 @@ def _run(command: str, args: Sequence[str]) -> None:
             prog=f"python -m etram_det {command}",
             as_positional=command in ("bench", "checkpoint", "detect", "report"),
             exit_on_error=False,
+            formatter_class=PlainHelpFormatter,
         )
     elif command in ("-h", "--help"):
         screen().out(_overview(), end="")

@@ -1,15 +1,150 @@
-"""How the tools' flags may be written on the command line."""
+"""How settings are written on the command line and in files: names of files, flags, help."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import yaml
+from jsonargparse import DefaultHelpFormatter, get_loader
+
+import etram_det
+from etram_det.errors import UserError
+
+BASELINE = "baseline.yaml"
+# Settings by their names before 0.2, which work for this release, and their new names.
+RENAMED = {
+    "bad_steps": "non_finite_steps",
+    "data.on_bad_recording": "data.on_unreadable_recording",
+}
+_RESIZE = {"scale": "stretch", "pad": "letterbox"}  # old and new values of --resize, once --fit
 _ANSWERS = ("true", "false")
+_MAX_SHOWN = 60  # characters of a value in a message
+
+logger = logging.getLogger("etram_det")
+
+
+class PlainHelpFormatter(DefaultHelpFormatter):
+    """Help in plain text: docstrings lose their reStructuredText."""
+
+    def start_section(self, heading: str | None) -> None:
+        """Start a group of settings, under the first line of its class."""
+        super().start_section(_plain(heading) if heading else heading)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return super()._split_lines(_plain(text), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return super()._fill_text(_plain(text), width, indent)
+
+
+def configurations() -> Path:
+    """The folder of the configurations that come with the package.
+
+    Raises:
+        UserError: it is missing, or the baseline in it.
+    """
+    package = Path(etram_det.__file__).parent
+    folders = (package / "configs", package.parent / "configs")  # installed, and in a clone
+    for folder in folders:
+        if (folder / BASELINE).is_file():
+            return folder
+    raise UserError(
+        f"configs: must hold {BASELINE}, in {' or '.join(map(str, folders))}, got no such file: "
+        "install the package again"
+    )
+
+
+def configuration_file(name: str, flag: str = "--config") -> str:
+    """The file that a value of ``--config``, or of another flag, stands for.
+
+    Args:
+        name: path of a file; or name of one in the working directory or of a configuration of the
+            package, without ``.yaml``. Settings themselves, as YAML, stay as they are.
+        flag: for messages.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if re.search(r"[{\n]|: |://", name) or Path(name).is_file():
+        return name
+    folder = configurations()
+    for path in (Path(f"{name}.yaml"), folder / f"{name}.yaml"):
+        if path.name == f"{name}.yaml" and path.is_file():
+            return str(path)
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise UserError(f"{flag}: must be a file or one of {known}, got {name}: use one of these")
+
+
+def settings_arguments(args: Sequence[str]) -> list[str]:
+    """Arguments of one of Lightning's commands: the baseline, other files, then all other flags.
+
+    Args:
+        args: flags of the user, with names of configurations and old names of settings.
+
+    Raises:
+        UserError: a configuration is missing.
+    """
+    files = ["--config", str(configurations() / BASELINE)]
+    flags: list[str] = []
+    before = ""
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        if before in ("-c", "--config"):
+            files += ["--config", configuration_file(arg)]
+        elif flag == "--config" and equals:
+            files += ["--config", configuration_file(value)]
+        elif arg not in ("-c", "--config"):
+            flags.append(_with_new_name(arg))
+        before = "" if before in ("-c", "--config") else arg
+    if before in ("-c", "--config"):
+        flags.append(before)  # without its value, which the parser reports
+    return files + flags
+
+
+def read_settings(text: str, file: str, groups: Collection[str]) -> str:
+    """The YAML of a file of settings, old names replaced by the new ones.
+
+    Args:
+        text: what the file holds; nothing but comments is an empty mapping.
+        file: its name, for messages.
+        groups: names, such as ``data``, that hold settings by name.
+
+    Raises:
+        UserError: it is no YAML, or settings by name are missing where they belong.
+    """
+    try:
+        settings = get_loader("yaml")(text)
+        is_empty = settings is None and yaml.compose(text) is None
+    except (yaml.YAMLError, ValueError) as error:  # the latter for numbers of too many digits
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: must hold settings in YAML, got {reason}: correct it") from error
+    settings = {} if is_empty else settings
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"{file}: must hold settings by name, got {_shown(settings)}: use a form such as "
+            "trainer: {max_steps: 1000}"
+        )
+    for name in groups:
+        if name in settings and not isinstance(settings[name], dict):
+            raise UserError(
+                f"{file}: {name} must hold settings by name, got {_shown(settings[name])}: use "
+                "those that `--print_config` shows, or leave it out"
+            )
+    for old, new in RENAMED.items():
+        *group, last = old.split(".")
+        holder = settings.get(group[0], {}) if group else settings
+        if last in holder:
+            _log_new_name(old, new, f"{file}: ")
+            holder.setdefault(new.rpartition(".")[2], holder.pop(last))
+            text = yaml.safe_dump(settings, sort_keys=False)
+    return "{}" if is_empty else text
 
 
 def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[str]:
@@ -33,6 +168,7 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     own, fit = list(args), None
     if "--" in args:
         own, fit = own[: own.index("--")], own[own.index("--") + 1 :]
+    own = _with_new_flags(own, [name for name, _ in hints])
     switches = {f"--{name}" for name, hint in hints if hint is bool}
     own = [
         f"{arg}=true" if _underscored(arg) in switches and following not in _ANSWERS else arg
@@ -103,3 +239,50 @@ def _underscored(arg: str) -> str:
         return arg
     flag, equals, value = arg[2:].partition("=")
     return f"--{flag.replace('-', '_')}{equals}{value}"
+
+
+def _with_new_name(arg: str) -> str:
+    """``--bad_steps.most_in_a_row=5`` as ``--non_finite_steps.most_in_a_row=5``."""
+    for old, new in RENAMED.items():
+        if re.match(rf"--{re.escape(old)}(?![\w-])", arg):
+            _log_new_name(old, new)
+            return f"--{new}{arg[2 + len(old) :]}"
+    return arg
+
+
+def _with_new_flags(args: list[str], names: Collection[str]) -> list[str]:
+    """A tool's arguments, with ``--resize letterbox`` for ``--fit pad`` where it has that flag."""
+    if "resize" not in names:
+        return args
+    found: list[str] = []
+    for arg in args:
+        flag, _, value = arg.partition("=")
+        if flag == "--fit":
+            _log_new_name("--fit", "--resize")
+            found += ["--resize", _RESIZE.get(value, value)] if value else ["--resize"]
+        else:
+            found.append(_RESIZE.get(arg, arg) if found[-1:] == ["--resize"] else arg)
+    return found
+
+
+def _log_new_name(old: str, new: str, where: str = "") -> None:
+    logger.warning(
+        "%s%s is renamed to %s: use the new name, this release is the last to know the old one",
+        where,
+        old,
+        new,
+    )
+
+
+def _plain(text: str) -> str:
+    """Without double backticks and roles: ``:class:`~a.b.C``` as ``C``."""
+    text = re.sub(
+        r":[a-z]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`", lambda role: role[1].split(".")[-1], text
+    )
+    return re.sub(r"``([^`]*)``", r"\1", text)
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML, in one line, cut where it is long."""
+    text = " ".join(yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").split())
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

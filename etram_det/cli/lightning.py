@@ -19,9 +19,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.cli.flags import PlainHelpFormatter, read_settings, settings_arguments
 from etram_det.cli.messages import in_one_line, with_nearest_setting
 from etram_det.cli.resume import chosen_checkpoint, log_changes
-from etram_det.cli.settings_files import require_settings
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
@@ -39,30 +39,32 @@ from etram_det.training.callbacks.results_writer import ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.unreadable_recordings import UnreadableRecordings
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
-from etram_det.training.module import DetectionModule
+from etram_det.training.module import ARCHITECTURE, DetectionModule
 from etram_det.training.schedule import require_steps
-
-# Settings that shape the network: where a checkpoint is read they follow it.
-ARCHITECTURE = (
-    "embed_dim",
-    "dim_multiplier",
-    "num_blocks",
-    "dim_head",
-    "mlp_ratio",
-    "layer_scale_init",
-    "fpn_stages",
-    "fpn_depth",
-    "partition_split",
-)
 
 # The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+_DESCRIPTION = (
+    "Settings come from the package's baseline.yaml, which goes over the defaults below, then from "
+    "--config files or names such as size_aware, then from flags."
+)
 
 _log = logging.getLogger(__name__)
 
 
 class SettingsParser(LightningArgumentParser):
-    """Lightning's parser, with the file's name in messages of mistakes in it."""
+    """Lightning's parser, which knows in which file a setting stands.
+
+    Attributes:
+        files: for each setting that stands in a file of the user, by its dotted name, the last
+            such file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"formatter_class": PlainHelpFormatter} | kwargs))
+        self.files: dict[str, str] = {}
+        self._has_baseline = False  # which is read before the user's files
 
     def settings(self) -> list[str]:
         """Dotted names of all settings."""
@@ -71,12 +73,16 @@ class SettingsParser(LightningArgumentParser):
     def parse_string(self, content: str, path: str = "", *args: Any, **kwargs: Any) -> Namespace:
         """Settings of a file."""
         groups = {name.split(".")[0] for name in self.settings() if "." in name}
-        require_settings(content, path or "--config", groups)
+        content = read_settings(content, path or "--config", groups)
         try:
-            return super().parse_string(content, path, *args, **kwargs)
+            config = super().parse_string(content, path, *args, **kwargs)
         except ArgumentError as error:
             mistake = with_nearest_setting(str(error), self.settings())
             raise UserError(f"{path or '--config'}: {mistake}") from error
+        if self._has_baseline:
+            self.files |= dict.fromkeys(config.keys(), path)
+        self._has_baseline = True
+        return config
 
 
 class EtramCLI(LightningCLI):
@@ -87,7 +93,7 @@ class EtramCLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ResultsWriter, "results")
         parser.add_lightning_class_args(ValidationPictures, "pictures")
-        parser.add_lightning_class_args(NonFiniteSteps, "bad_steps")
+        parser.add_lightning_class_args(NonFiniteSteps, "non_finite_steps")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("data.class_names", "model.class_names", compute_fn=class_names_of)
         parser.link_arguments(
@@ -123,11 +129,12 @@ class EtramCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | own
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line and tell a mistake in it in one line.
+        """Parse the command line, and report a mistake in it in one line.
 
         Raises:
             UserError: a setting is not known or has no fitting value.
         """
+        self._args: Sequence[str] = args
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -148,8 +155,8 @@ class EtramCLI(LightningCLI):
         self.ckpt_path = chosen_checkpoint(command, self._plain(config))
         if command != "fit" and not self.ckpt_path:
             raise UserError(
-                f"ckpt_path: required by {command}, found none: give --ckpt_path FILE, or last or "
-                "best for that of the newest run"
+                f"ckpt_path: must be set for {command}, got nothing: use --ckpt_path FILE, or last "
+                "or best for that of the newest run"
             )
         if self.ckpt_path and config.model.init_from and command == "fit":
             _log.info(
@@ -169,14 +176,20 @@ class EtramCLI(LightningCLI):
             theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
             if theirs is None:
                 continue
-            if theirs != ours:
+            if theirs != ours and self._is_given(f"model.{name}"):
                 _log.info(
-                    "model.%s follows the checkpoint: %s (the configuration says %s)",
+                    "model.%s follows the checkpoint: %s (the configuration has %s)",
                     name,
                     theirs,
                     ours,
                 )
-                config.model[name] = theirs
+            config.model[name] = theirs
+
+    def _is_given(self, name: str) -> bool:
+        """Whether the user has set a setting, in a file or by a flag."""
+        own: Any = self._parser(self.config.subcommand)
+        flags = (f"--{name}", f"--{name.partition('.')[0]}")
+        return name in own.files or any(arg.partition("=")[0] in flags for arg in self._args)
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
         parser = self._parser(self.config.subcommand)
@@ -334,15 +347,17 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     """
     # TensorFloat-32 for what stays in float32; does nothing on machines without it.
     torch.set_float32_matmul_precision("high")
+    of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     parser_settings = {
         "prog": "python -m etram_det",
         "exit_on_error": False,
-        **{name: {"exit_on_error": False} for name in EtramCLI.subcommands()},
+        **{name: dict(of_command) for name in EtramCLI.subcommands()},
     }
+    command, settings = args[0], settings_arguments(args[1:])
     return EtramCLI(
         DetectionModule,
         EventDataModule,
-        args=list(args) if run else list(args)[1:],
+        args=[command, *settings] if run else settings,
         run=run,
         seed_everything_default=1,
         auto_configure_optimizers=False,
@@ -352,8 +367,13 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
         parser_kwargs=parser_settings if run else {"exit_on_error": False},
         trainer_defaults={
             "callbacks": [
-                *(RunProgressBar(), ExactResume(), OptimisationMonitor(), HyperParameters()),
-                *(PredictionWriter(), UnreadableRecordings(), DroppedEvents()),
+                RunProgressBar(),
+                ExactResume(),
+                OptimisationMonitor(),
+                HyperParameters(),
+                PredictionWriter(),
+                UnreadableRecordings(),
+                DroppedEvents(),
             ],
             "use_distributed_sampler": False,  # the plan shares the recordings out itself
         },

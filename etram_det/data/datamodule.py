@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
@@ -21,9 +20,8 @@ from etram_det.data.augment import AugmentSettings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
-from etram_det.data.loading import outlive_signals
 from etram_det.data.preprocessed import is_down_sampled_otherwise
-from etram_det.data.recording import Recording
+from etram_det.data.recording import Recording, dropped_boxes
 from etram_det.data.representation import FrameSettings
 from etram_det.data.streaming import (
     Chunk,
@@ -33,7 +31,7 @@ from etram_det.data.streaming import (
     TrainingPlan,
     collate,
 )
-from etram_det.data.subset import choose_subset, class_share_difference, warn_of_unknown_names
+from etram_det.data.subset import choose_subset, in_words, warn_of_unknown_names
 from etram_det.errors import UserError
 from etram_det.progress import shown_progress
 from etram_det.simulator.dataset import SimulationSettings, simulated_root
@@ -46,6 +44,7 @@ _SPLITS = {
     "test": ("test",),
     "predict": ("predict",),
 }
+_GRACE_S = 20  # from SIGTERM to the end of a loading process
 
 
 class EventDataModule(pl.LightningDataModule):
@@ -80,7 +79,7 @@ class EventDataModule(pl.LightningDataModule):
             does, ``window`` between the bounds of the window itself. Raw recordings only.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does. Raw recordings only.
-        sensor_size: height and width of the sensor in pixels, for raw recordings that do not tell.
+        sensor_size: height and width of the sensor in pixels, for raw recordings that lack it.
         representation: ``stacked_histogram`` counts events by polarity in equal parts of the
             window, ``mixed_density`` sums polarities over its whole, half, quarter and so on.
         interval_ms: time between labelled frames of raw recordings in ms, a multiple of
@@ -103,13 +102,18 @@ class EventDataModule(pl.LightningDataModule):
         multiprocessing_context: how the loading processes are started: ``fork``, ``spawn`` or
             ``forkserver``; the platform's own way unless set.
         predict_split: the split that ``predict`` works on; it needs no labels.
-        on_bad_recording: what happens to a recording that cannot be read while training:
-            ``error`` ends the run, ``skip`` goes on without the frames that are missing, tells it
+        on_unreadable_recording: what happens to a recording that cannot be read while training:
+            ``error`` ends the run, ``skip`` goes on without the frames that are missing, and logs
             and counts them. In evaluation it is always an error.
 
     Raises:
         UserError: if a setting is out of its range.
     """
+
+    # Epoch and step at which a checkpoint enters the training plan, and whether the plan is the
+    # one that the checkpoint was trained by.
+    resume_at: tuple[int, int] | None = None
+    resumes_exactly = False
 
     def __init__(
         self,
@@ -140,45 +144,32 @@ class EventDataModule(pl.LightningDataModule):
         pin_memory: bool = True,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
-        on_bad_recording: Literal["error", "skip"] = "error",
+        on_unreadable_recording: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
         _require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
         _require_at_least(0, seed=seed, num_workers=num_workers)
-        if sampling == "mixed" and train_lanes == 1:
-            raise UserError(
-                "data.train_lanes: at least 2 are required by data.sampling mixed, found 1; "
-                "set data.sampling to stream or random, or add a lane"
-            )
-        self.root = root
-        self.simulation = simulation
+        self.root, self.simulation = root, simulation
         self.class_names = class_names_of(class_names)
-        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.input_size = size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
-            *(self.input_size, window_ms, bins, count_cutoff, timing, downsample, sensor_size),
-            representation,
+            size, window_ms, bins, count_cutoff, timing, downsample, sensor_size, representation
         )
         self.label_settings = LabelSettings(
             self.class_names, interval_ms, jitter_ms, tuple(filters)
         )
         self.subset, self.subset_seed = subset, subset_seed
-        self.num_steps = num_steps
+        self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
+        self.random_lanes = _random_lanes(sampling, train_lanes)
         self.sampling = sampling
-        self.augmentation = augmentation
-        self.seed = seed
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
+        self.num_workers, self.pin_memory = num_workers, pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.predict_split = predict_split
-        self.on_bad_recording = on_bad_recording
+        self.on_unreadable_recording = on_unreadable_recording
         self.recordings: dict[str, list[Recording]] = {}
         # As the recordings were when they were found: files can go while training.
         self._identities: dict[str, dict[str, list[int]]] = {}
-        # Epoch and step at which a checkpoint enters the training plan, and whether the plan is
-        # the one that the checkpoint was trained by.
-        self.resume_at: tuple[int, int] | None = None
-        self.resumes_exactly = False
 
     @property
     def num_classes(self) -> int:
@@ -222,23 +213,15 @@ class EventDataModule(pl.LightningDataModule):
                 )
                 if not self.recordings:
                     warn_of_unknown_names(self.subset, root.expanduser())
-                self.recordings[name] = self._subset_of(name, recordings)
+                if self.subset is not None:
+                    whole, k = recordings, self.num_classes
+                    recordings = choose_subset(whole, self.subset, k, self.subset_seed)
+                    rank_zero_info(f"data.subset: {name} has {in_words(recordings, whole, k)}")
+                self.recordings[name] = recordings
                 self._identities[name] = identities(self.recordings[name])
         found = [each for name in splits for each in self.recordings[name]]
         if any(is_down_sampled_otherwise(each, self.frame_settings) for each in found):
             rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
-
-    def _subset_of(self, name: str, recordings: list[Recording]) -> list[Recording]:
-        """The part of a split's recordings to work on, told in a line."""
-        if self.subset is None:
-            return recordings
-        chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)
-        difference = class_share_difference(chosen, recordings, self.num_classes)
-        rank_zero_info(
-            f"data.subset: {name} has {len(chosen)} of {len(recordings)} recordings, class shares "
-            f"within {difference:.1%} of the whole: {', '.join(each.name for each in chosen)}"
-        )
-        return chosen
 
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
@@ -247,12 +230,11 @@ class EventDataModule(pl.LightningDataModule):
         epoch, step = 0 if self.trainer is None else self.trainer.current_epoch, 0
         if self.resume_at is not None and self.resume_at[0] >= epoch:
             epoch, step = self.resume_at
-        random_lanes = {"stream": 0, "random": self.train_lanes, "mixed": self.train_lanes // 2}
         plan = TrainingPlan(
             [recording.labelled for recording in self.recordings["train"]],
             self.num_steps,
-            stream_lanes=self.train_lanes - random_lanes[self.sampling],
-            random_lanes=random_lanes[self.sampling],
+            stream_lanes=self.train_lanes - self.random_lanes,
+            random_lanes=self.random_lanes,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
@@ -279,13 +261,7 @@ class EventDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Copy a batch while the device still works on the one before.
-
-        Args:
-            batch: ``T`` frames of ``B`` lanes, events ``[T, B, channels, H, W]``.
-            device: where it is to go.
-            dataloader_idx: of the loader; there is one for each stage.
-        """
+        """Copy a batch, events ``[T, B, C, H, W]``, while the device works on the one before."""
         return batch.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -308,24 +284,18 @@ class EventDataModule(pl.LightningDataModule):
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
-        self.resume_at, changes, others = place_in_plan(
+        self.resume_at, self.resumes_exactly, changes = place_in_plan(
             state_dict, self._what_a_run_follows_from(), str(self.trainer.ckpt_path)
         )
-        self.resumes_exactly = not changes
-        exactly = (
-            "training cannot go on exactly where the checkpoint stopped, its epoch starts anew"
-        )
-        figures = "figures do not compare with those before the checkpoint, the best one included"
-        for what, why in ((exactly, changes), (figures, others)):
-            if why:
-                rank_zero_info(f"ckpt_path: {what}: {'; '.join(why)}")
+        for sentence in changes:
+            rank_zero_info(f"ckpt_path: {sentence}")
 
     def fingerprints(self) -> dict[str, Any]:
         """Names, lengths, sizes and a digest of the recordings found so far, by split."""
         return {name: fingerprint(recordings) for name, recordings in self.recordings.items()}
 
     def _what_a_run_follows_from(self) -> dict[str, Any]:
-        """Settings and recordings on which batches and figures depend, as plain values."""
+        """Settings and recordings on which batches and metrics depend, as plain values."""
         _, world_size = self._rank_and_world_size()
         of_data = {
             "seed": self.seed,
@@ -343,30 +313,13 @@ class EventDataModule(pl.LightningDataModule):
             "validation": self._identities["val"],
         }
 
-    def training_box_areas(self) -> NDArray[np.float32]:
-        """Areas ``[M]`` of all training labels in square pixels of the input frame."""
-        areas: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
-        for recording in self.recordings["train"]:
-            scale_x, scale_y = recording.scale
-            boxes = recording.label_boxes
-            areas.append(boxes["w"] * boxes["h"] / np.float32(scale_x * scale_y))
-        return np.concatenate(areas)
-
     def dropped_boxes(self, split: str) -> dict[str, int]:
         """Labels of a split that were left out when they were read, by reason.
 
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
         """
-        counts: Counter[str] = Counter()
-        for recording in self.recordings.get(split, []):
-            counts.update(recording.dropped)
-        # Events are counted there too, by each process for itself.
-        return {
-            reason.removeprefix("boxes: "): count
-            for reason, count in counts.items()
-            if reason.startswith("boxes: ")
-        }
+        return dropped_boxes(self.recordings.get(split, []))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -389,12 +342,12 @@ class EventDataModule(pl.LightningDataModule):
         if self.num_workers:
             loads_apart = {
                 "multiprocessing_context": self.multiprocessing_context,
-                "worker_init_fn": outlive_signals,
+                "worker_init_fn": _outlive_signals,
                 # Training and its validation come back to their loaders.
                 "persistent_workers": name in ("train", "val"),
             }
         no_frames = None
-        if name == "train" and self.on_bad_recording == "skip":
+        if name == "train" and self.on_unreadable_recording == "skip":
             no_frames = np.empty((0, self.in_channels, *self.input_size), self.frame_settings.dtype)
         return DataLoader(
             ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),
@@ -406,6 +359,28 @@ class EventDataModule(pl.LightningDataModule):
             generator=torch.Generator(),
             **loads_apart,
         )
+
+
+def _outlive_signals(_: int) -> None:
+    """Prepare a loading process for signals that reach all processes of a job at once.
+
+    SLURM and shells send them to the whole job. Training then writes its checkpoint between two
+    steps, for which it needs its loaders; these end with it, or some seconds after SIGTERM.
+    """
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
+
+
+def _random_lanes(sampling: str, train_lanes: int) -> int:
+    """How many lanes of a training batch take random chunks."""
+    if sampling == "mixed" and train_lanes == 1:
+        raise UserError(
+            "data.train_lanes: must be at least 2 with data.sampling mixed, got 1: set "
+            "data.sampling to stream or random, or add a lane"
+        )
+    return {"stream": 0, "random": train_lanes, "mixed": train_lanes // 2}[sampling]
 
 
 def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:

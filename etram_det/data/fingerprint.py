@@ -70,7 +70,7 @@ def identities(recordings: Sequence[Recording]) -> dict[str, list[int]]:
 
 def place_in_plan(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str
-) -> tuple[tuple[int, int], list[str], list[str]]:
+) -> tuple[tuple[int, int], bool, list[str]]:
     """Where a checkpoint enters the training plan: its own place, if the plan is still the same.
 
     Args:
@@ -80,8 +80,9 @@ def place_in_plan(
         source: the checkpoint, for messages.
 
     Returns:
-        Epoch and step, the first step where the plan has changed; its changes; and those of the
-        validation recordings, which leave it as it is.
+        Epoch and step, the first step where the plan has changed; whether it is still the same;
+        and what has changed of it or of the validation recordings, which leave it as it is, in
+        sentences.
 
     Raises:
         UserError: if ``theirs`` is damaged.
@@ -94,11 +95,15 @@ def place_in_plan(
     ):
         raise UserError(
             f"{source}: must hold a place in the training plan, with its settings and recordings, "
-            f"got step {step} of epoch {epoch}: the checkpoint is damaged. Use another one"
+            f"got step {step} of epoch {epoch}: the checkpoint is damaged, use another one"
         )
     changes = changes_between(theirs, ours)
     others = _changed_recordings(validation, ours["validation"], "validation")
-    return (epoch, 0 if changes else step), changes, others
+    plan = "training cannot go on exactly where the checkpoint stopped, its epoch starts anew"
+    metrics = "metrics do not compare with those before the checkpoint, the best one included"
+    found = ((plan, changes), (metrics, others))
+    sentences = [f"{what}: {'; '.join(why)}" for what, why in found if why]
+    return (epoch, 0 if changes else step), not changes, sentences
 
 
 def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

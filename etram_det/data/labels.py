@@ -69,7 +69,8 @@ class LabelSettings:
         interval_ms: raw recordings: labels are taken this far apart, in ms, a multiple of
             ``window_ms``.
         jitter_ms: raw recordings: how far a label time may lie off the interval, in ms.
-        filters: names of further filters (:data:`FILTERS`), in the order of their use.
+        filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
+            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
     """
 
     class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,11 @@ class Recording(ABC):
     def __len__(self) -> int:
         return len(self.frame_end_us)
 
+    def label_areas(self) -> NDArray[np.float32]:
+        """Areas ``[M]`` of all labels in square pixels of the input frame."""
+        scale_x, scale_y = self.scale
+        return self.label_boxes["w"] * self.label_boxes["h"] / np.float32(scale_x * scale_y)
+
     @property
     def scale(self) -> tuple[float, float]:
         """Pixels of the sensor for each pixel of the input frame, in x and y."""
@@ -132,3 +139,18 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+
+def dropped_boxes(recordings: Iterable[Recording]) -> dict[str, int]:
+    """Labels that were left out when they were read, by reason.
+
+    Args:
+        recordings: of one split.
+    """
+    counts: Counter[str] = Counter()
+    for recording in recordings:
+        for reason, count in recording.dropped.items():
+            # Events are counted there too, by each process for itself.
+            if reason.startswith("boxes: "):
+                counts[reason.removeprefix("boxes: ")] += count
+    return dict(counts)

@@ -64,6 +64,21 @@ def class_share_difference(
     return float(np.abs(part - total).max())
 
 
+def in_words(chosen: Sequence[Recording], whole: Sequence[Recording], num_classes: int) -> str:
+    """How many recordings were chosen, how well they represent the whole, and which.
+
+    Args:
+        chosen: recordings of a split.
+        whole: all recordings of the split.
+        num_classes: number of classes, ``K``.
+    """
+    difference = class_share_difference(chosen, whole, num_classes)
+    return (
+        f"{len(chosen)} of {len(whole)} recordings, class shares within {difference:.1%} of the "
+        f"whole: {', '.join(each.name for each in chosen)}"
+    )
+
+
 def _boxes_by_class(recordings: Sequence[Recording], num_classes: int) -> NDArray[np.int64]:
     """``[R, K]`` boxes of each class in each recording."""
     return np.array(

@@ -304,35 +304,26 @@ class Stage(nn.Module):
 class RecurrentBackbone(nn.Module):
     """Four recurrent MaxViT stages at strides 4, 8, 16 and 32.
 
-    Args:
-        in_channels: channels of a frame, ``2 * bins``.
-        embed_dim: channels of the first stage.
-        dim_multiplier: channels of each stage, as multiples of ``embed_dim``.
-        num_blocks: attention blocks of each stage.
-        dim_head: channels of one attention head; divides the channels of each stage.
-        mlp_ratio: hidden channels of the MLPs, as a multiple of a stage's channels.
-        layer_scale_init: start value of the residual branches' factors.
-        partition_split: windows along each side of the last stage, 1, 2 or 4; the cells of all
-            stages have as many pixels. No weight depends on it.
-        gradient_checkpointing: compute attention again in the backward pass, to keep less.
+    The arguments are those of :class:`~etram_det.models.detector.Detector`, which has their
+    meaning and defaults.
 
     Raises:
         UserError: if a number is out of its range, ``dim_head`` does not divide the channels of a
-            stage, or ``partition_split`` is none of these.
+            stage, or ``partition_split`` is not 1, 2 or 4.
     """
 
     def __init__(
         self,
         *,
-        in_channels: int = 20,
-        embed_dim: int = 64,
-        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
-        num_blocks: Sequence[int] = (1, 1, 1, 1),
-        dim_head: int = 32,
-        mlp_ratio: int = 4,
-        layer_scale_init: float = 1e-5,
-        partition_split: int = 2,
-        gradient_checkpointing: bool = False,
+        in_channels: int,
+        embed_dim: int,
+        dim_multiplier: Sequence[int],
+        num_blocks: Sequence[int],
+        dim_head: int,
+        mlp_ratio: int,
+        layer_scale_init: float,
+        partition_split: int,
+        gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         if partition_split not in (1, 2, 4):

@@ -18,6 +18,8 @@ from etram_det.types import State
 class Detector(nn.Module):
     """From event frames to predictions at all anchor points.
 
+    The defaults are RVT base with one more scale, stride 4.
+
     Example:
         >>> import torch
         >>> from etram_det import Detector
@@ -34,18 +36,21 @@ class Detector(nn.Module):
         embed_dim: channels of the first stage: 32 in RVT tiny, 48 in small, 64 in base.
         dim_multiplier: channels of the four stages, as multiples of ``embed_dim``.
         num_blocks: attention blocks of each stage.
-        dim_head: channels of one attention head: 32 in RVT tiny, 24 in small, 32 in base.
-        mlp_ratio: hidden channels of the MLPs, as a multiple of a stage's channels.
+        dim_head: channels of one attention head, which divide the channels of each stage: 32 in
+            RVT tiny, 24 in small, 32 in base.
+        mlp_ratio: hidden channels of the attention blocks' MLPs, as a multiple of their input.
         layer_scale_init: start value of the attention branches' factors.
-        fpn_stages: stages that the pyramid joins, a run that ends with 4: ``(2, 3, 4)`` in RVT,
-            ``(1, 2, 3, 4)`` adds stride 4 for small objects.
-        fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
-        partition_split: attention windows along each side of the last stage: 2 in RVT, but 1 for
-            Gen1.
-        gradient_checkpointing: compute attention again in the backward pass, to keep less.
+        fpn_stages: stages that the pyramid joins, consecutive, the last one 4: ``[2, 3, 4]`` in
+            RVT, ``[1, 2, 3, 4]`` adds stride 4 for small objects.
+        fpn_depth: depth of the pyramid's blocks, in (0, 16]: 0.33 in RVT tiny and small, 0.67 in
+            base.
+        partition_split: attention windows along each side of the last stage, 1, 2 or 4: 2 in RVT,
+            but 1 for Gen1. No weight depends on it.
+        gradient_checkpointing: compute attention again in the backward pass: less memory, for a
+            longer step.
 
     Raises:
-        UserError: if ``fpn_stages`` is not such a run, or a number does not fit.
+        UserError: if a number is out of its range, or ``dim_head`` does not divide the channels.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class Detector(nn.Module):
         mlp_ratio: int = 4,
         layer_scale_init: float = 1e-5,
         fpn_stages: Sequence[int] = (1, 2, 3, 4),
-        fpn_depth: float = 0.33,
+        fpn_depth: float = 0.67,
         partition_split: int = 2,
         gradient_checkpointing: bool = False,
     ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed
@@ -28,6 +30,25 @@ from etram_det.training.schedule import OneCycle, require_steps
 from etram_det.types import Batch, Detections
 
 _log = logging.getLogger(__name__)
+# What a setting must fulfil, and that in words.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (lambda value: 0 < value < 100, "(0, 100)"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "[0, inf)"),
+    "warmup_share": (lambda value: 0 < value < 1, "(0, 1)"),
+    "div_factor": (lambda value: 0 < value < math.inf, "(0, inf)"),
+    "final_div_factor": (lambda value: 0 < value < math.inf, "(0, inf)"),
+    "score_threshold": (lambda value: 0 <= value <= 1, "[0, 1]"),
+    "nms_threshold": (lambda value: 0 <= value <= 1, "[0, 1]"),
+    "max_detections": (lambda value: value >= 1, "[1, inf)"),
+}
+# The network's settings and their defaults, but for those that follow the data.
+_NETWORK = {
+    name: parameter.default
+    for name, parameter in signature(Detector).parameters.items()
+    if name not in ("num_classes", "in_channels")
+}
+# Those that shape its weights or what they mean: where a checkpoint is read they follow it.
+ARCHITECTURE = tuple(name for name in _NETWORK if name != "gradient_checkpointing")
 
 
 class DetectionModule(pl.LightningModule):
@@ -35,36 +56,24 @@ class DetectionModule(pl.LightningModule):
 
     Args:
         class_names: name of each class, in the order of their ids. Follows ``data.class_names``.
-        in_channels: channels of a frame. Follows ``data.bins``: two polarities of them.
+        in_channels: channels of a frame. Follows ``data.bins`` and ``data.representation``.
         train_lanes: lanes of a training batch, for the learning rate. Follows
             ``data.train_lanes``.
-        embed_dim: channels of the first stage: 32 in RVT tiny, 48 in small, 64 in base.
-        dim_multiplier: channels of the four stages, as multiples of ``embed_dim``.
-        num_blocks: attention blocks of each stage.
-        dim_head: channels of one attention head: 32 in RVT tiny, 24 in small, 32 in base.
-        mlp_ratio: hidden channels of the attention blocks' MLPs, as a multiple of their input.
-        layer_scale_init: start value of the attention branches' factors.
-        fpn_stages: stages that the pyramid joins: ``[2, 3, 4]`` in RVT, ``[1, 2, 3, 4]`` adds
-            stride 4 for small objects.
-        fpn_depth: depth of the pyramid's blocks: 0.33 in RVT tiny and small, 0.67 in base.
-        partition_split: attention windows along each side of the last stage, 1, 2 or 4: 2 in RVT,
-            but 1 for Gen1.
-        gradient_checkpointing: compute attention again in the backward pass: less memory, for a
-            longer step.
         compile: ``stages`` compiles each stage, the pyramid and the head by ``torch.compile``,
             in the first steps.
         init_from: checkpoint of this project, an imported one included, that a new training
             starts from. What fits is loaded, rows of the classes by name; what does not fit is
             listed.
         loss: training loss; RVT's (YOLOX's) unless set.
-        learning_rate: highest learning rate; ``2e-4 * sqrt(effective batch / 8)`` unless set,
-            where the effective batch counts the lanes of all processes and accumulated batches.
+        learning_rate: highest learning rate, in (0, 100); ``2e-4 * sqrt(effective batch / 8)``
+            unless set, where the effective batch counts the lanes of all processes and
+            accumulated batches.
         weight_decay: AdamW's weight decay, at least 0.
         schedule: how the learning rate falls after the warm-up: ``linear``, ``cosine``, or
             ``constant`` for no schedule at all.
         warmup_share: share of all steps in which the learning rate rises, in (0, 1).
-        div_factor: highest over first learning rate.
-        final_div_factor: highest over last learning rate.
+        div_factor: highest over first learning rate, above 0.
+        final_div_factor: highest over last learning rate, above 0.
         score_threshold: least objectness times class confidence of a detection, in [0, 1].
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped, in
             [0, 1].
@@ -77,6 +86,7 @@ class DetectionModule(pl.LightningModule):
         pixel_frame: whether areas are measured in pixels of the ``network``'s input or of the
             ``native`` sensor.
         class_groups: groups of classes, by name or id, whose mean metrics are reported.
+        **architecture: of the network, see :class:`~etram_det.models.detector.Detector`.
 
     Raises:
         UserError: if a value is out of its range.
@@ -88,16 +98,6 @@ class DetectionModule(pl.LightningModule):
         class_names: Sequence[str],
         in_channels: int = 20,
         train_lanes: int = 8,
-        embed_dim: int = 64,
-        dim_multiplier: Sequence[int] = (1, 2, 4, 8),
-        num_blocks: Sequence[int] = (1, 1, 1, 1),
-        dim_head: int = 32,
-        mlp_ratio: int = 4,
-        layer_scale_init: float = 1e-5,
-        fpn_stages: Sequence[int] = (1, 2, 3, 4),
-        fpn_depth: float = 0.33,
-        partition_split: int = 2,
-        gradient_checkpointing: bool = False,
         compile: Literal["none", "stages"] = "none",
         init_from: str | None = None,
         loss: YOLOXLoss | None = None,
@@ -114,52 +114,27 @@ class DetectionModule(pl.LightningModule):
         size_bins: dict[str, tuple[float, float]] | None = None,
         pixel_frame: Literal["network", "native"] = "network",
         class_groups: dict[str, list[int | str]] | None = None,
+        **architecture: Any,
     ) -> None:
         super().__init__()
-        rate = learning_rate
-        for name, value, is_in_range, bounds in (
-            ("learning_rate", rate, rate is None or 0 < rate < 100, "(0, 100)"),
-            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "[0, inf)"),
-            ("warmup_share", warmup_share, 0 < warmup_share < 1, "(0, 1)"),
-            ("div_factor", div_factor, 0 < div_factor < math.inf, "(0, inf)"),
-            ("final_div_factor", final_div_factor, 0 < final_div_factor < math.inf, "(0, inf)"),
-            ("score_threshold", score_threshold, 0 <= score_threshold <= 1, "[0, 1]"),
-            ("nms_threshold", nms_threshold, 0 <= nms_threshold <= 1, "[0, 1]"),
-            ("max_detections", max_detections, max_detections >= 1, "[1, inf)"),
-        ):
-            if not is_in_range:
-                raise UserError(f"model.{name}: must lie in {bounds}, found {value}: correct it")
+        architecture = _NETWORK | architecture
         # The loss is a module of its own settings, which the run's config.yaml holds; all other
         # settings are plain values, so that checkpoints load without unpickling code.
         self.save_hyperparameters(ignore=["loss"])
+        _require_ranges(self.hparams)
         self.class_names = tuple(class_names)
         self.detector = Detector(
-            num_classes=len(self.class_names),
-            in_channels=in_channels,
-            embed_dim=embed_dim,
-            dim_multiplier=dim_multiplier,
-            num_blocks=num_blocks,
-            dim_head=dim_head,
-            mlp_ratio=mlp_ratio,
-            layer_scale_init=layer_scale_init,
-            fpn_stages=fpn_stages,
-            fpn_depth=fpn_depth,
-            partition_split=partition_split,
-            gradient_checkpointing=gradient_checkpointing,
+            num_classes=len(self.class_names), in_channels=in_channels, **architecture
         )
         if compile == "stages":
             self.detector.compile_parts()
         self.init_from = init_from
         self.loss = YOLOXLoss() if loss is None else loss
         self.train_lanes = train_lanes
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_share = warmup_share
-        self.div_factor = div_factor
-        self.final_div_factor = final_div_factor
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.schedule, self.warmup_share = schedule, warmup_share
+        self.div_factor, self.final_div_factor = div_factor, final_div_factor
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
         self.metric = SizeBinnedMAP(
             class_names=self.class_names,
@@ -169,7 +144,7 @@ class DetectionModule(pl.LightningModule):
             class_groups=class_groups,
         )
         self.train_states, self.eval_states = LaneStates(), LaneStates()
-        # Of the last training step, for whoever has to tell what was wrong with it.
+        # Of the last training step, for whoever reports what was wrong with it.
         self.loss_parts: dict[str, Tensor] = {}
         self._steps_of_checkpoint = 0
 
@@ -212,7 +187,8 @@ class DetectionModule(pl.LightningModule):
                 "model.loss.adaptive_quantiles: must have the labels of an EventDataModule, got "
                 "plain loaders: set the thresholds, or use fit with datamodule=…"
             )
-        weight.adapt(data.training_box_areas())
+        areas = [recording.label_areas() for recording in data.recordings["train"]]
+        weight.adapt(np.concatenate(areas))
         _log.info(
             "model.loss: thresholds that follow the training labels: %.0f and %.0f px²",
             weight.small_threshold,
@@ -394,4 +370,13 @@ class DetectionModule(pl.LightningModule):
             _log.info(
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "
                 "0, with a fresh optimiser and schedule"
+            )
+
+
+def _require_ranges(settings: Mapping[str, Any]) -> None:
+    for name, (is_in_range, bounds) in _RANGES.items():
+        value = settings[name]
+        if value is not None and not is_in_range(value):
+            raise UserError(
+                f"model.{name}: must be in {bounds}, got {value}: set a value in that range"
             )

@@ -90,8 +90,8 @@ def in_rvts_names(tensors):
 
 def small_detector(**settings):
     torch.manual_seed(0)
-    sizes = {"num_classes": 8, "embed_dim": 8, "dim_head": 4, "layer_scale_init": 0.5}
-    detector = Detector(**(sizes | settings)).eval()
+    sizes = {"num_classes": 8, "embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33}
+    detector = Detector(**(sizes | {"layer_scale_init": 0.5} | settings)).eval()
     for name, tensor in detector.state_dict().items():
         if name.endswith(("running_mean", "running_var")):
             tensor.uniform_(0.5, 1.5)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,16 @@ import torch
 import yaml
 
 from etram_det.cli.commands import run
-from etram_det.cli.lightning import lightning_cli
+from etram_det.cli.flags import RENAMED
+from etram_det.cli.lightning import EtramCLI, lightning_cli
 from etram_det.models.box_losses import BlendedBoxLoss
 from etram_det.models.class_losses import BCELoss, FocalLoss
 from etram_det.models.losses import SizeAwareLossWrapper, YOLOXLoss
-from support.paths import ROOT
+from support.paths import REFERENCE, ROOT
+from support.random_checkpoint import write_random_checkpoint
 
-RAW = ROOT / "tests" / "reference" / "raw_etram"
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+RAW = REFERENCE / "raw_etram"
 VARIANTS = (
     "baseline",
     "baseline_3scale",
@@ -59,19 +64,111 @@ def state_of(variant, version=0):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_variants_differ_in_their_loss_and_scales_only():
-    everything = []
-    for variant in VARIANTS:
-        path = ROOT / "configs" / f"{variant}.yaml"
+def resolved(*arguments):
+    """All settings of ``fit`` by their dotted names, as ``--print_config`` shows them."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(EtramCLI, "instantiate_classes", lambda cli: None)
+        cli = lightning_cli(["fit", *arguments], run=False)
+    text = cli.parser.dump(cli.config, skip_none=False, format="json")
+    return dict(by_dotted_name(json.loads(text)))
+
+
+def by_dotted_name(value, prefix=""):
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            yield from by_dotted_name(each, f"{prefix}.{name}".removeprefix("."))
+    else:
+        yield prefix, value
+
+
+def with_new_names(settings):
+    for old, new in RENAMED.items():
+        settings = {name.replace(old, new): value for name, value in settings.items()}
+    return settings
+
+
+def test_all_configurations_resolve_to_the_stored_settings():
+    stored = json.loads((REFERENCE / "resolved_configurations.json").read_text())
+    assert len(stored) == 42
+    for names, differences in stored.items():
+        files = [word for name in names.split("+") for word in ("--config", name)]
+        expected = stored["baseline"] | differences
+        expected = {name: value for name, value in expected.items() if value != "<absent>"}
+        assert resolved(*files) == with_new_names(expected), names
+
+
+def test_baseline_holds_every_setting_with_its_meaning():
+    text = (ROOT / "configs" / "baseline.yaml").read_text()
+    written = dict(by_dotted_name(yaml.safe_load(text)))
+    missing = {
+        name
+        for name in resolved()
+        if name not in written and not name.startswith(("trainer.", "model.loss."))
+    }
+    assert not missing
+    for line in text.splitlines():
+        # The names of class groups and of the logger's settings speak for themselves.
+        if line.strip() and not re.match(r" *#| {4}\w+: \[|data:$|model:$| {6}name| {6}def", line):
+            assert " # " in line or re.match(r"  logger:| {4}(class_path|init_args)", line), line
+
+
+def test_other_configurations_hold_their_differences_only():
+    baseline = resolved()
+    for path in CONFIGS:
         text = path.read_text()
-        assert f"configs/{variant}.yaml" in text
-        config = yaml.safe_load(text)
-        assert config["trainer"]["logger"]["init_args"].pop("name") == variant
-        stages = config["model"].pop("fpn_stages")
-        assert stages == ([2, 3, 4] if variant.endswith("3scale") else [1, 2, 3, 4])
-        assert config["model"].pop("loss")
-        everything.append(config)
-    assert all(config == everything[0] for config in everything)
+        assert f"--config {path.stem}" in text
+        if path.stem in VARIANTS[1:]:
+            assert len(text.splitlines()) <= 22, path
+            written = dict(by_dotted_name(yaml.safe_load(text)))
+            assert written["trainer.logger.init_args.name"] == path.stem
+            assert all(name.startswith(("model.loss.", "model.fpn_st")) for name in written if
+                       not name.startswith("trainer.logger."))  # fmt: skip
+        if path.stem not in ("baseline", "preset_base", "input_640x360"):
+            assert resolved("--config", path.stem) != baseline, path
+
+
+def test_another_loss_has_its_own_defaults():
+    loss = resolved("--model.loss", "etram_det.models.losses.SizeAwareLossWrapper")
+    own = signature(SizeAwareLossWrapper).parameters
+    for name, parameter in own.items():
+        value = loss[f"model.loss.init_args.{name}"]
+        assert value == (list(parameter.default) if name == "weighted_terms" else parameter.default)
+    Path("mine.yaml").write_text("model:\n  loss:\n    class_path: SizeAwareLossWrapper\n")
+    assert resolved("--config", "mine.yaml") == loss
+
+
+def test_the_configuration_of_an_older_run_still_resolves_to_the_same(capsys):
+    path = REFERENCE / "run_0.1.0" / "config.yaml"  # with the old names
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", str(path), "--print_config"])
+    now, before = (
+        dict(by_dotted_name(yaml.safe_load(text)))
+        for text in (capsys.readouterr().out, path.read_text())
+    )
+    assert now == with_new_names(before)
+
+
+def test_files_go_over_the_baseline_and_flags_over_files():
+    Path("mine.yaml").write_text("data: {bins: 7}\ntrainer: {max_steps: 7}\n")
+    settings = resolved("--trainer.max_steps", "9", "--config", "mine.yaml", "--data.bins", "8")
+    assert settings["trainer.max_steps"] == 9  # wherever the flag stands
+    assert settings["data.bins"] == 8
+    assert settings["trainer.val_check_interval"] == 5000  # of the baseline; Lightning's is 1.0
+    assert settings["model.weight_decay"] == 0.0
+
+
+def test_a_checkpoint_brings_its_network_over_all_settings(caplog):
+    path = str(write_random_checkpoint(Path("random.ckpt")))  # of 8 channels
+    for flags, given in (([], False), (["--model.embed_dim", "16"], True)):
+        caplog.clear()
+        with pytest.MonkeyPatch.context() as patches, caplog.at_level(logging.INFO):
+            patches.setattr(EtramCLI, "instantiate_classes", lambda cli: None)
+            patches.setattr(EtramCLI, "_run_subcommand", lambda cli, command: None)
+            cli = lightning_cli(["validate", "--ckpt_path", path, *flags])
+        assert cli.config.validate.model.embed_dim == 8
+        # What only the baseline has is no wish of the user's.
+        line = "model.embed_dim follows the checkpoint: 8 (the configuration has 16)"
+        assert [each for each in caplog.messages if "follows" in each] == [line] * given
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_read_error_of_the_disk(capfd, monkeypatch):
 def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypatch, caplog):
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 3, lambda: cut(recording()))
-        assert run([*FIT, "--data.on_bad_recording", "skip"]) == 0
+        assert run([*FIT, "--data.on_unreadable_recording", "skip"]) == 0
     told = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
     assert len(told) == 2
     assert told[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
@@ -128,7 +128,7 @@ def test_a_run_ends_where_nothing_can_be_read_any_more(capfd, monkeypatch, caplo
         for path in (Path("data") / "train").glob("*_td.h5"):
             path.unlink()
 
-    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "30"]
+    flags = ["--data.on_unreadable_recording", "skip", "--trainer.max_steps", "30"]
     flags += ["--trainer.val_check_interval", "30"]
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 5, remove_all)  # with the third batch
@@ -151,7 +151,7 @@ def test_a_stretch_without_anything_read_does_not_end_a_run(capfd, monkeypatch):
         return original(self, start, stop)
 
     monkeypatch.setattr(RawRecording, "frames", frames)
-    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "13"]
+    flags = ["--data.on_unreadable_recording", "skip", "--trainer.max_steps", "13"]
     assert run([*FIT, *flags, "--trainer.val_check_interval", "13"]) == 0
 
 
@@ -159,14 +159,14 @@ def test_evaluation_never_skips(capfd, monkeypatch):
     damaged = Path("data") / "val" / "val_day_0000_td.h5"
     with monkeypatch.context() as patches:
         on_call(patches, EventDataModule, "val_dataloader", 1, lambda: cut(damaged))
-        line = the_line_of(capfd, run([*FIT, "--data.on_bad_recording", "skip"]))
+        line = the_line_of(capfd, run([*FIT, "--data.on_unreadable_recording", "skip"]))
     assert f"{damaged}: cannot be read as HDF5" in line
 
 
 def skipping_batches(num_workers):
     data = EventDataModule(
         root="data", input_size=(48, 64), num_steps=2, train_lanes=2, num_workers=num_workers,
-        on_bad_recording="skip",
+        on_unreadable_recording="skip",
     )  # fmt: skip
     data.setup("fit")
     content = recording().read_bytes()
@@ -234,7 +234,7 @@ def test_nan_in_a_few_steps_is_skipped_and_in_many_ends_the_run(capfd, monkeypat
     capfd.readouterr()
     with monkeypatch.context() as patches:
         nan_features(patches, range(3, 1000))
-        line = the_line_of(capfd, run([*FIT, "--bad_steps.most_in_a_row", "4"]))
+        line = the_line_of(capfd, run([*FIT, "--non_finite_steps.most_in_a_row", "4"]))
     assert "4 training steps in a row were not finite, step 6 the last: " in line
     kept = Path("runs") / "size_aware" / "version_1" / "bad_batch_rank0.pt"
     assert str(kept) in line

@@ -98,11 +98,11 @@ def test_a_message_of_several_lines_becomes_one():
             ["--trainer.gradient_clip_val", "-1"],
             "trainer.gradient_clip_val: must be at least 0, got -1: Set it higher",
         ),
-        (["--model.weight_decay", "-1"], "model.weight_decay: must lie in [0, inf), found -1.0"),
-        (["--model.score_threshold", "7"], "model.score_threshold: must lie in [0, 1], found 7.0"),
-        (["--model.nms_threshold", "-1"], "model.nms_threshold: must lie in [0, 1], found -1.0"),
-        (["--model.max_detections", "0"], "model.max_detections: must lie in [1, inf), found 0"),
-        (["--model.learning_rate", "0"], "model.learning_rate: must lie in (0, 100), found 0.0"),
+        (["--model.weight_decay", "-1"], "model.weight_decay: must be in [0, inf), got -1.0"),
+        (["--model.score_threshold", "7"], "model.score_threshold: must be in [0, 1], got 7.0"),
+        (["--model.nms_threshold", "-1"], "model.nms_threshold: must be in [0, 1], got -1.0"),
+        (["--model.max_detections", "0"], "model.max_detections: must be in [1, inf), got 0"),
+        (["--model.learning_rate", "0"], "model.learning_rate: must be in (0, 100), got 0.0"),
         (
             ["--data.input_size", "[0, 0]"],
             "data.input_size: must be height and width in pixels, got (0, 0): set both to at "
@@ -122,20 +122,6 @@ def test_settings_that_do_not_fit_are_told_in_one_line(flags, line, capfd):
             "Subcommand 'fit' does not accept option 'data.num_step': the nearest setting is "
             "data.num_steps",
         ),
-        (
-            "data: [1, 2]\n",
-            "mine.yaml: data must hold settings by name, such as those that `--print_config` "
-            "shows, found [1, 2]: correct it or leave it out",
-        ),
-        (
-            "model:\ndata: {bins: 10}\n",
-            "mine.yaml: model must hold settings by name, such as those that",
-        ),
-        (
-            "- 1\n",
-            "mine.yaml: must hold settings by name, such as trainer: {max_steps: 1000}, found [1]",
-        ),
-        ("model: {embed_dim: 8\n", "mine.yaml: cannot be read as settings in YAML: while"),
         (
             "model: {embed_dim: many}\n",
             'mine.yaml: Parser key "model.embed_dim": Expected',
@@ -157,7 +143,7 @@ def test_a_file_of_nothing_but_comments_holds_no_settings(content, capfd):
 @pytest.mark.parametrize("flags", [[], ["--model.init_from", "random.ckpt"]])
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_random_weights_are_not_evaluated(command, flags, capfd):
-    line = f"ckpt_path: required by {command}, found none: give --ckpt_path FILE"
+    line = f"ckpt_path: must be set for {command}, got nothing: use --ckpt_path FILE"
     assert the_line(flags, capfd, command).startswith(line)
 
 

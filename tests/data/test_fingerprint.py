@@ -91,10 +91,25 @@ def test_another_size_on_disk_is_told():
 def test_other_validation_recordings_leave_the_plan_as_it_is():
     ours = {"settings": {}, "recordings": {"a": [6] * 5}, "validation": {"b": [6] * 5}}
     theirs = ours | {"epoch": 1, "step": 3, "validation": {"b": [6] * 5, "c": [6] * 5}}
-    gone = ["1 of the validation recordings is gone (c)"]
-    assert place_in_plan(theirs, ours, "last.ckpt") == ((1, 3), [], gone)
+    place, is_exact, sentences = place_in_plan(theirs, ours, "last.ckpt")
+    assert (place, is_exact) == ((1, 3), True)
+    assert sentences == [
+        "metrics do not compare with those before the checkpoint, the best one "
+        "included: 1 of the validation recordings is gone (c)"
+    ]
     del theirs["validation"]  # as in older checkpoints
-    assert place_in_plan(theirs, ours, "last.ckpt") == ((1, 3), [], [])
+    assert place_in_plan(theirs, ours, "last.ckpt") == ((1, 3), True, [])
+
+
+def test_another_plan_starts_its_epoch_anew():
+    ours = {"settings": {"seed": 1}, "recordings": {}, "validation": {}}
+    theirs = ours | {"epoch": 1, "step": 3, "settings": {"seed": 2}}
+    place, is_exact, sentences = place_in_plan(theirs, ours, "last.ckpt")
+    assert (place, is_exact) == ((1, 0), False)
+    assert sentences == [
+        "training cannot go on exactly where the checkpoint stopped, its epoch starts "
+        "anew: seed was 2 and is 1"
+    ]
 
 
 def test_a_damaged_place_is_told_with_its_file():

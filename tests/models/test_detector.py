@@ -60,8 +60,8 @@ def test_training_head_equals_rvt():
 
 def small_detector(**settings):
     torch.manual_seed(0)
-    settings = {"num_classes": 3, "embed_dim": 8, "dim_head": 4, "layer_scale_init": 1.0} | settings
-    return Detector(**settings).eval()
+    sizes = {"num_classes": 3, "embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33}
+    return Detector(**(sizes | {"layer_scale_init": 1.0} | settings)).eval()
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def test_first_predictions_follow_the_prior():
 
 
 @pytest.mark.parametrize("stages", [(), (1, 2, 3), (0, 1, 2, 3, 4), (2, 4), (4, 3)])
-def test_stages_that_are_no_run_are_refused(stages):
+def test_stages_that_are_not_consecutive_are_refused(stages):
     with pytest.raises(UserError, match=r"model\.fpn_stages"):
         small_detector(fpn_stages=stages)
 

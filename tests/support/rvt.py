@@ -19,7 +19,8 @@ def arrays():
 
 
 def detector() -> Detector:
-    model = Detector(num_classes=8, embed_dim=8, dim_head=4, fpn_stages=(2, 3, 4))
+    sizes = {"embed_dim": 8, "dim_head": 4, "fpn_stages": (2, 3, 4), "fpn_depth": 0.33}
+    model = Detector(num_classes=8, **sizes)
     state_dict = read_checkpoint(REFERENCE / "rvt_reference.ckpt").tensors
     model.load_state_dict(rename_rvt(state_dict))
     return model.eval()

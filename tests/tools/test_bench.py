@@ -44,8 +44,8 @@ SETTINGS = BenchSettings(
 
 def small_detector(**settings):
     torch.manual_seed(0)
-    settings = {"num_classes": 3, "embed_dim": 8, "dim_head": 4, "layer_scale_init": 1.0} | settings
-    return Detector(**settings)
+    sizes = {"num_classes": 3, "embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33}
+    return Detector(**(sizes | {"layer_scale_init": 1.0} | settings))
 
 
 def some_events(steps, lanes, height=64, width=128):

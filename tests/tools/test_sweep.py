@@ -498,7 +498,7 @@ def test_several_values_of_a_flag_are_a_list_and_the_rest_is_for_fit():
 
 @pytest.mark.usefixtures("_pretended")
 def test_the_command_prints_its_trials_best_first(capsys):
-    variants = [CONFIGS / "baseline.yaml", CONFIGS / "size_aware_step.yaml"]
+    variants = ["baseline", CONFIGS / "size_aware_step.yaml"]  # a name, and a file
     arguments = ["--variants", *variants, "--seeds", 1, 2, "--metric", "val/AP"]
     assert sweep(*arguments, "--trials", 3, "--learning-rate", 1e-4, 1e-2) == 0
     shown = capsys.readouterr().out
@@ -527,8 +527,8 @@ def test_the_command_prints_its_trials_best_first(capsys):
         (["--learning-rate", "1e-2", "1e-4"], "learning_rate: must be positive"),
         (["--size-aware-weight", "3"], "size_aware_weight"),
         (["--trials", "0"], "trials, seeds: must be one or more, got 0"),
-        (["--variants", CONFIGS / "nwd.yaml", CONFIGS / "nwd.yaml"], "got nwd twice: rename"),
-        (["--variants", "missing.yaml"], "missing.yaml"),
+        (["--variants", CONFIGS / "nwd.yaml", "nwd"], "got nwd twice: rename"),
+        (["--variants", "missing"], "variants: must be a file or one of baseline, .* got missing"),
         (["--trails", "3"], "trails"),
     ],
 )

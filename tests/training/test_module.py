@@ -18,6 +18,7 @@ def small_module(**settings):
         "class_names": ("pedestrian", "car"),
         "embed_dim": 8,
         "dim_head": 4,
+        "fpn_depth": 0.33,
         "layer_scale_init": 1.0,
     } | settings
     return DetectionModule(**settings)

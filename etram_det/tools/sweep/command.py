@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from etram_det.cli.flags import configuration_file
 from etram_det.cli.lightning import lightning_cli
 from etram_det.errors import UserError
 from etram_det.progress import screen
@@ -46,8 +47,8 @@ def sweep_command(
     Args:
         output: folder of the study: its database, a folder for each trial, ``sweep.csv``,
             ``sweep.json`` and ``best.yaml``.
-        variants: configurations to choose from, such as configs/baseline.yaml
-            configs/size_aware.yaml. Unset: only the one that ``fit`` gives.
+        variants: configurations to choose from, files or names such as baseline size_aware.
+            Unset: only the one that ``fit`` gives.
         trials: number of trials that the study is to have, those of other processes included.
         metric: metric of metrics.json to maximise: AP, AP50, AP_small, AP_pedestrian, …
         seeds: seed of each trial's run; several for as many runs, whose mean counts.
@@ -59,7 +60,7 @@ def sweep_command(
         prune: stop a trial whose validation is worse than the others' median after as many steps.
         storage: URL of a database server that several machines share, such as postgresql://…
         fit: settings of all runs, after a ``--`` that ends the sweep's own flags: ``-- --config
-            configs/quick.yaml --data.root /path``. They go over the variant.
+            quick --data.root /path``. They go over the variant.
 
     Raises:
         UserError: if Optuna is missing, a setting does not fit, the folder holds another study, or
@@ -70,7 +71,8 @@ def sweep_command(
     metric = metric.removeprefix("val/")
     if trials < 1 or not seeds:
         raise UserError(f"trials, seeds: must be one or more, got {trials} and {seeds}: add some")
-    paths = [variants] if isinstance(variants, Path) else list(variants)
+    named = [variants] if isinstance(variants, Path) else variants
+    paths = [Path(configuration_file(str(each), "variants")) for each in named]
     bounds = {name: given for name, given in zip(SEARCHED, ranges, strict=True) if given}
     space = SearchSpace(_configurations(paths, fit, metric), bounds)
     _sweep(trials, output.expanduser(), space, metric, seeds, sampler_seed, None, storage, prune)

@@ -224,7 +224,7 @@ def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_to
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "5"]) == 0, said()
     plan, figures = [line for line in said().splitlines() if "recordings is" in line]
     assert figures == (
-        "ckpt_path: figures do not compare with those before the checkpoint, the best one "
+        "ckpt_path: metrics do not compare with those before the checkpoint, the best one "
         "included: 1 of the validation recordings is gone (val_day_0001)"
     )
     assert plan == (
@@ -249,7 +249,7 @@ def test_a_checkpoint_without_box_checksums_and_validation_still_resumes(short_o
 def test_resume_auto_tells_what_it_passes_over():
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "1"]) == 0
     # How to meet bad recordings does not show in the result; ckpt_path is for a new run.
-    flags = ["--data.on_bad_recording", "skip", "--trainer.max_steps", "2"]
+    flags = ["--data.on_unreadable_recording", "skip", "--trainer.max_steps", "2"]
     flags += ["--ckpt_path", str(RUN / "checkpoints" / "best.ckpt")]
     assert run_to_its_end([*SHORT, *flags]) == 0
     last = RUN / "checkpoints" / "last.ckpt"
