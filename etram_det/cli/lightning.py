@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jsonargparse import ArgumentError, Namespace
@@ -100,6 +102,7 @@ class EtramCLI(LightningCLI):
             ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
         )
         parser.link_arguments("data.train_lanes", "model.train_lanes")
+        _read_whole_numbers_as_such(parser)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -320,6 +323,18 @@ class EtramCLI(LightningCLI):
             # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
             going_on = arguments | {"version": int(version), "purge_step": step + 1}
             self.trainer.loggers = [type(first)(**going_on), *loggers[1:]]
+
+
+def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
+    """Let ``1`` for a number or share stay ``1``: Lightning reads ``1.0`` as all of it.
+
+    Python caches unions by their members, so that the order in which a value is tried as ``int``
+    and ``float`` depends on what was imported before.
+    """
+    for action in cast(list[Any], parser._actions):
+        types = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= {*types}:
+            action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
 def run_lightning(args: Sequence[str]) -> None:

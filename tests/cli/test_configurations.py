@@ -3,8 +3,11 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 from inspect import signature
 from pathlib import Path
+from pydoc import locate
 
 import pytest
 import torch
@@ -134,7 +137,18 @@ def test_another_loss_has_its_own_defaults():
         value = loss[f"model.loss.init_args.{name}"]
         assert value == (list(parameter.default) if name == "weighted_terms" else parameter.default)
     Path("mine.yaml").write_text("model:\n  loss:\n    class_path: SizeAwareLossWrapper\n")
-    assert resolved("--config", "mine.yaml") == loss
+    by_name = resolved("--config", "mine.yaml")
+    assert locate(by_name.pop("model.loss.class_path")) is SizeAwareLossWrapper
+    del loss["model.loss.class_path"]
+    assert by_name == loss
+
+
+def test_numbers_and_shares_stay_what_they_are():
+    flags = ["--trainer.limit_val_batches", "1", "--trainer.limit_train_batches", "1.0"]
+    command = [sys.executable, "-m", "etram_det", "fit", *flags, "--print_config"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "limit_val_batches: 1\n" in shown
+    assert "limit_train_batches: 1.0\n" in shown
 
 
 def test_the_configuration_of_an_older_run_still_resolves_to_the_same(capsys):
