@@ -1,4 +1,4 @@
-"""SimOTA: assigns anchor points to boxes, for the whole batch at once.
+"""SimOTA: assigns anchor points to boxes, for all frames of a batch at once.
 
 Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.
 """
@@ -87,9 +87,8 @@ def simota(
 def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Points within 1.5 cells of a box's centre: in each scale at most 3x3 for each box.
 
-    Returns:
-        Anchor points ``[N, C]`` of each frame in ascending order, with ``C = 9 * S * M``, and
-        ``[N, C]`` bool, false where one is a duplicate or no candidate.
+    These are ``[N, C]`` anchor points of each frame in ascending order, ``C = 9 * S * M``, and
+    ``[N, C]`` bool, false where one is a duplicate or no candidate.
     """
     step = torch.arange(-1, 2, device=boxes_cxcywh.device)
     num_anchors = output.strides.shape[0]
@@ -151,14 +150,7 @@ def _cheapest(cost: Tensor, num_points: Tensor) -> Tensor:
 
 
 def _resolve_conflicts(matched: Tensor, cost: Tensor, frame: Tensor, shape: torch.Size) -> Tensor:
-    """Matches ``[G, C]`` in which each point keeps only the box with the least cost.
-
-    Args:
-        matched: ``[G, C]`` bool, points that each box takes.
-        cost: ``[G, C]``, infinite where the point is no candidate.
-        frame: ``[G]`` frame of each box; boxes of a frame share its ``C`` points.
-        shape: ``(N, C)``.
-    """
+    """Matches ``[G, C]`` in which each of the ``(N, C)`` points keeps only its cheapest box."""
     contested = matched.new_zeros(shape, dtype=torch.int32).index_add_(0, frame, matched.int()) > 1
     place = frame[:, None].expand_as(cost)
     least = cost.new_full(shape, torch.inf).scatter_reduce_(0, place, cost, "amin")

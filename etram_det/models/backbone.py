@@ -27,12 +27,7 @@ _MAX_SIZE = 4096  # of channels, blocks and multiples: a larger one is a typing 
 
 
 class LayerScale(nn.Module):
-    """Learned factor for each channel of a residual branch.
-
-    Args:
-        dim: channels ``C``.
-        init: value that each factor starts from.
-    """
+    """Learned factor for each channel of a residual branch; all start from ``init``."""
 
     def __init__(self, dim: int, init: float) -> None:
         super().__init__()
@@ -65,11 +60,10 @@ class PartitionAttention(nn.Module):
 
     Args:
         dim: channels ``C``, a multiple of ``dim_head``.
-        dim_head: channels of one attention head.
         grid: attend over a grid of far-apart pixels instead of a window of adjacent ones.
-        mlp_ratio: hidden channels of the MLP, as a multiple of ``dim``.
-        layer_scale_init: start value of the residual branches' factors.
         first_norm: normalise the input; false where the stage's down-sampling has just done so.
+
+    The other arguments are those of :class:`~etram_det.models.detector.Detector`.
     """
 
     def __init__(
@@ -96,14 +90,9 @@ class PartitionAttention(nn.Module):
         self.scale2 = LayerScale(dim, layer_scale_init)
 
     def forward(self, x: Tensor, partition: tuple[int, int]) -> Tensor:
-        """Attend within each cell of the partition.
+        """Attend in ``F`` frames ``[F, h, w, C]`` within each cell of the partition.
 
-        Args:
-            x: ``[F, h, w, C]`` features of ``F`` frames.
-            partition: ``(p, q)``, pixels of a cell in y and x; they divide ``h`` and ``w``.
-
-        Returns:
-            ``[F, h, w, C]``.
+        A cell has ``(p, q)`` pixels in y and x, which divide ``h`` and ``w``.
         """
         frames, h, w, dim = x.shape
         p, q = partition
@@ -144,15 +133,9 @@ class PixelLSTM(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """One step.
+        """The next hidden and cell state ``[B, h, w, C]``.
 
-        Args:
-            inputs: ``[B, h, w, 4 * C]``, the input's part of the gates.
-            hidden: ``[B, h, w, C]``.
-            cell: ``[B, h, w, C]``.
-
-        Returns:
-            The new hidden and cell state.
+        ``inputs`` ``[B, h, w, 4 * C]`` are the input's part of the gates.
         """
         gates = inputs + F.linear(hidden, self.weight[:, self.dim :])
         sigmoid_gates, cell_gate = gates.split((3 * self.dim, self.dim), dim=-1)
@@ -161,12 +144,7 @@ class PixelLSTM(nn.Module):
         return output_gate * cell.tanh(), cell
 
     def scan(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run over all time steps.
-
-        Args:
-            x: ``[T, B, h, w, C]``.
-            hidden: state before the first step, ``[B, h, w, C]``.
-            cell: the same.
+        """Run over all steps of ``x`` ``[T, B, h, w, C]`` from a state ``[B, h, w, C]`` each.
 
         Returns:
             Hidden states ``[T, B, h, w, C]``, and hidden and cell state after the last step.
@@ -221,10 +199,8 @@ class Stage(nn.Module):
         dim: channels ``C`` of the stage.
         stride: down-sampling factor; the kernel is ``2 * stride - 1`` wide, so patches overlap.
         num_blocks: pairs of window and grid attention.
-        dim_head: channels of one attention head.
-        mlp_ratio: hidden channels of the MLPs, as a multiple of ``dim``.
-        layer_scale_init: start value of the residual branches' factors.
-        gradient_checkpointing: recompute attention in the backward pass to save memory.
+
+    The other arguments are those of :class:`~etram_det.models.detector.Detector`.
     """
 
     def __init__(
@@ -259,14 +235,9 @@ class Stage(nn.Module):
         self.lstm = PixelLSTM(dim)
 
     def forward(self, x: Tensor, partition: tuple[int, int]) -> Tensor:
-        """All but the LSTM, frame by frame.
+        """Features ``[F, h, w, C]`` before the LSTM of frames ``[F, C_in, H_in, W_in]``.
 
-        Args:
-            x: ``[F, C_in, H_in, W_in]`` frames, any numeric type.
-            partition: pixels of an attention cell in y and x.
-
-        Returns:
-            Features ``[F, h, w, C]``.
+        The frames may have any numeric type; ``partition`` is an attention cell's size in pixels.
         """
         # One pass converts type and layout of the uint8 events; straight to bfloat16 is slower.
         x = x.to(torch.float32, memory_format=torch.channels_last).to(self.downsample.weight.dtype)
@@ -281,15 +252,9 @@ class Stage(nn.Module):
     def run(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None, partition: tuple[int, int]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The whole stage over one chunk.
+        """Features ``[T, B, C, h, w]`` of a chunk ``[T, B, C_in, H_in, W_in]``, and the new state.
 
-        Args:
-            x: ``[T, B, C_in, H_in, W_in]``, any numeric type.
-            state: hidden and cell state ``[B, C, h, w]`` each; ``None`` for zeros.
-            partition: pixels of an attention cell in y and x.
-
-        Returns:
-            Features ``[T, B, C, h, w]`` and the new state.
+        ``state`` is the hidden and cell state ``[B, C, h, w]`` before the chunk; None for zeros.
         """
         steps, lanes = x.shape[:2]
         x = self(x.flatten(0, 1), partition).unflatten(0, (steps, lanes))
@@ -304,12 +269,7 @@ class Stage(nn.Module):
 class RecurrentBackbone(nn.Module):
     """Four recurrent MaxViT stages at strides 4, 8, 16 and 32.
 
-    The arguments are those of :class:`~etram_det.models.detector.Detector`, which has their
-    meaning and defaults.
-
-    Raises:
-        UserError: if a number is out of its range, ``dim_head`` does not divide the channels of a
-            stage, or ``partition_split`` is not 1, 2 or 4.
+    Its arguments and errors are those of :class:`~etram_det.models.detector.Detector`.
     """
 
     def __init__(
@@ -337,11 +297,8 @@ class RecurrentBackbone(nn.Module):
                     f"model.{name}: must be four numbers from 1 to {_MAX_SIZE}, got "
                     f"{list(values)}: set one for each stage"
                 )
-        for name, value in (
-            ("embed_dim", embed_dim),
-            ("dim_head", dim_head),
-            ("mlp_ratio", mlp_ratio),
-        ):
+        sizes = {"embed_dim": embed_dim, "dim_head": dim_head, "mlp_ratio": mlp_ratio}
+        for name, value in sizes.items():
             if not 0 < value <= _MAX_SIZE:
                 raise UserError(f"model.{name}: must be from 1 to {_MAX_SIZE}, got {value}")
         # Sides of frames must be multiples of this, so that the partition divides every stage.

@@ -33,10 +33,6 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 class BoxLoss(nn.Module):
     """Base class of box losses: ``forward(pred, target)`` maps two ``[P, 4]`` to ``[P]``."""
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward(pred, target)")
-
 
 class IOULoss(BoxLoss):
     """Box loss of YOLOX: one minus the squared IoU."""

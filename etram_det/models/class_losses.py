@@ -15,10 +15,6 @@ from etram_det.models.size_weight import SizeWeight, WeightType, at_least_float3
 class ClassLoss(nn.Module):
     """Base class of class losses: ``forward(pred, target)`` maps two ``[P, K]`` to ``[P, K]``."""
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Loss ``[P, K]`` of logits ``[P, K]`` and targets ``[P, K]`` in [0, 1]."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward(pred, target)")
-
 
 class BCELoss(ClassLoss):
     """Class loss of YOLOX: binary cross-entropy of each class."""
@@ -138,9 +134,7 @@ class SizeAwareFocalLoss(nn.Module):
 
 def _check_focus(alpha: float, gamma: float) -> None:
     if not 0 <= alpha <= 1:
-        raise UserError(
-            f"alpha: must be in [0, 1], got {alpha}: use 0.25 or 0.75, as the papers do"
-        )
+        raise UserError(f"alpha: must be in [0, 1], got {alpha}: use 0.25 or 0.75")
     # Between 0 and 1 the gradient is infinite where a prediction equals its target.
     if not (gamma == 0 or gamma >= 1):
         raise UserError(f"gamma: must be 0 or at least 1, got {gamma}: use 2, the usual value")

@@ -90,14 +90,7 @@ class PAFPN(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Fuse the scales.
-
-        Args:
-            features: ``S`` tensors ``[N, C_s, h_s, w_s]``, finest first.
-
-        Returns:
-            ``S`` tensors of the same shapes.
-        """
+        """Fuse ``S`` scales ``[N, C_s, h_s, w_s]``, finest first; the results have their shapes."""
         x = features[-1]
         reduced: list[Tensor] = []
         for i in reversed(range(len(self.reduce))):

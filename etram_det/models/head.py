@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from etram_det.models.fpn import ConvBlock
 
+_PRIOR = 0.01  # initial probability of objectness and of each class
+
 
 @dataclass
 class HeadOutput:
@@ -44,14 +46,9 @@ class HeadOutput:
 
     def decode(self) -> Tensor:
         """``[N, A, 5 + K]``: cx, cy, w, h in pixels, objectness and class probabilities."""
-        return torch.cat(
-            [
-                self.boxes_cxcywh(),
-                self.objectness.float().sigmoid()[..., None],
-                self.classes.float().sigmoid(),
-            ],
-            dim=-1,
-        )
+        objectness = self.objectness.float().sigmoid()[..., None]
+        classes = self.classes.float().sigmoid()
+        return torch.cat([self.boxes_cxcywh(), objectness, classes], dim=-1)
 
 
 class YOLOXHead(nn.Module):
@@ -61,17 +58,9 @@ class YOLOXHead(nn.Module):
         dims: channels of each scale, finest first. The branches have a quarter of the last.
         strides: pixels of a cell's side at each scale.
         num_classes: classes ``K``.
-        prior: initial probability of objectness and of each class, in (0, 1).
     """
 
-    def __init__(
-        self,
-        *,
-        dims: Sequence[int],
-        strides: Sequence[int],
-        num_classes: int,
-        prior: float = 0.01,
-    ) -> None:
+    def __init__(self, *, dims: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
         super().__init__()
         width = dims[-1] // 4
         self.strides = tuple(strides)
@@ -82,20 +71,16 @@ class YOLOXHead(nn.Module):
         self.box_outputs = nn.ModuleList(nn.Conv2d(width, 4, 1) for _ in dims)
         self.objectness_outputs = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims)
         for output in (*self.class_outputs, *self.objectness_outputs):
-            nn.init.constant_(output.bias, -math.log((1 - prior) / prior))
+            nn.init.constant_(output.bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     @staticmethod
     def _branch(width: int) -> nn.Sequential:
         return nn.Sequential(ConvBlock(width, width, 3), ConvBlock(width, width, 3))
 
     def forward(self, features: Sequence[Tensor]) -> HeadOutput:
-        """Predict at every cell of every scale.
-
-        Args:
-            features: ``S`` tensors ``[N, C_s, h_s, w_s]``, finest first.
-        """
-        offsets, objectness, classes, cells, strides = [], [], [], [], []
-        for i, x in enumerate(features):
+        """Predict at every cell of ``S`` scales ``[N, C_s, h_s, w_s]``, finest first."""
+        offsets, objectness, classes, cells, strides, scales = [], [], [], [], [], []
+        for i, (x, stride) in enumerate(zip(features, self.strides, strict=True)):
             x = self.stems[i](x)
             box = self.box_branches[i](x)
             offsets.append(self._flatten(self.box_outputs[i](box)))
@@ -106,16 +91,15 @@ class YOLOXHead(nn.Module):
                 torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij"
             )
             cells.append(torch.stack([column, row], dim=-1).flatten(0, 1).float())
-            strides.append(torch.full((h * w,), float(self.strides[i]), device=x.device))
+            strides.append(torch.full((h * w,), float(stride), device=x.device))
+            scales.append((h, w, stride))
         return HeadOutput(
             torch.cat(offsets, dim=1),
             torch.cat(objectness, dim=1),
             torch.cat(classes, dim=1),
             torch.cat(cells),
             torch.cat(strides),
-            tuple(
-                (*x.shape[-2:], stride) for x, stride in zip(features, self.strides, strict=True)
-            ),
+            tuple(scales),
         )
 
     @staticmethod

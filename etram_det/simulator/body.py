@@ -8,43 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.simulator.projection import FRONT, GLOW, REAR, SHADOW, SHAPE, SIDE, SOLID, TOP
+from etram_det.simulator.projection import FRONT, GLOW, REAR, SHADOW, SHAPE, SIDE, TOP, Shape
 
 BLACK, RUBBER, METAL, SKIN = 0.07, 0.07, 0.45, 0.4
 # Light from inside a bus or tram at night.
 LIT = 0.12
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One flat shape of a body; the fields are those of ``projection.SHAPE``."""
-
-    plane: int
-    offset: float
-    x: float
-    z: float
-    half_x: float
-    half_z: float
-    albedo: float = 0.0
-    effect: int = SOLID
-    corner: float = 0.0
-    taper: float = 0.0
-    ring: float = 0.0
-    angle: float = 0.0
-    pivot_x: float = 0.0
-    pivot_z: float = 0.0
-    swing: float = 0.0
-    swing_phase: float = 0.0
-    roll: float = 0.0
-    grain: float = 0.0
-    grain_seed: float = 0.0
-    light: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,12 +37,8 @@ class Body:
 
     def table(self, night: bool) -> NDArray[Any]:
         """The shapes as ``projection.SHAPE``: by day without glow, at night without shadow."""
-        shapes = [s for s in self.shapes if s.effect != (SHADOW if night else GLOW)]
-        table = np.zeros(len(shapes), SHAPE)
-        for row, shape in zip(table, shapes, strict=True):
-            for field in fields(Shape):
-                row[field.name] = getattr(shape, field.name)
-        return table
+        hidden = SHADOW if night else GLOW
+        return np.array([shape for shape in self.shapes if shape.effect != hidden], SHAPE)
 
     @property
     def limb_speed(self) -> float:

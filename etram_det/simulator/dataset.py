@@ -205,9 +205,7 @@ def _record(plan: _Plan, settings: SimulationSettings, root: Path) -> None:
     rng = np.random.default_rng(plan.seed)
     size = settings.height, settings.width
     scene = draw_scene(rng, *size, settings.seconds, plan.night, settings.traffic, plan.late)
-    camera = EventCamera(
-        scene.camera, scene.light, scene.actors, scene.shapes, settings.sensor, rng
-    )
+    camera = EventCamera(scene, settings.sensor, rng)
     end_us = round(settings.seconds * 1e6)
     boxes = [np.zeros(0, BOX_DTYPE)]
     file = _EventFile(root / plan.split / f"{plan.name}_td.h5", *size)

@@ -29,6 +29,7 @@ from etram_det.simulator.projection import (
     project,
 )
 from etram_det.simulator.rendering import Light, look, paint
+from etram_det.simulator.scene import Scene
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 
@@ -76,23 +77,14 @@ class SensorSettings:
 
 
 class _Pixels(NamedTuple):
-    """State of the pixels.
+    """State of the pixels, ``[H, W]`` each."""
 
-    Attributes:
-        image: ``[H, W]`` float32, current intensity.
-        last_image: ``[H, W]`` float32, intensity at the last comparison.
-        level: ``[H, W]`` float32, logarithm of that intensity.
-        reference: ``[H, W]`` float32, level of the last threshold crossing.
-        thresholds: ``[2, H, W]`` float32, for negative and positive events.
-        last_us: ``[H, W]`` int64, time of the last event.
-    """
-
-    image: NDArray[np.float32]
-    last_image: NDArray[np.float32]
-    level: NDArray[np.float32]
-    reference: NDArray[np.float32]
-    thresholds: NDArray[np.float32]
-    last_us: NDArray[np.int64]
+    image: NDArray[np.float32]  # current intensity
+    last_image: NDArray[np.float32]  # intensity at the last comparison
+    level: NDArray[np.float32]  # logarithm of that intensity
+    reference: NDArray[np.float32]  # level of the last threshold crossing
+    thresholds: NDArray[np.float32]  # [2, H, W], for negative and positive events
+    last_us: NDArray[np.int64]  # time of the last event
 
 
 @njit(cache=True, nogil=True)
@@ -222,38 +214,27 @@ class EventCamera:
     """An event camera that records a scene, from time 0 on.
 
     Args:
-        camera: its position and optics.
-        light: the empty scene.
-        actors: ``[A]`` as ``projection.ACTOR``, from far to near.
-        shapes: of all actors, as ``projection.SHAPE``.
+        scene: what it sees.
         sensor: properties of its pixels.
         rng: draws the thresholds and the noise.
     """
 
-    def __init__(
-        self,
-        camera: Camera,
-        light: Light,
-        actors: NDArray[Any],
-        shapes: NDArray[Any],
-        sensor: SensorSettings,
-        rng: np.random.Generator,
-    ) -> None:
-        self.camera, self.light, self.sensor, self.rng = camera, light, sensor, rng
+    def __init__(self, scene: Scene, sensor: SensorSettings, rng: np.random.Generator) -> None:
+        self.camera, self.light, self.sensor, self.rng = scene.camera, scene.light, sensor, rng
         self.now_us = 0
-        height, width = light.background.shape
-        touched = np.zeros((len(actors), 4), np.int64)
-        self.stage = Stage(
-            actors, shapes, np.zeros(len(shapes), PLACED), touched, np.zeros(len(actors), VIEW)
-        )
+        height, width = self.light.background.shape
+        placed = np.zeros(len(scene.shapes), PLACED)
+        num_actors = len(scene.actors)
+        touched, views = np.zeros((num_actors, 4), np.int64), np.zeros(num_actors, VIEW)
+        self.stage = Stage(scene.actors, scene.shapes, placed, touched, views)
         spread = rng.normal(0, sensor.threshold_spread, (2, height, width))
         lowest = 0.3 * sensor.contrast_threshold
         thresholds = np.maximum(sensor.contrast_threshold + spread, lowest).astype(np.float32)
-        image = light.background.copy()
+        image = self.light.background.copy()
         active = self._active(0, 0)
         for i in active:
-            place(camera, self.stage, i, 0.0)
-        paint(image, (0, 0, width, height), active, self.stage, light)
+            place(self.camera, self.stage, i, 0.0)
+        paint(image, (0, 0, width, height), active, self.stage, self.light)
         level = np.log(image + np.float32(sensor.dark_level))
         # At the start, a pixel is anywhere between two thresholds.
         apart = rng.uniform(-0.5, 0.5, (height, width)) * sensor.contrast_threshold

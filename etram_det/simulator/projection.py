@@ -21,30 +21,33 @@ SIDE, FRONT, REAR, TOP = range(4)
 # Effects of a shape on the image behind it.
 SOLID, GLOW, SHADOW = range(3)
 
-SHAPE = np.dtype(
-    [
-        ("plane", "i4"),
-        ("effect", "i4"),
-        ("offset", "f4"),  # of the plane from the centre of the body, along the plane's normal
-        ("x", "f4"),  # centre of the shape in its plane
-        ("z", "f4"),
-        ("half_x", "f4"),
-        ("half_z", "f4"),
-        ("corner", "f4"),  # radius of the rounded corners
-        ("taper", "f4"),  # share of its width that the shape loses from bottom to top
-        ("ring", "f4"),  # width of the rim if only the rim is drawn, else 0
-        ("angle", "f4"),
-        ("pivot_x", "f4"),  # point that a swinging shape turns about
-        ("pivot_z", "f4"),
-        ("swing", "f4"),  # radians to either side
-        ("swing_phase", "f4"),
-        ("roll", "f4"),  # radians turned per metre driven
-        ("albedo", "f4"),
-        ("grain", "f4"),  # strength of the texture, relative to the albedo
-        ("grain_seed", "f4"),
-        ("light", "f4"),  # emitted at night; the strength of a shadow by day
-    ]
-)
+
+class Shape(NamedTuple):
+    """One flat shape of a body, in metres and radians."""
+
+    plane: int
+    offset: float  # of the plane from the centre of the body, along the plane's normal
+    x: float  # centre of the shape in its plane
+    z: float
+    half_x: float
+    half_z: float
+    albedo: float = 0.0
+    effect: int = SOLID
+    corner: float = 0.0  # radius of the rounded corners
+    taper: float = 0.0  # share of its width that the shape loses from bottom to top
+    ring: float = 0.0  # width of the rim if only the rim is drawn, else 0
+    angle: float = 0.0
+    pivot_x: float = 0.0  # point that a swinging shape turns about
+    pivot_z: float = 0.0
+    swing: float = 0.0  # radians to either side
+    swing_phase: float = 0.0
+    roll: float = 0.0  # radians turned per metre driven
+    grain: float = 0.0  # strength of the texture, relative to the albedo
+    grain_seed: float = 0.0
+    light: float = 0.0  # emitted at night; the strength of a shadow by day
+
+
+SHAPE = np.dtype([(name, "i4" if name in ("plane", "effect") else "f4") for name in Shape._fields])
 
 ACTOR = np.dtype(
     [
@@ -69,25 +72,14 @@ ACTOR = np.dtype(
 # A shape on the screen: its centre, the matrix from pixels to metres in the shape's own axes,
 # pixels per metre, and the bounds of the pixels that it can change.
 PLACED = np.dtype(
-    [
-        ("u", "f8"),
-        ("v", "f8"),
-        ("a_u", "f8"),
-        ("a_v", "f8"),
-        ("b_u", "f8"),
-        ("b_v", "f8"),
-        ("px_per_m", "f8"),
-        ("u_from", "i4"),
-        ("u_to", "i4"),
-        ("v_from", "i4"),
-        ("v_to", "i4"),
-    ]
+    [(name, "f8") for name in ("u", "v", "a_u", "a_v", "b_u", "b_v", "px_per_m")]
+    + [(name, "i4") for name in ("u_from", "u_to", "v_from", "v_to")]
 )
 
 # The view of an actor.
 VIEW = np.dtype(
     [
-        ("box", "f8", (4,)),  # bounds of its whole silhouette, u0 v0 u1 v1, not clipped
+        ("box", "f8", (4,)),  # bounds of its silhouette, u0 v0 u1 v1, not clipped
         ("seen", "i4", (4,)),  # bounds of its visible pixels, u0 v0 u1 v1
         ("num_own", "i4"),  # pixels of its silhouette inside the frame
         ("num_visible", "i4"),  # of these, those that no nearer actor hides
@@ -99,42 +91,24 @@ _MIN_DEPTH_M = 3.0
 
 
 class Camera(NamedTuple):
-    """A pinhole camera without roll.
-
-    Attributes:
-        focal_px: focal length in pixels.
-        centre_u: column of the optical axis.
-        centre_v: row of the optical axis.
-        height_m: height above the ground.
-        sin_pitch: sine of the angle by which it looks down.
-        cos_pitch: cosine of the same angle.
-    """
+    """A pinhole camera without roll."""
 
     focal_px: float
-    centre_u: float
-    centre_v: float
-    height_m: float
-    sin_pitch: float
+    centre_u: float  # column of the optical axis
+    centre_v: float  # row of the optical axis
+    height_m: float  # above the ground
+    sin_pitch: float  # of the angle by which it looks down
     cos_pitch: float
 
 
 class Stage(NamedTuple):
-    """The actors and their current places on the screen.
+    """``A`` actors with ``S`` shapes and their current places on the screen."""
 
-    Attributes:
-        actors: ``[A]`` as ``ACTOR``, from far to near.
-        shapes: ``[S]`` of all actors, as ``SHAPE``.
-        placed: ``[S]`` as ``PLACED``.
-        touched: ``[A, 4]`` int64, bounds u0 v0 u1 v1 of the pixels that an actor can change; zeros
-            for none.
-        views: ``[A]`` as ``VIEW``.
-    """
-
-    actors: NDArray[Any]
-    shapes: NDArray[Any]
-    placed: NDArray[Any]
-    touched: NDArray[np.int64]
-    views: NDArray[Any]
+    actors: NDArray[Any]  # [A] as ACTOR, from far to near
+    shapes: NDArray[Any]  # [S] of all actors, as SHAPE
+    placed: NDArray[Any]  # [S] as PLACED
+    touched: NDArray[np.int64]  # [A, 4] bounds u0 v0 u1 v1 of the pixels that change; 0 for none
+    views: NDArray[Any]  # [A] as VIEW
 
 
 @njit(cache=True, nogil=True)

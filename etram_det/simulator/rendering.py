@@ -24,19 +24,12 @@ Form = tuple[float, float, float, float, float]
 
 
 class Light(NamedTuple):
-    """The scene without its actors.
+    """The scene without its actors; white in daylight has intensity 1."""
 
-    Attributes:
-        background: ``[H, W]`` float32, intensity of the empty scene; white in daylight is 1.
-        grains: ``[GRAIN_SIZE, GRAIN_SIZE]`` float32 in [-1, 1], the texture of all surfaces.
-        ambient: intensity of white.
-        night: whether lamps are on.
-    """
-
-    background: NDArray[np.float32]
-    grains: NDArray[np.float32]
-    ambient: float
-    night: bool
+    background: NDArray[np.float32]  # [H, W] intensity of the empty scene
+    grains: NDArray[np.float32]  # [GRAIN_SIZE, GRAIN_SIZE] in [-1, 1], texture of all surfaces
+    ambient: float  # intensity of white
+    night: bool  # whether lamps are on
 
 
 @njit(cache=True, nogil=True)

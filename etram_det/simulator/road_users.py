@@ -18,7 +18,6 @@ from etram_det.simulator.body import (
     RUBBER,
     SKIN,
     Body,
-    Shape,
     bar,
     box,
     car_wheels,
@@ -31,7 +30,7 @@ from etram_det.simulator.body import (
     spoked_wheel,
     windows,
 )
-from etram_det.simulator.projection import FRONT, GLOW, REAR, SIDE, TOP
+from etram_det.simulator.projection import FRONT, GLOW, REAR, SIDE, TOP, Shape
 
 PEDESTRIAN, CAR, BICYCLE, BUS, MOTORBIKE, TRUCK, TRAM, WHEELCHAIR = range(8)
 

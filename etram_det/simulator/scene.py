@@ -40,36 +40,22 @@ _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12
 
 @dataclass(frozen=True)
 class Lane:
-    """One strip of the boulevard.
+    """One strip of the boulevard."""
 
-    Attributes:
-        kind: pavement, cycle lane, carriageway or rails.
-        offset_m: distance of its centre from the camera, across the boulevard.
-        direction: +1 if its traffic goes to the right, -1 to the left, 0 both.
-        view_m: first and last position along it in the camera's view.
-    """
-
-    kind: int
-    offset_m: float
-    direction: int
-    view_m: tuple[float, float]
+    kind: int  # pavement, cycle lane, carriageway or rails
+    offset_m: float  # distance of its centre from the camera, across the boulevard
+    direction: int  # +1 if its traffic goes to the right, -1 to the left, 0 both
+    view_m: tuple[float, float]  # first and last position along it in the camera's view
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A place and its traffic, ready to record.
+    """A place and its traffic, ready to record."""
 
-    Attributes:
-        camera: its position and optics.
-        light: the empty scene.
-        actors: as ``projection.ACTOR``, from far to near.
-        shapes: of all actors, as ``projection.SHAPE``.
-    """
-
-    camera: Camera
-    light: Light
-    actors: NDArray[np.void]
-    shapes: NDArray[np.void]
+    camera: Camera  # its position and optics
+    light: Light  # the empty scene
+    actors: NDArray[np.void]  # [A] as ACTOR, from far to near
+    shapes: NDArray[np.void]  # [S] of all actors, as SHAPE
 
 
 def _draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
@@ -125,26 +111,31 @@ def _draw_motion(rng: np.random.Generator, kind: int) -> np.record:
 
 
 class _Traffic:
-    """Fills lanes with road users, one by one.
-
-    Args:
-        rng: draws everything.
-        lanes: lanes to fill.
-        turn: the boulevard's angle.
-        seconds: length of the recording.
-        night: whether lamps are on.
-    """
+    """Fills lanes with road users, one by one; ``turn`` is the boulevard's angle."""
 
     def __init__(
         self, rng: np.random.Generator, lanes: list[Lane], turn: float, seconds: float, night: bool
     ) -> None:
-        self.rng, self.lanes, self.turn, self.seconds = rng, lanes, turn, seconds
-        self.night = night
+        self.rng, self.lanes, self.turn, self.seconds, self.night = rng, lanes, turn, seconds, night
         self.motions = [_draw_motion(rng, lane.kind) for lane in lanes]
         self.taken: list[list[tuple[float, float]]] = [[] for _ in lanes]
         self.actors: list[tuple[tuple[float, float], np.record]] = []
         self.shapes: list[NDArray[np.void]] = []
         self.num_shapes = 0
+
+    def fill(self, users: float, late: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """Road users from far to near, and their shapes; arguments as in ``draw_scene``."""
+        in_view_s = np.zeros(len(_SHARE))
+        # Without a random handicap all recordings would start with one class.
+        handicap_s = self.rng.uniform(0, 0.5, len(_SHARE))
+        handicap_s[late] += _LATE_S * _SHARE[late]
+        while in_view_s.sum() < users * self.seconds:
+            class_id = int(np.argmin((in_view_s + handicap_s) / _SHARE))
+            gained_s = self.add(class_id)
+            in_view_s[class_id] += gained_s
+            handicap_s[class_id] += 0.0 if gained_s else 0.2  # no room: other classes come first
+        from_far = [actor for _, actor in sorted(self.actors, key=lambda pair: pair[0])]
+        return np.array(from_far, ACTOR), np.concatenate([np.zeros(0, SHAPE), *self.shapes])
 
     def add(self, class_id: int) -> float:
         """Add one road user; returns its seconds in view, 0 if there is no room for it."""
@@ -185,31 +176,6 @@ class _Traffic:
         near = times_s[beyond_m < 0.5 * length + _LIGHT_M]
         actor["enter_us"], actor["leave_us"] = (near[0] - step_s) * 1e6, (near[-1] + step_s) * 1e6
         return self.seconds * float(np.mean(beyond_m < 0))
-
-
-def _draw_traffic(
-    rng: np.random.Generator,
-    lanes: list[Lane],
-    turn: float,
-    seconds: float,
-    night: bool,
-    users: float,
-    late: int,
-) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """Road users from far to near and their shapes; arguments as in ``draw_scene``."""
-    traffic = _Traffic(rng, lanes, turn, seconds, night)
-    in_view_s = np.zeros(len(_SHARE))
-    handicap_s = rng.uniform(0, 0.5, len(_SHARE))  # else all recordings start with one class
-    handicap_s[late] += _LATE_S * _SHARE[late]
-    while in_view_s.sum() < users * seconds:
-        class_id = int(np.argmin((in_view_s + handicap_s) / _SHARE))
-        gained_s = traffic.add(class_id)
-        in_view_s[class_id] += gained_s
-        handicap_s[class_id] += 0.0 if gained_s else 0.2  # no room: other classes come first
-    if not traffic.actors:
-        return np.zeros(0, ACTOR), np.zeros(0, SHAPE)
-    order = sorted(range(len(traffic.actors)), key=lambda i: traffic.actors[i][0])
-    return np.array([traffic.actors[i][1] for i in order], ACTOR), np.concatenate(traffic.shapes)
 
 
 def _draw_grains(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -289,7 +255,7 @@ def draw_scene(
     # At larger angles the far lanes would leave the image at its middle.
     turn = math.atan(rng.uniform(-0.36, 0.36) * width / camera.focal_px)
     lanes = _lay_lanes(rng, camera, (height, width), turn)
-    actors, shapes = _draw_traffic(rng, lanes, turn, seconds, night, users, late)
+    actors, shapes = _Traffic(rng, lanes, turn, seconds, night).fill(users, late)
     grains = _draw_grains(rng)
     ambient = (_AMBIENT_NIGHT if night else _AMBIENT_DAY) * rng.uniform(0.8, 1.2)
     albedo = _draw_background(rng, camera, lanes, turn, (height, width), grains)

@@ -186,7 +186,7 @@ def test_a_track_keeps_its_class_and_moves_smoothly(street: Path) -> None:
 def make_camera(night: bool, users: float, sensor: SensorSettings, seed: int = 3) -> EventCamera:
     rng = np.random.default_rng(seed)
     scene = draw_scene(rng, 180, 320, 1.0, night, users, late=6)
-    return EventCamera(scene.camera, scene.light, scene.actors, scene.shapes, sensor, rng)
+    return EventCamera(scene, sensor, rng)
 
 
 def test_an_empty_street_gives_nothing_but_noise_at_its_rate() -> None:
@@ -238,7 +238,7 @@ def test_night_is_dark_with_bright_lamps() -> None:
 def test_what_is_near_hides_what_is_far() -> None:
     rng = np.random.default_rng(0)
     scene = draw_scene(rng, 180, 320, 1.0, False, 8.0, late=6)
-    camera = EventCamera(scene.camera, scene.light, scene.actors, scene.shapes, QUIET, rng)
+    camera = EventCamera(scene, QUIET, rng)
     free = camera.look()
     drawn = np.flatnonzero(free["num_own"])
     assert free["num_visible"][drawn[-1]] == free["num_own"][drawn[-1]]  # the nearest
@@ -250,7 +250,7 @@ def test_what_is_near_hides_what_is_far() -> None:
     actors = actors[[far, near]]
     actors["enter_us"], actors["leave_us"] = 0, 10**6
     actors["x"], actors["y"] = 0.0, (40.0, 36.0)
-    pair = EventCamera(scene.camera, scene.light, actors, scene.shapes, QUIET, rng).look()
+    pair = EventCamera(replace(scene, actors=actors), QUIET, rng).look()
     assert pair["num_visible"][1] == pair["num_own"][1] > 0
     assert pair["num_visible"][0] < 0.5 * pair["num_own"][0]
 
