@@ -19,10 +19,9 @@ from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.tools.bench import arithmetic
-from etram_det.tools.bench.assign import head_output
 from etram_det.tools.bench.command import bench_command
 from etram_det.tools.bench.measure import Section, add_variants, measure, measurement_of
-from etram_det.tools.bench.settings import BenchSettings, random_boxes
+from etram_det.tools.bench.settings import BenchSettings, head_output, random_boxes
 from etram_det.tools.import_rvt import import_rvt_command
 from support.paths import REFERENCE, ROOT
 from support.plain_path import assignment_by, plain_features, plain_simota

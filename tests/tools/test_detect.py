@@ -290,7 +290,7 @@ def test_mistakes_in_settings_are_told_in_one_line(capfd):
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2
     assert "no file none.ckpt" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", path]) == 2
-    assert "ckpt_path wants a .ckpt file" in only_line(capfd)
+    assert "must be a checkpoint that PyTorch wrote, got something else" in only_line(capfd)
     for flags, message in {
         ("--score", "2"): "score: must be in [0, 1]",
         ("--nms", "-1"): "nms: must be in [0, 1]",
