@@ -54,6 +54,7 @@ def count(settings: BenchSettings) -> Arithmetic:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
+        """Note a tensor ``[*]`` by its memory."""
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 

@@ -68,10 +68,7 @@ def bench_command(
     """
     has_cuda, failures = torch.cuda.is_available(), {}
     if device == "cuda" and not has_cuda:
-        failures["device"] = (
-            "device: must be cpu or auto on this machine, got cuda: use --device cpu; what follows "
-            "was measured on the CPU"
-        )
+        failures["device"] = "device: must be cpu or auto here, got cuda: measured on the CPU"
     chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
     settings = BenchSettings(
         preset=preset,
@@ -85,17 +82,25 @@ def bench_command(
         repeats=repeats,
         device=chosen,
     )
+    _run(_parts(what, settings, data, growth, frames), chosen, failures, output)
+
+
+def _parts(
+    what: str, settings: BenchSettings, data: bool, growth: bool, frames: int
+) -> dict[str, Callable[[], list[Section]]]:
+    """The benchmarks that are asked for, by name."""
+    repeats = settings.repeats
     parts: dict[str, Callable[[], list[Section]]] = {
         "train": lambda: [bench_train(settings, data)],
         "growth": lambda: [bench_growth(settings)],
         "stream": lambda: [bench_stream(settings)],
-        "assign": lambda: [bench_assign(chosen, repeats)],
+        "assign": lambda: [bench_assign(settings.device, repeats)],
         "metric": lambda: [bench_metric(frames, max(repeats // 3, 1))],
         "data": lambda: bench_data(repeats),
     }
     wanted = set(parts) if what == "all" else {what, "growth"} if what == "train" else {what}
     wanted -= set() if growth else {"growth"}
-    _run({name: parts[name] for name in parts if name in wanted}, chosen, failures, output)
+    return {name: parts[name] for name in parts if name in wanted}
 
 
 def _run(

@@ -35,7 +35,6 @@ def sweep_command(
     small_threshold: Range | None = (256.0, 4096.0),
     medium_threshold: Range | None = (5184.0, 36864.0),
     sampler_seed: int = 0,
-    prune: bool = False,
     storage: str | None = None,
     fit: Sequence[str] = (),
 ) -> None:
@@ -57,7 +56,6 @@ def sweep_command(
         small_threshold: range in square pixels, drawn by magnitude, where the weight depends on it.
         medium_threshold: the same for medium_threshold.
         sampler_seed: seed of the choices.
-        prune: stop a trial whose validation is worse than the others' median after as many steps.
         storage: URL of a database server that several machines share, such as postgresql://…
         fit: settings of all runs, after a ``--`` that ends the sweep's own flags: ``-- --config
             quick --data.root /path``. They go over the variant.
@@ -75,7 +73,7 @@ def sweep_command(
     paths = [Path(configuration_file(str(each), "variants")) for each in named]
     bounds = {name: given for name, given in zip(SEARCHED, ranges, strict=True) if given}
     space = SearchSpace(_configurations(paths, fit, metric), bounds)
-    _sweep(trials, output.expanduser(), space, metric, seeds, sampler_seed, None, storage, prune)
+    _sweep(trials, output.expanduser(), space, metric, seeds, sampler_seed, None, storage)
 
 
 def _sweep(trials: int, *settings: Any) -> None:
@@ -129,8 +127,8 @@ def _configurations(
     if not variants:
         if not fit:
             raise UserError(
-                "variants: must be one or more configuration files, got none: name some, or "
-                "give fit its settings after --"
+                "variants: must be one or more configuration files, got none: set some, or give "
+                "fit its settings after --"
             )
         return {"configuration": _resolved(fit, metric)}
     names = [path.stem for path in variants]
@@ -163,7 +161,7 @@ def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
         near = difflib.get_close_matches(metric, names, 3) or names[:5]
         raise UserError(
             f"metric: must be an average precision or recall of metrics.json, got {metric}: "
-            f"Use {', '.join(near)} or another in docs/evaluation.md"
+            f"use {', '.join(near)} or another in docs/evaluation.md"
         )
     return dict(yaml.safe_load(text))
 
