@@ -28,11 +28,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 CONFIGS = ROOT / "configs"
 RAW = ROOT / "tests" / "reference" / "raw_etram"
 SMALL_RAW = [
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2"),
-    *("--data.root", str(RAW), "--data.input_size", "[90, 160]"),
-    *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
+    "--model.embed_dim=8",
+    "--model.dim_head=4",
+    "--model.fpn_depth=0.33",
+    "--data.num_workers=0",
+    "--data.train_lanes=2",
+    f"--data.root={RAW}",
+    "--data.input_size=[90, 160]",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.accelerator=cpu",
 ]
 RANGES = {
     "learning_rate": (1e-4, 1e-2),
@@ -453,17 +459,15 @@ def _pretended(tmp_path, monkeypatch):
 
 def test_several_values_of_a_flag_are_a_list_and_the_rest_is_for_fit():
     given = ["--out-put", "x", "y", "--seeds", "1", "-2", "-h", "--", "--a.b-c", "1", "2"]
-    assert tool_arguments(given, command.sweep_command) == [
-        *("--out_put", "x", "y", "--seeds", '["1", "-2"]', "-h"),
-        *("--fit", '["--a.b-c", "1", "2"]'),
-    ]
+    expected = ["--out_put", "x", "y", "--seeds", '["1", "-2"]', "-h"]
+    expected += ["--fit", '["--a.b-c", "1", "2"]']
+    assert tool_arguments(given, command.sweep_command) == expected
     # One value is a list as well, unless it is one already.
     one = ["--seeds", "7", "--variants=a.yaml", "--output", "x"]
-    assert tool_arguments(one, command.sweep_command) == [
-        *("--seeds", '["7"]', "--variants", '["a.yaml"]', "--output", "x")
-    ]
-    for whole in ("null", "[1, 2]"):
-        given = ["--seeds", whole]
+    expected = ["--seeds", '["7"]', "--variants", '["a.yaml"]', "--output", "x"]
+    assert tool_arguments(one, command.sweep_command) == expected
+    for value in ("null", "[1, 2]"):
+        given = ["--seeds", value]
         assert tool_arguments(given, command.sweep_command) == given
     rate = ["--learning-rate", "null", "--trials=3"]
     assert tool_arguments(rate, command.sweep_command) == ["--learning_rate", *rate[1:]]

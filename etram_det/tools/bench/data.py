@@ -36,11 +36,7 @@ _PART = 2**20  # events of the long recording that are written at a time, and th
 
 
 def bench_data(repeats: int) -> list[Section]:
-    """Time the kernel, raw recordings and both preprocessed layouts, and watch the memory.
-
-    Args:
-        repeats: measurements.
-    """
+    """Time the kernel, raw recordings and both preprocessed layouts, and watch the memory."""
     return [_kernel(repeats), _reading(repeats), bench_memory()]
 
 
@@ -119,11 +115,7 @@ def _raw_recording(root: Path) -> Recording:
 
 
 def bench_memory(num_events: int = _LONG_EVENTS) -> Section:
-    """Read frames from all over a recording, in a process as loading ones are.
-
-    Args:
-        num_events: length of the recording, at 2 million events a second.
-    """
+    """Read frames from all over a long recording of 2 million events a second, as loading does."""
     section = Section(f"Memory of a loading process, recording of {num_events / 1e6:.0f} M events")
     with section.part("reading"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long_td.h5"

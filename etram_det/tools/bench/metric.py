@@ -24,12 +24,7 @@ _OURS = "SizeBinnedMAP, all metrics"
 
 
 def bench_metric(num_frames: int, repeats: int) -> Section:
-    """Time updates and result over frames with 8 labels and 28 detections each.
-
-    Args:
-        num_frames: of the simulated evaluation.
-        repeats: measurements.
-    """
+    """Time updates and result over frames with 8 labels and 28 detections each."""
     section = Section(f"Metric: {num_frames} frames, {_LABELS} labels, {_DETECTIONS} detections")
     labels, detections = _evaluation(num_frames)
     runs = {_OURS: lambda: _run_ours(_metric(), labels, detections)}

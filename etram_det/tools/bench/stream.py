@@ -20,11 +20,7 @@ _NMS = (0.001, 0.45)  # score and overlap thresholds, as in evaluation
 
 
 def bench_stream(settings: BenchSettings) -> Section:
-    """Time one window, batch 1, whole and in parts, against the counted arithmetic.
-
-    Args:
-        settings: network, precisions and device; lanes and steps are 1 here.
-    """
+    """Time one window, batch 1, whole and in parts, against the counted arithmetic."""
     settings = replace(settings, lanes=1, steps=1)
     section = Section(f"Streaming, one window at a time: {settings.frame}")
     events = settings.events(1, 1)[0]

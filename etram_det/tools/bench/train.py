@@ -94,12 +94,7 @@ class TrainingStep:
 
 
 def bench_train(settings: BenchSettings, data: bool) -> Section:
-    """Time a training step, whole, in parts and against the counted arithmetic.
-
-    Args:
-        settings: sizes, precisions and device.
-        data: whether to load real batches as well.
-    """
+    """Time a training step, whole, in parts and against the counted arithmetic."""
     sizes = f"{settings.frame}, T={settings.steps}, {settings.lanes} lanes"
     section = Section(f"Training step: {sizes}")
     batch = training_batch(settings)
@@ -194,11 +189,7 @@ def _add_loading(
 
 
 def bench_growth(settings: BenchSettings) -> Section:
-    """Time the training step as lanes, steps, frames and scales grow, one at a time.
-
-    Args:
-        settings: what growth starts from.
-    """
+    """Time the training step as lanes, steps, frames and scales grow, one at a time."""
     precision = settings.precision[0]
     section = Section(f"Growth of the training step: {precision}, from {settings.frame}")
     changes: dict[str, dict[str, Any]] = {
@@ -224,12 +215,7 @@ def bench_growth(settings: BenchSettings) -> Section:
 
 
 def bench_assign(device: torch.device, repeats: int) -> Section:
-    """Time SimOTA of a whole batch: 24 frames, 20 boxes, 20,400 points and 8 classes.
-
-    Args:
-        device: where to compute.
-        repeats: measurements.
-    """
+    """Time SimOTA of a whole batch: 24 frames, 20 boxes, 20,400 points and 8 classes."""
     num_frames, num_boxes, size = 24, 20, (384, 640)
     output = head_output(num_frames, size, device)
     boxes, classes = random_boxes(num_frames, num_boxes, size, device)

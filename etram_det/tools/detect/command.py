@@ -103,14 +103,11 @@ def _frame_settings(
     sensor_size: tuple[int, int] | None,
 ) -> FrameSettings:
     """The checkpoint's, with those settings that are given; what is a guess is logged."""
-    changes: dict[str, Any] = {
-        "window_ms": window_ms,
-        "input_size": input_size,
-        "downsample": downsample,
-        "sensor_size": sensor_size,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = replace(trained.frame_settings, **given)
+    given: dict[str, Any] = dict(
+        window_ms=window_ms, input_size=input_size, downsample=downsample, sensor_size=sensor_size
+    )
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = replace(trained.frame_settings, **changes)
     if not trained.knows_frames:
         size = settings.input_size or "half of the sensor's"
         _log.info(

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,9 @@ from etram_det.cli.lightning import lightning_cli
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.tools.sweep.space import SEARCHED, SearchSpace
+
+if TYPE_CHECKING:
+    from etram_det.tools.sweep.study import SharedStudy
 
 FILE_WIDTH = 160  # of the table in a file or a pipe, in columns
 
@@ -73,24 +76,17 @@ def sweep_command(
     paths = [Path(configuration_file(str(each), "variants")) for each in named]
     bounds = {name: given for name, given in zip(SEARCHED, ranges, strict=True) if given}
     space = SearchSpace(_configurations(paths, fit, metric), bounds)
-    _sweep(trials, output.expanduser(), space, metric, seeds, sampler_seed, None, storage)
-
-
-def _sweep(trials: int, *settings: Any) -> None:
-    """Run trials until there are enough, print and write what they found.
-
-    Args:
-        trials: number of trials that the study is to have.
-        *settings: arguments of ``SharedStudy``.
-    """
     if find_spec("optuna") is None:
-        raise UserError(
-            "sweep: needs Optuna, which is not installed: pip install 'etram-det[sweep]'"
-        )
-    from etram_det.tools.sweep.outcome import progress_line, trials_table, value_of, write_outcome
+        raise UserError("sweep: needs Optuna: install it by pip install 'etram-det[sweep]'")
     from etram_det.tools.sweep.study import SharedStudy
 
-    shared = SharedStudy(*settings)
+    _sweep(SharedStudy(output.expanduser(), space, metric, seeds, sampler_seed, storage), trials)
+
+
+def _sweep(shared: SharedStudy, trials: int) -> None:
+    """Run trials until there are enough, print and write what they found."""
+    from etram_det.tools.sweep.outcome import progress_line, trials_table, value_of, write_outcome
+
     console = screen(width=FILE_WIDTH)
     console.out(_plan(shared.space, shared.output))
 
@@ -119,7 +115,7 @@ def _sweep(trials: int, *settings: Any) -> None:
 def _configurations(
     variants: Sequence[Path], fit: Sequence[str], metric: str
 ) -> dict[str, dict[str, Any]]:
-    """The whole configuration of each variant, by its file's name.
+    """The complete configuration of each variant, by its file's name.
 
     Raises:
         UserError: if two have one name, a setting does not fit, or the metric does not exist.
@@ -142,10 +138,7 @@ def _configurations(
 
 
 def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
-    """What ``fit`` makes of files and flags; building all of it finds mistakes before any run.
-
-    So does opening the data; simulated traffic is made now, if need be.
-    """
+    """What ``fit`` makes of files and flags; building it and opening its data finds mistakes."""
     logging.disable(logging.INFO)  # every run will say it again
     try:
         with warnings.catch_warnings():

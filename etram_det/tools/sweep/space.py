@@ -33,7 +33,7 @@ class SearchSpace:
     """Variants and ranges.
 
     Attributes:
-        variants: name of each variant and its whole configuration, as ``fit`` reads it.
+        variants: name of each variant and its complete configuration, as ``fit`` reads it.
         ranges: lowest and highest value of each searched setting, some of ``SEARCHED``.
 
     Raises:
@@ -50,7 +50,7 @@ class SearchSpace:
             if not least <= low < high < math.inf:
                 raise UserError(
                     f"{name}: must be {words}, finite and in ascending order, got {low:g} "
-                    f"{high:g}: exchange or correct them, or set null to keep the configuration's"
+                    f"{high:g}: set other bounds, or null to keep the configuration's"
                 )
         for variant in self.variants:
             self._require_thresholds_apart(variant)

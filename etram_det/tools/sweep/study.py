@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,42 +83,35 @@ def run_fit(settings: Path, log: Path) -> int:
                 process.kill()
 
 
+@dataclass
 class SharedStudy:
     """A study and the runs of its trials, in one folder.
 
-    Args:
+    Attributes:
         output: folder of the study, made if it is not there.
         space: what is searched.
         metric: metric of ``metrics.json`` that is maximised.
         seeds: seeds of the runs of each trial, whose mean is the trial's value.
         sampler_seed: seed of the choices, which it sets together with the trial's number.
-        runner: trains with a settings file; ``run_fit`` unless given.
         storage: URL of the database; None for ``study.db`` in the folder.
+        runner: trains with a settings file; ``run_fit`` unless given.
 
     Raises:
         UserError: if the study cannot be opened or has other settings.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        space: SearchSpace,
-        metric: str,
-        seeds: Sequence[int],
-        sampler_seed: int = 0,
-        runner: Runner | None = None,
-        storage: str | None = None,
-    ) -> None:
-        self.output = output
-        self.space = space
-        self.metric = metric
-        self.seeds = tuple(seeds)
-        self._sampler_seed = sampler_seed
-        self._runner = runner or run_fit
-        self._total = 0
-        self._latest = 0
-        self.study = _open_study(output, storage)
-        _require_same_settings(self.study, output, self._settings())
+    output: Path
+    space: SearchSpace
+    metric: str
+    seeds: Sequence[int]
+    sampler_seed: int = 0
+    storage: str | None = None
+    runner: Runner | None = None
+
+    def __post_init__(self) -> None:
+        self._total = self._latest = 0
+        self.study = _open_study(self.output, self.storage)
+        _require_same_settings(self.study, self.output, self._settings())
 
     def folder_of(self, number: int) -> Path:
         """Folder of a trial: its settings, logs, and a run folder for each seed."""
@@ -171,7 +165,7 @@ class SharedStudy:
             trial.set_user_attr("surplus", True)
             raise TrialFailed("surplus")
         # Seeded by the number: processes with the same seed must not make the same choices.
-        seed = self._sampler_seed * 1_000_003 + trial.number
+        seed = self.sampler_seed * 1_000_003 + trial.number
         self.study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
         folder = self.folder_of(trial.number)
         folder.mkdir(parents=True)
@@ -190,18 +184,14 @@ class SharedStudy:
         """The metric of one run."""
         config = self.space.configuration(choice)
         config["seed_everything"] = seed
+        place = {"save_dir": str(folder), "name": "", "version": f"seed_{seed}"}
         config["trainer"]["logger"] = {
             "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
-            "init_args": {
-                "save_dir": str(folder),
-                "name": "",
-                "version": f"seed_{seed}",
-                "default_hp_metric": False,
-            },
+            "init_args": {**place, "default_hp_metric": False},
         }
         settings, log = folder / f"seed_{seed}.yaml", folder / f"seed_{seed}.log"
         settings.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        code = self._runner(settings, log)
+        code = (self.runner or run_fit)(settings, log)
         if code != 0:
             raise TrialFailed(_reason(code, log))
         results = folder / f"seed_{seed}" / "metrics.json"
@@ -214,12 +204,8 @@ class SharedStudy:
 
     def _settings(self) -> dict[str, Any]:
         """What must stay the same for the trials of a study to compare, by dotted key."""
-        settings = {
-            "metric": self.metric,
-            "seeds": list(self.seeds),
-            **{name: list(bounds) for name, bounds in self.space.ranges.items()},
-            "variants": list(self.space.variants),
-        }
+        settings = {"metric": self.metric, "seeds": self.seeds, **self.space.ranges}
+        settings["variants"] = list(self.space.variants)
         for name, config in self.space.variants.items():
             settings |= {
                 f"{name}: {key}": value
@@ -294,7 +280,6 @@ def _reason(code: int, log: Path) -> str:
     """Why a run failed, from the last line that it printed."""
     if code < 0:
         return f"ended by signal {-code}"
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no message"
-    return last.rpartition("etram_det: error: ")[2]  # a progress bar may stand before it
+    text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+    last = text.splitlines()[-1] if text else "no message"
+    return last.rpartition("etram_det: error: ")[2].strip()  # a progress bar may stand before it
