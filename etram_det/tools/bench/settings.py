@@ -112,10 +112,7 @@ def head_output(num_frames: int, size: tuple[int, int], device: torch.device) ->
     shape = (num_frames, len(points.strides), 5 + NUM_CLASSES)
     random = torch.randn(shape, generator=generator).to(device)
     return replace(
-        points,
-        offsets=0.5 * random[..., :4],
-        objectness=random[..., 4],
-        classes=random[..., 5:],
+        points, offsets=0.5 * random[..., :4], objectness=random[..., 4], classes=random[..., 5:]
     )
 
 

@@ -12,11 +12,7 @@ from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision
 from etram_det.inference.placement import Resize
-from etram_det.inference.streaming_detector import (
-    StreamingDetector,
-    TrainedDetector,
-    read_detector,
-)
+from etram_det.inference.streaming_detector import StreamingDetector, TrainedDetector, read_detector
 from etram_det.tools.detect.run import Run
 
 _log = logging.getLogger(__name__)

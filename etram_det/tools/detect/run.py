@@ -133,11 +133,7 @@ class Run:
     def _detect_in(
         self, recording: Recording, placement: Placement, advance: Callable[[], None]
     ) -> UserError | None:
-        """Detect in one recording; whatever ends it, what is complete so far is kept.
-
-        Returns:
-            What is wrong with the recording, if it could not be read to the end.
-        """
+        """Detect in one recording, keep what is complete, and return what made it unreadable."""
         results = _Results(self, recording, placement)
         measurements = self.finished[recording.name] = Measurements()
         self.detector.reset()
@@ -174,13 +170,9 @@ class Run:
 
 @contextmanager
 def _interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C and SIGTERM back until the function that this yields is called.
+    """Hold Ctrl-C and SIGTERM back until what is yielded is called; a second one comes at once.
 
-    So they come between windows, and all files end with the same one. The second one comes at
-    once.
-
-    Yields:
-        What raises ``KeyboardInterrupt`` if there was a signal.
+    So they come between windows, and all files end with the same one.
     """
     received = False
 

@@ -116,9 +116,7 @@ def _number(value: float | None, pattern: str, unit: int = 1) -> str:
 
 
 def write_statistics(
-    folder: Path,
-    statistics: Mapping[str, Any],
-    splits: Mapping[str, Sequence[RecordingFacts]],
+    folder: Path, statistics: Mapping[str, Any], splits: Mapping[str, Sequence[RecordingFacts]]
 ) -> list[Path]:
     """Write ``stats.json``, ``stats.csv``, ``sizes.png``, ``classes.png`` and ``rates.png``.
 

@@ -115,11 +115,7 @@ def _sweep(shared: SharedStudy, trials: int) -> None:
 def _configurations(
     variants: Sequence[Path], fit: Sequence[str], metric: str
 ) -> dict[str, dict[str, Any]]:
-    """The complete configuration of each variant, by its file's name.
-
-    Raises:
-        UserError: if two have one name, a setting does not fit, or the metric does not exist.
-    """
+    """The complete configuration of each variant, by its file's name."""
     if not variants:
         if not fit:
             raise UserError(
@@ -128,11 +124,10 @@ def _configurations(
             )
         return {"configuration": _resolved(fit, metric)}
     names = [path.stem for path in variants]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise UserError(
-            f"variants: must differ in the names of their files, got {twice.pop()} twice: "
-            "rename one"
+            f"variants: must differ in the names of their files, got {twice} twice: rename one"
         )
     return {path.stem: _resolved(["--config", str(path), *fit], metric) for path in variants}
 
@@ -163,7 +158,8 @@ def _plan(space: SearchSpace, output: Path) -> str:
     """What will be searched, in one line for each variant."""
     lines = [f"study in {output}"]
     for variant in space.variants:
-        ranges = ((name, *space.ranges[name]) for name in space.searched(variant))
-        searched = ", ".join(f"{name} {low:g} to {high:g}" for name, low, high in ranges)
-        lines.append(f"  {variant}: {searched or 'as it is'}")
+        searched = [
+            "{} {:g} to {:g}".format(name, *space.ranges[name]) for name in space.searched(variant)
+        ]
+        lines.append(f"  {variant}: {', '.join(searched) or 'as it is'}")
     return "\n".join(lines)
