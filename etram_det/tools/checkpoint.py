@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,6 +15,8 @@ from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.progress import screen
 from etram_det.report.checkpoint_tables import parameters_table, settings_table
 from etram_det.report.tables import summary_tables
+
+_SUMMED = ("frames", "labelled", "boxes", "bytes")  # of a split's recordings
 
 
 def checkpoint_command(file: Path, json: bool = False) -> None:
@@ -65,19 +67,20 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _tables(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
     provenance = facts["provenance"]
-    yield _run_table(facts)
+    yield _table("checkpoint", ("", ""), _run_facts(facts).items())
     yield parameters_table(facts["parameters"])
     if provenance is None:
         yield Text("Its run is not known: it was imported, or trained outside the command line.")
         yield settings_table(facts["settings"])
     else:
         yield settings_table(provenance.get("config", {}))
-        yield _data_table(provenance.get("data", {}))
+        headings = ("split", "number", *_SUMMED, "digest")
+        yield _table("recordings", headings, _data_rows(provenance.get("data", {})), "right")
         starts = provenance.get("starts", [])
-        yield _start_table(starts)
+        yield _table("starts", ("time", "step", "commit", "version"), map(_start_row, starts))
         if starts:
             yield Text(f"started by: {starts[-1]['command']}\n")
-            yield _pairs("versions", starts[-1]["versions"])
+            yield _table("versions", ("", ""), starts[-1]["versions"].items())
     if facts["validation"] is None:
         yield Text("There was no validation before it.")
     else:
@@ -85,54 +88,44 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield summary_tables(facts["validation"]["results"])
 
 
-def _run_table(facts: Mapping[str, Any]) -> Table:
+def _run_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     best = facts["best"]
-    provenance = facts["provenance"] or {}
-    return _pairs(
-        "checkpoint",
-        {
-            "file": facts["file"],
-            "size": f"{facts['bytes'] / 1e6:,.1f} MB",
-            "steps": facts["step"],
-            "epoch": facts["epoch"],
-            "training can go on": "exactly" if facts["resumes"] else "from the weights",
-            "seed": provenance.get("seed", "-"),
-            "best so far": "-"
-            if best is None
-            else f"{best['figure']} {best['value']:.3f} in {best['file']}",
-        },
-    )
+    return {
+        "file": facts["file"],
+        "size": f"{facts['bytes'] / 1e6:,.1f} MB",
+        "steps": facts["step"],
+        "epoch": facts["epoch"],
+        "training can go on": "exactly" if facts["resumes"] else "from the weights",
+        "seed": (facts["provenance"] or {}).get("seed"),
+        "best so far": best and f"{best['figure']} {best['value']:.3f} in {best['file']}",
+    }
 
 
-def _data_table(data: Mapping[str, Any]) -> Table:
-    table = Table("split", title="recordings", title_justify="left")
-    kinds = ("frames", "labelled", "boxes", "bytes")
-    for name in ("number", *kinds, "digest"):
-        table.add_column(name, justify="right")
+def _data_rows(data: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for split, found in data.items():
         recordings = found["recordings"]
-        sums = [f"{sum(each[kind] for each in recordings):,}" for kind in kinds]
-        cells = (split, len(recordings), *sums, found["digest"][:12])
-        table.add_row(*(Text(str(cell)) for cell in cells))
-    return table
+        sums = [f"{sum(each[kind] for each in recordings):,}" for kind in _SUMMED]
+        yield split, len(recordings), *sums, found["digest"][:12]
 
 
-def _start_table(starts: list[dict[str, Any]]) -> Table:
-    table = Table("time", "step", "commit", "version", title="starts", title_justify="left")
-    for start in starts:
-        git = start["git"]
-        commit = "-" if git is None else (git["commit"] or "-")[:9]
-        if git is not None and git["dirty"]:
-            commit += ", files changed since"
-        cells = (start["time"], start["step"], commit, start["versions"]["etram_det"])
-        table.add_row(*(Text(str(cell)) for cell in cells))
-    return table
+def _start_row(start: Mapping[str, Any]) -> tuple[Any, ...]:
+    git = start["git"] or {}
+    commit = (git.get("commit") or "-")[:9]
+    if git.get("dirty"):
+        commit += ", files changed since"
+    return start["time"], start["step"], commit, start["versions"]["etram_det"]
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, value in values.items():
-        table.add_row(name, Text("-" if value is None else str(value)))
+def _table(
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    justify: Literal["left", "right"] = "left",
+) -> Table:
+    """A table whose first column is to the left; cells of None show as ``-``."""
+    table = Table(title=title, title_justify="left", show_header=any(headings))
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify=justify if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
     return table

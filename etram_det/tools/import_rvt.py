@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.table import Table
-from torch import Tensor
+from typing import Literal
 
 from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
 from etram_det.checkpoint.rvt import (
@@ -21,6 +18,7 @@ from etram_det.checkpoint.rvt import (
 from etram_det.data.labels import CLASS_NAMES_OF
 from etram_det.errors import UserError
 from etram_det.progress import screen
+from etram_det.report.checkpoint_tables import settings_table
 
 # What the number of classes says about the data set; three may be 1 Mpx or eTraM.
 _DATA_SET_OF = {2: "gen1", 8: "etram"}
@@ -68,7 +66,12 @@ def import_rvt_command(
     architecture["partition_split"] = partition_split
     imported = checkpoint_from_rvt(state_dict, architecture, names, source)
     write_checkpoint(output, imported.content)
-    _report(output, architecture, names, state_dict)
+    console = screen()
+    console.print(settings_table({**architecture, "class_names": ", ".join(names)}))
+    num_values = sum(tensor.numel() for tensor in state_dict.values())
+    console.out(
+        f"{len(state_dict)} tensors ({num_values:,} numbers), all of them used, written to {output}"
+    )
 
 
 def _class_names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
@@ -76,16 +79,15 @@ def _class_names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ..
         if num_classes not in _DATA_SET_OF:
             kinds = "1mpx or etram3, or names" if num_classes == 3 else "names"
             raise UserError(
-                f"class_names: must be given for a checkpoint of {num_classes} classes, whose "
-                f"number does not tell their names: set --class-names to {kinds} in the order of "
-                "the class ids"
+                f"class_names: must be given for a checkpoint of {num_classes} classes, got none: "
+                f"set --class-names to {kinds} in the order of the class ids"
             )
         given = _DATA_SET_OF[num_classes]
     names = CLASS_NAMES_OF[given] if isinstance(given, str) else tuple(given)
     if len(names) != num_classes or len(set(names)) != num_classes:
         raise UserError(
             f"class_names: must be {num_classes} different names, one for each class of the "
-            f"checkpoint, found {len(names)} ({', '.join(names)})"
+            f"checkpoint, got {len(names)} ({', '.join(names)}): set others"
         )
     return names
 
@@ -93,28 +95,10 @@ def _class_names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ..
 def _dim_head(given: int | None, embed_dim: int) -> int:
     if given is None and embed_dim not in DIM_HEAD_OF:
         raise UserError(
-            f"dim_head: must be given for embed_dim {embed_dim}, as no tensor shows it: set "
+            f"dim_head: must be given for embed_dim {embed_dim}, got none: set "
             "--dim-head to model.backbone.stage.attention.dim_head of RVT's configuration"
         )
     dim_head = DIM_HEAD_OF[embed_dim] if given is None else given
     if dim_head < 1:
-        raise UserError(f"dim_head: must be at least 1, found {dim_head}")
+        raise UserError(f"dim_head: must be at least 1, got {dim_head}: raise it")
     return dim_head
-
-
-def _report(
-    output: Path,
-    architecture: Mapping[str, Any],
-    class_names: Sequence[str],
-    state_dict: Mapping[str, Tensor],
-) -> None:
-    table = Table(show_header=False)
-    for name, value in architecture.items():
-        table.add_row(name, str(value))
-    table.add_row("class_names", ", ".join(class_names))
-    console = screen()
-    console.print(table)
-    num_values = sum(tensor.numel() for tensor in state_dict.values())
-    console.out(
-        f"{len(state_dict)} tensors ({num_values:,} numbers), all of them used, written to {output}"
-    )

@@ -71,8 +71,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _summary(manifest: dict[str, Any]) -> Table:
-    table = Table()
-    table.add_column("what is finished")
+    table = Table("what is finished")
     table.add_column("number", justify="right")
     for name, number in manifest["totals"].items():
         table.add_row(name, f"{number:,}")

@@ -24,7 +24,7 @@ def report_command(runs: Sequence[str], output: Path | None = None) -> None:
         UserError: there are not one or two runs, or one holds no evaluation or is damaged.
     """
     if not 1 <= len(runs) <= 2:
-        raise UserError(f"runs: must be one or two run folders, got {len(runs)}: correct it")
+        raise UserError(f"runs: must be one or two run folders, got {len(runs)}: name one or two")
     folders = [Path(run).expanduser() for run in runs]
     path = write_report(folders, None if output is None else output.expanduser())
     screen().out(f"report: {path}")

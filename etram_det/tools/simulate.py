@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,58 +21,22 @@ from etram_det.simulator.dataset import SimulationSettings, require_new, simulat
 _SMALL_AREA = 32**2
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """What a folder of recordings holds.
-
-    Attributes:
-        num_recordings: of all splits.
-        num_events: of all recordings.
-        num_bytes: of all files.
-        classes: ``[N]`` class id of each box.
-        areas: ``[N]`` its area in pixels at half the sensor's size.
-    """
-
-    num_recordings: int
-    num_events: int
-    num_bytes: int
-    classes: NDArray[np.int64]
-    areas: NDArray[np.float64]
-
-
-def _contents(root: Path) -> _Contents:
-    """Count what lies in ``root``."""
-    num_events = 0
-    recordings = sorted(root.glob("*/*_td.h5"))
-    for path in recordings:
-        with h5py.File(path, "r") as file:
-            num_events += len(file["events/t"])
-    boxes = [np.zeros(0, BOX_DTYPE), *(np.load(path) for path in root.glob("*/*_bbox.npy"))]
-    return _Contents(
-        num_recordings=len(recordings),
-        num_events=num_events,
-        num_bytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()),
-        classes=np.concatenate([b["class_id"] for b in boxes]).astype(np.int64),
-        areas=np.concatenate([b["w"].astype(np.float64) * b["h"] / 4 for b in boxes]),
-    )
-
-
-def _summary(contents: _Contents) -> Table:
-    """Boxes of each class."""
-    table = Table()
-    table.add_column("class")
-    table.add_column("boxes", justify="right")
-    table.add_column("small*", justify="right")
+def _summary(boxes: NDArray[Any]) -> Table:
+    """Numbers of boxes ``[N]`` of each class, and the share of small ones."""
+    areas = boxes["w"].astype(np.float64) * boxes["h"] / 4
+    table = Table("class")
+    for name in ("boxes", "small*"):
+        table.add_column(name, justify="right")
     for class_id, name in enumerate(ETRAM_CLASSES):
-        areas = contents.areas[contents.classes == class_id]
-        table.add_row(name, f"{len(areas):,}", _share_small(areas))
+        table.add_row(name, *_cells(areas[boxes["class_id"] == class_id]))
     table.add_section()
-    table.add_row("all", f"{len(contents.areas):,}", _share_small(contents.areas))
+    table.add_row("all", *_cells(areas))
     return table
 
 
-def _share_small(areas: NDArray[np.float64]) -> str:
-    return f"{np.mean(areas < _SMALL_AREA):.0%}" if len(areas) else "-"
+def _cells(areas: NDArray[np.float64]) -> tuple[str, str]:
+    share = f"{np.mean(areas < _SMALL_AREA):.0%}" if len(areas) else "-"
+    return f"{len(areas):,}", share
 
 
 def simulate_command(
@@ -94,12 +58,18 @@ def simulate_command(
     started_s = time.monotonic()
     with shown_progress("recordings") as progress:
         simulate(output, settings, workers, progress)
-    contents = _contents(output)
+    num_events = 0
+    recordings = sorted(output.glob("*/*_td.h5"))
+    for path in recordings:
+        with h5py.File(path, "r") as file:
+            num_events += len(file["events/t"])
+    num_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    boxes = [np.zeros(0, BOX_DTYPE), *(np.load(path) for path in output.glob("*/*_bbox.npy"))]
     console = screen()
-    console.print(_summary(contents))
-    console.out("* under 32² px at half the sensor's size")
+    console.print(_summary(np.concatenate(boxes)))
     console.out(
-        f"{number_of(contents.num_recordings, 'recording')} of {settings.seconds:g} s, "
-        f"{contents.num_events / 1e6:.1f} M events, {contents.num_bytes / 1e6:.0f} MB, "
+        "* under 32² px at half the sensor's size\n"
+        f"{number_of(len(recordings), 'recording')} of {settings.seconds:g} s, "
+        f"{num_events / 1e6:.1f} M events, {num_bytes / 1e6:.0f} MB, "
         f"made in {time.monotonic() - started_s:.0f} s in {output}"
     )

@@ -9,7 +9,7 @@ from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocessing import preprocess
 from etram_det.data.representation import FrameSettings, StackedHistogram
-from etram_det.tools.bench.memory import bench_memory
+from etram_det.tools.bench.data import bench_memory
 from support.plain_histogram import oracle
 from support.raw_files import boxes_at, write_raw
 from support.timing import best_seconds

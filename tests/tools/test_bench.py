@@ -19,10 +19,9 @@ from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.tools.bench import arithmetic
-from etram_det.tools.bench.assign import head_output
 from etram_det.tools.bench.command import bench_command
 from etram_det.tools.bench.measure import Section, add_variants, measure, measurement_of
-from etram_det.tools.bench.settings import BenchSettings, random_boxes
+from etram_det.tools.bench.settings import BenchSettings, head_output, random_boxes
 from etram_det.tools.import_rvt import import_rvt_command
 from support.paths import REFERENCE, ROOT
 from support.plain_path import assignment_by, plain_features, plain_simota
@@ -138,11 +137,8 @@ def test_linear_as_convolution_equals_the_product():
 def test_gradient_checkpointing_changes_no_gradient():
     kept, again = small_detector(), small_detector(gradient_checkpointing=True)
     events = some_events(2, 1, width=64)
-    for a, b in zip(
-        gradients(kept, kept.features, events), gradients(again, again.features, events),
-        strict=True,
-    ):  # fmt: skip
-        assert a.equal(b)
+    ours, theirs = (gradients(each, each.features, events) for each in (kept, again))
+    assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("scan", ["_scan_on_cpu", "_scan_in_steps"])
@@ -180,10 +176,9 @@ def numbers_of_graphs(backend):
     compiled.compile_parts(backend)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     graphs = []
-    for steps, lanes, training in [
-        *[(2, 2, True), (3, 2, True), (1, 1, False), (2, 2, False), (3, 1, False)],
-        *[(7, 1, True), (5, 3, True), (4, 2, False), (1, 1, False), (6, 2, True)],
-    ]:
+    first = [(2, 2, True), (3, 2, True), (1, 1, False), (2, 2, False), (3, 1, False)]
+    more = [(7, 1, True), (5, 3, True), (4, 2, False), (1, 1, False), (6, 2, True)]
+    for steps, lanes, training in first + more:
         events = some_events(steps, lanes, width=64)
         outcomes = []
         for detector in (plain.train(training), compiled.train(training)):
@@ -215,13 +210,19 @@ def test_training_in_bfloat16_stays_finite(tmp_path, monkeypatch):
     cli = lightning_cli(
         [
             "fit",
-            *("--config", str(ROOT / "configs" / "size_aware.yaml")),
-            *("--data.root", str(REFERENCE / "raw_etram")),
-            *("--data.input_size", "[90, 160]", "--data.num_workers", "0"),
-            *("--data.train_lanes", "2", "--model.embed_dim", "8", "--model.dim_head", "4"),
-            *("--trainer.max_steps", "6", "--trainer.val_check_interval", "6"),
-            *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
-            *("--trainer.accelerator", "cpu", "--trainer.precision", "bf16-mixed"),
+            f"--config={ROOT / 'configs' / 'size_aware.yaml'}",
+            f"--data.root={REFERENCE / 'raw_etram'}",
+            "--data.input_size=[90, 160]",
+            "--data.num_workers=0",
+            "--data.train_lanes=2",
+            "--model.embed_dim=8",
+            "--model.dim_head=4",
+            "--trainer.max_steps=6",
+            "--trainer.val_check_interval=6",
+            "--trainer.num_sanity_val_steps=0",
+            "--trainer.log_every_n_steps=1",
+            "--trainer.accelerator=cpu",
+            "--trainer.precision=bf16-mixed",
         ]
     )
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
@@ -282,13 +283,13 @@ def test_variants_take_turns_and_a_failure_costs_one_line():
     def fail():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore lines")
 
-    runs = {"a": lambda: order.append("a"), "bad": fail, "b": lambda: time.sleep(0.001)}
+    runs = {"a": lambda: order.append("a"), "broken": fail, "b": lambda: time.sleep(0.001)}
     runs["b"] = lambda: order.append("b")
     times = measure(runs, 3, CPU, section, warm_up=1)
     assert order == ["a", "b", "a", "b", "a", "b", "a", "b"]
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
-    assert list(section.failures) == ["bad"]
-    assert section.failures["bad"].startswith("out of memory")
+    assert list(section.failures) == ["broken"]
+    assert section.failures["broken"].startswith("out of memory")
 
 
 SMALL = ["--input_size", "[64, 64]", "--repeats", "2", "--lanes", "1", "--steps", "2"]
@@ -370,10 +371,15 @@ def test_one_precision_will_do():
     assert names == ["--class_names", "gen1"]
 
 
-@pytest.mark.parametrize(("flag", "value", "word"), [
-    ("--lanes", "0", "lanes"), ("--precision", "[]", "precision"), ("--preset", "huge", "preset"),
-    ("--input_size", "[0, 64]", "input_size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flag", "value", "word"),
+    [
+        ("--lanes", "0", "lanes"),
+        ("--precision", "[]", "precision"),
+        ("--preset", "huge", "preset"),
+        ("--input_size", "[0, 64]", "input_size"),
+    ],
+)
 def test_settings_that_do_not_fit_are_refused_in_one_line(flag, value, word, capfd):
     assert run(["bench", "assign", flag, value]) == 2
     error = capfd.readouterr().err

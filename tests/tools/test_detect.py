@@ -217,7 +217,7 @@ def test_a_track_starts_with_a_clear_detection():
     assert numbers == [[0], [1], [1]]
 
 
-def test_a_tracker_that_is_missing_is_told(monkeypatch, capfd):
+def test_a_tracker_that_is_missing_is_reported(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "edgefirst.tracker", None)
     assert detect(recording("data"), "--track", "true") == 2
     assert "pip install 'etram-det[track]'" in only_line(capfd)
@@ -260,7 +260,7 @@ def test_damage_in_the_middle_keeps_what_comes_before(monkeypatch, capfd):
     assert len(outcomes()[1]) == 4
 
 
-def test_what_cannot_be_read_is_told_in_one_line(capfd):
+def test_what_cannot_be_read_is_reported_in_one_line(capfd):
     Path("cut.h5").write_bytes(recording("data").read_bytes()[:3000])
     Path("empty.raw").write_bytes(b"")
     Path("no_events.raw").write_bytes(b"% evt 2.0\n% geometry 64x48\n")
@@ -283,14 +283,14 @@ def test_what_cannot_be_read_is_told_in_one_line(capfd):
     assert not Path("detections").exists()
 
 
-def test_mistakes_in_settings_are_told_in_one_line(capfd):
+def test_mistakes_in_settings_are_reported_in_one_line(capfd):
     path = str(recording("data"))
     assert run(["detect", path]) == 2
     assert "ckpt_path: must be a checkpoint, got none" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2
     assert "no file none.ckpt" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", path]) == 2
-    assert "must be a checkpoint that PyTorch wrote" in only_line(capfd)
+    assert "must be a checkpoint that PyTorch wrote, got something else" in only_line(capfd)
     for flags, message in {
         ("--score", "2"): "score: must be in [0, 1]",
         ("--nms", "-1"): "nms: must be in [0, 1]",
@@ -304,7 +304,7 @@ def test_mistakes_in_settings_are_told_in_one_line(capfd):
         assert message in only_line(capfd)
 
 
-def test_a_place_or_codec_that_is_missing_is_told(monkeypatch, capfd):
+def test_a_place_or_codec_that_is_missing_is_reported(monkeypatch, capfd):
     path = recording("data")
     Path("file").write_text("")
     for flags in ([], ["--video", "false"]):
@@ -318,7 +318,7 @@ def test_a_place_or_codec_that_is_missing_is_told(monkeypatch, capfd):
     assert not list(Path("detections").iterdir())
 
 
-def test_a_full_disk_is_told_and_keeps_the_video(monkeypatch, capfd):
+def test_a_full_disk_is_reported_and_keeps_the_video(monkeypatch, capfd):
     add = DetectionWriter.add
 
     def full(self, time_us, rows, with_tracks=False):
@@ -391,10 +391,10 @@ def test_a_real_ctrl_c_ends_with_one_line():
         time.sleep(0.1)
     time.sleep(1)
     program.send_signal(signal.SIGINT)
-    _, told = program.communicate(timeout=600)
+    _, printed = program.communicate(timeout=600)
     assert program.returncode == 1
-    assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith("etram_det: error: interrupted in data/long_td.h5")
+    assert "Traceback" not in printed
+    assert printed.splitlines()[-1].startswith("etram_det: error: interrupted in data/long_td.h5")
     num_windows = len(outcomes(name="long")[1])
     assert 0 < num_windows < 2400
     assert video_of("detections/long.mp4")[0] == num_windows

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,11 +28,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 CONFIGS = ROOT / "configs"
 RAW = ROOT / "tests" / "reference" / "raw_etram"
 SMALL_RAW = [
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2"),
-    *("--data.root", str(RAW), "--data.input_size", "[90, 160]"),
-    *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
+    "--model.embed_dim=8",
+    "--model.dim_head=4",
+    "--model.fpn_depth=0.33",
+    "--data.num_workers=0",
+    "--data.train_lanes=2",
+    f"--data.root={RAW}",
+    "--data.input_size=[90, 160]",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=2",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.accelerator=cpu",
 ]
 RANGES = {
     "learning_rate": (1e-4, 1e-2),
@@ -75,7 +82,7 @@ def value_of(config):
     return 0.5 - abs(rate - 1e-3) - 0.1 * abs(weight - 2) + 0.01 * config["seed_everything"]
 
 
-def pretend(settings, log, poll):
+def pretend(settings, log):
     """Stands in for a training: writes the metric that its settings would have."""
     config = yaml.safe_load(settings.read_text())
     logger = config["trainer"]["logger"]["init_args"]
@@ -85,8 +92,8 @@ def pretend(settings, log, poll):
     return 0
 
 
-def shared_study(output, runner=pretend, seeds=(1,), metric="AP", prune=False, **variants):
-    return SharedStudy(output, space(**variants), metric, seeds, runner=runner, prune=prune)
+def shared_study(output, runner=pretend, seeds=(1,), metric="AP", **variants):
+    return SharedStudy(output, space(**variants), metric, seeds, runner=runner)
 
 
 def finish(shared, total):
@@ -95,7 +102,7 @@ def finish(shared, total):
     return numbers
 
 
-def refuse(settings, log, poll):
+def refuse(settings, log):
     raise KeyboardInterrupt
 
 
@@ -214,7 +221,7 @@ def test_choices_follow_from_the_seed_and_improve(tmp_path):
 
 
 def test_failures_are_kept_and_do_not_stop_the_study(tmp_path):
-    def fail_some(settings, log, poll):
+    def fail_some(settings, log):
         number = int(settings.parent.name)
         if number == 0:
             log.write_text("Seed set\n\r 50%|etram_det: error: data.root: no recordings\n\n")
@@ -223,7 +230,7 @@ def test_failures_are_kept_and_do_not_stop_the_study(tmp_path):
             return -9
         if number == 2:
             return 0  # trained, never evaluated
-        pretend(settings, log, poll)
+        pretend(settings, log)
         if number == 3:
             results = settings.parent / "seed_1" / "metrics.json"
             results.write_text(json.dumps({"AP50": 0.1}))
@@ -246,7 +253,7 @@ def test_failures_are_kept_and_do_not_stop_the_study(tmp_path):
 
 
 def test_without_a_single_success_there_is_no_best(tmp_path):
-    shared = shared_study(tmp_path, lambda settings, log, poll: 1)
+    shared = shared_study(tmp_path, lambda settings, log: 1)
     finish(shared, 2)
     write_outcome(shared)
     assert json.loads((tmp_path / "sweep.json").read_text())["best"] is None
@@ -282,7 +289,7 @@ def quick_heartbeat(monkeypatch):
     monkeypatch.setattr(study, "GRACE_S", 2)
 
 
-def hang(settings, log, poll):
+def hang(settings, log):
     Path(settings.parent.parent.parent / "hangs").touch()
     time.sleep(600)
 
@@ -333,9 +340,9 @@ def test_two_processes_share_a_study(tmp_path):
 
 
 def _work(output, total):
-    def slowly(settings, log, poll):
+    def slowly(settings, log):
         time.sleep(0.1)
-        return pretend(settings, log, poll)
+        return pretend(settings, log)
 
     shared = SharedStudy(output, space(), "AP", (1,), runner=slowly)
     numbers = finish(shared, total)
@@ -368,34 +375,6 @@ def test_one_waiting_trial_is_started_by_one_process(tmp_path):
         assert worker.exitcode == 0
     rates = [trial.params["learning_rate"] for trial in shared.trials()]
     assert sorted(rates) == pytest.approx([1e-4 * (n + 1) for n in range(20)])
-
-
-def test_a_hopeless_trial_is_pruned_by_its_validations(tmp_path):
-    def train(settings, log, poll):
-        number = int(settings.parent.name)
-        results = settings.parent / "seed_1" / "metrics.json"
-        results.parent.mkdir()
-        for step in (100, 200, 300):
-            value = 0.1 + 0.001 * step if number < 6 else 0.01
-            results.write_text(json.dumps({"AP": value, "run": {"step": step}}))
-            poll()
-            poll()
-        return 0
-
-    shared = shared_study(tmp_path / "a", train, prune=True)
-    finish(shared, 7)
-    *others, last = shared.trials()
-    assert all(trial.state.name == "COMPLETE" for trial in others)
-    assert last.state.name == "PRUNED"
-    assert last.user_attrs["error"] == "below the median after 100 steps, AP 0.0100"
-    assert others[0].intermediate_values == pytest.approx({100: 0.2, 200: 0.3, 300: 0.4})
-    write_outcome(shared)
-    outcome = json.loads((tmp_path / "a" / "sweep.json").read_text())
-    assert (outcome["trials"][-1]["state"], outcome["trials"][-1]["value"]) == ("pruned", None)
-
-    patient = shared_study(tmp_path / "b", train)
-    finish(patient, 7)
-    assert all(trial.state.name == "COMPLETE" for trial in patient.trials())
 
 
 # Mistakes
@@ -480,17 +459,15 @@ def _pretended(tmp_path, monkeypatch):
 
 def test_several_values_of_a_flag_are_a_list_and_the_rest_is_for_fit():
     given = ["--out-put", "x", "y", "--seeds", "1", "-2", "-h", "--", "--a.b-c", "1", "2"]
-    assert tool_arguments(given, command.sweep_command) == [
-        *("--out_put", "x", "y", "--seeds", '["1", "-2"]', "-h"),
-        *("--fit", '["--a.b-c", "1", "2"]'),
-    ]
+    expected = ["--out_put", "x", "y", "--seeds", '["1", "-2"]', "-h"]
+    expected += ["--fit", '["--a.b-c", "1", "2"]']
+    assert tool_arguments(given, command.sweep_command) == expected
     # One value is a list as well, unless it is one already.
     one = ["--seeds", "7", "--variants=a.yaml", "--output", "x"]
-    assert tool_arguments(one, command.sweep_command) == [
-        *("--seeds", '["7"]', "--variants", '["a.yaml"]', "--output", "x")
-    ]
-    for whole in ("null", "[1, 2]"):
-        given = ["--seeds", whole]
+    expected = ["--seeds", '["7"]', "--variants", '["a.yaml"]', "--output", "x"]
+    assert tool_arguments(one, command.sweep_command) == expected
+    for value in ("null", "[1, 2]"):
+        given = ["--seeds", value]
         assert tool_arguments(given, command.sweep_command) == given
     rate = ["--learning-rate", "null", "--trials=3"]
     assert tool_arguments(rate, command.sweep_command) == ["--learning_rate", *rate[1:]]
@@ -523,7 +500,7 @@ def test_the_command_prints_its_trials_best_first(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "AP_smal"], "metric: .* got AP_smal: Use AP_small"),
+        (["--metric", "AP_smal"], "metric: .* got AP_smal: use AP_small"),
         (["--learning-rate", "1e-2", "1e-4"], "learning_rate: must be positive"),
         (["--size-aware-weight", "3"], "size_aware_weight"),
         (["--trials", "0"], "trials, seeds: must be one or more, got 0"),
@@ -564,26 +541,26 @@ def test_an_interrupt_is_one_line_and_the_trial_comes_back(monkeypatch, capsys):
     assert "1/1 | trial 1: AP" in capsys.readouterr().out
 
 
-def test_a_run_that_goes_on_is_polled_and_ends_with_an_interrupt(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_POLL_S", 0.05)
+def test_a_run_writes_its_log_and_ends_with_an_interrupt(tmp_path, monkeypatch):
     monkeypatch.setattr(study.sys, "executable", "/bin/cat")  # refuses flags: ends at once
     log = tmp_path / "log"
-    assert study.run_fit(tmp_path / "settings.yaml", log, lambda: None) == 1
+    assert study.run_fit(tmp_path / "settings.yaml", log) == 1
     assert log.read_text()
 
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho $$ started\nexec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setattr(study.sys, "executable", str(program))
-    polls = []
+    log.unlink()
 
-    def poll():
-        polls.append(time.monotonic())
-        if len(polls) == 3:
-            raise KeyboardInterrupt
+    def interrupt():
+        while not (log.exists() and log.read_text().endswith("started\n")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
 
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        study.run_fit(tmp_path / "settings.yaml", log, poll)
+        study.run_fit(tmp_path / "settings.yaml", log)
     number = int(log.read_text().split()[0])
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)

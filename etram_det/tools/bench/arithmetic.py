@@ -1,16 +1,18 @@
-"""What the model asks for: operations and bytes, counted without computing."""
+"""What the model asks for, counted without computing, and how near the variants come to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from etram_det.models.head import HeadOutput
-from etram_det.tools.bench.measure import LargeProduct, Measurement, Section
+from etram_det.tools.bench.measure import Section, add_variants, measure
 from etram_det.tools.bench.settings import DTYPES, BenchSettings
 
 
@@ -81,48 +83,69 @@ def _tensors_of(output: HeadOutput) -> list[Tensor]:
     return [output.offsets, output.objectness, output.classes]
 
 
-class Floors:
-    """The time that counted operations take at least, at the rate of large products.
+def compare(
+    section: Section,
+    settings: BenchSettings,
+    variants: Mapping[str, Callable[[], Any]],
+    num_labelled: int | None = None,
+    warm_up: int = 2,
+) -> list[str]:
+    """Time variants, and add the share that they reach of the counted operations' floor.
+
+    The floor is the time that the operations take at least, at the rate of large matrix products,
+    which take turns with the variants, so that they share the machine.
 
     Args:
-        settings: precisions and device.
-        section: where those that cannot be had are noted.
+        section: takes the measurements.
+        settings: sizes, precisions and device.
+        variants: what to run, by ``variant, precision``.
+        num_labelled: labelled frames of a training step; None for streaming one window.
+        warm_up: runs of each before the first that counts.
 
-    Attributes:
-        runs: products to be timed in turn with the variants, so that they share the machine.
+    Returns:
+        Names of the variants that could be measured.
     """
+    what = "window" if num_labelled is None else "step"
+    runs: dict[str, Callable[[], Any]] = {}
+    for precision in settings.precision:
+        with section.part(f"large products, {precision}"):
+            runs[f"large products, {precision}"] = _large_product(settings, DTYPES[precision])
+    runs |= variants
+    times = measure(runs, settings.repeats, settings.device, section, warm_up)
+    measured = [name for name in times if name in variants]
+    fastest = add_variants(section, {name: times[name] for name in measured}, f"{what}s/s")
+    with section.part("arithmetic"):
+        work = count(settings)
+        section.add("parameters", work.parameter_bytes / 1e6, "MB")
+        if num_labelled is None:
+            flops = work.backbone.forward + work.rest.forward
+        else:
+            # The backbone sees all frames, pyramid and head the labelled ones only.
+            flops = work.backbone.training * settings.steps * settings.lanes
+            flops += work.rest.training * num_labelled
+            kept = "kept for the backward pass, a labelled frame"
+            section.add(kept, work.activation_bytes / 1e6, "MB")
+        section.add(f"operations of a {what}", flops / 1e9, "GFLOP")
+        for kind, best in fastest.items():
+            name = f"large products, {kind}"
+            if name in times:
+                # The fastest product counts, as it is a limit.
+                rate = 2 * _side(settings) ** 3 / min(times[name]) / 1e9
+                floor_ms = flops / rate / 1e6
+                section.add(name, rate, "GFLOP/s")
+                note = f"{best.name} reaches {floor_ms / best.value:.0%} of the rate"
+                section.add(f"floor, {kind}", floor_ms, "ms", note)
+    return measured
 
-    def __init__(self, settings: BenchSettings, section: Section) -> None:
-        self._products: dict[str, LargeProduct] = {}
-        for precision in settings.precision:
-            with section.part(f"large products, {precision}"):
-                self._products[precision] = LargeProduct(settings.device, DTYPES[precision])
-        self.runs = {f"large products, {name}": run for name, run in self._products.items()}
 
-    def add(
-        self,
-        section: Section,
-        flops: float,
-        what: str,
-        times: dict[str, list[float]],
-        fastest: dict[str, Measurement],
-    ) -> None:
-        """Add operations, rates, and the share of the floor that is reached.
+def _large_product(settings: BenchSettings, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """A large matrix product: what arithmetic can reach on a device."""
+    if settings.device.type == "cpu" and dtype == torch.float16:
+        raise ValueError("processors emulate half precision: no rate to compare with")
+    side = _side(settings)
+    matrix = torch.randn(side, side, device=settings.device, dtype=dtype)
+    return partial(torch.mm, matrix, matrix)
 
-        Args:
-            section: takes the measurements.
-            flops: operations of the measured work.
-            what: the measured work in words.
-            times: durations in seconds by name; those of the products are among them.
-            fastest: the fastest variant of each precision.
-        """
-        section.add(f"operations of {what}", flops / 1e9, "GFLOP")
-        for precision, product in self._products.items():
-            name = f"large products, {precision}"
-            if name not in times or precision not in fastest:
-                continue
-            rate, best = product.rate(times[name]), fastest[precision]
-            floor_ms = flops / rate / 1e6
-            section.add(name, rate, "GFLOP/s")
-            note = f"{best.name} reaches {floor_ms / best.value:.0%} of the rate"
-            section.add(f"floor, {precision}", floor_ms, "ms", note)
+
+def _side(settings: BenchSettings) -> int:
+    return 8192 if settings.device.type == "cuda" else 2048

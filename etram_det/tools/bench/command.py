@@ -14,13 +14,12 @@ from rich.table import Table
 from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.progress import screen
-from etram_det.tools.bench.assign import bench_assign
 from etram_det.tools.bench.data import bench_data
-from etram_det.tools.bench.measure import Measurement, Section, device_of, in_one_line, machine
+from etram_det.tools.bench.measure import Section, machine
 from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.settings import BenchSettings, Precision, Preset
 from etram_det.tools.bench.stream import bench_stream
-from etram_det.tools.bench.train import bench_growth, bench_train
+from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
 
 _FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
 
@@ -67,30 +66,41 @@ def bench_command(
         UserError: for a setting that does not fit. What cannot be measured here takes one line
             of the report instead, and the rest is measured.
     """
-    chosen, failures = _device_or_cpu(device)
+    has_cuda, failures = torch.cuda.is_available(), {}
+    if device == "cuda" and not has_cuda:
+        failures["device"] = "device: must be cpu or auto here, got cuda: measured on the CPU"
+    chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
     settings = BenchSettings(
-        preset,
-        (input_size[0], input_size[1]),
-        lanes,
-        steps,
-        scales,
-        tuple(precision),
-        compile,
-        gradient_checkpointing,
-        repeats,
-        chosen,
+        preset=preset,
+        input_size=input_size,
+        lanes=lanes,
+        steps=steps,
+        scales=scales,
+        precision=tuple(precision),
+        compile=compile,
+        gradient_checkpointing=gradient_checkpointing,
+        repeats=repeats,
+        device=chosen,
     )
     _run(_parts(what, settings, data, growth, frames), chosen, failures, output)
 
 
-def _device_or_cpu(name: str) -> tuple[torch.device, dict[str, str]]:
-    """The device that is asked for; the CPU, and why, where this machine does not have it."""
-    try:
-        return device_of(name), {}
-    except UserError as error:
-        reason = f"{in_one_line(error)}; what follows was measured on the CPU"
-        screen().out(reason)
-        return torch.device("cpu"), {"device": reason}
+def _parts(
+    what: str, settings: BenchSettings, data: bool, growth: bool, frames: int
+) -> dict[str, Callable[[], list[Section]]]:
+    """The benchmarks that are asked for, by name."""
+    repeats = settings.repeats
+    parts: dict[str, Callable[[], list[Section]]] = {
+        "train": lambda: [bench_train(settings, data)],
+        "growth": lambda: [bench_growth(settings)],
+        "stream": lambda: [bench_stream(settings)],
+        "assign": lambda: [bench_assign(settings.device, repeats)],
+        "metric": lambda: [bench_metric(frames, max(repeats // 3, 1))],
+        "data": lambda: bench_data(repeats),
+    }
+    wanted = set(parts) if what == "all" else {what, "growth"} if what == "train" else {what}
+    wanted -= set() if growth else {"growth"}
+    return {name: parts[name] for name in parts if name in wanted}
 
 
 def _run(
@@ -102,7 +112,7 @@ def _run(
     """Run benchmarks one after the other, print their tables and write the report."""
     console = screen(width=_FILE_WIDTH)
     header = machine(device)
-    console.out(_header(header))
+    console.out(*failures.values(), _header(header), sep="\n")
     sections: list[Section] = []
     for name, run in parts.items():
         with console.status(f"measuring: {name}"):
@@ -112,25 +122,13 @@ def _run(
         sections += found
     if output is not None:
         report = {"machine": header, "failures": failures, "sections": list(map(asdict, sections))}
-        _write(output, report)
+        try:
+            write_text(output, json.dumps(report, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"output: {output} cannot be written ({error.strerror or error}): choose another"
+            ) from error
         console.out(f"written to {output}")
-
-
-def _parts(
-    what: str, settings: BenchSettings, data: bool, growth: bool, frames: int
-) -> dict[str, Callable[[], list[Section]]]:
-    """The benchmarks that are asked for, by name."""
-    device, repeats = settings.device, settings.repeats
-    parts: dict[str, Callable[[], list[Section]]] = {
-        "train": lambda: [bench_train(settings, data)],
-        "growth": lambda: [bench_growth(settings)],
-        "stream": lambda: [bench_stream(settings)],
-        "assign": lambda: [bench_assign(device, repeats)],
-        "metric": lambda: [bench_metric(frames, max(repeats // 3, 1))],
-        "data": lambda: bench_data(repeats),
-    }
-    wanted = list(parts) if what == "all" else [what, *(["growth"] if what == "train" else [])]
-    return {name: parts[name] for name in wanted if growth or name != "growth"}
 
 
 def _header(header: dict[str, Any]) -> str:
@@ -155,30 +153,16 @@ def _table(section: Section) -> Table:
     for name in ("median", "quartiles", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for measurement in section.measurements:
-        table.add_row(*_cells(measurement))
+    for found in section.measurements:
+        spread = p95 = ""
+        if found.low is not None and found.high is not None and found.p95 is not None:
+            spread, p95 = f"{_digits(found.low)} to {_digits(found.high)}", _digits(found.p95)
+        table.add_row(found.name, f"{_digits(found.value)} {found.unit}", spread, p95, found.note)
     for name, reason in section.failures.items():
         table.add_row(name, "-", "", "", reason)
     return table
 
 
-def _cells(found: Measurement) -> tuple[str, ...]:
-    spread = p95 = ""
-    if found.low is not None and found.high is not None and found.p95 is not None:
-        spread, p95 = f"{_digits(found.low)} to {_digits(found.high)}", _digits(found.p95)
-    return found.name, f"{_digits(found.value)} {found.unit}", spread, p95, found.note
-
-
 def _digits(value: float) -> str:
     """At least three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    """Write the report atomically."""
-    try:
-        write_text(path, json.dumps(report, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"output: {path} cannot be written ({error.strerror or error}): choose another"
-        ) from error

@@ -1,4 +1,4 @@
-"""Timing: warm-up, synchronisation, interleaving, medians; and what the machine can do."""
+"""Timing: warm-up, synchronisation, interleaving, medians; and the machine it happens on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from etram_det.errors import UserError
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "h5py", "numpy")
 _LOAD_ALLOWED = 0.5  # other processes' share of a core before the header warns of them
@@ -26,7 +24,7 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measurement:
     """One measured or counted value.
 
@@ -67,9 +65,10 @@ class Section:
         """Add a value that has no spread."""
         self.measurements.append(Measurement(name, value, unit, note=note))
 
-    def add_times(self, name: str, times_s: list[float], note: str = "") -> None:
+    def add_times(self, name: str, times_s: list[float], note: str = "") -> Measurement:
         """Add the median of durations in seconds, in ms."""
         self.measurements.append(measurement_of(name, times_s, note))
+        return self.measurements[-1]
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -77,13 +76,13 @@ class Section:
         try:
             yield
         except (RuntimeError, MemoryError, ImportError, ValueError, OSError) as error:
-            self.failures[name] = in_one_line(error)
+            self.failures[name] = _in_one_line(error)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
-def in_one_line(error: Exception) -> str:
-    """What went wrong, without a traceback, in at most some 200 characters."""
+def _in_one_line(error: Exception) -> str:
+    """What went wrong, in at most some 200 characters."""
     text = f"{type(error).__name__}: {error}"
     for sign, reason in _REASONS.items():
         if sign in text:
@@ -94,7 +93,7 @@ def in_one_line(error: Exception) -> str:
 
 def measurement_of(name: str, times_s: list[float], note: str = "") -> Measurement:
     """Median, quartiles and 95th percentile of durations in seconds, in ms."""
-    times_ms = sorted(1e3 * t for t in times_s)
+    times_ms = [1e3 * t for t in times_s]
     if len(times_ms) < 2:
         return Measurement(name, times_ms[0], "ms", note=note)
     low, median, high = statistics.quantiles(times_ms, n=4, method="inclusive")
@@ -118,34 +117,14 @@ def add_variants(
     fastest: dict[str, Measurement] = {}
     first: Measurement | None = None
     for name, values in times.items():
-        found = measurement_of(name, values)
-        note = f"{1e3 / found.value:.3g} {rate}"
+        found = section.add_times(name, values)
+        found.note = f"{1e3 / found.value:.3g} {rate}"
         if first is not None:
-            note += f", {first.value / found.value:.2f} times the rate of {first.name}"
+            found.note += f", {first.value / found.value:.2f} times the rate of {first.name}"
         first = first or found
-        section.measurements.append(replace(found, note=note))
         precision = name.rsplit(", ", 1)[-1]
         fastest[precision] = min(fastest.get(precision, found), found, key=lambda m: m.value)
     return fastest
-
-
-def device_of(name: str) -> torch.device:
-    """The device that is asked for, ``auto`` for an accelerator where there is one.
-
-    Raises:
-        UserError: if this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: must be cpu or auto on this machine, got cuda: Use --device cpu")
-    return torch.device(name)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Stopwatch:
@@ -165,15 +144,23 @@ class Stopwatch:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Measure what happens inside."""
-        synchronise(self._device)
+        _synchronise(self._device)
         started_s = time.perf_counter()
         yield
-        synchronise(self._device)
+        _synchronise(self._device)
         self.times_s.setdefault(name, []).append(time.perf_counter() - started_s)
 
-    def clear(self) -> None:
-        """Forget what was measured while warming up."""
-        self.times_s.clear()
+    def steps(self, repeats: int, warm_up: int = 0) -> Iterator[None]:
+        """Count the steps of a loop, and forget what was measured while warming up."""
+        for step in range(warm_up + repeats):
+            if step == warm_up:
+                self.times_s.clear()
+            yield
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def measure(
@@ -200,7 +187,7 @@ def measure(
         with section.part(name):
             for _ in range(warm_up):
                 run()
-            synchronise(device)
+            _synchronise(device)
             ready[name] = run
     stopwatch = Stopwatch(device)
     for _ in range(repeats):
@@ -210,32 +197,6 @@ def measure(
             if name in section.failures:
                 del ready[name]
     return {name: stopwatch.times_s[name] for name in ready}
-
-
-class LargeProduct:
-    """A large matrix product: what arithmetic can reach on a device.
-
-    Args:
-        device: where to multiply.
-        dtype: of the matrices.
-
-    Raises:
-        ValueError: there are no fast products of this kind.
-    """
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        if device.type == "cpu" and dtype == torch.float16:
-            raise ValueError("processors emulate half precision: no rate to compare with")
-        self._side = 8192 if device.type == "cuda" else 2048
-        self._matrix = torch.randn(self._side, self._side, device=device, dtype=dtype)
-
-    def __call__(self) -> None:
-        """Multiply once."""
-        self._matrix @ self._matrix
-
-    def rate(self, times_s: list[float]) -> float:
-        """Operations a second, in 1e9; the fastest product counts, as it is a limit."""
-        return 2 * self._side**3 / min(times_s) / 1e9
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -250,12 +211,21 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: version(name) for name in _PACKAGES},
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "load_before": load,
         "busy": load is not None and load > _LOAD_ALLOWED,
         "command": " ".join(["python -m etram_det", *sys.argv[1:]]),
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
@@ -278,19 +248,3 @@ def resident_mb() -> float:
     """
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

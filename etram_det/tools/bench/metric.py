@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,41 +24,28 @@ _OURS = "SizeBinnedMAP, all metrics"
 
 
 def bench_metric(num_frames: int, repeats: int) -> Section:
-    """Time updates and result over frames with 8 labels and 28 detections each.
-
-    Args:
-        num_frames: of the simulated evaluation.
-        repeats: measurements.
-    """
+    """Time updates and result over frames with 8 labels and 28 detections each."""
     section = Section(f"Metric: {num_frames} frames, {_LABELS} labels, {_DETECTIONS} detections")
     labels, detections = _evaluation(num_frames)
-    found: dict[str, float] = {}
-
-    def ours() -> None:
-        found[_OURS] = _run_ours(_metric(), labels, detections)
-
-    def theirs(backend: str) -> Callable[[], None]:
-        def run() -> None:
-            found[backend] = _run_theirs(labels, detections, backend)
-
-        return run
-
-    runs: dict[str, Callable[[], Any]] = {_OURS: ours}
+    runs = {_OURS: lambda: _run_ours(_metric(), labels, detections)}
     for backend in ("faster_coco_eval", "pycocotools"):
+        name = f"torchmetrics, {backend}, classes"
         if find_spec(backend) is None:
-            section.failures[f"torchmetrics, {backend}"] = f"needs: pip install {backend}"
+            section.failures[name] = f"needs: pip install {backend}"
         else:
-            runs[backend] = theirs(backend)
-    times = measure(runs, repeats, torch.device("cpu"), section, warm_up=1)
+            runs[name] = partial(_run_theirs, labels, detections, backend)
+    precisions: dict[str, float] = {}
+    for name, run in runs.items():  # which warms up, too
+        with section.part(name):
+            precisions[name] = run()
+    ready = {name: runs[name] for name in precisions}
+    times = measure(ready, repeats, torch.device("cpu"), section, warm_up=0)
     base = measurement_of("", times[_OURS]).value if _OURS in times else None
     for name, values in times.items():
-        if name == _OURS:
-            section.add_times(name, values)
-            continue
-        note = f"AP differs by {abs(found[name] - found[_OURS]):.1e}" if _OURS in found else ""
-        if base is not None:
-            note = f"{measurement_of('', values).value / base:.1f} times ours; {note}"
-        section.add_times(f"torchmetrics, {name}, classes", values, note)
+        found = section.add_times(name, values)
+        if base is not None and name != _OURS:
+            difference = abs(precisions[name] - precisions[_OURS])
+            found.note = f"{found.value / base:.1f} times ours; AP differs by {difference:.1e}"
     with section.part("memory"):
         metric, held_mb = _metric(), []
         for _ in range(3):

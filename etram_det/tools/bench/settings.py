@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from etram_det.errors import UserError
 from etram_det.models.detector import Detector
+from etram_det.models.head import HeadOutput, YOLOXHead
 
 NUM_CLASSES = 8
 BOXES_PER_FRAME = 8
@@ -22,24 +25,12 @@ _PRESETS: dict[str, tuple[int, int, float]] = {  # embed_dim, dim_head, fpn_dept
     "small": (48, 24, 0.33),
     "base": (64, 32, 0.67),
 }
+_STRIDES = (4, 8, 16, 32)  # of four scales
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is measured.
-
-    Attributes:
-        preset: sizes of the network, as in RVT.
-        input_size: height and width of the frames in pixels.
-        lanes: lanes of a batch, ``B``.
-        steps: time steps of a chunk, ``T``.
-        scales: scales of the pyramid, 3 as in RVT or 4.
-        precision: precisions that are measured, one after the other.
-        compile: ``stages`` measures compiled variants as well.
-        gradient_checkpointing: compute attention again in the backward pass.
-        repeats: measurements of each variant.
-        device: where to compute.
-    """
+    """What is measured: the arguments of ``bench_command`` that have the same names."""
 
     preset: Preset
     input_size: tuple[int, int]
@@ -56,12 +47,13 @@ class BenchSettings:
         for name in ("lanes", "steps", "repeats"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: must be at least 1, got {getattr(self, name)}: raise it")
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
+        if min(self.input_size) < 1:
             raise UserError(
-                f"input_size: must be height and width in pixels, got {self.input_size}: correct it"
+                "input_size: must be height and width of at least 1 pixel, got "
+                f"{self.input_size}: raise it"
             )
         if not self.precision:
-            raise UserError(f"precision: must be some of {', '.join(DTYPES)}, got none: name one")
+            raise UserError(f"precision: must be some of {', '.join(DTYPES)}, got none: set one")
 
     @property
     def frame(self) -> str:
@@ -90,10 +82,6 @@ class BenchSettings:
         counts = torch.randint(-90, 10, shape, generator=generator, dtype=torch.int8)
         return counts.clamp(min=0).to(torch.uint8).to(self.device)
 
-    def labels(self, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Boxes ``[N, M, 4]`` ``cxcywh`` and classes ``[N, M]``."""
-        return random_boxes(num_frames, BOXES_PER_FRAME, self.input_size, self.device)
-
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """As Lightning does it for ``trainer.precision``."""
@@ -112,3 +100,30 @@ def random_boxes(
     sides = 8 + 64 * torch.rand(num_frames, num_boxes, 2, generator=generator)
     classes = torch.randint(0, NUM_CLASSES, (num_frames, num_boxes), generator=generator)
     return torch.cat([centre, sides], dim=-1).to(device), classes.to(device)
+
+
+@torch.no_grad()
+def head_output(num_frames: int, size: tuple[int, int], device: torch.device) -> HeadOutput:
+    """Random predictions in ``N`` frames of a size, at all points of four scales."""
+    head = YOLOXHead(dims=(4,) * 4, strides=_STRIDES, num_classes=NUM_CLASSES).eval().to(device)
+    grids = [(size[0] // stride, size[1] // stride) for stride in _STRIDES]
+    points = head([torch.zeros(1, 4, *grid, device=device) for grid in grids])
+    generator = torch.Generator().manual_seed(0)
+    shape = (num_frames, len(points.strides), 5 + NUM_CLASSES)
+    random = torch.randn(shape, generator=generator).to(device)
+    return replace(
+        points, offsets=0.5 * random[..., :4], objectness=random[..., 4], classes=random[..., 5:]
+    )
+
+
+def random_events(
+    num_events: int, size: tuple[int, int], window_us: int = 50_000
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Columns x, y, p and t below ``window_us`` in ascending time, all over a sensor of a size."""
+    random = np.random.default_rng(0)
+    return (
+        random.integers(0, size[1], num_events).astype(np.uint16),
+        random.integers(0, size[0], num_events).astype(np.uint16),
+        random.integers(0, 2, num_events).astype(np.int16),
+        np.sort(random.integers(0, window_us, num_events)),
+    )

@@ -1,8 +1,7 @@
-"""``bench train``: a training step, its parts, and what growth costs."""
+"""``bench train`` and ``bench assign``: a step, its parts, and what growth costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,16 +14,17 @@ from torchvision.ops import box_convert
 from etram_det.data.datamodule import EventDataModule
 from etram_det.models.assign import simota
 from etram_det.models.losses import YOLOXLoss
-from etram_det.tools.bench import arithmetic
-from etram_det.tools.bench.measure import (
-    Section,
-    Stopwatch,
-    add_variants,
-    measure,
-    measurement_of,
-    peak_memory_mb,
+from etram_det.tools.bench.arithmetic import compare
+from etram_det.tools.bench.measure import Section, Stopwatch, measure, peak_memory_mb
+from etram_det.tools.bench.settings import (
+    BOXES_PER_FRAME,
+    NUM_CLASSES,
+    BenchSettings,
+    Precision,
+    autocast,
+    head_output,
+    random_boxes,
 )
-from etram_det.tools.bench.settings import BenchSettings, Precision, autocast
 from etram_det.types import Batch, Labels, State
 
 
@@ -94,83 +94,24 @@ class TrainingStep:
 
 
 def bench_train(settings: BenchSettings, data: bool) -> Section:
-    """Time a training step, whole, in parts and against the counted arithmetic.
-
-    Args:
-        settings: sizes, precisions and device.
-        data: whether to load real batches as well.
-    """
+    """Time a training step, whole, in parts and against the counted arithmetic."""
     sizes = f"{settings.frame}, T={settings.steps}, {settings.lanes} lanes"
     section = Section(f"Training step: {sizes}")
     batch = training_batch(settings)
-    floors = arithmetic.Floors(settings, section)
-    steps = _variants(settings, section)
-    runs: dict[str, Callable[[], Any]] = dict(floors.runs)
-    runs |= {name: partial(step, *batch) for name, step in steps.items()}
-    times = measure(runs, settings.repeats, settings.device, section)
-    durations = {name: values for name, values in times.items() if name in steps}
-    fastest = add_variants(section, durations, "steps/s")
+    steps: dict[str, TrainingStep] = {}
     for precision in settings.precision:
-        name = f"eager, {precision}"
-        if name in durations:
+        for kind in ("eager", "compiled") if settings.compile == "stages" else ("eager",):
+            with section.part(name := f"{kind}, {precision}"):
+                steps[name] = TrainingStep(settings, precision, compile=kind == "compiled")
+    runs = {name: partial(step, *batch) for name, step in steps.items()}
+    measured = compare(section, settings, runs, num_labelled=len(batch[1]))
+    for precision in settings.precision:
+        if (name := f"eager, {precision}") in measured:
             with section.part(f"parts, {precision}"):
                 _add_parts(section, settings, steps[name], batch, precision)
             if data:
                 with section.part(f"loading, {precision}"):
                     _add_loading(section, settings, steps[name], precision)
-    with section.part("arithmetic"):
-        work = arithmetic.count(settings)
-        # The backbone sees all frames, pyramid and head the labelled ones only.
-        num_frames, num_labelled = settings.steps * settings.lanes, len(batch[1])
-        flops = work.backbone.training * num_frames + work.rest.training * num_labelled
-        section.add("parameters", work.parameter_bytes / 1e6, "MB")
-        kept = "kept for the backward pass, a labelled frame"
-        section.add(kept, work.activation_bytes / 1e6, "MB")
-        floors.add(section, flops, "a step", times, fastest)
-    return section
-
-
-def _variants(settings: BenchSettings, section: Section) -> dict[str, TrainingStep]:
-    """The steps to compare, by name."""
-    steps: dict[str, TrainingStep] = {}
-    for precision in settings.precision:
-        for name in ("eager", "compiled") if settings.compile == "stages" else ("eager",):
-            with section.part(f"{name}, {precision}"):
-                step = TrainingStep(settings, precision, compile=name == "compiled")
-                steps[f"{name}, {precision}"] = step
-    return steps
-
-
-def bench_growth(settings: BenchSettings) -> Section:
-    """Time the training step as lanes, steps, frames and scales grow, one at a time.
-
-    Args:
-        settings: what growth starts from.
-    """
-    precision = settings.precision[0]
-    section = Section(f"Growth of the training step: {precision}, from {settings.frame}")
-    changes: dict[str, dict[str, Any]] = {
-        f"T={settings.steps}, {settings.lanes} lanes": {},
-        **{f"{n} lanes": {"lanes": n} for n in (1, 2, 4, 8, 12) if n != settings.lanes},
-        **{f"T={n}": {"steps": n} for n in (1, 5, 10, 20) if n != settings.steps},
-        **{f"{w}x{h}": {"input_size": (h, w)} for h, w in ((360, 640), (540, 960), (720, 1280))},
-        **{f"{n} scales": {"scales": n} for n in (3, 4) if n != settings.scales},
-    }
-    for name, change in changes.items():
-        with section.part(name):
-            grown = replace(settings, **change)
-            step, batch = TrainingStep(grown, precision), training_batch(grown)
-            if settings.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(settings.device)
-            run = {name: partial(step, *batch)}
-            times = measure(run, settings.repeats, settings.device, section, warm_up=1).get(name)
-            if times:
-                found = measurement_of(name, times)
-                frames = grown.steps * grown.lanes
-                peak = peak_memory_mb(settings.device)
-                memory = f", peak {peak:.0f} MB" if settings.device.type == "cuda" else ""
-                note = f"{found.value / frames:.1f} ms a frame{memory}"
-                section.measurements.append(replace(found, note=note))
     return section
 
 
@@ -178,7 +119,9 @@ def training_batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
     """Events, and labels of every other frame of each lane, as eTraM's."""
     frame = torch.arange(settings.steps * settings.lanes, device=settings.device)
     labelled = frame[(frame // settings.lanes) % 2 == (settings.steps - 1) % 2]
-    boxes, classes = settings.labels(len(labelled))
+    boxes, classes = random_boxes(
+        len(labelled), BOXES_PER_FRAME, settings.input_size, settings.device
+    )
     rows = torch.arange(classes.numel(), device=settings.device)  # none of them is padding
     labels = Labels(labelled, box_convert(boxes, "cxcywh", "xyxy"), classes, rows)
     return settings.events(settings.steps, settings.lanes), labels
@@ -191,8 +134,7 @@ def _add_parts(
     batch: tuple[Tensor, Labels],
     precision: str,
 ) -> None:
-    if settings.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(settings.device)
+    _reset_peak(settings.device)
     step.stopwatch = Stopwatch(settings.device)
     for _ in range(settings.repeats):
         step(*batch)
@@ -200,15 +142,21 @@ def _add_parts(
     step.stopwatch = None
     # The assignment runs inside the loss.
     times["loss"] = [a - b for a, b in zip(times["loss"], times["assignment"], strict=True)]
-    parts = [measurement_of(f"  {name}, {precision}", values) for name, values in times.items()]
+    parts = [section.add_times(f"  {name}, {precision}", times[name]) for name in times]
     total = sum(part.value for part in parts)
-    section.measurements += [replace(p, note=f"{p.value / total:.1%} of the step") for p in parts]
+    for part in parts:
+        part.note = f"{part.value / total:.1%} of the step"
     peak = peak_memory_mb(settings.device)
     if peak is not None:
         # Growth measures each size by itself.
         tensors = "tensors, of all variants together"
         whose = tensors if settings.device.type == "cuda" else "the whole process so far"
         section.add(f"peak memory, {precision}", peak, "MB", whose)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _add_loading(
@@ -226,18 +174,57 @@ def _add_loading(
     module.setup("fit")
     stopwatch = Stopwatch(settings.device)
     batches = iter(module.train_dataloader())
-    warm_up = 3
-    for i in range(warm_up + settings.repeats):
+    for _ in stopwatch.steps(settings.repeats, warm_up=3):
         with stopwatch.part("loading"):
             batch: Batch = next(batches)
         with stopwatch.part("step"):
             batch = batch.to(settings.device, non_blocking=True)
             if len(batch.labels):
                 step(batch.events, batch.labels)
-        if i + 1 == warm_up:
-            stopwatch.clear()
     times = stopwatch.times_s
     busy, idle = sum(times["step"]), sum(times["loading"])
     share = f"{idle / (busy + idle):.1%} of the run"
     section.add_times(f"  loading, {precision}", times["loading"], f"waiting for it: {share}")
     section.add_times(f"  step on loaded batches, {precision}", times["step"])
+
+
+def bench_growth(settings: BenchSettings) -> Section:
+    """Time the training step as lanes, steps, frames and scales grow, one at a time."""
+    precision = settings.precision[0]
+    section = Section(f"Growth of the training step: {precision}, from {settings.frame}")
+    changes: dict[str, dict[str, Any]] = {
+        f"T={settings.steps}, {settings.lanes} lanes": {},
+        **{f"{n} lanes": {"lanes": n} for n in (1, 2, 4, 8, 12) if n != settings.lanes},
+        **{f"T={n}": {"steps": n} for n in (1, 5, 10, 20) if n != settings.steps},
+        **{f"{w}x{h}": {"input_size": (h, w)} for h, w in ((360, 640), (540, 960), (720, 1280))},
+        **{f"{n} scales": {"scales": n} for n in (3, 4) if n != settings.scales},
+    }
+    for name, change in changes.items():
+        with section.part(name):
+            grown = replace(settings, **change)
+            step, batch = TrainingStep(grown, precision), training_batch(grown)
+            _reset_peak(settings.device)
+            run = {name: partial(step, *batch)}
+            times = measure(run, settings.repeats, settings.device, section, warm_up=1).get(name)
+            if times:
+                found = section.add_times(name, times)
+                found.note = f"{found.value / (grown.steps * grown.lanes):.1f} ms a frame"
+                if settings.device.type == "cuda":
+                    found.note += f", peak {peak_memory_mb(settings.device):.0f} MB"
+    return section
+
+
+def bench_assign(device: torch.device, repeats: int) -> Section:
+    """Time SimOTA of a whole batch: 24 frames, 20 boxes, 20,400 points and 8 classes."""
+    num_frames, num_boxes, size = 24, 20, (384, 640)
+    output = head_output(num_frames, size, device)
+    boxes, classes = random_boxes(num_frames, num_boxes, size, device)
+    rows = torch.arange(classes.numel(), device=device)
+    section = Section(
+        f"Assignment: {num_frames} frames x {num_boxes} boxes x {len(output.strides)} points x "
+        f"{NUM_CLASSES} classes"
+    )
+    run = {"whole batch": partial(simota, output, boxes, classes, rows)}
+    for name, times in measure(run, repeats, device, section).items():
+        section.add_times(name, times)
+    return section

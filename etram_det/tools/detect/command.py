@@ -12,11 +12,7 @@ from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision
 from etram_det.inference.placement import Resize
-from etram_det.inference.streaming_detector import (
-    StreamingDetector,
-    TrainedDetector,
-    read_detector,
-)
+from etram_det.inference.streaming_detector import StreamingDetector, TrainedDetector, read_detector
 from etram_det.tools.detect.run import Run
 
 _log = logging.getLogger(__name__)
@@ -103,14 +99,11 @@ def _frame_settings(
     sensor_size: tuple[int, int] | None,
 ) -> FrameSettings:
     """The checkpoint's, with those settings that are given; what is a guess is logged."""
-    changes: dict[str, Any] = {
-        "window_ms": window_ms,
-        "input_size": input_size,
-        "downsample": downsample,
-        "sensor_size": sensor_size,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    settings = replace(trained.frame_settings, **given)
+    given: dict[str, Any] = dict(
+        window_ms=window_ms, input_size=input_size, downsample=downsample, sensor_size=sensor_size
+    )
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = replace(trained.frame_settings, **changes)
     if not trained.knows_frames:
         size = settings.input_size or "half of the sensor's"
         _log.info(

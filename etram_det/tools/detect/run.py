@@ -5,14 +5,19 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
 
 from etram_det.data.layouts import recording_paths
 from etram_det.data.recording import Recording
@@ -23,8 +28,24 @@ from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar, screen
-from etram_det.tools.detect.summary import Measurements, summary
 from etram_det.types import Detections
+
+_MOST_COLUMNS = 3  # recordings whose names fit beside each other
+
+
+@dataclass
+class Measurements:
+    """What was found in one recording, and how fast.
+
+    Attributes:
+        latencies_s: from asking for a window's events to its boxes, for each window.
+        elapsed_s: the time of it all, writing included.
+        counts: detections by class id.
+    """
+
+    latencies_s: array[float] = field(default_factory=lambda: array("d"))
+    elapsed_s: float = 0.0
+    counts: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass
@@ -33,7 +54,7 @@ class Run:
 
     Attributes:
         detector: of the checkpoint.
-        resize: how the sensor's picture is fitted into frames.
+        resize: how the sensor's picture fills frames.
         output: folder to write to.
         video_rate: frames in a second of the videos; None for no videos.
         track: whether to number the objects.
@@ -64,7 +85,7 @@ class Run:
         finally:
             if self.finished:
                 console = screen()
-                console.print(summary(self.finished, self.detector.class_names))
+                console.print(_summary(self.finished, self.detector.class_names))
                 console.print(f"detections: {self.output}", highlight=False, soft_wrap=True)
 
     def detect(self, given: Sequence[Path]) -> None:
@@ -87,9 +108,8 @@ class Run:
         with progress_bar() as bar:
             for path in paths:
                 try:
-                    recording, placement = open_placed(
-                        path, self.detector.frame_settings, self.resize
-                    )
+                    settings = self.detector.frame_settings
+                    recording, placement = open_placed(path, settings, self.resize)
                     if recording.name in self.finished:
                         raise UserError(
                             f"{path}: another recording is named {recording.name} too: detect in "
@@ -113,11 +133,7 @@ class Run:
     def _detect_in(
         self, recording: Recording, placement: Placement, advance: Callable[[], None]
     ) -> UserError | None:
-        """Detect in one recording; whatever ends it, what is complete so far is kept.
-
-        Returns:
-            What is wrong with the recording, if it could not be read to the end.
-        """
+        """Detect in one recording, keep what is complete, and return what made it unreadable."""
         results = _Results(self, recording, placement)
         measurements = self.finished[recording.name] = Measurements()
         self.detector.reset()
@@ -154,13 +170,9 @@ class Run:
 
 @contextmanager
 def _interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C and SIGTERM back until the function that this yields is called.
+    """Hold Ctrl-C and SIGTERM back until what is yielded is called; a second one comes at once.
 
-    So they come between windows, and all files end with the same one. The second one comes at
-    once.
-
-    Yields:
-        What raises ``KeyboardInterrupt`` if there was a signal.
+    So they come between windows, and all files end with the same one.
     """
     received = False
 
@@ -218,7 +230,38 @@ class _Results:
         """Complete all files and move them into place."""
         try:
             if self._video is not None:
-                # First: on a full disk it is not whole, and what it held is room for the boxes.
+                # First: on a full disk it is incomplete, and what it held is room for the boxes.
                 self._video.finish()
         finally:
             self._boxes.finish()
+
+
+def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> Group:
+    """Speed of each recording, and its detections by class; ``-`` where there was no window."""
+    speed = _table("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
+    for name, measured in finished.items():
+        windows = len(measured.latencies_s)
+        # The first one loads and compiles what runs from then on.
+        latencies_s = measured.latencies_s[1:] or measured.latencies_s or [np.nan]
+        latencies_ms = 1000 * np.quantile(latencies_s, [0.5, 0.95])
+        rate = f"{windows / max(measured.elapsed_s, 1e-9):.1f}"
+        latencies = [f"{each:.1f}" if windows else "-" for each in latencies_ms]
+        speed.add_row(name, str(windows), rate, *latencies, str(measured.counts.total()))
+    speed.caption = "latency: from reading events to boxes, without the first window"
+    columns = {name: measured.counts for name, measured in finished.items()}
+    if len(columns) > _MOST_COLUMNS:
+        total = sum(columns.values(), Counter())
+        columns = {f"{len(columns)} recordings": total}
+    found = _table("class", columns)
+    for class_id, name in enumerate(class_names):
+        found.add_row(name, *(str(counts[class_id]) for counts in columns.values()))
+    found.title = "detections"
+    return Group(speed, found)
+
+
+def _table(first: str, others: Iterable[str]) -> Table:
+    table = Table()
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    return table

@@ -20,9 +20,8 @@ from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.progress import screen
-from etram_det.tools.stats.plot_files import write_statistics
+from etram_det.tools.stats.outcome import statistics_tables, write_statistics
 from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
-from etram_det.tools.stats.summary_tables import statistics_tables
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def stats_command(
     if not 0 < small_threshold < medium_threshold:
         raise UserError(
             "small_threshold: must lie between 0 and medium_threshold, got "
-            f"{small_threshold:g} and {medium_threshold:g}: correct them"
+            f"{small_threshold:g} and {medium_threshold:g}: set others"
         )
     root = root.expanduser()
     splits = _facts(root, frames, labels)
@@ -82,18 +81,15 @@ def _facts(
             splits[split] = [facts_of(each) for each in recordings]
             if lone_boxes:
                 _log.warning(
-                    "%s: %d box files have no recording and are left out, the first of them %s",
-                    split,
-                    len(lone_boxes),
-                    lone_boxes[0],
+                    f"{split}: {len(lone_boxes)} box files have no recording and are left out, "
+                    f"the first of them {lone_boxes[0]}"
                 )
         elif lone_boxes:
             splits[split] = _facts_of_boxes(lone_boxes, split, frames, labels)
             if with_recordings:
                 _log.warning(
-                    "%s: none of %d box files has a recording: described by the boxes alone",
-                    split,
-                    len(lone_boxes),
+                    f"{split}: none of {len(lone_boxes)} box files has a recording: described by "
+                    "the boxes alone"
                 )
     if not splits:
         find_recordings(root, SPLITS[0], frames, labels)  # says what was expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from etram_det.metrics.evaluation import PARTS_OF_DAY, part_of_day
 
+SIZES = ("small", "medium", "large")
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
@@ -90,10 +92,14 @@ def _split_statistics(
     seconds = sum(each.seconds for each in recordings)
     num_labelled = sum(each.num_labelled for each in recordings)
     rates = [each.event_rate for each in recordings if each.event_rate is not None]
-    dropped: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
     for each in recordings:
-        for reason, number in each.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + number
+        dropped.update(each.dropped)
+    by_class = {}
+    for class_id, name in enumerate(class_names):
+        own = classes == class_id
+        parts_of_own = None if part_of_box is None else part_of_box[own]
+        by_class[name] = _class_statistics(areas[own], size_bin[own], parts_of_own)
     return {
         "recordings": len(recordings),
         **{f"recordings_{p}": parts.count(p) if any(parts) else None for p in PARTS_OF_DAY},
@@ -103,12 +109,9 @@ def _split_statistics(
         "labelled_frames_per_second": num_labelled / seconds if seconds else None,
         "boxes": len(classes),
         "boxes_per_labelled_frame": len(classes) / num_labelled if num_labelled else None,
-        "dropped": dropped,
+        "dropped": dict(dropped),
         "events_per_second": _quantiles(np.array(rates)),
-        "classes": {
-            name: _class_statistics(areas, size_bin, part_of_box, classes == class_id)
-            for class_id, name in enumerate(class_names)
-        },
+        "classes": by_class,
         "width": _quantiles(sizes[:, 0]),
         "height": _quantiles(sizes[:, 1]),
         "area": _quantiles(areas),
@@ -116,20 +119,15 @@ def _split_statistics(
 
 
 def _class_statistics(
-    areas: NDArray[Any],
-    size_bin: NDArray[Any],
-    part_of_box: NDArray[Any] | None,
-    own: NDArray[np.bool_],
+    areas: NDArray[Any], size_bin: NDArray[Any], part_of_box: NDArray[Any] | None
 ) -> dict[str, Any]:
-    numbers = np.bincount(size_bin[own], minlength=3).tolist()
+    """Of the boxes ``[M]`` of one class."""
+    parts = None if part_of_box is None else part_of_box.tolist()
     return {
-        "boxes": int(own.sum()),
-        **dict(zip(("small", "medium", "large"), numbers, strict=True)),
-        **{
-            part: None if part_of_box is None else int((own & (part_of_box == part)).sum())
-            for part in PARTS_OF_DAY
-        },
-        "median_area": float(np.median(areas[own])) if own.any() else None,
+        "boxes": len(areas),
+        **dict(zip(SIZES, np.bincount(size_bin, minlength=3).tolist(), strict=True)),
+        **{part: None if parts is None else parts.count(part) for part in PARTS_OF_DAY},
+        "median_area": float(np.median(areas)) if len(areas) else None,
     }
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,9 @@ from etram_det.cli.lightning import lightning_cli
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.tools.sweep.space import SEARCHED, SearchSpace
+
+if TYPE_CHECKING:
+    from etram_det.tools.sweep.study import SharedStudy
 
 FILE_WIDTH = 160  # of the table in a file or a pipe, in columns
 
@@ -35,7 +38,6 @@ def sweep_command(
     small_threshold: Range | None = (256.0, 4096.0),
     medium_threshold: Range | None = (5184.0, 36864.0),
     sampler_seed: int = 0,
-    prune: bool = False,
     storage: str | None = None,
     fit: Sequence[str] = (),
 ) -> None:
@@ -57,7 +59,6 @@ def sweep_command(
         small_threshold: range in square pixels, drawn by magnitude, where the weight depends on it.
         medium_threshold: the same for medium_threshold.
         sampler_seed: seed of the choices.
-        prune: stop a trial whose validation is worse than the others' median after as many steps.
         storage: URL of a database server that several machines share, such as postgresql://…
         fit: settings of all runs, after a ``--`` that ends the sweep's own flags: ``-- --config
             quick --data.root /path``. They go over the variant.
@@ -75,24 +76,17 @@ def sweep_command(
     paths = [Path(configuration_file(str(each), "variants")) for each in named]
     bounds = {name: given for name, given in zip(SEARCHED, ranges, strict=True) if given}
     space = SearchSpace(_configurations(paths, fit, metric), bounds)
-    _sweep(trials, output.expanduser(), space, metric, seeds, sampler_seed, None, storage, prune)
-
-
-def _sweep(trials: int, *settings: Any) -> None:
-    """Run trials until there are enough, print and write what they found.
-
-    Args:
-        trials: number of trials that the study is to have.
-        *settings: arguments of ``SharedStudy``.
-    """
     if find_spec("optuna") is None:
-        raise UserError(
-            "sweep: needs Optuna, which is not installed: pip install 'etram-det[sweep]'"
-        )
-    from etram_det.tools.sweep.outcome import progress_line, trials_table, value_of, write_outcome
+        raise UserError("sweep: needs Optuna: install it by pip install 'etram-det[sweep]'")
     from etram_det.tools.sweep.study import SharedStudy
 
-    shared = SharedStudy(*settings)
+    _sweep(SharedStudy(output.expanduser(), space, metric, seeds, sampler_seed, storage), trials)
+
+
+def _sweep(shared: SharedStudy, trials: int) -> None:
+    """Run trials until there are enough, print and write what they found."""
+    from etram_det.tools.sweep.outcome import progress_line, trials_table, value_of, write_outcome
+
     console = screen(width=FILE_WIDTH)
     console.out(_plan(shared.space, shared.output))
 
@@ -121,33 +115,25 @@ def _sweep(trials: int, *settings: Any) -> None:
 def _configurations(
     variants: Sequence[Path], fit: Sequence[str], metric: str
 ) -> dict[str, dict[str, Any]]:
-    """The whole configuration of each variant, by its file's name.
-
-    Raises:
-        UserError: if two have one name, a setting does not fit, or the metric does not exist.
-    """
+    """The complete configuration of each variant, by its file's name."""
     if not variants:
         if not fit:
             raise UserError(
-                "variants: must be one or more configuration files, got none: name some, or "
-                "give fit its settings after --"
+                "variants: must be one or more configuration files, got none: set some, or give "
+                "fit its settings after --"
             )
         return {"configuration": _resolved(fit, metric)}
     names = [path.stem for path in variants]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise UserError(
-            f"variants: must differ in the names of their files, got {twice.pop()} twice: "
-            "rename one"
+            f"variants: must differ in the names of their files, got {twice} twice: rename one"
         )
     return {path.stem: _resolved(["--config", str(path), *fit], metric) for path in variants}
 
 
 def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
-    """What ``fit`` makes of files and flags; building all of it finds mistakes before any run.
-
-    So does opening the data; simulated traffic is made now, if need be.
-    """
+    """What ``fit`` makes of files and flags; building it and opening its data finds mistakes."""
     logging.disable(logging.INFO)  # every run will say it again
     try:
         with warnings.catch_warnings():
@@ -163,7 +149,7 @@ def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
         near = difflib.get_close_matches(metric, names, 3) or names[:5]
         raise UserError(
             f"metric: must be an average precision or recall of metrics.json, got {metric}: "
-            f"Use {', '.join(near)} or another in docs/evaluation.md"
+            f"use {', '.join(near)} or another in docs/evaluation.md"
         )
     return dict(yaml.safe_load(text))
 
@@ -172,7 +158,8 @@ def _plan(space: SearchSpace, output: Path) -> str:
     """What will be searched, in one line for each variant."""
     lines = [f"study in {output}"]
     for variant in space.variants:
-        ranges = ((name, *space.ranges[name]) for name in space.searched(variant))
-        searched = ", ".join(f"{name} {low:g} to {high:g}" for name, low, high in ranges)
-        lines.append(f"  {variant}: {searched or 'as it is'}")
+        searched = [
+            "{} {:g} to {:g}".format(name, *space.ranges[name]) for name in space.searched(variant)
+        ]
+        lines.append(f"  {variant}: {', '.join(searched) or 'as it is'}")
     return "\n".join(lines)

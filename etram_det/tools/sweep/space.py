@@ -33,7 +33,7 @@ class SearchSpace:
     """Variants and ranges.
 
     Attributes:
-        variants: name of each variant and its whole configuration, as ``fit`` reads it.
+        variants: name of each variant and its complete configuration, as ``fit`` reads it.
         ranges: lowest and highest value of each searched setting, some of ``SEARCHED``.
 
     Raises:
@@ -50,7 +50,7 @@ class SearchSpace:
             if not least <= low < high < math.inf:
                 raise UserError(
                     f"{name}: must be {words}, finite and in ascending order, got {low:g} "
-                    f"{high:g}: exchange or correct them, or set null to keep the configuration's"
+                    f"{high:g}: set other bounds, or null to keep the configuration's"
                 )
         for variant in self.variants:
             self._require_thresholds_apart(variant)
@@ -107,17 +107,12 @@ class SearchSpace:
 
 def _size_weights(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The places in a configuration's loss that hold size weighting: ``init_args`` of classes."""
-    return _size_weights_of(config["model"].get("loss"))
-
-
-def _size_weights_of(value: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(value, Mapping):
-        return
-    arguments = value.get("init_args") or {}
-    if "size_aware_weight" in arguments:
-        yield arguments
-    for argument in arguments.values():
-        yield from _size_weights_of(argument)
+    parts = [config["model"].get("loss")]
+    while parts:
+        arguments = (parts.pop() or {}).get("init_args") or {}
+        if "size_aware_weight" in arguments:
+            yield arguments
+        parts += [each for each in arguments.values() if isinstance(each, Mapping)]
 
 
 def _used_in(place: Mapping[str, Any]) -> set[str]:

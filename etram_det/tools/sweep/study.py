@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from etram_det.types import dotted_items
 DATABASE = "study.db"
 HEARTBEAT_S = 10
 GRACE_S = 120  # without a heartbeat, after which a trial's process counts as killed
-_POLL_S = 10.0
 _STOP_S = 30.0
 _LOCKED_S = 60  # that a process waits for the others' transactions
 
@@ -51,22 +50,20 @@ _FREE_SETTINGS = {
     "trainer.logger",
 }
 
-# Trains with a settings file and writes what the run prints into a log; calls the function every
-# ``_POLL_S`` seconds or so; returns the exit code.
-Runner = Callable[[Path, Path, Callable[[], None]], int]
+# Trains with a settings file, writes what the run prints into a log, and returns the exit code.
+Runner = Callable[[Path, Path], int]
 
 
 class TrialFailed(Exception):
     """A run ended without a value of the metric; the text says why."""
 
 
-def run_fit(settings: Path, log: Path, poll: Callable[[], None]) -> int:
+def run_fit(settings: Path, log: Path) -> int:
     """Train in a process of its own, which leaves no memory behind and ends with an exception.
 
     Args:
         settings: configuration file of ``fit``.
         log: file for all that the run prints.
-        poll: is called while the run goes on.
 
     Returns:
         The exit code; minus the signal's number where one ended the run.
@@ -77,58 +74,44 @@ def run_fit(settings: Path, log: Path, poll: Callable[[], None]) -> int:
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         )
         try:
-            while True:
-                try:
-                    return process.wait(_POLL_S)
-                except subprocess.TimeoutExpired:
-                    poll()
+            return process.wait()
         finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(_STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            process.terminate()  # does nothing where it has ended
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
+@dataclass
 class SharedStudy:
     """A study and the runs of its trials, in one folder.
 
-    Args:
+    Attributes:
         output: folder of the study, made if it is not there.
         space: what is searched.
         metric: metric of ``metrics.json`` that is maximised.
         seeds: seeds of the runs of each trial, whose mean is the trial's value.
         sampler_seed: seed of the choices, which it sets together with the trial's number.
-        runner: trains with a settings file; ``run_fit`` unless given.
         storage: URL of the database; None for ``study.db`` in the folder.
-        prune: stop a trial whose metric lies below the median of the others after as many steps.
+        runner: trains with a settings file; ``run_fit`` unless given.
 
     Raises:
         UserError: if the study cannot be opened or has other settings.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        space: SearchSpace,
-        metric: str,
-        seeds: Sequence[int],
-        sampler_seed: int = 0,
-        runner: Runner | None = None,
-        storage: str | None = None,
-        prune: bool = False,
-    ) -> None:
-        self.output = output
-        self.space = space
-        self.metric = metric
-        self.seeds = tuple(seeds)
-        self._sampler_seed = sampler_seed
-        self._runner = runner or run_fit
-        self._total = 0
-        self._latest = 0
-        self.study = _open_study(output, storage, prune)
-        _require_same_settings(self.study, output, self._settings())
+    output: Path
+    space: SearchSpace
+    metric: str
+    seeds: Sequence[int]
+    sampler_seed: int = 0
+    storage: str | None = None
+    runner: Runner | None = None
+
+    def __post_init__(self) -> None:
+        self._total = self._latest = 0
+        self.study = _open_study(self.output, self.storage)
+        _require_same_settings(self.study, self.output, self._settings())
 
     def folder_of(self, number: int) -> Path:
         """Folder of a trial: its settings, logs, and a run folder for each seed."""
@@ -182,7 +165,7 @@ class SharedStudy:
             trial.set_user_attr("surplus", True)
             raise TrialFailed("surplus")
         # Seeded by the number: processes with the same seed must not make the same choices.
-        seed = self._sampler_seed * 1_000_003 + trial.number
+        seed = self.sampler_seed * 1_000_003 + trial.number
         self.study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
         folder = self.folder_of(trial.number)
         folder.mkdir(parents=True)
@@ -190,37 +173,28 @@ class SharedStudy:
         values: dict[str, float] = {}
         try:
             for run_seed in self.seeds:
-                values[str(run_seed)] = self._train(trial, folder, choice, run_seed)
+                values[str(run_seed)] = self._train(folder, choice, run_seed)
                 trial.set_user_attr("values", values)
-        except (TrialFailed, optuna.TrialPruned) as end:
+        except TrialFailed as end:
             trial.set_user_attr("error", str(end))
             raise
         return statistics.fmean(values.values())
 
-    def _train(self, trial: optuna.Trial, folder: Path, choice: Choice, seed: int) -> float:
+    def _train(self, folder: Path, choice: Choice, seed: int) -> float:
         """The metric of one run."""
         config = self.space.configuration(choice)
         config["seed_everything"] = seed
+        place = {"save_dir": str(folder), "name": "", "version": f"seed_{seed}"}
         config["trainer"]["logger"] = {
             "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
-            "init_args": {
-                "save_dir": str(folder),
-                "name": "",
-                "version": f"seed_{seed}",
-                "default_hp_metric": False,
-            },
+            "init_args": {**place, "default_hp_metric": False},
         }
         settings, log = folder / f"seed_{seed}.yaml", folder / f"seed_{seed}.log"
         settings.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        results = folder / f"seed_{seed}" / "metrics.json"
-
-        def poll() -> None:
-            if seed == self.seeds[0]:
-                self._report(trial, results)
-
-        code = self._runner(settings, log, poll)
+        code = (self.runner or run_fit)(settings, log)
         if code != 0:
             raise TrialFailed(_reason(code, log))
+        results = folder / f"seed_{seed}" / "metrics.json"
         if not results.is_file():
             raise TrialFailed("no evaluation: trainer.val_check_interval exceeds the run's steps")
         value = json.loads(results.read_text(encoding="utf-8")).get(self.metric)
@@ -228,32 +202,10 @@ class SharedStudy:
             raise TrialFailed(f"{self.metric} is unknown: the validation split has no such boxes")
         return float(value)
 
-    def _report(self, trial: optuna.Trial, results: Path) -> None:
-        """Report the latest validation of a run; raises Optuna's TrialPruned where it is hopeless.
-
-        Of several seeds, the first one's validations count: a trial has one value for each step.
-        """
-        if not results.is_file():
-            return
-        content = json.loads(results.read_text(encoding="utf-8"))
-        value, step = content.get(self.metric), content["run"]["step"]
-        reported = self.study.trials[trial.number].intermediate_values
-        if step in reported or value is None or not math.isfinite(value):
-            return
-        trial.report(value, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned(
-                f"below the median after {step} steps, {self.metric} {value:.4f}"
-            )
-
     def _settings(self) -> dict[str, Any]:
         """What must stay the same for the trials of a study to compare, by dotted key."""
-        settings = {
-            "metric": self.metric,
-            "seeds": list(self.seeds),
-            **{name: list(bounds) for name, bounds in self.space.ranges.items()},
-            "variants": list(self.space.variants),
-        }
+        settings = {"metric": self.metric, "seeds": self.seeds, **self.space.ranges}
+        settings["variants"] = list(self.space.variants)
         for name, config in self.space.variants.items():
             settings |= {
                 f"{name}: {key}": value
@@ -263,7 +215,7 @@ class SharedStudy:
         return dict(json.loads(json.dumps(settings, default=str)))
 
 
-def _open_study(output: Path, storage: str | None, prune: bool) -> optuna.Study:
+def _open_study(output: Path, storage: str | None) -> optuna.Study:
     if storage is None and (output / "trials").exists() and not (output / DATABASE).exists():
         raise UserError(
             f"output: {output} holds trials without their {DATABASE}: bring it back or choose "
@@ -281,7 +233,6 @@ def _open_study(output: Path, storage: str | None, prune: bool) -> optuna.Study:
             study_name="sweep",
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
         )
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
         raise UserError(
@@ -329,13 +280,6 @@ def _reason(code: int, log: Path) -> str:
     """Why a run failed, from the last line that it printed."""
     if code < 0:
         return f"ended by signal {-code}"
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no message"
-    return last.rpartition("etram_det: error: ")[2]  # a progress bar may stand before it
-
-
-def seconds_of(trial: optuna.trial.FrozenTrial) -> float:
-    """How long a trial took, or has taken so far."""
-    assert trial.datetime_start is not None
-    return (trial.duration or datetime.now() - trial.datetime_start).total_seconds()
+    text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+    last = text.splitlines()[-1] if text else "no message"
+    return last.rpartition("etram_det: error: ")[2].strip()  # a progress bar may stand before it
