@@ -18,7 +18,7 @@ from etram_det.checkpoint.file import read_checkpoint
 from etram_det.data.datamodule import EventDataModule
 from etram_det.inference.streaming_detector import TrainedDetector, read_detector
 from etram_det.models.size_weight import SizeWeight, WeightType
-from etram_det.report.evaluated_run import read_settings
+from etram_det.report.run_files import read_settings
 from etram_det.simulator.dataset import SimulationSettings
 from etram_det.simulator.event_camera import SensorSettings
 from etram_det.training.module import DetectionModule

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
-from etram_det.metrics.curves import Curves, Evaluator
+from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
 from etram_det.metrics.frames import EvaluationFrames
-from etram_det.metrics.matching import IOU_THRESHOLDS
 from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 
@@ -54,8 +53,7 @@ class EvaluationResult:
         whole: list[tuple[str, str, Curves, Any]] = [("", "", self.curves, None)]
         by_class = [("", name, self.curves, ids) for name, ids in self.settings.reported.items()]
         by_day = [("day", "", self.day, None), ("night", "", self.night, None)]
-        rows = [*whole, *by_class, *by_day]
-        return [record for row in rows for record in self._records(*row)]
+        return [record for row in (*whole, *by_class, *by_day) for record in self._records(*row)]
 
     def flat_metrics(self) -> dict[str, float]:
         """Every metric by its flat key; nan where there is no ground truth.
@@ -94,9 +92,7 @@ class EvaluationResult:
     def confusion(self, *, score_threshold: float, iou_threshold: float = 0.5) -> np.ndarray:
         """``[K + 1, K + 1]`` counts of true by detected class, background last.
 
-        Args:
-            score_threshold: detections below this score in [0, 1] are left out.
-            iou_threshold: least overlap of a pair, in [0, 1].
+        The arguments are those of :meth:`pairing`.
         """
         pairing = self.pairing(score_threshold=score_threshold, iou_threshold=iou_threshold)
         return confusion_matrix(pairing, self.settings.num_classes)

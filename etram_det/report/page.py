@@ -11,18 +11,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from etram_det import __version__
 from etram_det.files import write_text
 from etram_det.metrics.records import metric_of
-from etram_det.report import size_plots, svg_plots
-from etram_det.report.evaluated_run import EvaluatedRun, read_run
-from etram_det.report.grids import metric_grids
-from etram_det.report.page_facts import differing_evaluation, differing_settings, facts_of
+from etram_det.report import svg_plots
 from etram_det.report.page_tables import (
     UNKNOWN,
     confusion_table,
     difference_colour,
+    differing_evaluation,
+    differing_settings,
+    facts_of,
     metric_tables,
     signed,
 )
-from etram_det.report.tables import number_of
+from etram_det.report.run_files import EvaluatedRun, read_run
+from etram_det.report.tables import metric_grids, number_of
 
 FILE_NAME = "report.html"
 
@@ -81,9 +82,9 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         ],
         "curve_plots": list(svg_plots.curve_plots(runs)),
         "curve_key": _curve_key(runs),
-        "size_plots": list(size_plots.size_plots(titled)),
-        "class_size_plots": list(size_plots.class_size_plots(runs)),
-        "outcome_colours": size_plots.OUTCOMES,
+        "size_plots": list(svg_plots.size_plots(titled)),
+        "class_size_plots": list(svg_plots.class_size_plots(runs)),
+        "outcome_colours": svg_plots.OUTCOMES,
         "day_colours": svg_plots.PARTS_OF_DAY,
         "day_night_plots": list(svg_plots.day_night_plots(titled)),
         "galleries": [

@@ -1,16 +1,86 @@
-"""Results of an evaluation as tables on the screen, at most 80 columns wide for three size bins."""
+"""Which metrics stand in which table, and tables on the screen.
+
+Those of an evaluation are at most 80 columns wide for three size bins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.metrics.records import Records, records_in
-from etram_det.report.grids import BOXES, Grid, metric_grids
+from etram_det.metrics.records import (
+    METRICS,
+    PARTS_OF_DAY,
+    Cell,
+    Records,
+    flat_key,
+    metric_of,
+    recording_part,
+    records_in,
+)
+from etram_det.types import dotted_items
+
+BOXES = {"boxes": ("boxes", "")}  # a column
+
+
+class Grid(NamedTuple):
+    """A table of metrics.
+
+    Attributes:
+        corner: what the rows are.
+        rows: cell of each row by its name; a row without a name is a line between rows.
+        columns: metric and size of each column by its name, for rows over all sizes.
+    """
+
+    corner: str
+    rows: Mapping[str, Cell]
+    columns: Mapping[str, tuple[str, str]]
+
+    def values(self, records: Records) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+        """Name of each row, and in each column its metric and its number of boxes.
+
+        Both are as :func:`~etram_det.metrics.records.metric_of` gives them.
+        """
+        for name, (part, class_name, own_size) in self.rows.items():
+            values = []
+            for metric, size in self.columns.values():
+                cell = (part, class_name, own_size or size)
+                values.append((metric_of(records, cell, metric), metric_of(records, cell, "boxes")))
+            yield name, values
+
+
+def metric_grids(*runs: Mapping[str, Any]) -> dict[str, Grid]:
+    """The tables of one evaluation, or of two side by side, by key.
+
+    Args:
+        runs: what ``metrics.json`` holds of each.
+    """
+
+    def names(kind: str) -> list[str]:
+        return list(dict.fromkeys(name for run in runs for name in run["evaluation"][kind]))
+
+    sizes, classes, groups = names("size_bins"), names("class_names"), names("class_groups")
+    metrics = {metric: (metric, "") for metric in METRICS} | BOXES
+    by_size = {"all sizes": ("AP", "")} | {size: ("AP", size) for size in sizes}
+    line = [""] if classes and groups else []
+    by_class: dict[str, Cell] = {name: ("", name, "") for name in (*classes, *line, *groups)}
+    recordings = sorted({name for run in runs for name in run["recordings"]})
+    return {
+        "sizes": Grid("size", {size or "all": ("", "", size) for size in ("", *sizes)}, metrics),
+        "classes": Grid("class", by_class, metrics),
+        "heat": Grid("class", by_class, by_size),
+        "day-night": Grid("part", {part: (part, "", "") for part in PARTS_OF_DAY}, by_size),
+        "recordings": Grid(
+            "recording",
+            {name: (recording_part(name), "", "") for name in recordings},
+            {"AP": ("AP", ""), "AP50": ("AP50", "")}
+            | {f"AP {size}": ("AP", size) for size in sizes},
+        ),
+    }
 
 
 def summary_tables(results: Mapping[str, Any]) -> RenderableType:
@@ -130,3 +200,68 @@ def _new_table(first: str, others: Iterable[str]) -> Table:
     for name in others:
         table.add_column(name, justify="right")
     return table
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Settings by dotted name; nested ones are taken apart, unset ones left out.
+
+    Args:
+        settings: plain values, lists and mappings of them.
+    """
+    table = Table()
+    for heading in ("setting", "value"):
+        table.add_column(heading, overflow="fold")
+    for name, value in dotted_items(settings):
+        if value not in (None, {}):
+            # As it is: brackets of a stranger's are no markup.
+            table.add_row(Text(name), Text(str(value)))
+    return table
+
+
+def parameters_table(counts: Mapping[str, int]) -> Table:
+    """Learnt numbers of each part of a network, their share and their size in float32.
+
+    Args:
+        counts: by part, at least one.
+    """
+    table = Table("part")
+    for name in ("parameters", "share", "MiB"):
+        table.add_column(name, justify="right")
+    total = sum(counts.values())
+    for name, count in counts.items():
+        table.add_row(name, *_parameter_cells(count, total))
+    table.add_section()
+    table.add_row("all", *_parameter_cells(total, total))
+    return table
+
+
+def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Average precision over all, by size, class and part of the day, of two evaluations.
+
+    Args:
+        runs: two, by name: what ``metrics.json`` holds, of the same data.
+    """
+    records = [records_in(results) for results in runs.values()]
+    evaluation = next(iter(runs.values()))["evaluation"]
+    by_size = [("", "", size) for size in evaluation["size_bins"]]
+    by_day = [(part, "", "") for part in PARTS_OF_DAY]
+    groups = (
+        [(metric, ("", "", "")) for metric in METRICS]
+        + [("AP", cell) for cell in (*by_size, *by_day)],
+        [("AP", ("", name, "")) for name in evaluation["class_names"]],
+    )
+    table = Table("metric")
+    for heading in (*runs, "difference"):
+        table.add_column(heading, justify="right")
+    for group in groups:
+        for metric, cell in group:
+            one, other = (metric_of(each, cell, metric) for each in records)
+            if one is not None and other is not None:
+                cells = f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
+                table.add_row(flat_key(metric, cell), *cells)
+        table.add_section()
+    return table
+
+
+def _parameter_cells(count: int, total: int) -> tuple[str, str, str]:
+    return f"{count:,}", f"{count / total:.1%}", f"{count * 4 / 2**20:.2f}"

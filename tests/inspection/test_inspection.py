@@ -10,8 +10,13 @@ import pytorch_lightning as pl
 import torch
 
 from etram_det.cli.commands import run
-from etram_det.drawing.data_plots import channels_plot, sizes_plot, space_time_plot
-from etram_det.drawing.plots import as_picture, memory_plot
+from etram_det.drawing.plots import (
+    as_picture,
+    channels_plot,
+    memory_plot,
+    sizes_plot,
+    space_time_plot,
+)
 from etram_det.errors import UserError
 from etram_det.inspection.checkpoints import (
     newest_checkpoints,
@@ -20,11 +25,10 @@ from etram_det.inspection.checkpoints import (
     short_names,
     size_weights,
 )
-from etram_det.inspection.observation import observe, pictures_of
-from etram_det.inspection.recordings import fullest_frames, recordings_of
-from etram_det.report.checkpoint_tables import comparison_table, parameters_table, settings_table
+from etram_det.inspection.recordings import fullest_frames, observe, pictures_of, recordings_of
 from etram_det.report.metric_plots import class_size_plot
 from etram_det.report.run_files import results_of
+from etram_det.report.tables import comparison_table, parameters_table, settings_table
 from support.small_runs import SMALL_RAW
 
 
