@@ -35,7 +35,7 @@ class InspectedCheckpoint:
         model: settings of the network, evaluation and optimiser.
         config: all settings of the run by section, ``model``, ``data``, ``trainer``; empty where
             neither the checkpoint nor its run folder holds them.
-        size_weight: how the loss weighted boxes by size; None if it did not, or is not known.
+        size_weight: of the loss; None if it had none, or is not known.
     """
 
     path: Path
@@ -111,10 +111,9 @@ def parameter_counts(checkpoint: InspectedCheckpoint) -> dict[str, int]:
 def size_weights(
     checkpoint: InspectedCheckpoint,
 ) -> tuple[dict[str, Callable[[NDArray[np.float64]], NDArray[Any]]], tuple[float, float]]:
-    """Weights by area, as the checkpoint's loss had them and in each other way for them to fall.
+    """Weights by area, as the checkpoint's loss had them and of each other type.
 
-    Args:
-        checkpoint: one whose loss had no weights has those of ``size_aware.yaml`` beside its own.
+    A loss without weights has those of ``size_aware.yaml`` beside its own.
 
     Returns:
         By name, what gives weights ``[M]`` of areas ``[M]`` in square pixels; and the thresholds.

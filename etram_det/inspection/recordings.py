@@ -24,12 +24,7 @@ from etram_det.types import Detections, State
 
 
 def recordings_of(data: EventDataModule, split: str) -> list[Recording]:
-    """The labelled recordings of a split; simulated traffic is made, where it is needed.
-
-    Args:
-        data: where they come from.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-    """
+    """The labelled recordings of ``train``, ``val`` or ``test``; traffic is simulated if needed."""
     with warnings.catch_warnings():
         # A progress bar in a notebook would like to have widgets.
         warnings.filterwarnings("ignore", message='install "ipywidgets"')
@@ -41,12 +36,12 @@ def recordings_of(data: EventDataModule, split: str) -> list[Recording]:
 def fullest_frames(
     data: EventDataModule, recordings: Sequence[Recording], number: int
 ) -> dict[str, Image]:
-    """Of several recordings, by day and by night in turns, the frame with most labels.
+    """Of labelled recordings, by day and by night in turns, the frame with most labels.
 
     Args:
         data: where the recordings come from.
-        recordings: labelled ones.
-        number: how many pictures; fewer, if there are not so many recordings.
+        recordings: of which a picture is made each.
+        number: most pictures.
     """
     by_part = sorted(recordings, key=lambda recording: part_of_day(recording.name) or "")
     # From either end of the days followed by the nights.
@@ -63,15 +58,7 @@ def labelled_frame(
     settings: FrameSettings,
     found: Detections | None = None,
 ) -> tuple[str, Image]:
-    """Name and time of a frame, and its picture with its labels, dashed beside detections.
-
-    Args:
-        recording: where it comes from.
-        t: its index.
-        class_names: name of each class id.
-        settings: how it was made.
-        found: detections in it.
-    """
+    """Name and time of frame ``t``, and its picture with its labels, dashed beside detections."""
     corners, classes = recording.boxes(t) or (np.empty((0, 4)), np.empty(0, np.int64))
     boxes = [Boxes(corners, classes, dashed=found is not None)]
     if found is not None:
@@ -125,7 +112,7 @@ def observe(
     Args:
         checkpoint: whose detector looks.
         recording: where it looks.
-        num_frames: how far; all frames, if there are fewer.
+        num_frames: most frames.
         score_threshold: least objectness times class confidence of a detection, in [0, 1].
     """
     detector = checkpoint.trained.detector
@@ -151,21 +138,9 @@ def observe(
 def pictures_of(
     checkpoint: InspectedCheckpoint, recording: Recording, seen: Observation, shown: Iterable[int]
 ) -> dict[str, Image]:
-    """Frames with their labels dashed and what was detected solid, by name and time.
-
-    Args:
-        checkpoint: whose class names are written.
-        recording: where the labels come from.
-        seen: what a detector saw in it.
-        shown: indices of the frames.
-    """
-    trained = checkpoint.trained
-    return dict(
-        labelled_frame(
-            recording, t, trained.class_names, trained.frame_settings, seen.detections[t]
-        )
-        for t in shown
-    )
+    """The frames ``shown``, labels dashed and what was detected solid, by name and time."""
+    names, settings = checkpoint.trained.class_names, checkpoint.trained.frame_settings
+    return dict(labelled_frame(recording, t, names, settings, seen.detections[t]) for t in shown)
 
 
 def _root_mean_square(x: torch.Tensor) -> NDArray[np.float32]:
