@@ -46,13 +46,9 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     runs = [read_run(folder) for folder in folders]
     if output is None:
         output = (folders[0] if len(folders) == 1 else Path()) / FILE_NAME
-    environment = Environment(
-        loader=PackageLoader("etram_det.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    strict: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
+    loader = PackageLoader("etram_det.report")
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
     write_text(output, environment.get_template("page.html").render(_content(runs)))
     return output
 
@@ -61,25 +57,21 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     """What the template shows."""
     letters = ("A", "B")[: len(runs)]
     named = list(zip(letters, runs, strict=True))
-    titled = dict(named) if len(runs) == 2 else {"all classes": runs[0]}
+    is_pair = len(runs) == 2
+    titled = dict(named) if is_pair else {"all classes": runs[0]}
+    prefixed = [(f"{letter}: " if is_pair else "", run) for letter, run in named]
     return {
         "version": __version__,
         "names": _names(runs),
         "letters": letters,
         "summaries": [_summary(run) for run in runs],
-        "differing": list(differing_evaluation(*runs)) if len(runs) == 2 else [],
-        "missing": [
-            f"{letter}: {text}" if len(runs) == 2 else text
-            for letter, run in named
-            for text in run.missing
-        ],
+        "differing": list(differing_evaluation(*runs)) if is_pair else [],
+        "missing": [prefix + text for prefix, run in prefixed for text in run.missing],
         "tiles": _tiles(runs),
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
         "tables": metric_tables(runs),
-        "confusion_tables": [
-            confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
-        ],
+        "confusion_tables": [confusion_table(run, f"confusion-{x.lower()}") for x, run in named],
         "curve_plots": list(svg_plots.curve_plots(runs)),
         "curve_key": _curve_key(runs),
         "size_plots": list(svg_plots.size_plots(titled)),
@@ -93,12 +85,12 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
             for letter, run in named
         ],
         "facts": facts_of(runs),
-        "settings": differing_settings(*runs) if len(runs) == 2 else [],
+        "settings": differing_settings(*runs) if is_pair else [],
     }
 
 
 def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Short names of the runs; their whole paths where these would be the same."""
+    """Short names of the runs; their paths where these would be the same."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
@@ -106,15 +98,15 @@ def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
 def _summary(run: EvaluatedRun) -> str:
     """What was evaluated, in a line."""
     evaluation, facts = run.results["evaluation"], run.results.get("run", {})
+    frames = number_of(evaluation["frames"], "frame")
     parts = [
-        f"split {facts['split']}" if facts.get("split") else "",
-        f"{number_of(evaluation['frames'], 'frame')} of "
-        f"{number_of(evaluation['recordings'], 'recording')}",
+        *([f"split {facts['split']}"] if facts.get("split") else []),
+        f"{frames} of {number_of(evaluation['recordings'], 'recording')}",
         number_of(run.records["", "", ""].boxes, "label"),
         f"protocol {evaluation['protocol']}",
         f"sizes in {evaluation['pixel_frame']} pixels",
     ]
-    return " · ".join(part for part in parts if part)
+    return " · ".join(parts)
 
 
 def _tiles(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:

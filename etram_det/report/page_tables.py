@@ -16,6 +16,7 @@ from etram_det.report.tables import (
     dropped_by_data,
     metric_grids,
     score_of,
+    thresholds_of,
 )
 
 SEQUENTIAL = (0, 84, 147)  # dark blue, for the greatest value
@@ -28,39 +29,24 @@ _SHADED = (*_COUNTED, "recordings")
 
 @dataclass(frozen=True)
 class PageCell:
-    """One metric or count.
-
-    Attributes:
-        text: what is shown.
-        colour: of the ground, as CSS; none if empty.
-        is_light: whether the text must be light on it.
-        note: shown small beneath.
-        begins: whether a group of columns begins here.
-    """
+    """One metric or count."""
 
     text: str
-    colour: str = ""
-    is_light: bool = False
-    note: str = ""
-    begins: bool = False
+    colour: str = ""  # of the ground, as CSS
+    is_light: bool = False  # the text
+    note: str = ""  # shown small beneath
+    begins: bool = False  # a group of columns
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table as the template lays it out.
+    """A table as the template lays it out."""
 
-    Attributes:
-        key: its id in the page.
-        corner: what stands above the rows' names.
-        columns: names of the columns or of groups of them.
-        runs: columns of each group: the runs and their difference; empty with one run.
-        rows: name and cells of each row; a row without cells is a line between groups.
-    """
-
-    key: str
-    corner: str
-    columns: Sequence[str]
-    runs: Sequence[str] = ()
+    key: str  # its id in the page
+    corner: str  # what stands above the rows' names
+    columns: Sequence[str]  # names of columns, or of groups of them
+    runs: Sequence[str] = ()  # columns of each group: the runs and their difference
+    # Name and cells of each row; one without cells is a line between groups.
     rows: list[tuple[str, list[PageCell]]] = field(default_factory=list)
 
 
@@ -79,22 +65,17 @@ def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
 
 
 def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
-    """Labels by true and by detected class, shaded by their share of the true class.
-
-    Args:
-        run: whose labels are counted.
-        key: of the table in the page.
-    """
+    """Labels by true and by detected class, shaded by their share of the true class."""
     confusion = run.results["confusion"]
     *names, _ = confusion["names"]
     table = PageTable(key, "true class", [*names, "missed"])
-    for name, counts in zip((*names, "false alarm"), confusion["counts"], strict=True):
-        of_class = name != "false alarm"
-        total = sum(counts) if of_class else 0
-        cells = [_shaded(f"{n:,}", n / total if total else 0.0) for n in counts]
-        if not of_class:
-            cells[-1] = PageCell("")  # background that was found to be background is not counted
-        table.rows.append((name, cells))
+    *of_classes, (*false_alarms, _) = confusion["counts"]
+    for name, counts in zip(names, of_classes, strict=True):
+        total = max(sum(counts), 1)
+        table.rows.append((name, [_shaded(f"{n:,}", n / total) for n in counts]))
+    # Background that was found to be background is not counted.
+    cells = [*(PageCell(f"{n:,}") for n in false_alarms), PageCell("")]
+    table.rows.append(("false alarm", cells))
     return table
 
 
@@ -177,7 +158,7 @@ def differing_settings(a: EvaluatedRun, b: EvaluatedRun) -> list[tuple[str, list
     """Dotted key and both values of each setting in which two runs differ."""
     rows = (
         (key, [_plain(run.settings.get(key)) for run in (a, b)])
-        for key in dict.fromkeys([*a.settings, *b.settings])
+        for key in {**a.settings, **b.settings}
     )
     return [(key, values) for key, values in rows if values[0] != values[1]]
 
@@ -191,7 +172,6 @@ def facts_of(runs: Sequence[EvaluatedRun]) -> list[tuple[str, list[str]]]:
 
 def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     evaluation, facts = run.results["evaluation"], run.results.get("run", {})
-    confusion = run.results["confusion"]
     yield "run folder", str(run.folder)
     yield "data", _plain(facts.get("data"))
     yield "split", _plain(facts.get("split"))
@@ -206,11 +186,7 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     ious = evaluation["iou_thresholds"]
     yield "IoU of AP and AR", f"{ious[0]:.2f} to {ious[-1]:.2f}, {len(ious)} thresholds"
     yield "detections that count", f"{evaluation['max_detections']} of each frame and class"
-    yield (
-        "found, missed, confusion, pictures",
-        f"score at least {confusion['score_threshold']:g}, "
-        f"IoU at least {confusion['iou_threshold']:g}",
-    )
+    yield "found, missed, confusion, pictures", thresholds_of(run.results["confusion"])
     yield "frames", f"{evaluation['frames']:,}"
     yield "recordings", f"{evaluation['recordings']:,}"
     yield "labels", f"{run.records['', '', ''].boxes:,}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 import zipfile
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,10 +29,7 @@ CONFUSION_IOU = 0.5
 
 
 def results_of(
-    result: EvaluationResult,
-    *,
-    score_threshold: float,
-    dropped_by_data: Mapping[str, int],
+    result: EvaluationResult, *, score_threshold: float, dropped_by_data: Mapping[str, int]
 ) -> dict[str, Any]:
     """Everything that an evaluation found, as it stands in ``metrics.json``.
 
@@ -98,20 +95,19 @@ def write_results(
         for key, value in results["evaluation"].items()
     )
     flat = (item for item in results.items() if not isinstance(item[1], Mapping))
-    _write_csv(folder / metrics_file, [("key", "value"), *flat, *described])
+    _write_csv(folder / metrics_file, ["key", "value"], [*flat, *described])
 
     sizes = flat_metrics(r for r in result.records if not (r.part or r.class_name))
     keys = [key for key in sizes if key in results]
-    recordings = (
+    recordings = [
         [name, *(of.get(key, "") for key in keys)] for name, of in results["recordings"].items()
-    )
-    _write_csv(folder / "recordings.csv", [["recording", *keys], *recordings])
+    ]
+    _write_csv(folder / "recordings.csv", ["recording", *keys], recordings)
 
     confusion = results["confusion"]
-    threshold = f"true / detected at score >= {confusion['score_threshold']}"
-    counts = zip(confusion["names"], confusion["counts"], strict=True)
-    matrix = ([name, *row] for name, row in counts)
-    _write_csv(folder / "confusion.csv", [[threshold, *confusion["names"]], *matrix])
+    corner = f"true / detected at score >= {confusion['score_threshold']}"
+    matrix = zip(confusion["names"], *zip(*confusion["counts"], strict=True), strict=True)
+    _write_csv(folder / "confusion.csv", [corner, *confusion["names"]], matrix)
 
     with replacing(folder / "pr_curves.npz") as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
@@ -130,13 +126,13 @@ def _known(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if not isnan(value)}
 
 
-def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: Path, heading: list[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
     write_text(path, text.getvalue())
 
 
-_EVALUATE = "Use validate or test of this release"
+_EVALUATE = "use validate or test of this release"
 # What a report cannot do without.
 _REQUIRED = {
     "evaluation": "protocol filtered uses_objectness class_agnostic pixel_frame size_bins "
@@ -148,15 +144,10 @@ _REQUIRED = {
 
 
 class PRCurves(NamedTuple):
-    """Precision over recall at the least IoU threshold, as ``pr_curves.npz`` holds it.
+    """Precision over recall at the least IoU threshold, as ``pr_curves.npz`` holds it."""
 
-    Attributes:
-        recall: ``[R]`` thresholds.
-        precision: of each class ``[R, A]`` in [0, 1], over all sizes and in each size bin; nan
-            where there is no ground truth.
-    """
-
-    recall: np.ndarray
+    recall: np.ndarray  # [R] thresholds
+    # Of each class [R, A] in [0, 1], over all sizes and in each bin; nan without ground truth.
     precision: dict[str, np.ndarray]
 
 
@@ -182,7 +173,7 @@ class EvaluatedRun:
 
     @cached_property
     def records(self) -> dict[Cell, Record]:
-        """What ``etram_det.metrics.records.records_in`` reads of the results."""
+        """Those of the results, by cell."""
         return records_in(self.results)
 
     @property
@@ -192,10 +183,7 @@ class EvaluatedRun:
 
 
 def read_run(folder: Path) -> EvaluatedRun:
-    """Read what an evaluation wrote.
-
-    Args:
-        folder: run folder of ``fit``, ``validate`` or ``test``.
+    """Read what an evaluation wrote into a run folder.
 
     Raises:
         UserError: there is no such folder, it holds no evaluation, or its file is damaged.
@@ -217,7 +205,11 @@ def read_run(folder: Path) -> EvaluatedRun:
         )
     else:
         shown = [each["file"] for kind in gallery.values() for each in kind]
-        pictures = {name: _data_uri(folder / name) for name in shown if (folder / name).is_file()}
+        pictures = {
+            name: f"data:image/png;base64,{b64encode((folder / name).read_bytes()).decode()}"
+            for name in shown
+            if (folder / name).is_file()
+        }
         if len(pictures) < len(shown):
             lost = len(shown) - len(pictures)
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
@@ -231,7 +223,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
         found = "no metrics.json" if folder.is_dir() else "no folder"
         raise UserError(
             f"{folder}: must be a run folder with metrics.json of an evaluation, got {found}: "
-            f"{_EVALUATE}, or use another folder, such as runs/size_aware/version_0"
+            f"{_EVALUATE}, or another folder, such as runs/size_aware/version_0"
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -271,7 +263,3 @@ def read_settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
