@@ -62,12 +62,7 @@ def size_weight_plot(
 
 
 def pictures_plot(pictures: Mapping[str, Image], columns: int = 2) -> Figure:
-    """Pictures ``[H, W, 3]`` side by side, each under its title.
-
-    Args:
-        pictures: by title, at least one.
-        columns: most pictures in a row.
-    """
+    """Pictures ``[H, W, 3]``, at least one, under their titles, at most ``columns`` in a row."""
     plot, grid = _tiles(pictures, columns)
     for axes, (title, picture) in zip(grid, pictures.items(), strict=False):
         axes.imshow(picture, interpolation="lanczos")
@@ -77,10 +72,10 @@ def pictures_plot(pictures: Mapping[str, Image], columns: int = 2) -> Figure:
 
 
 def maps_plot(maps: Mapping[str, NDArray[Any]], label: str, columns: int = 4) -> Figure:
-    """Maps ``[h, w]`` side by side, each in its own range of colours.
+    """Maps ``[h, w]``, at least one, under their titles, each in its own range of colours.
 
     Args:
-        maps: by title, at least one.
+        maps: by title.
         label: what the colours stand for.
         columns: most maps in a row.
     """
@@ -274,8 +269,7 @@ def sizes_plot(
         thresholds: areas in square pixels that are marked.
     """
     plot, axes = new_plot("square root of the area (px of the network's frame)", "labels")
-    present = [i for i in range(len(class_names)) if (classes == i).any()]
-    if present:
+    if present := [i for i in range(len(class_names)) if (classes == i).any()]:
         edges = np.geomspace(0.99 * max(sides.min(), 0.5), 1.01 * sides.max(), 33)
         axes.hist(
             [sides[classes == i] for i in present],

@@ -17,8 +17,8 @@ from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED, move_into_place
 
-# The first one that there is: H.264 plays everywhere, but free builds of OpenCV mostly have no
-# encoder for it. They have one for VP9, at 7 frames a second.
+# The first that OpenCV has: H.264 plays everywhere, but most free builds lack an encoder for it.
+# Theirs for VP9 does 7 frames a second.
 CODECS = ("avc1", "mp4v")
 LEAST_HEIGHT = 360  # of a video in pixels; smaller frames are enlarged, for the text to be readable
 
@@ -96,9 +96,6 @@ class DetectionVideo(VideoWriter):
         class_names: name of each class id.
         rate: frames in a second.
         representation: how frames are made.
-
-    Raises:
-        UserError: the file cannot be written, or OpenCV has no codec for it.
     """
 
     def __init__(

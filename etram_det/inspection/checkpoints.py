@@ -23,6 +23,8 @@ from etram_det.simulator.dataset import SimulationSettings
 from etram_det.simulator.event_camera import SensorSettings
 from etram_det.training.module import DetectionModule
 
+Weighting = Callable[[NDArray[np.float64]], NDArray[Any]]
+
 
 @dataclass(frozen=True)
 class InspectedCheckpoint:
@@ -79,16 +81,10 @@ def read(path: str | Path) -> InspectedCheckpoint:
         UserError: it is missing, damaged, or no checkpoint of this project.
     """
     path = Path(path)
-    checkpoint = read_checkpoint(path)
+    checkpoint, trained = read_checkpoint(path), read_detector(path)
     config = checkpoint.config or read_settings(path.resolve().parent.parent)
-    return InspectedCheckpoint(
-        path=path,
-        trained=read_detector(path),
-        step=checkpoint.step,
-        model=checkpoint.settings,
-        config=config,
-        size_weight=_size_weight(config, checkpoint.tensors),
-    )
+    weight = _size_weight(config, checkpoint.tensors)
+    return InspectedCheckpoint(path, trained, checkpoint.step, checkpoint.settings, config, weight)
 
 
 def newest_checkpoints(folder: str | Path, name: str = "best.ckpt") -> list[Path]:
@@ -110,7 +106,7 @@ def parameter_counts(checkpoint: InspectedCheckpoint) -> dict[str, int]:
 
 def size_weights(
     checkpoint: InspectedCheckpoint,
-) -> tuple[dict[str, Callable[[NDArray[np.float64]], NDArray[Any]]], tuple[float, float]]:
+) -> tuple[dict[str, Weighting], tuple[float, float]]:
     """Weights by area, as the checkpoint's loss had them and of each other type.
 
     A loss without weights has those of ``size_aware.yaml`` beside its own.
@@ -120,16 +116,15 @@ def size_weights(
     """
     own = checkpoint.size_weight
     like = own or SizeWeight(2.5)
-    small, medium = float(like.small_threshold), float(like.medium_threshold)
+    thresholds = float(like.small_threshold), float(like.medium_threshold)
     # Without a mean of 1: of a single box it says nothing.
-    weights: dict[str, Callable[[NDArray[np.float64]], NDArray[Any]]] = {
-        kind: partial(_weigh, SizeWeight(like.size_aware_weight, small, medium, kind))
+    weights: dict[str, Weighting] = {
+        kind: partial(_weigh, SizeWeight(like.size_aware_weight, *thresholds, kind))
         for kind in get_args(WeightType)
     }
     if own is None:
-        return {"this run: no weights": np.ones_like, **weights}, (small, medium)
-    first = {f"this run: {own.weight_type}": weights.pop(own.weight_type)}
-    return first | weights, (small, medium)
+        return {"this run: no weights": np.ones_like, **weights}, thresholds
+    return {f"this run: {own.weight_type}": weights.pop(own.weight_type), **weights}, thresholds
 
 
 def short_names(*checkpoints: InspectedCheckpoint) -> list[str]:

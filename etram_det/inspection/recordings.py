@@ -22,6 +22,8 @@ from etram_det.models.backbone import STRIDES
 from etram_det.models.postprocessing import decode_detections
 from etram_det.types import Detections, State
 
+NMS_THRESHOLD = 0.45
+
 
 def recordings_of(data: EventDataModule, split: str) -> list[Recording]:
     """The labelled recordings of ``train``, ``val`` or ``test``; traffic is simulated if needed."""
@@ -68,9 +70,6 @@ def labelled_frame(
     return f"{recording.name}, {recording.frame_end_us[t] / 1e6:.2f} s", picture
 
 
-NMS_THRESHOLD = 0.45
-
-
 @dataclass(frozen=True)
 class Observation:
     """What a detector saw and remembered in consecutive frames of a recording.
@@ -83,11 +82,9 @@ class Observation:
         hidden: for each of the four stages, ``[F, h, w]`` root mean square of the LSTM's hidden
             state over its channels.
         cell: the same of its cell state.
-        memory: for each of the four stages, ``[F, h, w]`` how far the cell state of a place lies
-            from the median of all places, root mean square over its channels: what is remembered
-            there and not elsewhere.
-        features: for each scale of the pyramid, ``[F, h, w]`` root mean square of what goes to
-            the head.
+        memory: the same of the cell state's distance from the median of all places: what is
+            remembered there and not elsewhere.
+        features: for each scale of the pyramid, the same of what goes to the head.
     """
 
     strides: tuple[int, ...]

@@ -57,11 +57,7 @@ def pair_boxes(
 
 
 def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
-    """Count boxes by true and by detected class.
-
-    Args:
-        pairing: what became of the boxes.
-        num_classes: K; class ids lie below it.
+    """Count boxes by true and by detected class, of K classes.
 
     Returns:
         ``[K + 1, K + 1]`` int64: rows true classes, columns detected classes, background last.
@@ -78,11 +74,7 @@ def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
 
 
 def outcomes_by_size(pairing: Pairing, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count what became of ground-truth boxes by class and area, which doubles from bin to bin.
-
-    Args:
-        pairing: what became of the boxes.
-        num_classes: K; class ids lie below it.
+    """Count what became of ground-truth boxes by K classes and area, which doubles from bin to bin.
 
     Returns:
         The ``Q + 1`` bounds of the areas, powers of two in square pixels, the lower one included;

@@ -198,8 +198,8 @@ class Curves:
         """Mean recall over IoU and those classes that have ground truth; nan if none.
 
         Args:
-            classes: ids to average over, all by default.
-            area: index of the area range.
+            classes: as for :meth:`average_precision`.
+            area: as there.
             limit: index of the number of detections, the largest by default.
         """
         recall = self.recall[:, :, area, limit]
@@ -239,12 +239,10 @@ class Evaluator:
     def curves(self, kept: np.ndarray) -> Curves:
         """Curves over the frames where ``kept`` ``[F]`` is true."""
         matches, num_boxes = self._matches, self._count(kept)
-        num_classes, num_ranges = num_boxes.shape
-        precision = np.full(
-            (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), num_classes, num_ranges), nan
-        )
-        recall = np.full((len(IOU_THRESHOLDS), *num_boxes.shape, len(self._max_detections)), nan)
-        for class_id in range(num_classes):
+        num_ious, num_recalls = len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS)
+        precision = np.full((num_ious, num_recalls, *num_boxes.shape), nan)
+        recall = np.full((num_ious, *num_boxes.shape, len(self._max_detections)), nan)
+        for class_id in range(self._num_classes):
             of_class = slice(matches.first[class_id], matches.first[class_id + 1])
             counted = kept[matches.frame[of_class]]
             _accumulate(

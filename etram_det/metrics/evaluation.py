@@ -83,9 +83,7 @@ class EvaluationResult:
     def pairing(self, *, score_threshold: float, iou_threshold: float = 0.5) -> Pairing:
         """Which detection took which ground-truth box, whatever the class.
 
-        Args:
-            score_threshold: detections below this score in [0, 1] are left out.
-            iou_threshold: least overlap of a pair, in [0, 1].
+        The arguments are those of :func:`~etram_det.metrics.confusion.pair_boxes`.
         """
         return pair_boxes(self.frames, score_threshold=score_threshold, iou_threshold=iou_threshold)
 
@@ -130,7 +128,7 @@ class EvaluationResult:
     def _records(
         self, part: str, name: str, curves: Curves, classes: Sequence[int] | None = None
     ) -> list[Record]:
-        """Of one part and class or group, over all sizes and by size bin."""
+        """Over all sizes and by size bin."""
         records = []
         for area, size in enumerate(("", *self.settings.size_bins)):
             ap, ap50, ap75 = (
@@ -153,9 +151,8 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
     counted = settings.rules.apply(frames.ordered())
     if settings.pixel_frame == "native":
         counted = counted.native()
-    evaluator = Evaluator(
-        counted, settings.num_classes, settings.area_ranges, settings.detection_limits
-    )
+    limits = settings.detection_limits
+    evaluator = Evaluator(counted, settings.num_classes, settings.area_ranges, limits)
     everything = evaluator.curves(np.ones(len(counted), dtype=bool))
     part = np.array([part_of_day(str(name)) for name in counted.recording], dtype=object)
     day, night = (

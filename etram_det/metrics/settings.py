@@ -30,8 +30,8 @@ SIZE_BINS: dict[str, tuple[float, float]] = {
     "medium": (1024, 9216),
     "large": (9216, inf),
 }
-# Share of an area by which corners in single precision may put it off, for sides of 16 px and more
-# on sensors of up to 2048 px.
+# Relative error of an area from corners in single precision, for sides of 16 px and more on sensors
+# of up to 2048 px.
 _ROUNDING = 2e-5
 # Flat keys of what was evaluated, beside those of the records.
 FRAME_COUNTS = ("num_frames", "num_recordings", "num_dropped_labels", "num_dropped_detections")
@@ -134,7 +134,7 @@ class EvaluationSettings:
 
     @property
     def reported_classes(self) -> tuple[str, ...]:
-        """Names of the classes with metrics of their own: none where classes are ignored."""
+        """Names of the classes with metrics of their own; none where classes are ignored."""
         return () if self.rules.class_agnostic else self.class_names
 
     @property

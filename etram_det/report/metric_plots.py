@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 
 def precision_recall_plot(curves: Curves, class_names: Sequence[str]) -> Figure:
-    """Precision over recall at an IoU of 0.5, a line for each class with ground truth.
-
-    Args:
-        curves: of an evaluation.
-        class_names: name of each class id.
-    """
+    """Precision over recall at an IoU of 0.5, a line for each class with ground truth."""
     plot, axes = new_plot("recall", "precision")
     for i, name in enumerate(class_names):
         if curves.num_boxes[i, 0]:

@@ -29,15 +29,12 @@ FILE_NAME = "report.html"
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the report of one run, or of two side by side.
+    """Write the report of one run folder, or of two side by side, and return its path.
 
     Args:
-        folders: one or two run folders that hold an evaluation.
+        folders: one or two that hold an evaluation.
         output: file to write; ``report.html`` in the run folder unless set, for two runs in the
             current one.
-
-    Returns:
-        The file.
 
     Raises:
         UserError: a folder holds no evaluation, or it is damaged.
@@ -149,14 +146,13 @@ def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
 def _cards(run: EvaluatedRun, kind: str) -> list[dict[str, Any]]:
     """Pictures of a gallery that are there, with their captions."""
     return [
-        {"source": run.pictures[each["file"]], "title": title, "lines": lines}
+        _caption(each, kind) | {"source": run.pictures[each["file"]]}
         for each in run.results.get("gallery", {}).get(kind, [])
         if each["file"] in run.pictures
-        for title, lines in [_caption(each, kind)]
     ]
 
 
-def _caption(mistake: Mapping[str, Any], kind: str) -> tuple[str, list[str]]:
+def _caption(mistake: Mapping[str, Any], kind: str) -> dict[str, Any]:
     left, top, right, bottom = mistake["box"]
     closest = mistake["closest"]
     other = "detection" if kind == "misses" else "label"
@@ -166,8 +162,6 @@ def _caption(mistake: Mapping[str, Any], kind: str) -> tuple[str, list[str]]:
         score = f" {closest['score']:.2f}" if kind == "misses" else ""
         nearest = f"closest {other}: {closest['class']}{score} at IoU {closest['iou']:.2f}"
     title = mistake["class"] + (f" {mistake['score']:.2f}" if "score" in mistake else "")
-    return title, [
-        f"{right - left:.0f} x {bottom - top:.0f} px, events in {mistake['active']:.0%} of them",
-        nearest,
-        f"{mistake['recording']} at {mistake['time_us'] / 1e6:.2f} s",
-    ]
+    size = f"{right - left:.0f} x {bottom - top:.0f} px, events in {mistake['active']:.0%} of them"
+    place = f"{mistake['recording']} at {mistake['time_us'] / 1e6:.2f} s"
+    return {"title": title, "lines": [size, nearest, place]}

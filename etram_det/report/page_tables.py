@@ -51,11 +51,7 @@ class PageTable:
 
 
 def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
-    """Metrics by size, class, both, day and night, and recording, by key.
-
-    Args:
-        runs: one, or two whose differences are shown, too.
-    """
+    """Metrics by size, class, both, day and night, and recording, by key, of one run or two."""
     grids = metric_grids(*(run.results for run in runs))
     if len(runs) == 1:
         corner, rows, columns = grids["recordings"]

@@ -50,10 +50,8 @@ _STYLE: dict[Any, Any] = {
 def curve_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
     """Precision over recall at the least IoU, a plot for each class with ground truth.
 
-    One run has a line for each size bin, two have a line each over all sizes.
-
-    Args:
-        runs: one or two; those without curves are left out.
+    One run has a line for each size bin, two have a line each over all sizes. Runs without curves
+    are left out.
     """
     names = dict.fromkeys(name for run in runs if run.curves for name in run.curves.precision)
     for name in names:
@@ -77,10 +75,9 @@ def _draw_curves(axes: Axes, name: str, lines: Sequence[Line]) -> None:
 
 
 def day_night_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
-    """AP by day and by night, over all sizes and by size bin, on one scale.
+    """AP by day and by night, over all sizes and by size bin, on one scale, of runs by title.
 
-    Args:
-        runs: by title; those without day or night in their recordings' names are left out.
+    Runs without day or night in their recordings' names are left out.
     """
     known = {
         title: run
@@ -121,10 +118,9 @@ class Sizes(NamedTuple):
 
 
 def size_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
-    """Labels of all classes by size and outcome, with the share that was found.
+    """Labels of all classes by size and outcome, with the share that was found, of runs by title.
 
-    Args:
-        runs: by title; those without ``found_by_size`` or without labels are left out.
+    Runs without ``found_by_size`` or without labels are left out.
     """
     known = {
         title: sizes
@@ -137,11 +133,7 @@ def size_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
 
 
 def class_size_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
-    """The same for each class with labels; of two runs the share of labels that each found.
-
-    Args:
-        runs: one or two; those without ``found_by_size`` are left out.
-    """
+    """The same for each class with labels; of two runs the share of labels that each found."""
     styled = [(_sizes_of(run), style) for run, style in zip(runs, RUNS, strict=False)]
     known = [(sizes, style) for sizes, style in styled if sizes]
     ends = _ends(sizes for sizes, _ in known)
