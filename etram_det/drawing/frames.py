@@ -49,12 +49,12 @@ def frame_image(
 
     Args:
         frame: ``[C, H, W]``: counts of a ``stacked_histogram``, first of darker, then of brighter
-            events; or sums of polarities of a ``mixed_density``, the first over the whole window.
+            events; or sums of polarities of a ``mixed_density``, the first over all of the window.
         representation: how the frame was made.
     """
     if representation == "mixed_density":
-        whole = frame[0].astype(np.int16)
-        darker, brighter = np.maximum(-whole, 0), np.maximum(whole, 0)
+        net = frame[0].astype(np.int16)
+        darker, brighter = np.maximum(-net, 0), np.maximum(net, 0)
     else:
         darker, brighter = _sums(np.ascontiguousarray(frame))
     return _coloured(darker, brighter, _SHADES)

@@ -54,8 +54,9 @@ def size_weight_plot(
     for area in thresholds:
         side = area**0.5
         axes.axvline(side, color=GREY, linewidth=0.8, linestyle="dotted")
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
-        axes.annotate(f"{side:.0f}² px", (side, 1), (3, -3), **place, fontsize=8, color=INK)
+        place, corner = axes.get_xaxis_transform(), "offset points"
+        style: dict[str, Any] = {"va": "top", "fontsize": 8, "color": INK}
+        axes.annotate(f"{side:.0f}² px", (side, 1), (3, -3), place, corner, **style)
     axes.set(xlim=(0, sides[-1]), ylim=(0, None))
     add_legend(axes, "weighting")
     return plot

@@ -54,7 +54,7 @@ class InspectedCheckpoint:
         return module
 
     def data(self, root: str | Path | None = None) -> EventDataModule:
-        """The data of the run, whole and not augmented, with frames as the detector knows them.
+        """All data of the run, not augmented, with frames as the detector knows them.
 
         Args:
             root: folder of other recordings of the same classes.

@@ -50,10 +50,10 @@ class EvaluationResult:
     @cached_property
     def records(self) -> list[Record]:
         """Metrics of everything, of each class, group, day and night, over all sizes and by bin."""
-        whole: list[tuple[str, str, Curves, Any]] = [("", "", self.curves, None)]
-        by_class = [("", name, self.curves, ids) for name, ids in self.settings.reported.items()]
-        by_day = [("day", "", self.day, None), ("night", "", self.night, None)]
-        return [record for row in (*whole, *by_class, *by_day) for record in self._records(*row)]
+        records = self._records("", "", self.curves)
+        for name, ids in self.settings.reported.items():
+            records += self._records("", name, self.curves, ids)
+        return records + self._records("day", "", self.day) + self._records("night", "", self.night)
 
     def flat_metrics(self) -> dict[str, float]:
         """Every metric by its flat key; nan where there is no ground truth.
@@ -131,13 +131,10 @@ class EvaluationResult:
         """Over all sizes and by size bin."""
         records = []
         for area, size in enumerate(("", *self.settings.size_bins)):
-            ap, ap50, ap75 = (
-                curves.average_precision(classes=classes, area=area, iou=iou)
-                for iou in (None, 0.5, 0.75)
-            )
-            ar = curves.average_recall(classes=classes, area=area)
-            boxes = curves.count(classes=classes, area=area)
-            records.append(Record(part, name, size, ap, ap50, ap75, ar, boxes))
+            of: dict[str, Any] = {"classes": classes, "area": area}
+            ap, ap50, ap75 = (curves.average_precision(**of, iou=iou) for iou in (None, 0.5, 0.75))
+            recall, boxes = curves.average_recall(**of), curves.count(**of)
+            records.append(Record(part, name, size, ap, ap50, ap75, recall, boxes))
         return records
 
 

@@ -161,7 +161,7 @@ class EvaluationSettings:
 
     @property
     def num_classes(self) -> int:
-        """Classes that the backend tells apart."""
+        """Classes that are counted apart."""
         return 1 if self.rules.class_agnostic else len(self.class_names)
 
     @property

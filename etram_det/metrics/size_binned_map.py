@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
@@ -169,7 +170,8 @@ class SizeBinnedMAP(Metric):
 
     def _collect(self) -> EvaluationFrames:
         """All frames of the states, without the labels' padding."""
-        state = {name: _joined(getattr(self, name)) for name in _STATES}
+        # Lists on each process, tensors after they were gathered.
+        state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in _STATES}
         time_us, name_bytes, num_labels, num_detections = state["frames"].T
         ends = np.cumsum(name_bytes)
         name_data = state["names"].tobytes()
@@ -201,9 +203,3 @@ class SizeBinnedMAP(Metric):
                 )
         scale = state["scale"].astype(np.float64)
         return EvaluationFrames(np.array(recording, dtype=str), time_us, scale, labels, detections)
-
-
-def _joined(state: Tensor | list[Tensor]) -> np.ndarray:
-    """One array of a state: a list on each process, one tensor after they were gathered."""
-    tensor = torch.cat(state) if isinstance(state, list) else state
-    return tensor.cpu().numpy()

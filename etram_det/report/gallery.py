@@ -131,7 +131,7 @@ class Gallery:
         def in_window(shown: FrameBoxes) -> FrameBoxes:
             corners = (shown.boxes * in_picture - np.tile(origin, 2)) * zoom
             reaches_in = (corners[:, 2:] > 0) & (corners[:, :2] < PICTURE_SIZE[::-1])
-            return replace(shown, boxes=corners).select(reaches_in.all(axis=1))
+            return replace(shown, boxes=corners).select(np.all(reaches_in, axis=1))
 
         truth = in_window(self.pairing.truth.in_frame(frame))
         found = self.pairing.detections.in_frame(frame)
@@ -177,7 +177,7 @@ def _active(picture: Image, box: NDArray[Any]) -> NDArray[Any]:
 def _window(picture: Image, box: NDArray[Any]) -> tuple[Image, NDArray[np.int64], float]:
     """A box with its surroundings in ``PICTURE_SIZE``, the window's upper left corner, its zoom.
 
-    Where the box is too large for that it is the whole frame.
+    Where the box is too large for that it is the full frame.
     """
     shape, frame = np.array(PICTURE_SIZE[::-1]), np.array(picture.shape[1::-1])
     least = _SURROUNDINGS * (box[2:] - box[:2])

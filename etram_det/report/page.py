@@ -95,15 +95,15 @@ def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
 def _summary(run: EvaluatedRun) -> str:
     """What was evaluated, in a line."""
     evaluation, facts = run.results["evaluation"], run.results.get("run", {})
+    split = [f"split {facts['split']}"] if facts.get("split") else []
     frames = number_of(evaluation["frames"], "frame")
     parts = [
-        *([f"split {facts['split']}"] if facts.get("split") else []),
         f"{frames} of {number_of(evaluation['recordings'], 'recording')}",
         number_of(run.records["", "", ""].boxes, "label"),
         f"protocol {evaluation['protocol']}",
         f"sizes in {evaluation['pixel_frame']} pixels",
     ]
-    return " · ".join(parts)
+    return " · ".join(split + parts)
 
 
 def _tiles(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
     if len(runs) == 2:
         return [(name, *style) for name, style in zip(("A", "B"), svg_plots.RUNS, strict=True)]
     names = ["all sizes", *runs[0].results["evaluation"]["size_bins"]]
-    styles = (svg_plots.WHOLE, *svg_plots.PARTS)
+    styles = (svg_plots.ALL_SIZES, *svg_plots.SIZE_BINS)
     return [(name, *style) for name, style in zip(names, styles, strict=False)]
 
 

@@ -19,9 +19,9 @@ from etram_det.metrics.records import metric_of
 from etram_det.report.run_files import EvaluatedRun
 
 # Of all sizes, of size bins, and of two runs.
-WHOLE = ("#b4bcc5", "solid")
+ALL_SIZES = ("#b4bcc5", "solid")
 _DASHES = ("dashed", "dashdot", "dotted")
-PARTS = tuple(zip((VERMILION, BLUE, GREEN, PINK, ORANGE, SKY), 2 * _DASHES, strict=True))
+SIZE_BINS = tuple(zip((VERMILION, BLUE, GREEN, PINK, ORANGE, SKY), 2 * _DASHES, strict=True))
 RUNS = ((BLUE, "solid"), (VERMILION, "dashed"))
 Style = tuple[str, str]  # colour and dash
 Line = tuple[np.ndarray, np.ndarray, Style]  # recall, precision
@@ -58,7 +58,7 @@ def curve_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
         lines: list[Line] = []
         for run, style in zip(runs, RUNS, strict=False):
             if run.curves is not None and name in run.curves.precision:
-                styles = (WHOLE, *PARTS) if len(runs) == 1 else (style,)
+                styles = (ALL_SIZES, *SIZE_BINS) if len(runs) == 1 else (style,)
                 for precision, each in zip(run.curves.precision[name].T, styles, strict=False):
                     if not np.isnan(precision).any():
                         lines.append((run.curves.recall, precision, each))
@@ -69,7 +69,7 @@ def curve_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
 
 def _draw_curves(axes: Axes, name: str, lines: Sequence[Line]) -> None:
     for recall, precision, (colour, dash) in lines:
-        width = 4.5 if colour == WHOLE[0] else 1.6  # it may lie under one of its parts
+        width = 4.5 if colour == ALL_SIZES[0] else 1.6  # it may lie under one of its parts
         axes.plot(recall, precision, color=colour, linestyle=dash, linewidth=width)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=name)
 

@@ -206,11 +206,7 @@ def parameters_table(counts: Mapping[str, int]) -> Table:
 
 
 def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Average precision over all, by size, class and part of the day, of two evaluations.
-
-    Args:
-        runs: two, by name: what ``metrics.json`` holds, of the same data.
-    """
+    """AP over all, by size, class and part of the day, of the ``results`` of two runs by name."""
     records = [records_in(results) for results in runs.values()]
     evaluation = next(iter(runs.values()))["evaluation"]
     by_size = [("AP", ("", "", size)) for size in evaluation["size_bins"]]

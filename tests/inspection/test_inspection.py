@@ -167,7 +167,7 @@ def test_newest_checkpoints_come_first(tmp_path):
     assert newest_checkpoints(tmp_path / "nowhere") == []
 
 
-def test_names_tell_checkpoints_apart(checkpoint):
+def test_checkpoints_have_names_of_their_own(checkpoint):
     assert short_names(checkpoint) == ["size_aware/version_0/last"]
     names = short_names(checkpoint, checkpoint)
     assert names == ["size_aware/version_0/last (1)", "size_aware/version_0/last (2)"]
