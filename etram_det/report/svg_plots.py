@@ -18,7 +18,7 @@ from etram_det.drawing.plots import BLUE, GREEN, GREY, GRID, INK, ORANGE, PINK, 
 from etram_det.metrics.records import metric_of
 from etram_det.report.run_files import EvaluatedRun
 
-# Of all sizes, of size bins, and of two runs.
+# Colour and dash of lines: of all sizes, of size bins, and of two runs.
 ALL_SIZES = ("#b4bcc5", "solid")
 _DASHES = ("dashed", "dashdot", "dotted")
 SIZE_BINS = tuple(zip((VERMILION, BLUE, GREEN, PINK, ORANGE, SKY), 2 * _DASHES, strict=True))
