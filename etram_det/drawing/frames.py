@@ -8,7 +8,7 @@ all common kinds of colour blindness, and always come with their name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numba
@@ -32,8 +32,13 @@ CLASS_COLOURS = (
     (190, 190, 190),
 )
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SATURATION = 4  # events of a pixel that show in full brightness
-_FAINTEST = 0.35  # brightness of a single event
+LEAST_WIDTH = 640  # of a labelled picture in pixels: smaller frames are enlarged
+_FAINTEST, _SATURATION = 0.35, 4  # brightness of a single event, events in full brightness
+_STRENGTH = np.linspace(_FAINTEST, 1, _SATURATION)[:, None]
+# Colours [2, saturation + 1, 3] of darker and brighter pixels by number of events.
+_SHADES = np.array(
+    [[BACKGROUND, *(_STRENGTH * full).round().astype(int)] for full in (DARKER, BRIGHTER)], np.uint8
+)
 
 
 def frame_image(
@@ -44,15 +49,15 @@ def frame_image(
 
     Args:
         frame: ``[C, H, W]``: counts of a ``stacked_histogram``, first of darker, then of brighter
-            events; or sums of polarities of a ``mixed_density``, the first over the whole window.
+            events; or sums of polarities of a ``mixed_density``, the first over all of the window.
         representation: how the frame was made.
     """
     if representation == "mixed_density":
-        whole = frame[0].astype(np.int16)
-        darker, brighter = np.maximum(-whole, 0), np.maximum(whole, 0)
+        net = frame[0].astype(np.int16)
+        darker, brighter = np.maximum(-net, 0), np.maximum(net, 0)
     else:
         darker, brighter = _sums(np.ascontiguousarray(frame))
-    return _coloured(darker, brighter, _shades())
+    return _coloured(darker, brighter, _SHADES)
 
 
 def draw_boxes(
@@ -78,22 +83,20 @@ def draw_boxes(
     size = np.array([image.shape[1], image.shape[0]] * 2)
     corners = np.clip(np.nan_to_num(boxes, posinf=1e6, neginf=-1e6), 0, size - 1).astype(int)
     colours = [CLASS_COLOURS[int(class_id) % len(CLASS_COLOURS)] for class_id in classes]
-    best_last = range(len(corners))[::-1]  # on top of all others
-    for i in best_last:
-        left, top, right, bottom = (int(each) for each in corners[i])
+    best_last = list(enumerate(corners.tolist()))[::-1]  # on top of all others
+    for i, (left, top, right, bottom) in best_last:
         if dashed:
-            _dashed_rectangle(image, (left, top), (right, bottom))
+            _draw_dashed_box(image, left, top, right, bottom)
             continue
         # A dark line around it, for boxes among many events.
         cv2.rectangle(image, (left - 1, top - 1), (right + 1, bottom + 1), BACKGROUND, 1)
         cv2.rectangle(image, (left, top), (right, bottom), colours[i], 1)
-    for i in () if dashed else best_last:
+    for i, (left, top, _, bottom) in () if dashed else best_last:
         text = class_names[int(classes[i])]
         if track_ids is not None and track_ids[i] >= 0:
             text = f"{int(track_ids[i])} {text}"
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
-        left, top, _, bottom = (int(each) for each in corners[i])
         _tag(image, text, (left, top, bottom), colours[i])
 
 
@@ -126,28 +129,15 @@ def _tag(
     cv2.putText(image, text, (x, y + height), _FONT, 0.38, ink, 1, cv2.LINE_AA)
 
 
-def _dashed_rectangle(image: Image, start: tuple[int, int], end: tuple[int, int]) -> None:
-    (left, top), (right, bottom) = start, end
-    for row in (top, bottom):
-        for x in range(left, right + 1, 6):
-            image[row, x : min(x + 3, right + 1)] = 255
-    for column in (left, right):
-        for y in range(top, bottom + 1, 6):
-            image[y : min(y + 3, bottom + 1), column] = 255
-
-
-def _shades() -> NDArray[np.uint8]:
-    """``[2, saturation + 1, 3]`` colours of darker and brighter pixels by number of events."""
-    strength = np.linspace(_FAINTEST, 1, _SATURATION)[:, None]
-    shades = np.zeros((2, _SATURATION + 1, 3))
-    shades[:, 0] = BACKGROUND
-    shades[0, 1:], shades[1, 1:] = strength * DARKER, strength * BRIGHTER
-    return shades.round().astype(np.uint8)
+def _draw_dashed_box(image: Image, left: int, top: int, right: int, bottom: int) -> None:
+    x, y = np.arange(left, right + 1), np.arange(top, bottom + 1)
+    image[[[top], [bottom]], x[(x - left) % 6 < 3]] = 255
+    image[y[(y - top) % 6 < 3], [[left], [right]]] = 255
 
 
 @numba.njit(cache=True, nogil=True)
 def _sums(frame: NDArray) -> tuple[NDArray, NDArray]:
-    """Events [H, W] of each polarity, over all bins of a histogram [2 * bins, H, W]."""
+    """Events ``[H, W]`` of each polarity, over all bins of a histogram ``[2 * bins, H, W]``."""
     channels, height, width = frame.shape
     sums = np.zeros((2, height, width), np.int16)
     for channel in range(channels):
@@ -170,3 +160,48 @@ def _coloured(darker: NDArray, brighter: NDArray, shades: NDArray) -> NDArray:
             for c in range(3):
                 image[y, x, c] = shades[polarity, number, c]
     return image
+
+
+class Boxes(NamedTuple):
+    """Boxes of a frame.
+
+    Attributes:
+        corners: ``[D, 4]`` ``xyxy`` in pixels of the frame.
+        classes: ``[D]`` class ids.
+        scores: ``[D]`` in [0, 1], best first, written behind the class; None for none.
+        dashed: as in :func:`draw_boxes`.
+    """
+
+    corners: NDArray[Any]
+    classes: NDArray[Any]
+    scores: NDArray[Any] | None = None
+    dashed: bool = False
+
+
+def labelled_picture(
+    frame: NDArray[Any],
+    class_names: Sequence[str],
+    boxes: Sequence[Boxes],
+    title: str = "",
+    representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+) -> Image:
+    """A frame in two colours with its boxes.
+
+    Args:
+        frame: ``[C, H, W]``, as a recording gives it.
+        class_names: name of each class id.
+        boxes: what is drawn, the last on top.
+        title: written into the upper left corner, in ASCII.
+        representation: how the frame was made.
+
+    Returns:
+        ``[n * H, n * W, 3]`` with the least ``n`` for a width of at least ``LEAST_WIDTH`` pixels.
+    """
+    picture = frame_image(frame, representation)
+    zoom = -(-LEAST_WIDTH // picture.shape[1])
+    picture = np.ascontiguousarray(picture.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    for corners, classes, scores, dashed in boxes:
+        draw_boxes(picture, corners * zoom, classes, class_names, scores, dashed=dashed)
+    if title:
+        draw_text(picture, title, (0, 0))
+    return picture

@@ -1,4 +1,9 @@
-"""Plots for notebooks and loggers, in colours that keep apart under colour blindness."""
+"""Plots for notebooks and loggers, in colours that keep apart under colour blindness.
+
+Throughout, ``frames`` ``[F, 2 * bins, H, W]`` are stacked histograms of consecutive windows of
+``window_ms``, each in ``bins`` parts, and ``seconds`` ``[F]`` the times in the recording at which
+they end.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from etram_det.drawing.frames import Image
+from etram_det.drawing.frames import CLASS_COLOURS, Image
 
 # Okabe and Ito's palette, darkest first, with a dash for each, as eight lines can cross.
 BLACK, BLUE, VERMILION, GREEN = "#000000", "#0072b2", "#d55e00", "#009e73"
@@ -46,23 +52,18 @@ def size_weight_plot(
         width = 1.5 if i else 3
         axes.plot(sides, weight(sides**2), **line_style(i), linewidth=width, label=name)
     for area in thresholds:
-        axes.axvline(area**0.5, color=GREY, linewidth=0.8, linestyle="dotted")
-        axes.annotate(
-            f"{area**0.5:.0f}² px", (area**0.5, 1), (3, -3), xycoords=("data", "axes fraction"),
-            textcoords="offset points", va="top", fontsize=8, color=INK,
-        )  # fmt: skip
+        side = area**0.5
+        axes.axvline(side, color=GREY, linewidth=0.8, linestyle="dotted")
+        place, corner = axes.get_xaxis_transform(), "offset points"
+        style: dict[str, Any] = {"va": "top", "fontsize": 8, "color": INK}
+        axes.annotate(f"{side:.0f}² px", (side, 1), (3, -3), place, corner, **style)
     axes.set(xlim=(0, sides[-1]), ylim=(0, None))
     add_legend(axes, "weighting")
     return plot
 
 
 def pictures_plot(pictures: Mapping[str, Image], columns: int = 2) -> Figure:
-    """Pictures ``[H, W, 3]`` side by side, each under its title.
-
-    Args:
-        pictures: by title, at least one.
-        columns: most pictures in a row.
-    """
+    """Pictures ``[H, W, 3]``, at least one, under their titles, at most ``columns`` in a row."""
     plot, grid = _tiles(pictures, columns)
     for axes, (title, picture) in zip(grid, pictures.items(), strict=False):
         axes.imshow(picture, interpolation="lanczos")
@@ -72,10 +73,10 @@ def pictures_plot(pictures: Mapping[str, Image], columns: int = 2) -> Figure:
 
 
 def maps_plot(maps: Mapping[str, NDArray[Any]], label: str, columns: int = 4) -> Figure:
-    """Maps ``[h, w]`` side by side, each in its own range of colours.
+    """Maps ``[h, w]``, at least one, under their titles, each in its own range of colours.
 
     Args:
-        maps: by title, at least one.
+        maps: by title.
         label: what the colours stand for.
         columns: most maps in a row.
     """
@@ -90,27 +91,19 @@ def maps_plot(maps: Mapping[str, NDArray[Any]], label: str, columns: int = 4) ->
     return plot
 
 
-def time_plot(
-    seconds: NDArray[Any],
-    panels: Mapping[str, Mapping[str, NDArray[Any]]],
-    marks: Sequence[float] = (),
-) -> Figure:
+def time_plot(seconds: NDArray[Any], panels: Mapping[str, Mapping[str, NDArray[Any]]]) -> Figure:
     """Values over time, a panel for each quantity and in it a line for each name.
 
     Args:
         seconds: ``[F]`` times in the recording.
         panels: by the quantity with its unit, values ``[F]`` by name.
-        marks: times in seconds that are marked in each panel.
     """
     plot = Figure(figsize=(9, 1.2 + 1.7 * len(panels)), layout="constrained", dpi=110)
     grid = plot.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (quantity, lines) in zip(grid, panels.items(), strict=True):
         for i, (name, values) in enumerate(lines.items()):
             axes.plot(seconds, values, **line_style(i), label=name)
-        for mark in marks:
-            axes.axvline(mark, color=GREY, linewidth=0.8, linestyle="dotted")
-        axes.set_ylabel(quantity)
-        axes.set_ylim(bottom=0)
+        axes.set(ylabel=quantity, ylim=(0, None))
         _finish(axes)
         if len(lines) > 1:
             add_legend(axes)
@@ -128,7 +121,7 @@ def memory_plot(
 
     Args:
         seconds: ``[F]`` ends of the frames.
-        frames: ``[F, C, H, W]`` what it is given.
+        frames: ``[F, C, H, W]`` its input, of any representation.
         hidden: for each stage, ``[F, h, w]`` sizes of the hidden state.
         cell: the same of the cell state.
     """
@@ -182,7 +175,118 @@ def _finish(axes: Axes) -> None:
 def add_legend(axes: Axes, title: str | None = None) -> None:
     """A legend beside the plot, where it hides nothing."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            title=title, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8,
-            title_fontsize=8,
-        )  # fmt: skip
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+        axes.legend(title=title, **place, frameon=False, fontsize=8, title_fontsize=8)
+
+
+def event_rate_plot(
+    frames: NDArray[Any], seconds: NDArray[Any], bins: int, window_ms: float
+) -> Figure:
+    """Events a second over time, by polarity, as far as they are counted in the frames."""
+    counts = frames.reshape(len(frames), 2, -1).sum(axis=2, dtype=np.int64)
+    rates = counts / (window_ms / 1000) / 1e6
+    lines = {"darker": rates[:, 0], "brighter": rates[:, 1]}
+    return time_plot(seconds, {"million events a second": lines})
+
+
+def space_time_plot(
+    frames: NDArray[Any], seconds: NDArray[Any], bins: int, window_ms: float
+) -> Figure:
+    """Events by time and column: what moves leaves a slanting trace, what stands leaves none."""
+    num_frames, _, height, width = frames.shape
+    by_bin = frames.reshape(num_frames, 2, bins, height, width).sum(axis=(1, 3), dtype=np.int64)
+    counts = by_bin.reshape(num_frames * bins, width)
+    plot = Figure(figsize=(9, 4.5), layout="constrained", dpi=110)
+    axes = plot.add_subplot()
+    image = axes.imshow(
+        np.maximum(counts.T, 1),
+        cmap=MAP_COLOURS,
+        norm=LogNorm(1, max(2, int(counts.max(initial=2)))),
+        extent=(seconds[0] - window_ms / 1000, seconds[-1], width, 0),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set(xlabel="time in the recording (s)", ylabel="column of the frame (px)")
+    plot.colorbar(image, label="events", shrink=0.9)
+    return plot
+
+
+def channels_plot(frame: NDArray[Any], boxes: NDArray[Any], bins: int, window_ms: float) -> Figure:
+    """Parts of a stacked histogram, a row for each polarity, where something moves.
+
+    Args:
+        frame: ``[2 * bins, H, W]`` counts.
+        boxes: ``[M, 4]`` its labels, ``xyxy`` in pixels; shown is the one with most events for its
+            area, and its surroundings.
+        bins: parts of the window.
+        window_ms: its length.
+    """
+    left, top, right, bottom = _surroundings(frame.sum(axis=0), boxes)
+    shown = np.linspace(0, bins - 1, min(bins, 5)).round().astype(int)
+    cut = frame[:, top:bottom, left:right]
+    tile = 10 / len(shown)
+    size = (11, 2 * (tile * cut.shape[1] / cut.shape[2] + 0.25) + 0.3)
+    plot = Figure(figsize=size, layout="constrained", dpi=110)
+    grid = plot.subplots(2, len(shown), squeeze=False)
+    most = max(1, int(cut.max(initial=1)))
+    for row, polarity in enumerate(("darker", "brighter")):
+        for axes, i in zip(grid[row], shown, strict=True):
+            part, extent = cut[row * bins + i], (left, right, bottom, top)
+            image = axes.imshow(part, cmap=MAP_COLOURS, vmin=0, vmax=most, extent=extent)
+            low, high = (window_ms * edge / bins for edge in (i, i + 1))
+            axes.set_title(f"{polarity}, {low:.0f} to {high:.0f} ms", fontsize=8, loc="left")
+            axes.tick_params(labelsize=6)
+    plot.colorbar(image, ax=grid, label="events of a pixel", shrink=0.8)
+    plot.supxlabel("column and row of the frame (px)", fontsize=8)
+    return plot
+
+
+def _surroundings(counts: NDArray[Any], boxes: NDArray[Any]) -> tuple[int, int, int, int]:
+    """A window around the box with most events for its area, within ``[H, W]`` counts."""
+    height, width = counts.shape
+    inside = np.clip(boxes, 0, [width, height, width, height]).astype(int)
+    inside = inside[((inside[:, 2:] - inside[:, :2]) > 1).all(axis=1)]
+    if not len(inside):
+        return 0, 0, width, height
+    density = [counts[top:bottom, left:right].mean() for left, top, right, bottom in inside]
+    left, top, right, bottom = inside[int(np.argmax(density))]
+    margin = max(right - left, bottom - top) // 2
+    low = max(0, left - margin), max(0, top - margin)
+    return *low, min(width, right + margin), min(height, bottom + margin)
+
+
+def sizes_plot(
+    sides: NDArray[Any],
+    classes: NDArray[Any],
+    class_names: Sequence[str],
+    thresholds: Sequence[float],
+) -> Figure:
+    """How many labels have which size, classes stacked.
+
+    Args:
+        sides: ``[M]`` square roots of the areas in pixels of the network's frame.
+        classes: ``[M]`` class ids.
+        class_names: name of each id.
+        thresholds: areas in square pixels that are marked.
+    """
+    plot, axes = new_plot("square root of the area (px of the network's frame)", "labels")
+    if present := [i for i in range(len(class_names)) if (classes == i).any()]:
+        edges = np.geomspace(0.99 * max(sides.min(), 0.5), 1.01 * sides.max(), 33)
+        axes.hist(
+            [sides[classes == i] for i in present],
+            edges.tolist(),
+            stacked=True,
+            color=[f"#{bytes(CLASS_COLOURS[i % len(CLASS_COLOURS)]).hex()}" for i in present],
+            label=[f"{class_names[i]} ({(classes == i).sum():,})" for i in present],
+            edgecolor=INK,
+            linewidth=0.4,
+        )
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [side for side in (4, 8, 16, 32, 64, 128, 256) if low <= side <= high]
+    axes.set_xticks(ticks, [str(side) for side in ticks])
+    axes.minorticks_off()
+    for area in thresholds:
+        axes.axvline(area**0.5, color=INK, linewidth=0.9, linestyle="dashed")
+    add_legend(axes, "class (labels)")
+    return plot

@@ -17,8 +17,8 @@ from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED, move_into_place
 
-# The first one that there is: H.264 plays everywhere, but free builds of OpenCV mostly have no
-# encoder for it. They have one for VP9, at 7 frames a second.
+# The first that OpenCV has: H.264 plays everywhere, but most free builds lack an encoder for it.
+# Theirs for VP9 does 7 frames a second.
 CODECS = ("avc1", "mp4v")
 LEAST_HEIGHT = 360  # of a video in pixels; smaller frames are enlarged, for the text to be readable
 
@@ -46,19 +46,19 @@ class VideoWriter:
             self._unfinished.write_bytes(b"")
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be written ({error.strerror}): choose another folder"
+                f"{path}: cannot be written ({error.strerror}): use another folder"
             ) from error
-        self._writer = _open_writer(self._unfinished, size, rate)
-        if self._writer is None:
+        writer = _open_writer(self._unfinished, size, rate)
+        if writer is None:
             self._unfinished.unlink()
             raise UserError(
                 f"video: OpenCV has no codec for {path.suffix} here, tried {', '.join(CODECS)}: "
-                "install opencv-python-headless from PyPI, or go without by --video false"
+                "install opencv-python-headless from PyPI, or use --video false"
             )
+        self._writer = writer
 
     def add(self, image: Image) -> None:
         """Write the next frame, RGB ``[H, W, 3]``."""
-        assert self._writer is not None
         assert image.shape[:2] == self.size
         with _opencv_silent():  # finish reports what could not be written
             self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -70,15 +70,14 @@ class VideoWriter:
         Raises:
             UserError: the file is incomplete.
         """
-        assert self._writer is not None
         try:
             with _opencv_silent():
                 self._writer.release()
             if self.num_frames and _frames_in(self._unfinished) < self.num_frames:
-                # OpenCV keeps to itself what goes wrong in writing.
+                # OpenCV does not report errors in writing.
                 raise UserError(
                     f"{self.path}: the video could not be completed: make room on the disk, or "
-                    "go without by --video false",
+                    "use --video false",
                     exit_code=1,
                 )
             if self.num_frames:
@@ -87,7 +86,7 @@ class VideoWriter:
             self._unfinished.unlink(missing_ok=True)
 
 
-class DetectionVideo:
+class DetectionVideo(VideoWriter):
     """A video of one recording: events in two colours, boxes with class and score, the time.
 
     Args:
@@ -97,9 +96,6 @@ class DetectionVideo:
         class_names: name of each class id.
         rate: frames in a second.
         representation: how frames are made.
-
-    Raises:
-        UserError: the file cannot be written, or OpenCV has no codec for it.
     """
 
     def __init__(
@@ -115,50 +111,31 @@ class DetectionVideo:
         height = max(LEAST_HEIGHT, content_size[0])
         width = height * sensor_size[1] / sensor_size[0]
         size = height + height % 2, max(2, 2 * round(width / 2))
-        self._writer = VideoWriter(path, size, rate)
+        super().__init__(path, size, rate)
         self._content_size = content_size
         self._scale = np.array([size[1] / sensor_size[1], size[0] / sensor_size[0]] * 2)
         self._class_names = tuple(class_names)
         self._representation = representation
 
-    def add(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> None:
-        """Write the picture of one window.
+    def picture(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> Image:
+        """The picture ``[H, W, 3]`` of one window, to be added.
 
         Args:
             frame: ``[C, H, W]``, the sensor's picture in its upper left corner.
             time_us: end of the window.
             rows: its detections ``[D]`` as in a box file.
         """
-        self._writer.add(self.picture(frame, time_us, rows))
-
-    def picture(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> Image:
-        """The picture ``[H, W, 3]`` of one window; the arguments are those of :meth:`add`."""
-        height, width = self._writer.size
+        height, width = self.size
         content = frame[:, : self._content_size[0], : self._content_size[1]]
         image = frame_image(content, self._representation)
         if image.shape[:2] != (height, width):
-            image = np.asarray(
-                cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8
-            )
+            enlarged = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
+            image = np.asarray(enlarged, np.uint8)
         track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
-        draw_boxes(
-            image,
-            corners(rows) * self._scale,
-            rows["class_id"],
-            self._class_names,
-            scores=rows["class_confidence"],
-            track_ids=track_ids,
-        )
+        boxes, scores = corners(rows) * self._scale, rows["class_confidence"]
+        draw_boxes(image, boxes, rows["class_id"], self._class_names, scores, track_ids)
         draw_text(image, f"{time_us / 1e6:.3f} s", (0, 0))
         return image
-
-    def finish(self) -> None:
-        """Complete the file with the frames so far and move it into place.
-
-        Raises:
-            UserError: the file is incomplete.
-        """
-        self._writer.finish()
 
 
 def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:
@@ -166,9 +143,8 @@ def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWri
     rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
     with _opencv_silent():  # the error names the codecs that are missing
         for codec in CODECS:
-            writer = cv2.VideoWriter(
-                str(path), cv2.VideoWriter.fourcc(*codec), rate, (size[1], size[0])
-            )
+            fourcc = cv2.VideoWriter.fourcc(*codec)
+            writer = cv2.VideoWriter(str(path), fourcc, rate, (size[1], size[0]))
             if writer.isOpened():
                 return writer
     return None
@@ -191,7 +167,6 @@ def _opencv_silent() -> Iterator[None]:
 
 def _frames_in(path: Path) -> int:
     reader = cv2.VideoCapture(str(path))
-    try:
-        return int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
-    finally:
-        reader.release()
+    count = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
+    reader.release()
+    return count

@@ -18,10 +18,12 @@ from etram_det.checkpoint.file import read_checkpoint
 from etram_det.data.datamodule import EventDataModule
 from etram_det.inference.streaming_detector import TrainedDetector, read_detector
 from etram_det.models.size_weight import SizeWeight, WeightType
-from etram_det.report.evaluated_run import read_settings
+from etram_det.report.run_files import read_settings
 from etram_det.simulator.dataset import SimulationSettings
 from etram_det.simulator.event_camera import SensorSettings
 from etram_det.training.module import DetectionModule
+
+Weighting = Callable[[NDArray[np.float64]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class InspectedCheckpoint:
         model: settings of the network, evaluation and optimiser.
         config: all settings of the run by section, ``model``, ``data``, ``trainer``; empty where
             neither the checkpoint nor its run folder holds them.
-        size_weight: how the loss weighted boxes by size; None if it did not, or is not known.
+        size_weight: of the loss; None if it had none, or is not known.
     """
 
     path: Path
@@ -52,7 +54,7 @@ class InspectedCheckpoint:
         return module
 
     def data(self, root: str | Path | None = None) -> EventDataModule:
-        """The data of the run, whole and not augmented, with frames as the detector knows them.
+        """All data of the run, not augmented, with frames as the detector knows them.
 
         Args:
             root: folder of other recordings of the same classes.
@@ -79,16 +81,10 @@ def read(path: str | Path) -> InspectedCheckpoint:
         UserError: it is missing, damaged, or no checkpoint of this project.
     """
     path = Path(path)
-    checkpoint = read_checkpoint(path)
+    checkpoint, trained = read_checkpoint(path), read_detector(path)
     config = checkpoint.config or read_settings(path.resolve().parent.parent)
-    return InspectedCheckpoint(
-        path=path,
-        trained=read_detector(path),
-        step=checkpoint.step,
-        model=checkpoint.settings,
-        config=config,
-        size_weight=_size_weight(config, checkpoint.tensors),
-    )
+    weight = _size_weight(config, checkpoint.tensors)
+    return InspectedCheckpoint(path, trained, checkpoint.step, checkpoint.settings, config, weight)
 
 
 def newest_checkpoints(folder: str | Path, name: str = "best.ckpt") -> list[Path]:
@@ -110,27 +106,25 @@ def parameter_counts(checkpoint: InspectedCheckpoint) -> dict[str, int]:
 
 def size_weights(
     checkpoint: InspectedCheckpoint,
-) -> tuple[dict[str, Callable[[NDArray[np.float64]], NDArray[Any]]], tuple[float, float]]:
-    """Weights by area, as the checkpoint's loss had them and in each other way for them to fall.
+) -> tuple[dict[str, Weighting], tuple[float, float]]:
+    """Weights by area, as the checkpoint's loss had them and of each other type.
 
-    Args:
-        checkpoint: one whose loss had no weights has those of ``size_aware.yaml`` beside its own.
+    A loss without weights has those of ``size_aware.yaml`` beside its own.
 
     Returns:
         By name, what gives weights ``[M]`` of areas ``[M]`` in square pixels; and the thresholds.
     """
     own = checkpoint.size_weight
     like = own or SizeWeight(2.5)
-    small, medium = float(like.small_threshold), float(like.medium_threshold)
+    thresholds = float(like.small_threshold), float(like.medium_threshold)
     # Without a mean of 1: of a single box it says nothing.
-    weights: dict[str, Callable[[NDArray[np.float64]], NDArray[Any]]] = {
-        kind: partial(_weigh, SizeWeight(like.size_aware_weight, small, medium, kind))
+    weights: dict[str, Weighting] = {
+        kind: partial(_weigh, SizeWeight(like.size_aware_weight, *thresholds, kind))
         for kind in get_args(WeightType)
     }
     if own is None:
-        return {"this run: no weights": np.ones_like, **weights}, (small, medium)
-    first = {f"this run: {own.weight_type}": weights.pop(own.weight_type)}
-    return first | weights, (small, medium)
+        return {"this run: no weights": np.ones_like, **weights}, thresholds
+    return {f"this run: {own.weight_type}": weights.pop(own.weight_type), **weights}, thresholds
 
 
 def short_names(*checkpoints: InspectedCheckpoint) -> list[str]:

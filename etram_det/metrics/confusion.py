@@ -46,7 +46,8 @@ def pair_boxes(
     detections = frames.detections.select(frames.detections.scores >= score_threshold)
     detection_of = np.full(len(truth), -1, dtype=np.int64)
     truth_of = np.full(len(detections), -1, dtype=np.int64)
-    detection, box, overlap = _overlapping_pairs(frames, detections.frame, detections.boxes)
+    detection, box = _pairs_in_frames(detections.frame, truth.frame, len(frames))
+    overlap = overlaps(detections.boxes[detection], truth.boxes[box])
     order = np.lexsort((-overlap, detection, -detections.scores[detection]))
     for pair in order[overlap[order] >= iou_threshold]:
         d, t = detection[pair], box[pair]
@@ -56,11 +57,7 @@ def pair_boxes(
 
 
 def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
-    """Count boxes by true and by detected class.
-
-    Args:
-        pairing: what became of the boxes.
-        num_classes: K; class ids lie below it.
+    """Count boxes by true and by detected class, of K classes.
 
     Returns:
         ``[K + 1, K + 1]`` int64: rows true classes, columns detected classes, background last.
@@ -77,11 +74,7 @@ def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
 
 
 def outcomes_by_size(pairing: Pairing, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count what became of ground-truth boxes by class and area, which doubles from bin to bin.
-
-    Args:
-        pairing: what became of the boxes.
-        num_classes: K; class ids lie below it.
+    """Count what became of ground-truth boxes by K classes and area, which doubles from bin to bin.
 
     Returns:
         The ``Q + 1`` bounds of the areas, powers of two in square pixels, the lower one included;
@@ -105,23 +98,18 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """IoU ``[P]`` in [0, 1] of boxes ``[P, 4]`` ``xyxy``, pair by pair; either may be ``[4]``."""
     shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     intersection = shared.clip(min=0).prod(axis=-1)
-    union = _area(a) + _area(b) - intersection
-    return intersection / np.maximum(union, np.finfo(float).tiny)
+    area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (a, b))
+    return intersection / np.maximum(area_a + area_b - intersection, np.finfo(float).tiny)
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
-
-
-def _overlapping_pairs(
-    frames: EvaluationFrames, detection_frame: np.ndarray, detection_boxes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Detection, ground-truth box and IoU, each ``[P]``, of all pairs that share a frame."""
-    by_frame = np.argsort(frames.truth.frame, kind="stable")
-    num_truth = np.bincount(frames.truth.frame, minlength=len(frames))
+def _pairs_in_frames(
+    detection_frame: np.ndarray, truth_frame: np.ndarray, num_frames: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Detection and ground-truth box, each ``[P]``, of all pairs that share a frame."""
+    by_frame = np.argsort(truth_frame, kind="stable")
+    num_truth = np.bincount(truth_frame, minlength=num_frames)
     first_truth = np.cumsum(num_truth) - num_truth
     repeats = num_truth[detection_frame]
     detection = np.repeat(np.arange(len(detection_frame)), repeats)
     offset = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    box = by_frame[first_truth[detection_frame[detection]] + offset]
-    return detection, box, overlaps(detection_boxes[detection], frames.truth.boxes[box])
+    return detection, by_frame[first_truth[detection_frame[detection]] + offset]

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
-from etram_det.metrics.curves import Curves, Evaluator
+from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
 from etram_det.metrics.frames import EvaluationFrames
-from etram_det.metrics.matching import IOU_THRESHOLDS
 from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 
@@ -51,11 +50,10 @@ class EvaluationResult:
     @cached_property
     def records(self) -> list[Record]:
         """Metrics of everything, of each class, group, day and night, over all sizes and by bin."""
-        whole: list[tuple[str, str, Curves, Any]] = [("", "", self.curves, None)]
-        by_class = [("", name, self.curves, ids) for name, ids in self.settings.reported.items()]
-        by_day = [("day", "", self.day, None), ("night", "", self.night, None)]
-        rows = [*whole, *by_class, *by_day]
-        return [record for row in rows for record in self._records(*row)]
+        records = self._records("", "", self.curves)
+        for name, ids in self.settings.reported.items():
+            records += self._records("", name, self.curves, ids)
+        return records + self._records("day", "", self.day) + self._records("night", "", self.night)
 
     def flat_metrics(self) -> dict[str, float]:
         """Every metric by its flat key; nan where there is no ground truth.
@@ -85,18 +83,14 @@ class EvaluationResult:
     def pairing(self, *, score_threshold: float, iou_threshold: float = 0.5) -> Pairing:
         """Which detection took which ground-truth box, whatever the class.
 
-        Args:
-            score_threshold: detections below this score in [0, 1] are left out.
-            iou_threshold: least overlap of a pair, in [0, 1].
+        The arguments are those of :func:`~etram_det.metrics.confusion.pair_boxes`.
         """
         return pair_boxes(self.frames, score_threshold=score_threshold, iou_threshold=iou_threshold)
 
     def confusion(self, *, score_threshold: float, iou_threshold: float = 0.5) -> np.ndarray:
         """``[K + 1, K + 1]`` counts of true by detected class, background last.
 
-        Args:
-            score_threshold: detections below this score in [0, 1] are left out.
-            iou_threshold: least overlap of a pair, in [0, 1].
+        The arguments are those of :meth:`pairing`.
         """
         pairing = self.pairing(score_threshold=score_threshold, iou_threshold=iou_threshold)
         return confusion_matrix(pairing, self.settings.num_classes)
@@ -134,16 +128,13 @@ class EvaluationResult:
     def _records(
         self, part: str, name: str, curves: Curves, classes: Sequence[int] | None = None
     ) -> list[Record]:
-        """Of one part and class or group, over all sizes and by size bin."""
+        """Over all sizes and by size bin."""
         records = []
         for area, size in enumerate(("", *self.settings.size_bins)):
-            ap, ap50, ap75 = (
-                curves.average_precision(classes=classes, area=area, iou=iou)
-                for iou in (None, 0.5, 0.75)
-            )
-            ar = curves.average_recall(classes=classes, area=area)
-            boxes = curves.count(classes=classes, area=area)
-            records.append(Record(part, name, size, ap, ap50, ap75, ar, boxes))
+            of: dict[str, Any] = {"classes": classes, "area": area}
+            ap, ap50, ap75 = (curves.average_precision(**of, iou=iou) for iou in (None, 0.5, 0.75))
+            recall, boxes = curves.average_recall(**of), curves.count(**of)
+            records.append(Record(part, name, size, ap, ap50, ap75, recall, boxes))
         return records
 
 
@@ -157,9 +148,8 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
     counted = settings.rules.apply(frames.ordered())
     if settings.pixel_frame == "native":
         counted = counted.native()
-    evaluator = Evaluator(
-        counted, settings.num_classes, settings.area_ranges, settings.detection_limits
-    )
+    limits = settings.detection_limits
+    evaluator = Evaluator(counted, settings.num_classes, settings.area_ranges, limits)
     everything = evaluator.curves(np.ones(len(counted), dtype=bool))
     part = np.array([part_of_day(str(name)) for name in counted.recording], dtype=object)
     day, night = (

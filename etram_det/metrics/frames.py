@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -85,12 +87,7 @@ class EvaluationFrames:
         def scaled(boxes: FrameBoxes) -> FrameBoxes:
             return replace(boxes, boxes=boxes.boxes * np.tile(self.scale[boxes.frame], 2))
 
-        return replace(
-            self,
-            scale=np.ones_like(self.scale),
-            truth=scaled(self.truth),
-            detections=scaled(self.detections),
-        )
+        return self.with_boxes(scaled, scale=np.ones_like(self.scale))
 
     def without_classes(self) -> EvaluationFrames:
         """The same frames with all boxes in class 0.
@@ -102,7 +99,14 @@ class EvaluationFrames:
             boxes = boxes.select(np.argsort(boxes.classes, kind="stable"))
             return replace(boxes, classes=np.zeros_like(boxes.classes))
 
-        return replace(self, truth=merged(self.truth), detections=merged(self.detections))
+        return self.with_boxes(merged)
+
+    def with_boxes(
+        self, change: Callable[[FrameBoxes], FrameBoxes], **others: Any
+    ) -> EvaluationFrames:
+        """The same frames with both kinds of boxes changed, and other attributes replaced."""
+        truth, detections = change(self.truth), change(self.detections)
+        return replace(self, truth=truth, detections=detections, **others)
 
     def _take(self, order: np.ndarray) -> EvaluationFrames:
         place = np.full(len(self), -1, dtype=np.int64)
@@ -112,10 +116,5 @@ class EvaluationFrames:
             frame = place[boxes.frame]
             return replace(boxes, frame=frame).select(frame >= 0)
 
-        return EvaluationFrames(
-            self.recording[order],
-            self.time_us[order],
-            self.scale[order],
-            taken(self.truth),
-            taken(self.detections),
-        )
+        of_frame = {name: getattr(self, name)[order] for name in ("recording", "time_us", "scale")}
+        return self.with_boxes(taken, **of_frame)

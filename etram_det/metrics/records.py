@@ -46,22 +46,15 @@ def recording_part(name: str) -> str:
 
 
 def reported_cells(names: Iterable[str], size_bins: Iterable[str]) -> list[Cell]:
-    """Cells of an evaluation: everything, each class and group, day and night, each by size.
-
-    Args:
-        names: of the classes and groups.
-        size_bins: names of the size bins.
-    """
+    """Everything, each class and group of these ``names``, day and night, each by size."""
     rows = [("", ""), *(("", name) for name in names), *((part, "") for part in PARTS_OF_DAY)]
     return [(*row, size) for row in rows for size in ("", *size_bins)]
 
 
 def flat_key(metric: str, cell: Cell) -> str:
-    """Key of a metric in logs and files: ``AP``, ``AP50_car_small``, ``num_boxes``, ``num_car``.
+    """Key in logs and files of one of ``METRICS``, or of ``boxes``.
 
-    Args:
-        metric: one of ``METRICS``, or ``boxes``.
-        cell: what it is the metric of.
+    For instance ``AP``, ``AP50_car_small``, ``num_boxes``, ``num_car``.
     """
     suffix = "".join(f"_{name}" for name in cell if name)
     return f"num{suffix or '_boxes'}" if metric == "boxes" else metric + suffix
@@ -85,13 +78,12 @@ def records_in(results: Mapping[str, Any]) -> dict[Cell, Record]:
     evaluation = results["evaluation"]
     names = (*evaluation["class_names"], *evaluation["class_groups"])
     cells = reported_cells(names, evaluation["size_bins"])
-    of_recordings = [
-        _record((recording_part(name), "", size), ("", "", size), flat)
-        for name, flat in results["recordings"].items()
-        for size in ("", *evaluation["size_bins"])
-    ]
-    records = [_record(cell, cell, results) for cell in cells] + of_recordings
-    return {record[:3]: record for record in records}
+    records = {cell: _record(cell, cell, results) for cell in cells}
+    for name, flat in results["recordings"].items():
+        for size in ("", *evaluation["size_bins"]):
+            cell = recording_part(name), "", size
+            records[cell] = _record(cell, ("", "", size), flat)
+    return records
 
 
 def metric_of(records: Records, cell: Cell, metric: str) -> Any:

@@ -1,4 +1,10 @@
-"""What an evaluation is asked to report, checked when it is set."""
+"""What counts in an evaluation: its protocol, size bins and classes, checked when they are set.
+
+The protocol ``full`` judges a detector by everything that is labelled. ``prophesee`` repeats the
+filter of Prophesee's Automotive Dataset Toolbox as RVT applies it, for comparison with published
+numbers; it removes most small objects. ``prophesee_gen1`` is the same with the bounds for Gen1's
+smaller sensor. ``etram_fork`` also ignores classes, which eTraM's fork of RVT prints as "Overall".
+"""
 
 from __future__ import annotations
 
@@ -8,11 +14,15 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, get_args
 
+import numpy as np
+
 from etram_det.errors import UserError
-from etram_det.metrics.protocols import PROTOCOLS, Protocol, ProtocolName
+from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.records import METRICS, flat_key, reported_cells
 
+ProtocolName = Literal["full", "prophesee", "etram_fork", "prophesee_gen1"]
 PixelFrame = Literal["network", "native"]
+SKIPPED_US = 500_000
 
 # COCO's, in square pixels: 32 and 96 pixels squared.
 SIZE_BINS: dict[str, tuple[float, float]] = {
@@ -20,11 +30,55 @@ SIZE_BINS: dict[str, tuple[float, float]] = {
     "medium": (1024, 9216),
     "large": (9216, inf),
 }
-# Share of an area by which corners in single precision may put it off, for sides of 16 px and more
-# on sensors of up to 2048 px.
+# Relative error of an area from corners in single precision, for sides of 16 px and more on sensors
+# of up to 2048 px.
 _ROUNDING = 2e-5
 # Flat keys of what was evaluated, beside those of the records.
 FRAME_COUNTS = ("num_frames", "num_recordings", "num_dropped_labels", "num_dropped_detections")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How boxes are chosen and scored: by default as for Prophesee's published results.
+
+    Attributes:
+        filtered: drop boxes of the first 0.5 s and small ones, from labels and detections, then
+            leave out the frames that have no label left. Unfiltered, every labelled frame counts,
+            those without boxes too.
+        uses_objectness: score is objectness times class confidence, else class confidence alone.
+        class_agnostic: treat all boxes as one class.
+        min_side_px: shortest side, on the sensor, of a box that the filter keeps.
+        min_diagonal_px: its shortest diagonal.
+    """
+
+    filtered: bool = True
+    uses_objectness: bool = False
+    class_agnostic: bool = False
+    min_side_px: int = 20
+    min_diagonal_px: int = 60
+
+    def apply(self, frames: EvaluationFrames) -> EvaluationFrames:
+        """The frames and boxes that count, boxes still in the pixels in which they came."""
+        if self.class_agnostic:
+            frames = frames.without_classes()
+        if not self.filtered:
+            return frames
+        frames = frames.with_boxes(lambda b: b.select(self._large_enough(b, frames.scale)))
+        has_truth = np.bincount(frames.truth.frame, minlength=len(frames)) > 0
+        return frames.select(has_truth & (frames.time_us > SKIPPED_US))
+
+    def _large_enough(self, boxes: FrameBoxes, scale: np.ndarray) -> np.ndarray:
+        size = boxes.size * scale[boxes.frame]
+        long_enough = (size**2).sum(axis=1) >= self.min_diagonal_px**2
+        return (size >= self.min_side_px).all(axis=1) & long_enough
+
+
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "full": Protocol(filtered=False, uses_objectness=True),
+    "prophesee": Protocol(),
+    "etram_fork": Protocol(class_agnostic=True),
+    "prophesee_gen1": Protocol(min_side_px=10, min_diagonal_px=30),
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +106,17 @@ class EvaluationSettings:
     max_detections: int
 
     def __post_init__(self) -> None:
-        _check_choice("protocol", self.protocol, tuple(PROTOCOLS))
-        _check_choice("pixel_frame", self.pixel_frame, get_args(PixelFrame))
+        for key, choices in (("protocol", PROTOCOLS), ("pixel_frame", get_args(PixelFrame))):
+            if (value := getattr(self, key)) not in choices:
+                raise UserError(
+                    f"model.{key}: must be one of {', '.join(choices)}, got {value!r}: set one of "
+                    "them"
+                )
         _check_size_bins(self.size_bins)
         if self.max_detections < 1:
             raise UserError(
-                f"model.max_detections: must be at least 1, got {self.max_detections}: "
-                "Use 100, as COCO does"
+                f"model.max_detections: must be at least 1, got {self.max_detections}: set 100, as "
+                "COCO does"
             )
         cells = reported_cells((*self.class_names, *self.class_groups), self.size_bins)
         keys = [flat_key(metric, cell) for cell in cells for metric in (*METRICS, "boxes")]
@@ -66,17 +124,17 @@ class EvaluationSettings:
         if count > 1:
             raise UserError(
                 "data.class_names, model.size_bins, model.class_groups: must give each metric a "
-                f"key of its own, got {key!r} twice: Use another name for one of them"
+                f"key of its own, got {key!r} twice: use another name for one of them"
             )
 
     @property
     def rules(self) -> Protocol:
-        """The protocol that is named by ``protocol``."""
+        """The protocol itself."""
         return PROTOCOLS[self.protocol]
 
     @property
     def reported_classes(self) -> tuple[str, ...]:
-        """Names of the classes with metrics of their own: none where classes are ignored."""
+        """Names of the classes with metrics of their own; none where classes are ignored."""
         return () if self.rules.class_agnostic else self.class_names
 
     @property
@@ -103,7 +161,7 @@ class EvaluationSettings:
 
     @property
     def num_classes(self) -> int:
-        """Classes that the backend tells apart."""
+        """Classes that are counted apart."""
         return 1 if self.rules.class_agnostic else len(self.class_names)
 
     @property
@@ -135,18 +193,10 @@ def class_groups_by_id(
             named = ", ".join(f"{i} {name}" for name, i in ids.items())
             raise UserError(
                 f"model.class_groups.{group}: must be ids or names out of {named}, got "
-                f"{unknown or 'none'}: Set groups of these classes, or none by "
-                "--model.class_groups null"
+                f"{unknown or 'none'}: set such, or no groups by --model.class_groups null"
             )
         groups[group] = tuple(dict.fromkeys(found))
     return groups
-
-
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(
-            f"model.{key}: must be one of {', '.join(choices)}, got {value!r}: Set one of them"
-        )
 
 
 def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
@@ -154,14 +204,13 @@ def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
     for name, (low, high) in size_bins.items():
         if not 0 <= low < high:
             raise UserError(
-                f"model.size_bins.{name}: must be [low, high] in square pixels with "
-                f"0 <= low < high, got [{low:g}, {high:g}]: Set other bounds (.inf leaves a "
-                "bin open)"
+                f"model.size_bins.{name}: must be [low, high] in square pixels with 0 <= low < "
+                f"high, got [{low:g}, {high:g}]: set other bounds (.inf leaves a bin open)"
             )
         if low < previous_high:
             raise UserError(
                 f"model.size_bins.{name}: must follow the bin before it and share a bound at most, "
-                f"got [{low:g}, {high:g}] after {previous_name}, which ends at "
-                f"{previous_high:g}: Set another bound or order"
+                f"got [{low:g}, {high:g}] after {previous_name}, which ends at {previous_high:g}: "
+                "set another bound or order"
             )
         previous_name, previous_high = name, high

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
 from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
-from etram_det.metrics.protocols import ProtocolName
 from etram_det.metrics.settings import (
     SIZE_BINS,
     EvaluationSettings,
     PixelFrame,
+    ProtocolName,
     class_groups_by_id,
 )
 from etram_det.types import Detections, Labels
@@ -107,9 +108,8 @@ class SizeBinnedMAP(Metric):
         self.result = None
         # A process without frames must still have something of the right type to gather.
         for name, (row_shape, dtype) in _STATES.items():
-            getattr(self, name).append(
-                torch.empty((0, *row_shape), dtype=dtype, device=self.device)
-            )
+            nothing = torch.empty((0, *row_shape), dtype=dtype, device=self.device)
+            getattr(self, name).append(nothing)
 
     def update(
         self,
@@ -133,11 +133,9 @@ class SizeBinnedMAP(Metric):
         if num_frames == 0:
             return
         names = [name.encode() for name in recording]
+        padded = labels.classes.shape[1]
         sizes = torch.tensor(
-            [
-                [len(name), labels.classes.shape[1], len(found)]
-                for name, found in zip(names, detections, strict=True)
-            ]
+            [[len(name), padded, len(found)] for name, found in zip(names, detections, strict=True)]
         )
         by_class_only = not self.settings.rules.uses_objectness
         scores = [found.class_confidence if by_class_only else found.scores for found in detections]
@@ -172,7 +170,8 @@ class SizeBinnedMAP(Metric):
 
     def _collect(self) -> EvaluationFrames:
         """All frames of the states, without the labels' padding."""
-        state = {name: _joined(getattr(self, name)) for name in _STATES}
+        # Lists on each process, tensors after they were gathered.
+        state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in _STATES}
         time_us, name_bytes, num_labels, num_detections = state["frames"].T
         ends = np.cumsum(name_bytes)
         name_data = state["names"].tobytes()
@@ -194,28 +193,13 @@ class SizeBinnedMAP(Metric):
             state["detection_scores"].astype(np.float64),
         )
         labels = labels.select(labels.classes >= 0)
-        self._check_classes("labels", labels)
-        self._check_classes("detections", detections)
-        return EvaluationFrames(
-            np.array(recording, dtype=str),
-            time_us,
-            state["scale"].astype(np.float64),
-            labels,
-            detections,
-        )
-
-    def _check_classes(self, source: str, boxes: FrameBoxes) -> None:
         names = self.settings.class_names
-        if len(boxes) and boxes.classes.max() >= len(names):
-            raise UserError(
-                f"class_names: must hold a name for every class id, got id {boxes.classes.max()} "
-                f"in {source} with {len(names)} names ({', '.join(names)}): Use the names of the "
-                "data",
-                exit_code=1,
-            )
-
-
-def _joined(state: Tensor | list[Tensor]) -> np.ndarray:
-    """One array of a state: a list on each process, one tensor after they were gathered."""
-    tensor = torch.cat(state) if isinstance(state, list) else state
-    return tensor.cpu().numpy()
+        for source, boxes in {"labels": labels, "detections": detections}.items():
+            if (highest := boxes.classes.max(initial=-1)) >= len(names):
+                raise UserError(
+                    f"class_names: must hold a name for every class id, got id {highest} in "
+                    f"{source} with {len(names)} names ({', '.join(names)}): set those of the data",
+                    exit_code=1,
+                )
+        scale = state["scale"].astype(np.float64)
+        return EvaluationFrames(np.array(recording, dtype=str), time_us, scale, labels, detections)

@@ -42,7 +42,7 @@ class Gallery:
 
     Attributes:
         frames: what was evaluated.
-        pairing: of the same frames, at the score from which detections count.
+        pairing: of these frames, at the score from which detections count.
         class_names: name of each class id.
         draw_frame: draws a frame without boxes.
         number: most pictures of each kind.
@@ -117,7 +117,6 @@ class Gallery:
         return self.draw_frame(str(self.frames.recording[frame]), int(self.frames.time_us[frame]))
 
     def _active_pixels(self, boxes: FrameBoxes, i: int) -> int:
-        """Number of pixels of a box that have events."""
         picture, scale = self._frame_of(boxes, i)
         return int(_active(picture, boxes.boxes[i] * np.tile(scale, 2)).sum())
 
@@ -131,7 +130,8 @@ class Gallery:
 
         def in_window(shown: FrameBoxes) -> FrameBoxes:
             corners = (shown.boxes * in_picture - np.tile(origin, 2)) * zoom
-            return replace(shown, boxes=corners).select(_shows(corners))
+            reaches_in = (corners[:, 2:] > 0) & (corners[:, :2] < PICTURE_SIZE[::-1])
+            return replace(shown, boxes=corners).select(np.all(reaches_in, axis=1))
 
         truth = in_window(self.pairing.truth.in_frame(frame))
         found = self.pairing.detections.in_frame(frame)
@@ -162,11 +162,8 @@ class Gallery:
         if not overlap.any():
             return None
         best = int(overlap.argmax())
-        return {
-            "class": self.class_names[others.classes[best]],
-            "score": float(others.scores[best]),
-            "iou": float(overlap[best]),
-        }
+        name, score = self.class_names[others.classes[best]], float(others.scores[best])
+        return {"class": name, "score": score, "iou": float(overlap[best])}
 
 
 def _active(picture: Image, box: NDArray[Any]) -> NDArray[Any]:
@@ -180,7 +177,7 @@ def _active(picture: Image, box: NDArray[Any]) -> NDArray[Any]:
 def _window(picture: Image, box: NDArray[Any]) -> tuple[Image, NDArray[np.int64], float]:
     """A box with its surroundings in ``PICTURE_SIZE``, the window's upper left corner, its zoom.
 
-    Where the box is too large for that it is the whole frame.
+    Where the box is too large for that it is the full frame.
     """
     shape, frame = np.array(PICTURE_SIZE[::-1]), np.array(picture.shape[1::-1])
     least = _SURROUNDINGS * (box[2:] - box[:2])
@@ -206,10 +203,3 @@ def _draw_brackets(image: Image, box: NDArray[Any]) -> None:
         for y, down in ((top, 7), (bottom, -7)):
             cv2.line(image, (x, y), (x + inwards, y), (255,) * 3, 2)
             cv2.line(image, (x, y), (x, y + down), (255,) * 3, 2)
-
-
-def _shows(corners: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which boxes ``[D, 4]`` reach into the picture."""
-    height, width = PICTURE_SIZE
-    reaches_in = np.concatenate([corners[:, 2:] > 0, corners[:, :2] < (width, height)], axis=1)
-    return np.all(reaches_in, axis=1)

@@ -11,32 +11,30 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from etram_det import __version__
 from etram_det.files import write_text
 from etram_det.metrics.records import metric_of
-from etram_det.report import size_plots, svg_plots
-from etram_det.report.evaluated_run import EvaluatedRun, read_run
-from etram_det.report.grids import metric_grids
-from etram_det.report.page_facts import differing_evaluation, differing_settings, facts_of
+from etram_det.report import svg_plots
 from etram_det.report.page_tables import (
     UNKNOWN,
     confusion_table,
     difference_colour,
+    differing_evaluation,
+    differing_settings,
+    facts_of,
     metric_tables,
     signed,
 )
-from etram_det.report.tables import number_of
+from etram_det.report.run_files import EvaluatedRun, read_run
+from etram_det.report.tables import metric_grids, number_of
 
 FILE_NAME = "report.html"
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the report of one run, or of two side by side.
+    """Write the report of one run folder, or of two side by side, and return its path.
 
     Args:
-        folders: one or two run folders that hold an evaluation.
+        folders: one or two that hold an evaluation.
         output: file to write; ``report.html`` in the run folder unless set, for two runs in the
             current one.
-
-    Returns:
-        The file.
 
     Raises:
         UserError: a folder holds no evaluation, or it is damaged.
@@ -45,13 +43,9 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     runs = [read_run(folder) for folder in folders]
     if output is None:
         output = (folders[0] if len(folders) == 1 else Path()) / FILE_NAME
-    environment = Environment(
-        loader=PackageLoader("etram_det.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    strict: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
+    loader = PackageLoader("etram_det.report")
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
     write_text(output, environment.get_template("page.html").render(_content(runs)))
     return output
 
@@ -60,30 +54,26 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     """What the template shows."""
     letters = ("A", "B")[: len(runs)]
     named = list(zip(letters, runs, strict=True))
-    titled = dict(named) if len(runs) == 2 else {"all classes": runs[0]}
+    is_pair = len(runs) == 2
+    titled = dict(named) if is_pair else {"all classes": runs[0]}
+    prefixed = [(f"{letter}: " if is_pair else "", run) for letter, run in named]
     return {
         "version": __version__,
         "names": _names(runs),
         "letters": letters,
         "summaries": [_summary(run) for run in runs],
-        "differing": list(differing_evaluation(*runs)) if len(runs) == 2 else [],
-        "missing": [
-            f"{letter}: {text}" if len(runs) == 2 else text
-            for letter, run in named
-            for text in run.missing
-        ],
+        "differing": list(differing_evaluation(*runs)) if is_pair else [],
+        "missing": [prefix + text for prefix, run in prefixed for text in run.missing],
         "tiles": _tiles(runs),
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
         "tables": metric_tables(runs),
-        "confusion_tables": [
-            confusion_table(run, f"confusion-{letter.lower()}") for letter, run in named
-        ],
+        "confusion_tables": [confusion_table(run, f"confusion-{x.lower()}") for x, run in named],
         "curve_plots": list(svg_plots.curve_plots(runs)),
         "curve_key": _curve_key(runs),
-        "size_plots": list(size_plots.size_plots(titled)),
-        "class_size_plots": list(size_plots.class_size_plots(runs)),
-        "outcome_colours": size_plots.OUTCOMES,
+        "size_plots": list(svg_plots.size_plots(titled)),
+        "class_size_plots": list(svg_plots.class_size_plots(runs)),
+        "outcome_colours": svg_plots.OUTCOMES,
         "day_colours": svg_plots.PARTS_OF_DAY,
         "day_night_plots": list(svg_plots.day_night_plots(titled)),
         "galleries": [
@@ -92,12 +82,12 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
             for letter, run in named
         ],
         "facts": facts_of(runs),
-        "settings": differing_settings(*runs) if len(runs) == 2 else [],
+        "settings": differing_settings(*runs) if is_pair else [],
     }
 
 
 def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Short names of the runs; their whole paths where these would be the same."""
+    """Short names of the runs; their paths where these would be the same."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
@@ -105,15 +95,15 @@ def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
 def _summary(run: EvaluatedRun) -> str:
     """What was evaluated, in a line."""
     evaluation, facts = run.results["evaluation"], run.results.get("run", {})
+    split = [f"split {facts['split']}"] if facts.get("split") else []
+    frames = number_of(evaluation["frames"], "frame")
     parts = [
-        f"split {facts['split']}" if facts.get("split") else "",
-        f"{number_of(evaluation['frames'], 'frame')} of "
-        f"{number_of(evaluation['recordings'], 'recording')}",
+        f"{frames} of {number_of(evaluation['recordings'], 'recording')}",
         number_of(run.records["", "", ""].boxes, "label"),
         f"protocol {evaluation['protocol']}",
         f"sizes in {evaluation['pixel_frame']} pixels",
     ]
-    return " · ".join(part for part in parts if part)
+    return " · ".join(split + parts)
 
 
 def _tiles(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
@@ -149,21 +139,20 @@ def _curve_key(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, str]]:
     if len(runs) == 2:
         return [(name, *style) for name, style in zip(("A", "B"), svg_plots.RUNS, strict=True)]
     names = ["all sizes", *runs[0].results["evaluation"]["size_bins"]]
-    styles = (svg_plots.WHOLE, *svg_plots.PARTS)
+    styles = (svg_plots.ALL_SIZES, *svg_plots.SIZE_BINS)
     return [(name, *style) for name, style in zip(names, styles, strict=False)]
 
 
 def _cards(run: EvaluatedRun, kind: str) -> list[dict[str, Any]]:
     """Pictures of a gallery that are there, with their captions."""
     return [
-        {"source": run.pictures[each["file"]], "title": title, "lines": lines}
+        _caption(each, kind) | {"source": run.pictures[each["file"]]}
         for each in run.results.get("gallery", {}).get(kind, [])
         if each["file"] in run.pictures
-        for title, lines in [_caption(each, kind)]
     ]
 
 
-def _caption(mistake: Mapping[str, Any], kind: str) -> tuple[str, list[str]]:
+def _caption(mistake: Mapping[str, Any], kind: str) -> dict[str, Any]:
     left, top, right, bottom = mistake["box"]
     closest = mistake["closest"]
     other = "detection" if kind == "misses" else "label"
@@ -173,8 +162,6 @@ def _caption(mistake: Mapping[str, Any], kind: str) -> tuple[str, list[str]]:
         score = f" {closest['score']:.2f}" if kind == "misses" else ""
         nearest = f"closest {other}: {closest['class']}{score} at IoU {closest['iou']:.2f}"
     title = mistake["class"] + (f" {mistake['score']:.2f}" if "score" in mistake else "")
-    return title, [
-        f"{right - left:.0f} x {bottom - top:.0f} px, events in {mistake['active']:.0%} of them",
-        nearest,
-        f"{mistake['recording']} at {mistake['time_us'] / 1e6:.2f} s",
-    ]
+    size = f"{right - left:.0f} x {bottom - top:.0f} px, events in {mistake['active']:.0%} of them"
+    place = f"{mistake['recording']} at {mistake['time_us'] / 1e6:.2f} s"
+    return {"title": title, "lines": [size, nearest, place]}

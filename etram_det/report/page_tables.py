@@ -1,13 +1,23 @@
-"""Tables of a report's page: metrics of one run, or of two with their differences."""
+"""Tables of a report's page: metrics, with the differences between two runs, and facts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from etram_det.metrics.records import Records
-from etram_det.report.evaluated_run import EvaluatedRun
-from etram_det.report.grids import BOXES, Grid, metric_grids
+from etram_det.report.run_files import EvaluatedRun
+from etram_det.report.tables import (
+    BOXES,
+    Grid,
+    area_range,
+    dropped_by_data,
+    metric_grids,
+    score_of,
+    thresholds_of,
+)
 
 SEQUENTIAL = (0, 84, 147)  # dark blue, for the greatest value
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
@@ -19,48 +29,29 @@ _SHADED = (*_COUNTED, "recordings")
 
 @dataclass(frozen=True)
 class PageCell:
-    """One metric or count.
-
-    Attributes:
-        text: what is shown.
-        colour: of the ground, as CSS; none if empty.
-        is_light: whether the text must be light on it.
-        note: shown small beneath.
-        begins: whether a group of columns begins here.
-    """
+    """One metric or count."""
 
     text: str
-    colour: str = ""
-    is_light: bool = False
-    note: str = ""
-    begins: bool = False
+    colour: str = ""  # of the ground, as CSS
+    is_light: bool = False  # the text
+    note: str = ""  # shown small beneath
+    begins: bool = False  # a group of columns
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table as the template lays it out.
+    """A table as the template lays it out."""
 
-    Attributes:
-        key: its id in the page.
-        corner: what stands above the rows' names.
-        columns: names of the columns or of groups of them.
-        runs: columns of each group: the runs and their difference; empty with one run.
-        rows: name and cells of each row; a row without cells is a line between groups.
-    """
-
-    key: str
-    corner: str
-    columns: Sequence[str]
-    runs: Sequence[str] = ()
+    key: str  # its id in the page
+    corner: str  # what stands above the rows' names
+    columns: Sequence[str]  # names of columns, or of groups of them
+    runs: Sequence[str] = ()  # columns of each group: the runs and their difference
+    # Name and cells of each row; one without cells is a line between groups.
     rows: list[tuple[str, list[PageCell]]] = field(default_factory=list)
 
 
 def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
-    """Metrics by size, class, both, day and night, and recording, by key.
-
-    Args:
-        runs: one, or two whose differences are shown, too.
-    """
+    """Metrics by size, class, both, day and night, and recording, by key, of one run or two."""
     grids = metric_grids(*(run.results for run in runs))
     if len(runs) == 1:
         corner, rows, columns = grids["recordings"]
@@ -70,22 +61,17 @@ def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
 
 
 def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
-    """Labels by true and by detected class, shaded by their share of the true class.
-
-    Args:
-        run: whose labels are counted.
-        key: of the table in the page.
-    """
+    """Labels by true and by detected class, shaded by their share of the true class."""
     confusion = run.results["confusion"]
     *names, _ = confusion["names"]
     table = PageTable(key, "true class", [*names, "missed"])
-    for name, counts in zip((*names, "false alarm"), confusion["counts"], strict=True):
-        of_class = name != "false alarm"
-        total = sum(counts) if of_class else 0
-        cells = [_shaded(f"{n:,}", n / total if total else 0.0) for n in counts]
-        if not of_class:
-            cells[-1] = PageCell("")  # background that was found to be background is not counted
-        table.rows.append((name, cells))
+    *of_classes, (*false_alarms, _) = confusion["counts"]
+    for name, counts in zip(names, of_classes, strict=True):
+        total = max(sum(counts), 1)
+        table.rows.append((name, [_shaded(f"{n:,}", n / total) for n in counts]))
+    # Background that was found to be background is not counted.
+    cells = [*(PageCell(f"{n:,}") for n in false_alarms), PageCell("")]
+    table.rows.append(("false alarm", cells))
     return table
 
 
@@ -144,3 +130,79 @@ def _shaded(text: str, value: float) -> PageCell:
 def _mixed(colour: tuple[int, int, int], strength: float) -> str:
     mixed = (round(255 + (part - 255) * min(strength, 1)) for part in colour)
     return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+# Of the parts of metrics.json: two runs compare where these are the same.
+_EQUAL_WHERE_COMPARED = {
+    "run": "split data input_size",
+    "evaluation": "protocol pixel_frame size_bins max_detections class_names frames recordings",
+    "confusion": "score_threshold",
+}
+_PIXELS = {"network": "network's frame", "native": "sensor"}
+
+
+def differing_evaluation(a: EvaluatedRun, b: EvaluatedRun) -> Iterator[str]:
+    """What ought to be the same in two evaluations and differs, as far as both hold it."""
+    for part, keys in _EQUAL_WHERE_COMPARED.items():
+        for key in keys.split():
+            theirs, ours = (run.results.get(part, {}).get(key) for run in (a, b))
+            if theirs != ours and None not in (theirs, ours):
+                yield f"{key.replace('_', ' ')} ({_plain(theirs)} / {_plain(ours)})"
+
+
+def differing_settings(a: EvaluatedRun, b: EvaluatedRun) -> list[tuple[str, list[str]]]:
+    """Dotted key and both values of each setting in which two runs differ."""
+    rows = (
+        (key, [_plain(run.settings.get(key)) for run in (a, b)])
+        for key in {**a.settings, **b.settings}
+    )
+    return [(key, values) for key, values in rows if values[0] != values[1]]
+
+
+def facts_of(runs: Sequence[EvaluatedRun]) -> list[tuple[str, list[str]]]:
+    """What was evaluated and how, a row for each fact and a column for each run."""
+    of_runs = [dict(_facts_of(run)) for run in runs]
+    names = dict.fromkeys(name for facts in of_runs for name in facts)
+    return [(name, [facts.get(name, UNKNOWN) for facts in of_runs]) for name in names]
+
+
+def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
+    evaluation, facts = run.results["evaluation"], run.results.get("run", {})
+    yield "run folder", str(run.folder)
+    yield "data", _plain(facts.get("data"))
+    yield "split", _plain(facts.get("split"))
+    yield "checkpoint", _plain(facts.get("checkpoint"))
+    size = facts.get("input_size")
+    yield "network's frame", UNKNOWN if size is None else f"{size[1]} x {size[0]} pixels"
+    yield "protocol", f"{evaluation['protocol']}: {_rules(evaluation)}"
+    yield "score", score_of(evaluation)
+    yield "areas", f"in square pixels of the {_PIXELS[evaluation['pixel_frame']]}"
+    for name, bounds in evaluation["size_bins"].items():
+        yield f"size {name}", f"{area_range(*bounds)} px²"
+    ious = evaluation["iou_thresholds"]
+    yield "IoU of AP and AR", f"{ious[0]:.2f} to {ious[-1]:.2f}, {len(ious)} thresholds"
+    yield "detections that count", f"{evaluation['max_detections']} of each frame and class"
+    yield "found, missed, confusion, pictures", thresholds_of(run.results["confusion"])
+    yield "frames", f"{evaluation['frames']:,}"
+    yield "recordings", f"{evaluation['recordings']:,}"
+    yield "labels", f"{run.records['', '', ''].boxes:,}"
+    yield "labels dropped by the protocol", f"{evaluation['dropped_labels']:,}"
+    yield "detections dropped by the protocol", f"{evaluation['dropped_detections']:,}"
+    yield "labels dropped when they were read", dropped_by_data(evaluation) or "none"
+    yield "written by", f"etram_det {facts['version']}" if facts.get("version") else UNKNOWN
+
+
+def _rules(evaluation: Mapping[str, Any]) -> str:
+    if not evaluation["filtered"]:
+        return "every label counts"
+    rules = (
+        f"the first 0.5 s, sides under {evaluation['min_side_px']} px and diagonals under "
+        f"{evaluation['min_diagonal_px']} px on the sensor are dropped"
+    )
+    return f"{rules}; classes are ignored" if evaluation["class_agnostic"] else rules
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return UNKNOWN
+    return value if isinstance(value, str) else json.dumps(value)

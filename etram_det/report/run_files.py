@@ -1,32 +1,35 @@
-"""The results of an evaluation as plain values, and as files in the run folder."""
+"""The results of an evaluation: as plain values, as files in its run folder, and read again."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+import zipfile
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
+from etram_det.errors import UserError
 from etram_det.files import replacing, write_text
 from etram_det.metrics.confusion import OUTCOMES, confusion_matrix, outcomes_by_size
-from etram_det.metrics.curves import RECALL_THRESHOLDS
+from etram_det.metrics.curves import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
-from etram_det.metrics.matching import IOU_THRESHOLDS
-from etram_det.metrics.records import flat_metrics
+from etram_det.metrics.records import Cell, Record, flat_metrics, records_in
+from etram_det.types import dotted_items
 
 CONFUSION_IOU = 0.5
 
 
 def results_of(
-    result: EvaluationResult,
-    *,
-    score_threshold: float,
-    dropped_by_data: Mapping[str, int],
+    result: EvaluationResult, *, score_threshold: float, dropped_by_data: Mapping[str, int]
 ) -> dict[str, Any]:
     """Everything that an evaluation found, as it stands in ``metrics.json``.
 
@@ -92,20 +95,19 @@ def write_results(
         for key, value in results["evaluation"].items()
     )
     flat = (item for item in results.items() if not isinstance(item[1], Mapping))
-    _write_csv(folder / metrics_file, [("key", "value"), *flat, *described])
+    _write_csv(folder / metrics_file, ["key", "value"], [*flat, *described])
 
     sizes = flat_metrics(r for r in result.records if not (r.part or r.class_name))
     keys = [key for key in sizes if key in results]
-    recordings = (
+    recordings = [
         [name, *(of.get(key, "") for key in keys)] for name, of in results["recordings"].items()
-    )
-    _write_csv(folder / "recordings.csv", [["recording", *keys], *recordings])
+    ]
+    _write_csv(folder / "recordings.csv", ["recording", *keys], recordings)
 
     confusion = results["confusion"]
-    threshold = f"true / detected at score >= {confusion['score_threshold']}"
-    counts = zip(confusion["names"], confusion["counts"], strict=True)
-    matrix = ([name, *row] for name, row in counts)
-    _write_csv(folder / "confusion.csv", [[threshold, *confusion["names"]], *matrix])
+    corner = f"true / detected at score >= {confusion['score_threshold']}"
+    matrix = zip(confusion["names"], *zip(*confusion["counts"], strict=True), strict=True)
+    _write_csv(folder / "confusion.csv", [corner, *confusion["names"]], matrix)
 
     with replacing(folder / "pr_curves.npz") as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
@@ -124,7 +126,140 @@ def _known(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if not isnan(value)}
 
 
-def _write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: Path, heading: list[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
     write_text(path, text.getvalue())
+
+
+_EVALUATE = "use validate or test of this release"
+# What a report cannot do without.
+_REQUIRED = {
+    "evaluation": "protocol filtered uses_objectness class_agnostic pixel_frame size_bins "
+    "iou_thresholds max_detections class_names class_groups frames recordings dropped_labels "
+    "dropped_detections dropped_by_data",
+    "recordings": "",
+    "confusion": "names counts score_threshold iou_threshold",
+}
+
+
+class PRCurves(NamedTuple):
+    """Precision over recall at the least IoU threshold, as ``pr_curves.npz`` holds it."""
+
+    recall: np.ndarray  # [R] thresholds
+    # Of each class [R, A] in [0, 1], over all sizes and in each bin; nan without ground truth.
+    precision: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One run folder.
+
+    Attributes:
+        folder: where it lies.
+        results: what ``metrics.json`` holds.
+        curves: what ``pr_curves.npz`` holds, None where it is missing.
+        pictures: of each file of the gallery that is there, its content as a data URI.
+        settings: what ``config.yaml`` holds, by dotted key; empty where it is missing.
+        missing: what a report of this folder lacks and why, a sentence each.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    curves: PRCurves | None
+    pictures: dict[str, str]
+    settings: dict[str, Any]
+    missing: list[str]
+
+    @cached_property
+    def records(self) -> dict[Cell, Record]:
+        """Those of the results, by cell."""
+        return records_in(self.results)
+
+    @property
+    def name(self) -> str:
+        """The folder's name and its parent's, as in ``size_aware/version_0``."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+
+def read_run(folder: Path) -> EvaluatedRun:
+    """Read what an evaluation wrote into a run folder.
+
+    Raises:
+        UserError: there is no such folder, it holds no evaluation, or its file is damaged.
+        OSError: a file may not be read.
+    """
+    results = _read_results(folder)
+    missing = []
+    curves = _read_curves(folder / "pr_curves.npz")
+    if curves is None:
+        missing.append(f"precision over recall: pr_curves.npz is missing or damaged: {_EVALUATE}")
+    if "found_by_size" not in results:
+        missing.append(f"found and missed by size: metrics.json is of an older run: {_EVALUATE}")
+    gallery = results.get("gallery")
+    pictures: dict[str, str] = {}
+    if gallery is None:
+        missing.append(
+            f"pictures of misses and false alarms: none were made: {_EVALUATE}, with "
+            "results.pictures above 0"
+        )
+    else:
+        shown = [each["file"] for kind in gallery.values() for each in kind]
+        pictures = {
+            name: f"data:image/png;base64,{b64encode((folder / name).read_bytes()).decode()}"
+            for name in shown
+            if (folder / name).is_file()
+        }
+        if len(pictures) < len(shown):
+            lost = len(shown) - len(pictures)
+            missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
+    settings = dict(dotted_items(read_settings(folder)))
+    return EvaluatedRun(folder, results, curves, pictures, settings, missing)
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    if not path.is_file():
+        found = "no metrics.json" if folder.is_dir() else "no folder"
+        raise UserError(
+            f"{folder}: must be a run folder with metrics.json of an evaluation, got {found}: "
+            f"{_EVALUATE}, or another folder, such as runs/size_aware/version_0"
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: must be JSON, got {error}: {_EVALUATE}") from error
+    lacking = list(_lacking(results))
+    if lacking:
+        raise UserError(
+            f"{path}: must be what an evaluation writes, got no {', '.join(lacking)}: {_EVALUATE}"
+        )
+    return results
+
+
+def _lacking(results: Any) -> Iterator[str]:
+    for part, keys in _REQUIRED.items():
+        content = results.get(part) if isinstance(results, dict) else None
+        if not isinstance(content, dict):
+            yield part
+        else:
+            yield from (f"{part}.{key}" for key in keys.split() if key not in content)
+
+
+def _read_curves(path: Path) -> PRCurves | None:
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            by_class = np.moveaxis(saved["precision"][0], 1, 0)
+            classes = saved["classes"].tolist()
+            return PRCurves(saved["recall_thresholds"], dict(zip(classes, by_class, strict=True)))
+    except (FileNotFoundError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` of a run folder holds; empty where it is missing or damaged."""
+    try:
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

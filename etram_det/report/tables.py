@@ -1,58 +1,106 @@
-"""Results of an evaluation as tables on the screen, at most 80 columns wide for three size bins."""
+"""Which metrics stand in which table, and tables on the screen.
+
+Those of an evaluation are at most 80 columns wide for three size bins. Throughout, ``results`` are
+what :func:`etram_det.report.run_files.results_of` returns, and ``evaluation`` is that part of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.metrics.records import Records, records_in
-from etram_det.report.grids import BOXES, Grid, metric_grids
+from etram_det.metrics.records import (
+    METRICS,
+    PARTS_OF_DAY,
+    Cell,
+    Records,
+    flat_key,
+    metric_of,
+    recording_part,
+    records_in,
+)
+from etram_det.types import dotted_items
+
+BOXES = {"boxes": ("boxes", "")}  # a column
+
+
+class Grid(NamedTuple):
+    """A table of metrics.
+
+    Attributes:
+        corner: what the rows are.
+        rows: cell of each row by its name; a row without a name is a line between rows.
+        columns: metric and size of each column by its name, for rows over all sizes.
+    """
+
+    corner: str
+    rows: Mapping[str, Cell]
+    columns: Mapping[str, tuple[str, str]]
+
+    def values(self, records: Records) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+        """Name of each row, and in each column its metric and its number of boxes.
+
+        Both are as :func:`~etram_det.metrics.records.metric_of` gives them.
+        """
+        for name, (part, class_name, own_size) in self.rows.items():
+            values = []
+            for metric, size in self.columns.values():
+                cell = (part, class_name, own_size or size)
+                values.append((metric_of(records, cell, metric), metric_of(records, cell, "boxes")))
+            yield name, values
+
+
+def metric_grids(*runs: Mapping[str, Any]) -> dict[str, Grid]:
+    """The tables of one evaluation, or of two side by side, by key, from their ``results``."""
+
+    def names(kind: str) -> list[str]:
+        return list(dict.fromkeys(name for run in runs for name in run["evaluation"][kind]))
+
+    sizes, classes, groups = names("size_bins"), names("class_names"), names("class_groups")
+    metrics = {metric: (metric, "") for metric in METRICS} | BOXES
+    by_size = {"all sizes": ("AP", "")} | {size: ("AP", size) for size in sizes}
+    line = [""] if classes and groups else []
+    by_class: dict[str, Cell] = {name: ("", name, "") for name in (*classes, *line, *groups)}
+    recordings = sorted({name for run in runs for name in run["recordings"]})
+    by_recording = {name: (recording_part(name), "", "") for name in recordings}
+    main = {"AP": ("AP", ""), "AP50": ("AP50", "")} | {f"AP {size}": ("AP", size) for size in sizes}
+    return {
+        "sizes": Grid("size", {size or "all": ("", "", size) for size in ("", *sizes)}, metrics),
+        "classes": Grid("class", by_class, metrics),
+        "heat": Grid("class", by_class, by_size),
+        "day-night": Grid("part", {part: (part, "", "") for part in PARTS_OF_DAY}, by_size),
+        "recordings": Grid("recording", by_recording, main),
+    }
 
 
 def summary_tables(results: Mapping[str, Any]) -> RenderableType:
     """How it was evaluated, the metrics by size, by class, and by class and size.
 
-    Args:
-        results: what ``etram_det.report.run_files.results_of`` returns. A metric without ground
-            truth shows as ``-``.
+    A metric without ground truth shows as ``-``.
     """
     evaluation, records, grids = results["evaluation"], records_in(results), metric_grids(results)
     parts = Grid("part", {**grids["sizes"].rows, **grids["day-night"].rows}, grids["sizes"].columns)
-    tables: list[RenderableType] = [
-        Text(describe_evaluation(evaluation)),
-        _metric_table(parts, records),
-    ]
+    tables = [_metric_table(parts, records)]
     if evaluation["class_names"]:
         columns = {f"AP {size} (boxes)": ("AP", size) for size in evaluation["size_bins"]}
         tables.append(_metric_table(grids["classes"], records))
         tables.append(_metric_table(grids["heat"]._replace(columns=columns), records, counted=True))
-    return Group(*tables)
+    return Group(Text(describe_evaluation(evaluation)), *tables)
 
 
 def detail_tables(results: Mapping[str, Any]) -> RenderableType:
-    """The metrics of each recording, and the confusion matrix.
-
-    Args:
-        results: what ``etram_det.report.run_files.results_of`` returns.
-    """
+    """The metrics of each recording, and the confusion matrix."""
     corner, rows, columns = metric_grids(results)["recordings"]
-    by_recording = Grid(corner, rows, {**BOXES, **columns})
-    return Group(
-        _metric_table(by_recording, records_in(results)),
-        _confusion_table(results["confusion"]),
-    )
+    by_recording = _metric_table(Grid(corner, rows, {**BOXES, **columns}), records_in(results))
+    return Group(by_recording, _confusion_table(results["confusion"]))
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
-    """Protocol, pixels, bins, thresholds and numbers of frames in a few lines of text.
-
-    Args:
-        evaluation: ``evaluation`` of what ``etram_det.report.run_files.results_of`` returns.
-    """
+    """Protocol, pixels, bins, thresholds and numbers of frames in a few lines of text."""
     classes = ", class-agnostic" if evaluation["class_agnostic"] else ""
     bins = ", ".join(f"{name} {area_range(*of)}" for name, of in evaluation["size_bins"].items())
     ious = evaluation["iou_thresholds"]
@@ -74,6 +122,12 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
 def score_of(evaluation: Mapping[str, Any]) -> str:
     """What the score of a detection is."""
     return "objectness x class" if evaluation["uses_objectness"] else "class confidence"
+
+
+def thresholds_of(confusion: Mapping[str, Any]) -> str:
+    """Least score and IoU of the pairs in the ``confusion`` of results."""
+    score, iou = confusion["score_threshold"], confusion["iou_threshold"]
+    return f"score at least {score:g}, IoU at least {iou:g}"
 
 
 def area_range(low: float, high: float | None) -> str:
@@ -113,10 +167,7 @@ def _confusion_table(confusion: Mapping[str, Any]) -> Table:
     names = confusion["names"]
     numbers = [str(i) for i in range(len(names) - 1)] + ["none"]
     table = _new_table("true class, by detected class", numbers)
-    table.caption = (
-        f"score at least {confusion['score_threshold']:g}, "
-        f"IoU at least {confusion['iou_threshold']:g}"
-    )
+    table.caption = thresholds_of(confusion)
     for number, name, counts in zip(numbers, names, confusion["counts"], strict=True):
         # Background that was found to be background is not counted.
         cells = [str(n) for n in counts] if name != names[-1] else [*map(str, counts[:-1]), ""]
@@ -129,4 +180,44 @@ def _new_table(first: str, others: Iterable[str]) -> Table:
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right")
+    return table
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Settings by dotted name; nested ones are taken apart, unset ones left out."""
+    table = Table()
+    for heading in ("setting", "value"):
+        table.add_column(heading, overflow="fold")
+    for name, value in dotted_items(settings):
+        if value not in (None, {}):
+            # Text: brackets in it are no markup.
+            table.add_row(Text(name), Text(str(value)))
+    return table
+
+
+def parameters_table(counts: Mapping[str, int]) -> Table:
+    """Learnt numbers ``counts`` of each part of a network, their share and size in float32."""
+    table = _new_table("part", ("parameters", "share", "MiB"))
+    total = sum(counts.values())
+    for name, count in (*counts.items(), ("all", total)):
+        table.add_row(name, f"{count:,}", f"{count / total:.1%}", f"{count * 4 / 2**20:.2f}")
+    table.rows[-2].end_section = True
+    return table
+
+
+def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """AP over all, by size, class and part of the day, of the ``results`` of two runs by name."""
+    records = [records_in(results) for results in runs.values()]
+    evaluation = next(iter(runs.values()))["evaluation"]
+    by_size = [("AP", ("", "", size)) for size in evaluation["size_bins"]]
+    by_day = [("AP", (part, "", "")) for part in PARTS_OF_DAY]
+    by_class = [("AP", ("", name, "")) for name in evaluation["class_names"]]
+    table = _new_table("metric", (*runs, "difference"))
+    for group in ([(metric, ("", "", "")) for metric in METRICS] + by_size + by_day, by_class):
+        for metric, cell in group:
+            one, other = (metric_of(each, cell, metric) for each in records)
+            if one is not None and other is not None:
+                cells = f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
+                table.add_row(flat_key(metric, cell), *cells)
+        table.add_section()
     return table

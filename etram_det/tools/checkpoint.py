@@ -13,8 +13,7 @@ from rich.text import Text
 
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.progress import screen
-from etram_det.report.checkpoint_tables import parameters_table, settings_table
-from etram_det.report.tables import summary_tables
+from etram_det.report.tables import parameters_table, settings_table, summary_tables
 
 _SUMMED = ("frames", "labelled", "boxes", "bytes")  # of a split's recordings
 

@@ -18,8 +18,7 @@ from etram_det.checkpoint.contents import require_same_data, require_same_tensor
 from etram_det.checkpoint.file import Checkpoint
 from etram_det.checkpoint.transfer import carry_over
 from etram_det.errors import UserError
-from etram_det.metrics.protocols import ProtocolName
-from etram_det.metrics.settings import SIZE_BINS
+from etram_det.metrics.settings import SIZE_BINS, ProtocolName
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss

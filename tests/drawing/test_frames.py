@@ -36,7 +36,7 @@ def test_counts_of_all_bins_add_up_beyond_a_byte():
     assert frame_image(np.full((20, 2, 2), 255, np.uint8))[0, 0].tolist() == list(BRIGHTER)
 
 
-def test_a_mixed_density_shows_its_whole_window():
+def test_a_mixed_density_shows_all_of_its_window():
     frame = np.zeros((3, 1, 3), np.int8)
     frame[0, 0] = [-128, 5, 0]
     frame[1:] = 9

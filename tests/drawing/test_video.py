@@ -80,20 +80,20 @@ def test_other_programs_play_it(tmp_path):
     assert done.stderr == ""
 
 
-def test_a_missing_codec_is_told(tmp_path, monkeypatch):
+def test_a_missing_codec_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "CODECS", ("WXYZ",))
     with pytest.raises(UserError, match="OpenCV has no codec for .mp4 here, tried WXYZ"):
         VideoWriter(tmp_path / "a.mp4", (64, 96), 20)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a.mp4: cannot be written"):
         VideoWriter(tmp_path / "file" / "a.mp4", (64, 96), 20)
 
 
-def test_a_video_that_is_not_whole_is_told(tmp_path):
+def test_an_incomplete_video_is_an_error(tmp_path):
     writer = VideoWriter(tmp_path / "a.mp4", (64, 96), 20)
     writer.add(np.zeros((64, 96, 3), np.uint8))
     writer.num_frames += 1  # as if the disk had taken only one of two
@@ -114,7 +114,7 @@ def test_a_video_that_is_not_whole_is_told(tmp_path):
 )
 def test_the_video_has_the_shape_of_the_sensor(tmp_path, sensor, content, size):
     pictures = DetectionVideo(
-        *(tmp_path / "a.mp4",),
+        tmp_path / "a.mp4",
         sensor_size=sensor,
         content_size=content,
         class_names=NAMES,
@@ -131,7 +131,7 @@ def test_it_shows_events_boxes_and_the_time(tmp_path):
     frame[0, 200:220, 100:120] = 9  # darker
     frame[19, 200:220, 300:320] = 9  # brighter
     pictures = DetectionVideo(
-        *(tmp_path / "a.mp4",),
+        tmp_path / "a.mp4",
         sensor_size=(720, 1280),
         content_size=(360, 640),
         class_names=NAMES,
@@ -148,7 +148,7 @@ def test_it_shows_events_boxes_and_the_time(tmp_path):
     assert changed.min(axis=0).tolist()[1] == 100
     tracked = pictures.picture(frame, 12_350_000, rows_at((200, 400, 40, 40), track_id=3))
     assert (tracked != boxed).any()
-    pictures.add(frame, 12_350_000, rows_at((200, 400, 40, 40)))
+    pictures.add(pictures.picture(frame, 12_350_000, rows_at((200, 400, 40, 40))))
     pictures.finish()
     frames, _ = decode(tmp_path / "a.mp4")
     assert np.abs(frames[0].astype(int) - boxed).mean() < 3
@@ -162,16 +162,16 @@ def test_it_is_no_bottleneck(tmp_path):
     cv2.setNumThreads(1)
     try:
         pictures = DetectionVideo(
-            *(tmp_path / "a.mp4",),
+            tmp_path / "a.mp4",
             sensor_size=(720, 1280),
             content_size=(360, 640),
             class_names=NAMES,
             rate=20,
         )
-        pictures.add(frames[0], 0, rows)  # compiled
+        pictures.add(pictures.picture(frames[0], 0, rows))  # compiled
         started_s = time.process_time()
         for i in range(200):
-            pictures.add(frames[i % 50], 50_000 * i, rows)
+            pictures.add(pictures.picture(frames[i % 50], 50_000 * i, rows))
         pictures.finish()
         elapsed_s = time.process_time() - started_s
     finally:

@@ -10,8 +10,13 @@ import pytorch_lightning as pl
 import torch
 
 from etram_det.cli.commands import run
-from etram_det.drawing.data_plots import channels_plot, sizes_plot, space_time_plot
-from etram_det.drawing.plots import as_picture, memory_plot
+from etram_det.drawing.plots import (
+    as_picture,
+    channels_plot,
+    memory_plot,
+    sizes_plot,
+    space_time_plot,
+)
 from etram_det.errors import UserError
 from etram_det.inspection.checkpoints import (
     newest_checkpoints,
@@ -20,11 +25,10 @@ from etram_det.inspection.checkpoints import (
     short_names,
     size_weights,
 )
-from etram_det.inspection.observation import observe, pictures_of
-from etram_det.inspection.recordings import fullest_frames, recordings_of
-from etram_det.report.checkpoint_tables import comparison_table, parameters_table, settings_table
+from etram_det.inspection.recordings import fullest_frames, observe, pictures_of, recordings_of
 from etram_det.report.metric_plots import class_size_plot
 from etram_det.report.run_files import results_of
+from etram_det.report.tables import comparison_table, parameters_table, settings_table
 from support.small_runs import SMALL_RAW
 
 
@@ -163,7 +167,7 @@ def test_newest_checkpoints_come_first(tmp_path):
     assert newest_checkpoints(tmp_path / "nowhere") == []
 
 
-def test_names_tell_checkpoints_apart(checkpoint):
+def test_checkpoints_have_names_of_their_own(checkpoint):
     assert short_names(checkpoint) == ["size_aware/version_0/last"]
     names = short_names(checkpoint, checkpoint)
     assert names == ["size_aware/version_0/last (1)", "size_aware/version_0/last (2)"]

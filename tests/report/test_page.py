@@ -101,7 +101,7 @@ def test_two_runs_stand_side_by_side_with_their_differences(tmp_path):
     assert "not evaluated alike" not in page.text
 
 
-def test_two_runs_that_were_counted_differently_are_told_apart(tmp_path):
+def test_two_runs_that_were_counted_differently_are_named(tmp_path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", protocol="prophesee")
     page = page_of(tmp_path / "a", tmp_path / "b", output=tmp_path / "two.html")
@@ -160,14 +160,17 @@ def test_a_class_agnostic_run_has_a_page(tmp_path):
 
 def test_test_writes_a_page_with_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    settings = [
-        *("--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", str(RAW)),
-        *("--ckpt_path", str(write_random_checkpoint(tmp_path / "random.ckpt"))),
-        *("--data.input_size", "[90, 160]"),
-        *("--model.pixel_frame", "native", "--results.pictures", "2"),
-        *("--data.num_workers", "0", "--trainer.accelerator", "cpu"),
-    ]
-    assert run(["test", *settings]) == 0
+    settings = {
+        "config": ROOT / "configs" / "size_aware.yaml",
+        "data.root": RAW,
+        "ckpt_path": write_random_checkpoint(tmp_path / "random.ckpt"),
+        "data.input_size": "[90, 160]",
+        "model.pixel_frame": "native",
+        "results.pictures": 2,
+        "data.num_workers": 0,
+        "trainer.accelerator": "cpu",
+    }
+    assert run(["test", *(f"--{name}={value}" for name, value in settings.items())]) == 0
     folder = Path("runs/size_aware/version_0")
     assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
     results = json.loads((folder / "metrics.json").read_text())

@@ -19,12 +19,11 @@ def browser(tmp_path):
         pytest.skip("needs chromium and chromedriver")
     options = selenium.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (
-        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-        *("disable-dev-shm-usage", f"user-data-dir={tmp_path / 'profile'}"),
-    ):
+    flags = "headless=new no-sandbox no-first-run"
+    disabled = "gpu quic background-networking component-update sync dev-shm-usage"
+    for flag in (*flags.split(), *(f"disable-{feature}" for feature in disabled.split())):
         options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
     driver.set_page_load_timeout(600)

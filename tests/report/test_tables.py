@@ -12,9 +12,9 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch.utils.tensorboard import SummaryWriter
 
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
+from etram_det.report.metric_plots import show_results
 from etram_det.report.run_files import results_of, write_results
 from etram_det.report.tables import detail_tables, summary_tables
-from etram_det.report.tensorboard import show_results
 from etram_det.types import Detections, Labels
 
 

@@ -224,7 +224,7 @@ class _Results:
             rows["track_id"] = self._tracker.update(end_us, rows)
         self._boxes.add(end_us, rows, with_tracks=self._tracker is not None)
         if self._video is not None:
-            self._video.add(frame, end_us, rows)
+            self._video.add(self._video.picture(frame, end_us, rows))
 
     def finish(self) -> None:
         """Complete all files and move them into place."""

@@ -18,11 +18,10 @@ from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.progress import screen
 from etram_det.report.gallery import Gallery
-from etram_det.report.metric_plots import precision_recall_plot
+from etram_det.report.metric_plots import precision_recall_plot, show_results
 from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, summary_tables
-from etram_det.report.tensorboard import show_results
 from etram_det.training.callbacks.loggers import show_picture
 
 FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns

@@ -10,8 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from etram_det.drawing.frames import Image
-from etram_det.drawing.labelled_frames import Boxes, labelled_picture
+from etram_det.drawing.frames import Boxes, Image, labelled_picture
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, part_of_day
 from etram_det.training.callbacks.loggers import show_picture
