@@ -20,8 +20,7 @@ from rich.table import Table
 from etram_det.files import write_text
 from etram_det.tools.sweep.study import SharedStudy
 
-# Earlier releases could prune.
-_STATES = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}
+_STATES = {"COMPLETE": "complete", "FAIL": "failed"}
 
 
 def progress_line(shared: SharedStudy, number: int, total: int) -> str:
