@@ -62,8 +62,7 @@ class SettingsParser(LightningArgumentParser):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        own = {"formatter_class": PlainHelpFormatter, "description": _DESCRIPTION}
-        super().__init__(exit_on_error=False, **(kwargs | own))
+        super().__init__(**({"formatter_class": PlainHelpFormatter} | kwargs))
         self.files: dict[str, str] = {}
         self._has_baseline = False  # which is read before the user's files
 
@@ -324,6 +323,7 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     # TensorFloat-32 for what stays in float32; does nothing on machines without it.
     torch.set_float32_matmul_precision("high")
     settings = settings_arguments(args[1:])
+    of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:
         return EtramCLI(
             DetectionModule,
@@ -335,7 +335,11 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
             save_config_callback=Provenance,
             save_config_kwargs={"overwrite": True, "arguments": args},
             parser_class=SettingsParser,
-            parser_kwargs={"prog": "python -m etram_det"},
+            parser_kwargs={
+                "prog": "python -m etram_det",
+                "exit_on_error": False,
+                **{name: dict(of_command) for name in EtramCLI.subcommands()},
+            },
             trainer_defaults={"use_distributed_sampler": False},  # the plan shares them out
         )
     except MisconfigurationException as error:
