@@ -85,9 +85,6 @@ def configuration_file(name: str, flag: str = "--config") -> str:
 def settings_arguments(args: Sequence[str]) -> list[str]:
     """Arguments of one of Lightning's commands: the baseline, other files, then all other flags.
 
-    Args:
-        args: flags of the user, with names of configurations and old names of settings.
-
     Raises:
         UserError: a configuration is missing.
         ArgumentError: the last flag is ``--config``, without a value.
@@ -143,10 +140,6 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
 
     A flag that is true or false may stand alone. Where the first parameter is a list without a
     default, words that no flag takes are its values.
-
-    Args:
-        args: of the command line, without the command.
-        function: the tool.
     """
     hints = get_type_hints(function)
     lists = {  # with the single words that may stand for a list
@@ -191,12 +184,7 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
 
 
 def in_own_keys(message: str, function: Callable[..., Any]) -> str:
-    """A message with a tool's own keys: ``frames.bins`` or ``root`` where ``fit`` has ``data.…``.
-
-    Args:
-        message: of a mistake in a setting.
-        function: the tool.
-    """
+    """A message with a tool's own keys: ``frames.bins`` or ``root`` for ``data.…``."""
     keys: dict[str, str] = {}
     for name, hint in get_type_hints(function).items():
         inner = [field.name for field in fields(hint)] if is_dataclass(hint) else []

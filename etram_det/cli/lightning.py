@@ -105,9 +105,8 @@ class EtramCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's commands, each with those of its settings that are not for users."""
         # Whether a checkpoint may run code as it is read is not a matter of settings: it may not.
-        return {
-            name: hidden | {"weights_only"} for name, hidden in LightningCLI.subcommands().items()
-        }
+        theirs = LightningCLI.subcommands()
+        return {name: hidden | {"weights_only"} for name, hidden in theirs.items()}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -159,21 +158,17 @@ class EtramCLI(LightningCLI):
                 "or best for that of the newest run"
             )
         if self.ckpt_path and config.model.init_from and command == "fit":
-            _log.info(
+            message = (
                 "model.init_from: %s is not read, as training goes on from the weights of "
-                "ckpt_path %s",
-                config.model.init_from,
-                self.ckpt_path,
+                "ckpt_path %s"
             )
+            _log.info(message, config.model.init_from, self.ckpt_path)
         self._checkpoint = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
         stored = {} if self._checkpoint is None else self._checkpoint.settings
         channels = channels_of(config.data.bins, config.data.representation)
         require_same_data(stored, class_names_of(config.data.class_names), channels)
         for name in ARCHITECTURE:
-            theirs, ours = (
-                list(value) if isinstance(value, tuple) else value
-                for value in (stored.get(name), config.model[name])
-            )
+            theirs, ours = map(_as_list, (stored.get(name), config.model[name]))
             if theirs is None:
                 continue
             if theirs != ours and self._is_given(f"model.{name}"):
@@ -230,7 +225,9 @@ class EtramCLI(LightningCLI):
         for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
             value = getattr(trainer, name)
             if value is not None and value < least:
-                raise UserError(f"trainer.{name}: must be at least {least}, got {value}: raise it")
+                raise UserError(
+                    f"trainer.{name}: must be at least {least}, got {value:g}: raise it"
+                )
         interval = trainer.val_check_interval
         if isinstance(interval, (int, float)) and interval <= 0:
             raise UserError(
@@ -344,3 +341,7 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
         )
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

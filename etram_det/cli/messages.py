@@ -34,12 +34,7 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory"
 
 
 def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
-    """A message of jsonargparse in one line; behind that of an unknown setting, the nearest one.
-
-    Args:
-        message: jsonargparse's.
-        known: dotted names of all settings.
-    """
+    """A message of jsonargparse in one line; behind that of an unknown setting, the nearest one."""
     line = " ".join(message.split())
     if unknown := _UNKNOWN_SETTING.fullmatch(message):
         key = unknown["key"] or unknown["option"] or unknown["flag"]
@@ -109,10 +104,7 @@ def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
 
 
 def message_and_code(error: BaseException) -> tuple[str, int] | None:
-    """Message of an error in one line, and the exit code.
-
-    Args:
-        error: what ended a command.
+    """Message of an error that ended a command, in one line, and the exit code.
 
     Returns:
         The message, and 2 for a mistake in settings or files, 1 for a fault at run time; None for
@@ -146,11 +138,7 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
 
 
 def is_for_user(record: logging.LogRecord) -> bool:
-    """Whether a process prints a message: rank zero prints all, the others warnings of their own.
-
-    Args:
-        record: of any logger.
-    """
+    """Whether this process prints a message: rank zero prints all, others their warnings."""
     lightning: Any = sys.modules.get("lightning_utilities.core.rank_zero")
     rank = 0 if lightning is None else getattr(lightning.rank_zero_only, "rank", 0)
     return rank == 0 or record.levelno > logging.INFO
@@ -168,6 +156,5 @@ def _of_files(error: OSError, folder: str | None) -> str:
     if not name and error.errno in (*_FULL, errno.EROFS):
         name = folder
     where = f"{name}: " if name else ""
-    if error.errno in _FULL:
-        return f"{where}cannot be written, the disk is full ({what}): make room"
-    return f"{where}{what}"
+    is_full = error.errno in _FULL
+    return where + (f"cannot be written, the disk is full ({what}): make room" if is_full else what)

@@ -68,12 +68,7 @@ def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
 
 
 def log_changes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
-    """Log which settings of model and trainer are not those that a checkpoint was trained with.
-
-    Args:
-        checkpoint: what a run resumes from.
-        config: of ``fit``, as plain values.
-    """
+    """Log which settings of model and trainer are not those that a checkpoint was trained with."""
     differences = _differences(checkpoint.config or config, config)
     changes = [each for each in differences if each[0].startswith(("model.", "trainer."))]
     if changes:

@@ -112,14 +112,14 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 3, lambda: cut(recording()))
         assert run([*FIT, "--data.on_unreadable_recording", "skip"]) == 0
-    told = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
-    assert len(told) == 2
-    assert told[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
-    assert f"{recording()}: cannot be read as HDF5" in told[0]
-    assert told[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
+    skips = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
+    assert len(skips) == 2
+    assert skips[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
+    assert f"{recording()}: cannot be read as HDF5" in skips[0]
+    assert skips[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     [count] = last["callbacks"]["BadRecordings"].values()
-    assert f"{count} of train_day_0001" in told[1]
+    assert f"{count} of train_day_0001" in skips[1]
     assert count >= 3
 
 
@@ -272,7 +272,7 @@ def fail_in_a_writer(error, monkeypatch, capfd):
     return capfd.readouterr().err
 
 
-def test_writing_threads_leave_it_to_the_main_one_to_tell_of_the_disk(monkeypatch, capfd):
+def test_writing_threads_leave_the_error_of_the_disk_to_the_main_one(monkeypatch, capfd):
     assert fail_in_a_writer(OSError(errno.ENOSPC, "full"), monkeypatch, capfd) == ""
     assert "KeyError: 'x'" in fail_in_a_writer(KeyError("x"), monkeypatch, capfd)
 
