@@ -24,17 +24,15 @@ from etram_det.models.detector import Detector
 from support.paths import ROOT
 from support.raw_files import boxes_at, random_events, write_raw
 
-FIT = [
-    "fit",
-    *("--config", str(ROOT / "configs" / "size_aware.yaml")),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--model.max_detections", "20", "--data.root", "data", "--data.input_size", "[48, 64]"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.num_steps", "2"),
-    *("--trainer.max_steps", "10", "--trainer.val_check_interval", "5"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-    *("--checkpoint.every_n_steps", "2"),
-]
+FIT = ["fit", "--config", str(ROOT / "configs" / "size_aware.yaml")]
+FIT += """
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33 --model.max_detections 20
+    --data.root data --data.input_size [48,64]
+    --data.num_workers 0 --data.train_lanes 2 --data.num_steps 2
+    --trainer.max_steps 10 --trainer.val_check_interval 5
+    --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1
+    --trainer.accelerator cpu --trainer.enable_progress_bar false --checkpoint.every_n_steps 2
+""".split()
 
 
 @pytest.fixture(autouse=True)

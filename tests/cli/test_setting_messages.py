@@ -13,13 +13,13 @@ from support.random_checkpoint import write_random_checkpoint
 
 RAW = str(ROOT / "tests" / "reference" / "raw_etram")
 KNOWN = ["data.root", "data.num_steps", "model.embed_dim", "trainer.max_steps", "seed_everything"]
-SETTINGS = [
-    *("--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", RAW),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.input_size", "[90, 160]"),
-    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-    *("--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"),
-]
+SETTINGS = ["--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", RAW]
+SETTINGS += """
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33
+    --data.num_workers 0 --data.train_lanes 2 --data.input_size [90,160]
+    --trainer.accelerator cpu --trainer.enable_progress_bar false
+    --trainer.limit_val_batches 0 --trainer.num_sanity_val_steps 0
+""".split()
 
 
 @pytest.fixture(autouse=True)
