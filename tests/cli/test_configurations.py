@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
@@ -134,7 +135,10 @@ def test_another_loss_has_its_own_defaults():
         value = loss[f"model.loss.init_args.{name}"]
         assert value == (list(parameter.default) if name == "weighted_terms" else parameter.default)
     Path("mine.yaml").write_text("model:\n  loss:\n    class_path: SizeAwareLossWrapper\n")
-    assert resolved("--config", "mine.yaml") == loss
+    settings = resolved("--config", "mine.yaml")
+    module, _, name = settings["model.loss.class_path"].rpartition(".")  # its public name will do
+    assert getattr(import_module(module), name) is SizeAwareLossWrapper
+    assert settings | {"model.loss.class_path": loss["model.loss.class_path"]} == loss
 
 
 def test_the_configuration_of_an_older_run_still_resolves_to_the_same(capsys):
