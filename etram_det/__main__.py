@@ -6,6 +6,8 @@ import ctypes
 import os
 import sys
 
+from etram_det.cli.commands import run
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -15,11 +17,6 @@ def main() -> None:
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    try:
-        from etram_det.cli.commands import run
-    except KeyboardInterrupt:  # loading takes seconds
-        sys.stderr.write("etram_det: error: interrupted\n")
-        sys.exit(1)
     sys.exit(run(sys.argv[1:]))
 
 

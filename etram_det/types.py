@@ -16,28 +16,35 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # files, drawing and inference work without PyTorch
     from torch import Tensor
+    from typing_extensions import Self
 
 # One (hidden, cell) pair [B, C, h, w] for each backbone stage; one row for each lane.
 State: TypeAlias = "list[tuple[Tensor, Tensor]]"
 
 Array = TypeVar("Array", "Tensor", NDArray[Any])
-Container = TypeVar("Container", "Labels", "Detections[Tensor]", "Batch")
-
-
-def _map_tensors(container: Container, function: Any) -> Container:
-    """Apply ``function`` to each tensor in a container, nested containers included."""
-    changes: dict[str, Any] = {}
-    for name in (each.name for each in fields(container)):
-        value = getattr(container, name)
-        if isinstance(value, Labels):
-            changes[name] = _map_tensors(value, function)
-        elif hasattr(value, "shape"):
-            changes[name] = function(value)
-    return replace(container, **changes)
 
 
 @dataclass
-class Labels:
+class _Container:
+    """What holds tensors, some of them in containers of their own."""
+
+    def _mapped(self, function: Any) -> Self:
+        changes: dict[str, Any] = {}
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, _Container):
+                changes[name] = value._mapped(function)
+            elif hasattr(value, "shape"):
+                changes[name] = function(value)
+        return replace(self, **changes)
+
+    def to(self, device: Any, non_blocking: bool = False) -> Self:
+        """The same content on ``device``."""
+        return self._mapped(lambda x: x.to(device, non_blocking=non_blocking))
+
+
+@dataclass
+class Labels(_Container):
     """Ground-truth boxes of ``N`` labelled frames, padded to the fullest one.
 
     Attributes:
@@ -66,10 +73,6 @@ class Labels:
         valid = self.valid[index]
         return self.boxes[index][valid], self.classes[index][valid]
 
-    def to(self, device: Any, non_blocking: bool = False) -> Labels:
-        """The same labels on ``device``."""
-        return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
-
     @staticmethod
     def stack(frame: list[int], boxes: list[Tensor], classes: list[Tensor]) -> Labels:
         """Pad per-frame boxes ``[M_i, 4]`` and classes ``[M_i]`` into one container."""
@@ -86,11 +89,10 @@ class Labels:
 
 
 @dataclass
-class Detections(Generic[Array]):
+class Detections(_Container, Generic[Array]):
     """What the detector found in one frame, best score first.
 
     The arrays are tensors in training and evaluation, and NumPy's in inference and in files.
-
 
     Attributes:
         boxes: ``[D, 4]`` float32, ``xyxy`` in pixels of the input frame.
@@ -112,10 +114,6 @@ class Detections(Generic[Array]):
         """``[D]`` objectness times class confidence."""
         return self.objectness * self.class_confidence
 
-    def to(self: Detections[Tensor], device: Any, non_blocking: bool = False) -> Detections[Tensor]:
-        """The same detections, boxes ``[D, 4]``, on ``device``."""
-        return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
-
     def numpy(self) -> Detections[NDArray[Any]]:
         """The same detections in NumPy arrays, on the host."""
         arrays = (getattr(self, each.name) for each in fields(self))
@@ -125,7 +123,7 @@ class Detections(Generic[Array]):
 
 
 @dataclass
-class Batch:
+class Batch(_Container):
     """``T`` consecutive frames of ``B`` lanes.
 
     Attributes:
@@ -159,13 +157,9 @@ class Batch:
     num_outside: dict[int, int] = field(default_factory=dict)
     repaired_share: dict[int, float] = field(default_factory=dict)
 
-    def to(self, device: Any, non_blocking: bool = False) -> Batch:
-        """The same batch on ``device``."""
-        return _map_tensors(self, lambda x: x.to(device, non_blocking=non_blocking))
-
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for copies that overlap with computing."""
-        return _map_tensors(self, lambda x: x.pin_memory())
+        return self._mapped(lambda x: x.pin_memory())
 
 
 def dotted_items(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

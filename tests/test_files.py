@@ -27,7 +27,7 @@ def test_a_file_takes_its_name_when_it_is_written(tmp_path):
 
 def test_what_stops_the_writing_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "last.ckpt"
-    write_text(path, "whole")
+    write_text(path, "complete")
 
     def write_half():
         with replacing(path) as unfinished:
@@ -36,7 +36,7 @@ def test_what_stops_the_writing_leaves_the_file_as_it_was(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
-    assert path.read_text() == "whole"
+    assert path.read_text() == "complete"
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
@@ -44,7 +44,7 @@ def test_what_a_kill_left_goes_with_the_next_writing(tmp_path):
     path = tmp_path / "last.ckpt"
     left_over = path.with_name(f".last.ckpt{UNFINISHED}")
     left_over.write_text("half")
-    write_text(path, "whole")
+    write_text(path, "complete")
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 

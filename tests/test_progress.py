@@ -5,6 +5,7 @@ import sys
 from rich.table import Table
 
 from etram_det.progress import screen
+from support.paths import ROOT
 
 
 def wide_table():
@@ -25,6 +26,12 @@ def test_a_file_gets_tables_of_the_given_width(capsys):
     assert "x" * 100 in capsys.readouterr().out
     screen(width=50).print(wide_table())
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
+
+
+def test_one_place_makes_consoles():
+    sources = (ROOT / "etram_det").rglob("*.py")
+    users = sorted(path.name for path in sources if "Console(" in path.read_text())
+    assert users == ["progress.py", "tensorboard.py"]  # the latter renders tables as text
 
 
 def test_a_terminal_has_its_own_width(monkeypatch):

@@ -71,6 +71,15 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout.split() == []
 
 
+def test_the_overview_of_the_commands_loads_nothing_heavy():
+    command = [sys.executable, "-X", "importtime", "-m", "etram_det", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "Each command explains its settings with --help." in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "jsonargparse" in loaded
+    assert not loaded & (HEAVY - {"jsonargparse"})
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_the_examples_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -60,23 +59,23 @@ def run(args: Sequence[str]) -> int:
         with quiet_writers():
             _run(command, args[1:])
     except StoppedBySignal as stop:
-        sys.stderr.write(f"{start}etram_det: {stop}\n")
+        screen(stderr=True).out(f"{start}etram_det: {stop}")
         return stop.exit_code
     except (Exception, KeyboardInterrupt) as error:
-        told = message_and_code(error)
-        if told is None:
+        known = message_and_code(error)
+        if known is None:
             raise
-        message, code = told
+        message, code = known
         if command in TOOLS:
             message = in_own_keys(message, _tool(command))
-        sys.stderr.write(f"{start if code == 1 else ''}etram_det: error: {message}\n")
+        screen(stderr=True).out(f"{start if code == 1 else ''}etram_det: error: {message}")
         return code
     return 0
 
 
 def _run(command: str, args: Sequence[str]) -> None:
     if command in LIGHTNING_COMMANDS:
-        importlib.import_module("etram_det.cli.lightning").run_lightning([command, *args])
+        importlib.import_module("etram_det.cli.lightning").lightning_cli([command, *args])
     elif command in TOOLS:
         function = _tool(command)
         auto_cli(
@@ -123,16 +122,12 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 def _overview() -> str:
     tools = {name: text for name, (_, text) in TOOLS.items()}
-    rows = [f"  {name:<10} {text}" for name, text in (LIGHTNING_COMMANDS | tools).items()]
-    return "\n".join(
-        [
-            "Detect road users in event-camera recordings.",
-            "",
-            "  python -m etram_det COMMAND [--config FILE.yaml …] [--KEY VALUE …]",
-            "",
-            *rows,
-            "",
-            "Each command explains its settings with --help.",
-            "",
-        ]
-    )
+    rows = "\n".join(f"  {name:<10} {x}" for name, x in (LIGHTNING_COMMANDS | tools).items())
+    return f"""Detect road users in event-camera recordings.
+
+  python -m etram_det COMMAND [--config FILE.yaml …] [--KEY VALUE …]
+
+{rows}
+
+Each command explains its settings with --help.
+"""

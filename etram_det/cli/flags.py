@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from argparse import ArgumentParser
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
@@ -24,10 +25,9 @@ RENAMED = {
     "data.on_bad_recording": "data.on_unreadable_recording",
 }
 _RESIZE = {"scale": "stretch", "pad": "letterbox"}  # old and new values of --resize, once --fit
-_ANSWERS = ("true", "false")
 _MAX_SHOWN = 60  # characters of a value in a message
 
-logger = logging.getLogger("etram_det")
+_log = logging.getLogger(__name__)
 
 
 class PlainHelpFormatter(DefaultHelpFormatter):
@@ -85,27 +85,15 @@ def configuration_file(name: str, flag: str = "--config") -> str:
 def settings_arguments(args: Sequence[str]) -> list[str]:
     """Arguments of one of Lightning's commands: the baseline, other files, then all other flags.
 
-    Args:
-        args: flags of the user, with names of configurations and old names of settings.
-
     Raises:
         UserError: a configuration is missing.
+        ArgumentError: the last flag is ``--config``, without a value.
     """
-    files = ["--config", str(configurations() / BASELINE)]
-    flags: list[str] = []
-    before = ""
-    for arg in args:
-        flag, equals, value = arg.partition("=")
-        if before in ("-c", "--config"):
-            files += ["--config", configuration_file(arg)]
-        elif flag == "--config" and equals:
-            files += ["--config", configuration_file(value)]
-        elif arg not in ("-c", "--config"):
-            flags.append(_with_new_name(arg))
-        before = "" if before in ("-c", "--config") else arg
-    if before in ("-c", "--config"):
-        flags.append(before)  # without its value, which the parser reports
-    return files + flags
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    named, flags = parser.parse_known_args(args)
+    files = [str(configurations() / BASELINE), *map(configuration_file, named.config)]
+    return [word for file in files for word in ("--config", file)] + [*map(_with_new_name, flags)]
 
 
 def read_settings(text: str, file: str, groups: Collection[str]) -> str:
@@ -121,11 +109,11 @@ def read_settings(text: str, file: str, groups: Collection[str]) -> str:
     """
     try:
         settings = get_loader("yaml")(text)
-        is_empty = settings is None and yaml.compose(text) is None
     except (yaml.YAMLError, ValueError) as error:  # the latter for numbers of too many digits
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: must hold settings in YAML, got {reason}: correct it") from error
-    settings = {} if is_empty else settings
+        raise UserError(f"{file}: must hold settings in YAML, got {reason}") from error
+    if settings is None:
+        return "{}"
     if not isinstance(settings, dict):
         raise UserError(
             f"{file}: must hold settings by name, got {_shown(settings)}: use a form such as "
@@ -144,7 +132,7 @@ def read_settings(text: str, file: str, groups: Collection[str]) -> str:
             _log_new_name(old, new, f"{file}: ")
             holder.setdefault(new.rpartition(".")[2], holder.pop(last))
             text = yaml.safe_dump(settings, sort_keys=False)
-    return "{}" if is_empty else text
+    return text
 
 
 def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[str]:
@@ -152,66 +140,51 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
 
     A flag that is true or false may stand alone. Where the first parameter is a list without a
     default, words that no flag takes are its values.
-
-    Args:
-        args: of the command line, without the command.
-        function: the tool.
     """
-    hints = get_type_hints(function).items()
+    hints = get_type_hints(function)
     lists = {  # with the single words that may stand for a list
         f"--{name}": {"null", *_literals(hint)}
-        for name, hint in hints
+        for name, hint in hints.items()
         if {get_origin(each) for each in (hint, *get_args(hint))} & {tuple, Sequence}
     }
+    switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
     first = next(iter(signature(function).parameters.values()))
     gathers = f"--{first.name}" in lists and first.default is Parameter.empty
-    own, fit = list(args), None
-    if "--" in args:
-        own, fit = own[: own.index("--")], own[own.index("--") + 1 :]
-    own = _with_new_flags(own, [name for name, _ in hints])
-    switches = {f"--{name}" for name, hint in hints if hint is bool}
-    own = [
-        f"{arg}=true" if _underscored(arg) in switches and following not in _ANSWERS else arg
-        for arg, following in zip(own, [*own, ""][1:], strict=True)
-    ]
-    words: list[list[str]] = []  # each with its further values
-    gathered: list[str] = []
-    lacks_value = False  # whether the word before is a flag whose value is still to come
-    for arg in own:
-        is_flag = re.match(r"--|-\D", arg) is not None
-        flag, equals, value = _underscored(arg).partition("=")
-        if not is_flag and words and words[-1][0] in lists:
-            words[-1].append(arg)
-        elif not is_flag and gathers and not lacks_value:
-            gathered.append(arg)
-        elif equals and flag in lists:
-            words.append([flag, value])
+    end = args.index("--") if "--" in args else len(args)
+
+    found: list[tuple[str, str, list[str]]] = [("", "", [])]  # flag, "=", the words behind it
+    for arg in args[:end]:
+        if re.match(r"--|-\D", arg):
+            flag, equals, value = arg.partition("=")
+            flag = re.sub(r"(?<=\w)-", "_", flag)  # --class-names as --class_names
+            found.append((flag, equals, [value] if equals else []))
         else:
-            words.append([_underscored(arg)])
-        lacks_value = is_flag and "=" not in arg
-    if fit is not None:
-        words.append(["--fit", json.dumps(fit)])
-    return [
-        *([json.dumps(gathered)] if gathered else []),
-        *(
-            word
-            for flag, *values in words
-            for word in (
-                [flag, *values]
-                if _is_whole(values, lists.get(flag, ()))
-                else [flag, json.dumps(values)]
-            )
-        ),
-    ]
+            found[-1][2].append(arg)
+
+    words: list[str] = []
+    gathered: list[str] = []
+    for flag, equals, values in found:
+        if "resize" in hints:
+            flag, values = _with_new_resize(flag, values)
+        if flag in lists:
+            is_whole = len(values) == 1 and (values[0] in lists[flag] or values[0][:1] == "[")
+            words += [flag, *(values if is_whole or not values else [json.dumps(values)])]
+            continue
+        if flag in switches and not equals and values[:1] not in (["true"], ["false"]):
+            words.append(f"{flag}=true")
+        elif equals:
+            words.append(f"{flag}={values.pop(0)}")
+        elif flag:
+            words += [flag, *values[:1]]
+            del values[:1]
+        (gathered if gathers else words).extend(values)
+    if end < len(args):
+        words += ["--fit", json.dumps(args[end + 1 :])]
+    return [*([json.dumps(gathered)] if gathered else []), *words]
 
 
 def in_own_keys(message: str, function: Callable[..., Any]) -> str:
-    """A message with a tool's own keys: ``frames.bins`` or ``root`` where ``fit`` has ``data.…``.
-
-    Args:
-        message: of a mistake in a setting.
-        function: the tool.
-    """
+    """A message with a tool's own keys: ``frames.bins`` or ``root`` for ``data.…``."""
     keys: dict[str, str] = {}
     for name, hint in get_type_hints(function).items():
         inner = [field.name for field in fields(hint)] if is_dataclass(hint) else []
@@ -228,19 +201,6 @@ def _literals(hint: Any) -> list[str]:
     ]
 
 
-def _is_whole(values: Sequence[str], names: Collection[str]) -> bool:
-    """Whether this is no list in words, but nothing, a name, or a list in one word."""
-    return not values or (len(values) == 1 and (values[0] in names or values[0].startswith("[")))
-
-
-def _underscored(arg: str) -> str:
-    """``--class-names`` as ``--class_names``: tools take both spellings of a flag."""
-    if not arg.startswith("--"):
-        return arg
-    flag, equals, value = arg[2:].partition("=")
-    return f"--{flag.replace('-', '_')}{equals}{value}"
-
-
 def _with_new_name(arg: str) -> str:
     """``--bad_steps.most_in_a_row=5`` as ``--non_finite_steps.most_in_a_row=5``."""
     for old, new in RENAMED.items():
@@ -250,28 +210,18 @@ def _with_new_name(arg: str) -> str:
     return arg
 
 
-def _with_new_flags(args: list[str], names: Collection[str]) -> list[str]:
-    """A tool's arguments, with ``--resize letterbox`` for ``--fit pad`` where it has that flag."""
-    if "resize" not in names:
-        return args
-    found: list[str] = []
-    for arg in args:
-        flag, _, value = arg.partition("=")
-        if flag == "--fit":
-            _log_new_name("--fit", "--resize")
-            found += ["--resize", _RESIZE.get(value, value)] if value else ["--resize"]
-        else:
-            found.append(_RESIZE.get(arg, arg) if found[-1:] == ["--resize"] else arg)
-    return found
+def _with_new_resize(flag: str, values: list[str]) -> tuple[str, list[str]]:
+    """``--resize letterbox`` for ``--fit pad``."""
+    if flag == "--fit":
+        _log_new_name(flag, "--resize")
+    elif flag != "--resize":
+        return flag, values
+    return "--resize", [_RESIZE.get(value, value) for value in values[:1]] + values[1:]
 
 
 def _log_new_name(old: str, new: str, where: str = "") -> None:
-    logger.warning(
-        "%s%s is renamed to %s: use the new name, this release is the last to know the old one",
-        where,
-        old,
-        new,
-    )
+    message = "%s%s is renamed to %s: use the new name, the old one goes with the next release"
+    _log.warning(message, where, old, new)
 
 
 def _plain(text: str) -> str:

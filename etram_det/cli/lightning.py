@@ -63,8 +63,8 @@ class SettingsParser(LightningArgumentParser):
             such file.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"formatter_class": PlainHelpFormatter} | kwargs))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**({"formatter_class": PlainHelpFormatter} | kwargs))
         self.files: dict[str, str] = {}
         self._has_baseline = False  # which is read before the user's files
 
@@ -108,9 +108,8 @@ class EtramCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's commands, each with those of its settings that are not for users."""
         # Whether a checkpoint may run code as it is read is not a matter of settings: it may not.
-        return {
-            name: hidden | {"weights_only"} for name, hidden in LightningCLI.subcommands().items()
-        }
+        theirs = LightningCLI.subcommands()
+        return {name: hidden | {"weights_only"} for name, hidden in theirs.items()}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -128,8 +127,8 @@ class EtramCLI(LightningCLI):
         return parser
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        own = {"weights_only": True, "ckpt_path": self.ckpt_path}
-        return super()._prepare_subcommand_kwargs(subcommand) | own
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return kwargs | {"weights_only": True, "ckpt_path": self.ckpt_path}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and report a mistake in it in one line.
@@ -162,30 +161,22 @@ class EtramCLI(LightningCLI):
                 "or best for that of the newest run"
             )
         if self.ckpt_path and config.model.init_from and command == "fit":
-            _log.info(
+            message = (
                 "model.init_from: %s is not read, as training goes on from the weights of "
-                "ckpt_path %s",
-                config.model.init_from,
-                self.ckpt_path,
+                "ckpt_path %s"
             )
-        self._checkpoint = self._read_checkpoint()
+            _log.info(message, config.model.init_from, self.ckpt_path)
+        self._checkpoint = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
         stored = {} if self._checkpoint is None else self._checkpoint.settings
-        require_same_data(
-            stored,
-            class_names_of(config.data.class_names),
-            channels_of(config.data.bins, config.data.representation),
-        )
+        channels = channels_of(config.data.bins, config.data.representation)
+        require_same_data(stored, class_names_of(config.data.class_names), channels)
         for name in ARCHITECTURE:
-            theirs, ours = (_as_list(some.get(name)) for some in (stored, config.model))
+            theirs, ours = map(_as_list, (stored.get(name), config.model[name]))
             if theirs is None:
                 continue
             if theirs != ours and self._is_given(f"model.{name}"):
-                _log.info(
-                    "model.%s follows the checkpoint: %s (the configuration has %s)",
-                    name,
-                    theirs,
-                    ours,
-                )
+                message = "model.%s follows the checkpoint: %s (the configuration has %s)"
+                _log.info(message, name, theirs, ours)
             config.model[name] = theirs
 
     def _is_given(self, name: str) -> bool:
@@ -198,36 +189,34 @@ class EtramCLI(LightningCLI):
         parser = self._parser(self.config.subcommand)
         return json.loads(parser.dump(config, skip_none=False, format="json"))
 
-    def _read_checkpoint(self) -> Checkpoint | None:
-        """The chosen checkpoint, if there is one."""
-        return read_checkpoint(self.ckpt_path) if self.ckpt_path else None
-
     def before_instantiate_classes(self) -> None:
-        """Look for the loggers' packages, and leave out a progress bar that is turned off.
-
-        Lightning would take it for a clash.
-        """
-        config = (
-            self.config[self.config.subcommand] if self.config.get("subcommand") else self.config
-        )
-        require_packages(config.trainer.logger)
-        if config.trainer.enable_progress_bar is False:
-            self.trainer_defaults["callbacks"] = [
-                callback
-                for callback in self.trainer_defaults["callbacks"]
-                if not isinstance(callback, RunProgressBar)
-            ]
+        """Look for the loggers' packages."""
+        require_packages(self._get(self.config, "trainer").logger)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         precision = str(config.get("precision") or PRECISIONS[0])
         if precision not in PRECISIONS and precision not in ("32", "bf16", "16"):
             raise UserError(
                 f"trainer.precision: must be one of {', '.join(PRECISIONS)}, got {precision}: "
-                "Set one of them"
+                "set one of them"
             )
-        if config.get("enable_checkpointing") is False:
-            # A checkpoint callback beside it would be a clash for Lightning.
-            callbacks = [each for each in callbacks if not isinstance(each, RunCheckpoint)]
+        callbacks = [
+            *callbacks,
+            RunProgressBar(),
+            ExactResume(),
+            OptimisationMonitor(),
+            HyperParameters(),
+            PredictionWriter(),
+            UnreadableRecordings(),
+            DroppedEvents(),
+        ]
+        # What is turned off would be a clash for Lightning.
+        for flag, callback in (
+            ("enable_checkpointing", RunCheckpoint),
+            ("enable_progress_bar", RunProgressBar),
+        ):
+            if config.get(flag) is False:
+                callbacks = [each for each in callbacks if not isinstance(each, callback)]
         plugins = config.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
         if not any(isinstance(each, CheckpointIO) for each in plugins):
@@ -240,12 +229,12 @@ class EtramCLI(LightningCLI):
             value = getattr(trainer, name)
             if value is not None and value < least:
                 raise UserError(
-                    f"trainer.{name}: must be at least {least}, got {value}: Set it higher"
+                    f"trainer.{name}: must be at least {least}, got {value:g}: raise it"
                 )
         interval = trainer.val_check_interval
         if isinstance(interval, (int, float)) and interval <= 0:
             raise UserError(
-                f"trainer.val_check_interval: must be above 0, got {interval}: Set a number of "
+                f"trainer.val_check_interval: must be above 0, got {interval}: set a number of "
                 "steps, or a share of an epoch"
             )
         return trainer
@@ -254,12 +243,12 @@ class EtramCLI(LightningCLI):
         try:
             super()._set_seed()
         except ValueError as error:
-            raise UserError(f"seed_everything: {error}: correct it") from error
+            raise UserError(f"seed_everything: {error}") from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         self._prepare(subcommand)
         if subcommand in ("validate", "test"):
-            # Lightning's own list of a hundred figures would bury the tables of ResultsWriter.
+            # Lightning's own list of a hundred metrics would bury the tables of ResultsWriter.
             self.config_init[subcommand].verbose = False
         try:
             super()._run_subcommand(subcommand)
@@ -267,14 +256,10 @@ class EtramCLI(LightningCLI):
             fault = in_one_line(error, getattr(self.trainer.logger, "log_dir", None))
             if fault is None:
                 raise
-            raise UserError(f"{fault}{self._way_on(subcommand)}", exit_code=1) from error
-
-    def _way_on(self, subcommand: str) -> str:
-        """Where a training that a fault has ended can go on, if it has a checkpoint."""
-        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
-        if subcommand != "fit" or not last or not Path(last).is_file():
-            return ""
-        return f"; {last} is whole: Use --resume auto to go on from it"
+            last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+            if subcommand == "fit" and last and Path(last).is_file():
+                fault += f"; {last} is complete: use --resume auto to go on from it"
+            raise UserError(fault, exit_code=1) from error
 
     def _prepare(self, subcommand: str) -> None:
         """Raise what is missing or does not fit before a run folder is made."""
@@ -298,12 +283,11 @@ class EtramCLI(LightningCLI):
         log_changes(checkpoint, self._plain(self.config.fit))
         max_steps = self.trainer.max_steps
         if 0 <= max_steps <= checkpoint.step:
-            _log.info(
+            message = (
                 "ckpt_path: the checkpoint is at step %d already and trainer.max_steps is %d, so "
-                "nothing is left to train: raise trainer.max_steps to go on",
-                checkpoint.step,
-                max_steps,
+                "nothing is left to train: raise trainer.max_steps to go on"
             )
+            _log.info(message, checkpoint.step, max_steps)
 
     def _log_to_folder(self, folder: Path, step: int) -> None:
         """Let TensorBoard's logger go on in a run folder, if it is one of its own."""
@@ -337,21 +321,6 @@ def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
             action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
-def run_lightning(args: Sequence[str]) -> None:
-    """Run one of Lightning's commands.
-
-    Args:
-        args: what follows ``python -m etram_det``; the command first.
-
-    Raises:
-        UserError: a setting or file does not fit; the message names it.
-    """
-    try:
-        lightning_cli(args)
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())) from error
-
-
 def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     """Parse and instantiate, and by default run, one of Lightning's commands.
 
@@ -359,40 +328,34 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
         args: what follows ``python -m etram_det``; the command first.
         run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
             what is returned are ready to be used.
+
+    Raises:
+        UserError: a setting or file does not fit; the message names it.
     """
     # TensorFloat-32 for what stays in float32; does nothing on machines without it.
     torch.set_float32_matmul_precision("high")
+    settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
-    parser_settings = {
-        "prog": "python -m etram_det",
-        "exit_on_error": False,
-        **{name: dict(of_command) for name in EtramCLI.subcommands()},
-    }
-    command, settings = args[0], settings_arguments(args[1:])
-    return EtramCLI(
-        DetectionModule,
-        EventDataModule,
-        args=[command, *settings] if run else settings,
-        run=run,
-        seed_everything_default=1,
-        auto_configure_optimizers=False,
-        save_config_callback=Provenance,
-        save_config_kwargs={"overwrite": True, "arguments": args},
-        parser_class=SettingsParser,
-        parser_kwargs=parser_settings if run else {"exit_on_error": False},
-        trainer_defaults={
-            "callbacks": [
-                RunProgressBar(),
-                ExactResume(),
-                OptimisationMonitor(),
-                HyperParameters(),
-                PredictionWriter(),
-                UnreadableRecordings(),
-                DroppedEvents(),
-            ],
-            "use_distributed_sampler": False,  # the plan shares the recordings out itself
-        },
-    )
+    try:
+        return EtramCLI(
+            DetectionModule,
+            EventDataModule,
+            args=[args[0], *settings] if run else settings,
+            run=run,
+            seed_everything_default=1,
+            auto_configure_optimizers=False,
+            save_config_callback=Provenance,
+            save_config_kwargs={"overwrite": True, "arguments": args},
+            parser_class=SettingsParser,
+            parser_kwargs={
+                "prog": "python -m etram_det",
+                "exit_on_error": False,
+                **{name: dict(of_command) for name in EtramCLI.subcommands()},
+            },
+            trainer_defaults={"use_distributed_sampler": False},  # the plan shares them out
+        )
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def _as_list(value: Any) -> Any:

@@ -30,17 +30,11 @@ _LOST_PROCESS = re.compile(
     re.IGNORECASE,
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TORCHS = "OutOfMemoryError"  # by name: PyTorch need not be loaded
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 
 
 def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
-    """A message of jsonargparse in one line; behind that of an unknown setting, the nearest one.
-
-    Args:
-        message: jsonargparse's.
-        known: dotted names of all settings.
-    """
+    """A message of jsonargparse in one line; behind that of an unknown setting, the nearest one."""
     line = " ".join(message.split())
     if unknown := _UNKNOWN_SETTING.fullmatch(message):
         key = unknown["key"] or unknown["option"] or unknown["flag"]
@@ -89,30 +83,28 @@ def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
     """
     if isinstance(error, OSError):
         return _of_files(error, folder)
-    if isinstance(error, MemoryError) or type(error).__name__ == _TORCHS:
-        return _of_memory(error)
-    if isinstance(error, RuntimeError):
-        text = str(error)
-        if "DataLoader worker" in text and re.search("killed by signal|exited unexpected", text):
-            return (
-                f"data.num_workers: a loading process was ended from outside ({_last_line(text)}): "
-                f"mostly for want of memory, then lower data.num_workers"
-            )
-        if _NO_MEMORY.search(text):
-            return _of_memory(error)
-        if _is_distributed() and _LOST_PROCESS.search(text):
-            return (
-                "another process of the run is gone, see its own message "
-                f"({_first_line(text).split('. ')[0]})"
-            )
+    if not isinstance(error, (MemoryError, RuntimeError)):
+        return None
+    text = str(error).strip() or type(error).__name__
+    first_line, last_line = text.partition("\n")[0], text.rpartition("\n")[2]
+    if "DataLoader worker" in text and re.search("killed by signal|exited unexpected", text):
+        return (
+            f"data.num_workers: a loading process was ended from outside ({last_line}): mostly "
+            "for want of memory, then lower data.num_workers"
+        )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return (
+            f"out of memory ({first_line}): lower data.train_lanes, data.eval_lanes, "
+            "data.num_steps or data.num_workers"
+        )
+    if _is_distributed() and _LOST_PROCESS.search(text):
+        reason = first_line.split(". ")[0]
+        return f"another process of the run is gone, see its own message ({reason})"
     return None
 
 
 def message_and_code(error: BaseException) -> tuple[str, int] | None:
-    """Message of an error in one line, and the exit code.
-
-    Args:
-        error: what ended a command.
+    """Message of an error that ended a command, in one line, and the exit code.
 
     Returns:
         The message, and 2 for a mistake in settings or files, 1 for a fault at run time; None for
@@ -120,7 +112,7 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     """
     if isinstance(error, UserError):
         text = str(error)
-        message = re.sub(r"^[\w.]*UserError: ", "", _last_line(text))
+        message = re.sub(r"^[\w.]*UserError: ", "", text.strip().rpartition("\n")[2])
         # What a worker meets comes up while running, whatever code it had there.
         return message, 1 if "in DataLoader worker" in text else error.exit_code
     if isinstance(error, ArgumentError):
@@ -129,12 +121,15 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
         return f"--config: a file of settings must be text in UTF-8, got {error}", 2
     if isinstance(error, ValueError):
         # jsonargparse wraps what the constructor of a nested class raises.
-        mistake = _user_error_behind(error)
+        mistake: BaseException | None = error
+        while mistake is not None and not isinstance(mistake, UserError):
+            mistake = mistake.__cause__
         return None if mistake is None else (str(mistake), mistake.exit_code)
     if isinstance(error, getattr(sys.modules.get("wandb"), "Error", ())):
+        reason = str(error).strip().partition("\n")[0]
         return (
-            f"trainer.logger: W&B cannot be used ({_first_line(str(error))}): run `wandb login`, "
-            "set WANDB_MODE=offline, or leave log_wandb.yaml out"
+            f"trainer.logger: W&B cannot be used ({reason}): run `wandb login`, set "
+            "WANDB_MODE=offline, or leave log_wandb.yaml out"
         ), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 1
@@ -143,21 +138,10 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
 
 
 def is_for_user(record: logging.LogRecord) -> bool:
-    """Whether a process prints a message: rank zero prints all, the others warnings of their own.
-
-    Args:
-        record: of any logger.
-    """
+    """Whether this process prints a message: rank zero prints all, others their warnings."""
     lightning: Any = sys.modules.get("lightning_utilities.core.rank_zero")
     rank = 0 if lightning is None else getattr(lightning.rank_zero_only, "rank", 0)
     return rank == 0 or record.levelno > logging.INFO
-
-
-def _user_error_behind(error: BaseException | None) -> UserError | None:
-    """The mistake that an error was raised from, if there is one."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
 
 
 def _is_distributed() -> bool:
@@ -167,26 +151,10 @@ def _is_distributed() -> bool:
 
 
 def _of_files(error: OSError, folder: str | None) -> str:
-    what = error.strerror or _last_line(str(error))
+    what = error.strerror or str(error).strip().rpartition("\n")[2]
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
     if not name and error.errno in (*_FULL, errno.EROFS):
         name = folder
     where = f"{name}: " if name else ""
-    if error.errno in _FULL:
-        return f"{where}cannot be written, the disk is full ({what}): make room"
-    return f"{where}{what}"
-
-
-def _of_memory(error: BaseException) -> str:
-    return (
-        f"out of memory ({_first_line(str(error)) or type(error).__name__}): lower "
-        "data.train_lanes, data.eval_lanes, data.num_steps or data.num_workers"
-    )
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "")
-
-
-def _last_line(text: str) -> str:
-    return next(reversed(text.strip().splitlines()), "")
+    is_full = error.errno in _FULL
+    return where + (f"cannot be written, the disk is full ({what}): make room" if is_full else what)

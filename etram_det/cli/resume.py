@@ -61,29 +61,24 @@ def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
     if not paths:
         raise UserError(
             f"ckpt_path: {path} must be {path}.ckpt of an earlier run, got none in "
-            f"{_folder_of_runs(config)}: Set it to the path of a checkpoint"
+            f"{_folder_of_runs(config)}: set it to the path of a checkpoint"
         )
     _log.info("ckpt_path: %s", paths[0])
     return str(paths[0])
 
 
 def log_changes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
-    """Log which settings of model and trainer are not those that a checkpoint was trained with.
-
-    Args:
-        checkpoint: what a run resumes from.
-        config: of ``fit``, as plain values.
-    """
+    """Log which settings of model and trainer are not those that a checkpoint was trained with."""
     differences = _differences(checkpoint.config or config, config)
     changes = [each for each in differences if each[0].startswith(("model.", "trainer."))]
     if changes:
         _log.info("ckpt_path: settings changed since then: %s", _described(changes))
     if kept := [name for name, _, _ in changes if name in _KEPT_BY_OPTIMISER]:
-        _log.info(
+        message = (
             "ckpt_path: %s: the optimiser goes on with the checkpoint's; a new training from its "
-            "weights, by model.init_from, takes the new one",
-            ", ".join(kept),
+            "weights, by model.init_from, takes the new one"
         )
+        _log.info(message, ", ".join(kept))
 
 
 def _folder_of_runs(config: Mapping[str, Any]) -> Path:
@@ -99,22 +94,15 @@ def _folder_of_runs(config: Mapping[str, Any]) -> Path:
 def _checkpoints(config: Mapping[str, Any], name: str) -> list[Path]:
     """All checkpoints of a name in the runs of a configuration, the newest first."""
     folder = (config.get("checkpoint") or {}).get("dirpath")
-    found = (
-        [path for path in [Path(folder) / name] if path.is_file()]
-        if folder
-        else _folder_of_runs(config).glob(f"version_*/checkpoints/{name}")
-    )
+    runs = _folder_of_runs(config)
+    found = Path(folder).glob(name) if folder else runs.glob(f"version_*/checkpoints/{name}")
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _newest_of_same_settings(
     paths: Sequence[Path], config: Mapping[str, Any]
 ) -> tuple[Path, int] | None:
-    """The first checkpoint that was trained with the same model, data and seed, and its step.
-
-    Where there is none, the one with the fewest differences is logged; of files that cannot be
-    read, the reason.
-    """
+    """The first checkpoint that was trained with the same model, data and seed, and its step."""
     nearest: tuple[Path, list[Difference]] | None = None
     for path in paths:
         try:
@@ -153,31 +141,27 @@ def _described(differences: Sequence[Difference]) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
-    """Dotted name, their value and ours of the settings that differ so that it can show."""
-    flat_theirs, flat_ours = (
-        {name: value for name, value in dotted_items(config) if value != {}}
+    """The settings that differ so that it can show."""
+    before, now = (
+        {
+            name: _class_of(value) if name.endswith(".class_path") else value
+            for name, value in dotted_items(config)
+            if value != {} and name not in _WITHOUT_EFFECT
+        }
         for config in (theirs, ours)
     )
-    names = sorted(flat_theirs.keys() | flat_ours.keys())
     return [
-        (name, flat_theirs.get(name), flat_ours.get(name))
-        for name in names
-        if name not in _WITHOUT_EFFECT
-        and not _is_same(name, flat_theirs.get(name), flat_ours.get(name))
+        (name, before.get(name), now.get(name))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]
 
 
-def _is_same(name: str, theirs: Any, ours: Any) -> bool:
-    if name.endswith(".class_path") and isinstance(theirs, str) and isinstance(ours, str):
-        return _class_of(theirs) == _class_of(ours)
-    return theirs == ours
-
-
-def _class_of(class_path: str) -> str:
-    """One name for all names of a class: short, moved and alias.
-
-    Nothing is imported, as the name may come from a stranger's file.
-    """
+def _class_of(class_path: Any) -> Any:
+    """One name for all names of a class: short, moved and alias."""
+    if not isinstance(class_path, str):
+        return class_path
+    # Nothing is imported, as the name may come from a stranger's file.
     module, _, name = class_path.rpartition(".")
     found = getattr(sys.modules.get(module), name, None)
     if isinstance(found, type):

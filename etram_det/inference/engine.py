@@ -26,11 +26,7 @@ class Engine(Protocol):
     """A network on one stream of frames."""
 
     def detect(
-        self,
-        frame: NDArray[Any],
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        self, frame: NDArray[Any], score_threshold: float, nms_threshold: float, max_detections: int
     ) -> Detections[NDArray[Any]]:
         """Detect in the next window.
 
@@ -104,13 +100,9 @@ class PyTorchEngine:
         self._frame_shape: tuple[int, ...] = ()
 
     def detect(
-        self,
-        frame: NDArray[Any],
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        self, frame: NDArray[Any], score_threshold: float, nms_threshold: float, max_detections: int
     ) -> Detections[NDArray[Any]]:
-        """Detect in the next window, as :meth:`Engine.detect`; ``frame`` is ``[C, H, W]``."""
+        """As :meth:`Engine.detect`, in the next window's frame ``[C, H, W]``."""
         import torch
 
         from etram_det.models.postprocessing import decode_detections

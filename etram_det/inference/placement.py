@@ -51,10 +51,8 @@ class Placement:
     @property
     def counted_size(self) -> Size:
         """Height and width in which events are counted: no finer than the sensor."""
-        height, width = (
-            min(pair) for pair in zip(self.content_size, self.sensor_size, strict=True)
-        )
-        return height, width
+        (height, width), (sensor_height, sensor_width) = self.content_size, self.sensor_size
+        return min(height, sensor_height), min(width, sensor_width)
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,10 @@ class Tracker:
                 "track: must be false without the package edgefirst-tracker, got true: use "
                 "pip install 'etram-det[track]'"
             ) from error
-        self._tracker = ByteTrack(
-            high_conf=min(score_threshold + _CLEARLY, 1),
-            iou=_LEAST_IOU,
-            lifespan_ns=_LIFESPAN_US * 1000,
-        )
+        start = min(score_threshold + _CLEARLY, 1)
+        self._tracker = ByteTrack(high_conf=start, iou=_LEAST_IOU, lifespan_ns=_LIFESPAN_US * 1000)
         self._number_of: dict[str, int] = {}
-        self._last_number = 0
+        self._new_numbers = count(1)
 
     def update(self, time_us: int, rows: NDArray[Any]) -> NDArray[np.int64]:
         """The objects' numbers ``[D]``, from 1 on and 0 for none, of the next window.
@@ -60,8 +58,7 @@ class Tracker:
         for i, track in enumerate(tracks):
             if track is not None:
                 if track.uuid not in self._number_of:
-                    self._last_number += 1
-                    self._number_of[track.uuid] = self._last_number
+                    self._number_of[track.uuid] = next(self._new_numbers)
                 numbers[i] = self._number_of[track.uuid]
         self._number_of = {uuid: n for uuid, n in self._number_of.items() if uuid in alive}
         return numbers

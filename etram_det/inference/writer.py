@@ -43,11 +43,7 @@ class DetectionWriter:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        recording: str,
-        class_names: Sequence[str],
-        sensor_size: tuple[int, int],
+        self, folder: Path, recording: str, class_names: Sequence[str], sensor_size: tuple[int, int]
     ) -> None:
         self._class_names = tuple(class_names)
         self._recording, self._size = recording, sensor_size
@@ -58,11 +54,11 @@ class DetectionWriter:
             "coco.json": f'{{"categories": {json.dumps(categories)},\n"annotations": ['.encode(),
             "detections.csv": _csv_lines([CSV_COLUMNS]),
         }
+        self._files: list[_GrowingFile] = []
         with ExitStack() as opened:
-            self._files = [
-                opened.enter_context(_GrowingFile(folder / f"{recording}_{ending}", start))
-                for ending, start in starts.items()
-            ]
+            for ending, start in starts.items():
+                self._files.append(_GrowingFile(folder / f"{recording}_{ending}", start))
+                opened.push(self._files[-1].place)
             opened.pop_all()
 
     def add(self, time_us: int, rows: NDArray[Any], with_tracks: bool = False) -> None:
@@ -129,13 +125,8 @@ class DetectionWriter:
         height, width = self._size
         yield b'],\n"images": ['
         for i, time_us in enumerate(self._times_us, start=1):
-            image = {
-                "id": i,
-                "file_name": f"{self._recording}_{time_us}",
-                "width": width,
-                "height": height,
-                "t": time_us,
-            }
+            name = f"{self._recording}_{time_us}"
+            image = {"id": i, "file_name": name, "width": width, "height": height, "t": time_us}
             yield ((",\n" if i > 1 else "\n") + json.dumps(image)).encode()
         yield b"]}\n"
 
@@ -167,16 +158,9 @@ def box_rows(
 
 
 class _GrowingFile:
-    """A file that grows by whole windows, and takes its name when it is finished.
+    """A file that grows by complete windows, and takes its name when it is finished.
 
     It is not buffered: what a full disk refuses is known at once, and can be taken back.
-
-    Args:
-        path: the file.
-        start: its first bytes.
-
-    Raises:
-        OSError: it cannot be written.
     """
 
     def __init__(self, path: Path, start: bytes) -> None:
@@ -184,7 +168,7 @@ class _GrowingFile:
             unfinished = place.enter_context(replacing(path))
             self._file = place.enter_context(unfinished.open("wb", buffering=0))
             self.write(start)
-            self._place = place.pop_all()
+            self.place = place.pop_all()
         self.keep()
 
     def write(self, part: bytes) -> None:
@@ -203,17 +187,11 @@ class _GrowingFile:
 
     def finish(self, start: bytes = b"", ending: Iterable[bytes] = ()) -> None:
         """Complete it by its last bytes, and by first ones that take the place of the old ones."""
-        with self._place:
+        with self.place:
             for part in ending:
                 self.write(part)
             self._file.seek(0)
             self.write(start)
-
-    def __enter__(self) -> _GrowingFile:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._place.__exit__(*error)
 
 
 def _npy_header(length: int) -> bytes:

@@ -36,13 +36,13 @@ VARIANTS = (
     "size_aware_adaptive",
     "nwd",
 )
-SMALL = [
-    *("--data.root", str(RAW), "--data.input_size", "[90, 160]", "--data.num_workers", "0"),
-    *("--data.train_lanes", "2", "--model.embed_dim", "8", "--model.dim_head", "4"),
-    *("--model.fpn_depth", "0.33", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.accelerator", "cpu", "--model.schedule", "constant"),
-]
+SMALL = ["--data.root", str(RAW)]
+SMALL += """
+    --data.input_size [90,160] --data.num_workers 0 --data.train_lanes 2
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33 --model.schedule constant
+    --trainer.max_steps 2 --trainer.val_check_interval 2
+    --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1 --trainer.accelerator cpu
+""".split()
 
 
 @pytest.fixture(autouse=True)

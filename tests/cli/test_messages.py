@@ -24,17 +24,15 @@ from etram_det.models.detector import Detector
 from support.paths import ROOT
 from support.raw_files import boxes_at, random_events, write_raw
 
-FIT = [
-    "fit",
-    *("--config", str(ROOT / "configs" / "size_aware.yaml")),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--model.max_detections", "20", "--data.root", "data", "--data.input_size", "[48, 64]"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.num_steps", "2"),
-    *("--trainer.max_steps", "10", "--trainer.val_check_interval", "5"),
-    *("--trainer.num_sanity_val_steps", "0", "--trainer.log_every_n_steps", "1"),
-    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-    *("--checkpoint.every_n_steps", "2"),
-]
+FIT = ["fit", "--config", str(ROOT / "configs" / "size_aware.yaml")]
+FIT += """
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33 --model.max_detections 20
+    --data.root data --data.input_size [48,64]
+    --data.num_workers 0 --data.train_lanes 2 --data.num_steps 2
+    --trainer.max_steps 10 --trainer.val_check_interval 5
+    --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1
+    --trainer.accelerator cpu --trainer.enable_progress_bar false --checkpoint.every_n_steps 2
+""".split()
 
 
 @pytest.fixture(autouse=True)
@@ -112,14 +110,14 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 3, lambda: cut(recording()))
         assert run([*FIT, "--data.on_unreadable_recording", "skip"]) == 0
-    told = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
-    assert len(told) == 2
-    assert told[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
-    assert f"{recording()}: cannot be read as HDF5" in told[0]
-    assert told[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
+    skips = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
+    assert len(skips) == 2
+    assert skips[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
+    assert f"{recording()}: cannot be read as HDF5" in skips[0]
+    assert skips[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     [count] = last["callbacks"]["BadRecordings"].values()
-    assert f"{count} of train_day_0001" in told[1]
+    assert f"{count} of train_day_0001" in skips[1]
     assert count >= 3
 
 
@@ -272,7 +270,7 @@ def fail_in_a_writer(error, monkeypatch, capfd):
     return capfd.readouterr().err
 
 
-def test_writing_threads_leave_it_to_the_main_one_to_tell_of_the_disk(monkeypatch, capfd):
+def test_writing_threads_leave_the_error_of_the_disk_to_the_main_one(monkeypatch, capfd):
     assert fail_in_a_writer(OSError(errno.ENOSPC, "full"), monkeypatch, capfd) == ""
     assert "KeyError: 'x'" in fail_in_a_writer(KeyError("x"), monkeypatch, capfd)
 

@@ -13,13 +13,13 @@ from support.random_checkpoint import write_random_checkpoint
 
 RAW = str(ROOT / "tests" / "reference" / "raw_etram")
 KNOWN = ["data.root", "data.num_steps", "model.embed_dim", "trainer.max_steps", "seed_everything"]
-SETTINGS = [
-    *("--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", RAW),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.input_size", "[90, 160]"),
-    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-    *("--trainer.limit_val_batches", "0", "--trainer.num_sanity_val_steps", "0"),
-]
+SETTINGS = ["--config", str(ROOT / "configs" / "size_aware.yaml"), "--data.root", RAW]
+SETTINGS += """
+    --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33
+    --data.num_workers 0 --data.train_lanes 2 --data.input_size [90,160]
+    --trainer.accelerator cpu --trainer.enable_progress_bar false
+    --trainer.limit_val_batches 0 --trainer.num_sanity_val_steps 0
+""".split()
 
 
 @pytest.fixture(autouse=True)
@@ -91,12 +91,12 @@ def test_a_message_of_several_lines_becomes_one():
         ),
         (
             ["--trainer.val_check_interval", "0"],
-            "trainer.val_check_interval: must be above 0, got 0: Set a number of steps, or a "
+            "trainer.val_check_interval: must be above 0, got 0: set a number of steps, or a "
             "share of an epoch",
         ),
         (
             ["--trainer.gradient_clip_val", "-1"],
-            "trainer.gradient_clip_val: must be at least 0, got -1: Set it higher",
+            "trainer.gradient_clip_val: must be at least 0, got -1: raise it",
         ),
         (["--model.weight_decay", "-1"], "model.weight_decay: must be in [0, inf), got -1.0"),
         (["--model.score_threshold", "7"], "model.score_threshold: must be in [0, 1], got 7.0"),
@@ -110,7 +110,7 @@ def test_a_message_of_several_lines_becomes_one():
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_told_in_one_line(flags, line, capfd):
+def test_settings_that_do_not_fit_are_reported_in_one_line(flags, line, capfd):
     assert the_line(flags, capfd).startswith(line)
 
 
@@ -128,7 +128,7 @@ def test_settings_that_do_not_fit_are_told_in_one_line(flags, line, capfd):
         ),
     ],
 )
-def test_mistakes_in_a_file_are_told_with_its_name(content, line, capfd):
+def test_mistakes_in_a_file_are_reported_with_its_name(content, line, capfd):
     Path("mine.yaml").write_text(content)
     assert the_line(["--config", "mine.yaml"], capfd).startswith(line)
 
@@ -148,7 +148,7 @@ def test_random_weights_are_not_evaluated(command, flags, capfd):
 
 
 @pytest.mark.parametrize("groups", [[], ["--model.class_groups", "null"]])
-def test_a_checkpoint_of_other_classes_is_told_first(groups, capfd):
+def test_a_checkpoint_of_other_classes_is_reported_first(groups, capfd):
     path = str(write_random_checkpoint(Path("random.ckpt")))
     flags = ["--ckpt_path", path, "--data.class_names", "etram3", *groups]
     assert the_line(flags, capfd, "validate") == (

@@ -1,4 +1,4 @@
-"""One detector, three ways: a stream of events, the command `detect`, and Lightning's `predict`."""
+"""One detector as a stream of events, by the command `detect`, and by Lightning's `predict`."""
 
 import re
 import shutil
