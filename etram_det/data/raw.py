@@ -28,7 +28,7 @@ from etram_det.data.recording import (
     Recording,
     Timeline,
 )
-from etram_det.data.representation import FrameSettings, representation_of
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.errors import UserError
 
@@ -97,7 +97,7 @@ class RawRecording(Recording):
         name = path.stem.removesuffix("_td")
         super().__init__(name, path, sensor_size, input_size, timeline)
         self._window_us = frame_settings.window_ms * 1000
-        self._representation = representation_of(sensor_size, input_size, frame_settings)
+        self._representation = Representation(sensor_size, input_size, frame_settings)
         self._time_index: TimeIndex | None = None
 
     def event_rate(self) -> float | None:  # noqa: D102

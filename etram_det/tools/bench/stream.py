@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.postprocessing import decode_detections
 from etram_det.tools.bench import arithmetic
@@ -81,7 +81,7 @@ def _add_parts(
 ) -> None:
     """Add the parts of one window, from events to detections."""
     height, width = settings.input_size
-    histogram = StackedHistogram((height, width), (height, width), FrameSettings())
+    histogram = Representation((height, width), (height, width), FrameSettings())
     window = random_events(_EVENTS_PER_WINDOW, (height, width))
     stopwatch = Stopwatch(settings.device)
     warm_up = 2
