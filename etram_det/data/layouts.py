@@ -62,9 +62,9 @@ def find_recordings(
     openers = _openers_under(root, split, label_settings.class_names, require_labels)
     recordings: list[Recording] = []
     unusable = []
-    for open_recording in openers:
+    for opener in openers:
         try:
-            recordings.append(open_recording(split, frame_settings, label_settings, require_labels))
+            recordings.append(opener(split, frame_settings, label_settings, require_labels))
         except NoUsableLabels as error:
             unusable.append(error)
         except UserError as error:
