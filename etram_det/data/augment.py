@@ -150,15 +150,9 @@ def draw(
 
 
 def _window_corner(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    zoom: float,
-    target: NDArray[np.float32] | None,
+    rng: np.random.Generator, size: tuple[int, int], zoom: float, target: NDArray[np.float32] | None
 ) -> tuple[float, float]:
-    """Upper left corner (x, y) of a window of ``size / zoom`` in the frame that contains a box.
-
-    A box larger than the window fills it.
-    """
+    """Upper left corner (x, y) of a window of ``size / zoom`` that holds a box, or is inside it."""
     corner = []
     for axis, length in enumerate((size[1], size[0])):
         room = length * (1 - 1 / zoom)

@@ -6,7 +6,6 @@ other raw recording, with bounded memory.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import re
@@ -16,11 +15,10 @@ from typing import Any
 
 from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings
-from etram_det.data.raw import RawRecording
-from etram_det.data.recording import NoLabels
+from etram_det.data.raw import RawRecording, no_box_file
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.files import CACHE_VARIABLE, cache_folder
+from etram_det.files import CACHE_VARIABLE, cache_folder, replacing
 
 CAMERA_SUFFIXES = (".raw", ".dat", ".aedat4")
 _VERSION = 1  # of what is kept in the cache; raise it when that changes
@@ -34,9 +32,7 @@ _DAT_EVENT, _DAT_HEADER = 8, 2  # bytes
 _EVERYWHERE = (2**14, 2**14)
 # Height and width by the plugin that wrote a RAW file, for headers without a size.
 _SENSORS = {
-    "gen31": (480, 640),
     "gen3": (480, 640),
-    "gen41": (720, 1280),
     "gen4": (720, 1280),
     "imx636": (720, 1280),
     "genx320": (320, 320),
@@ -59,12 +55,8 @@ class CameraRecording(RawRecording):
         label_settings: LabelSettings,
         require_labels: bool = True,
     ) -> None:
-        name = path.stem.removesuffix("_td")
         if box_path is None and require_labels:
-            raise NoLabels(
-                f"{path}: its boxes must be in {name}_bbox.npy, got no such file: add it or take "
-                "the recording out of its folder"
-            )
+            raise no_box_file(path)
         decoded = _decoded(path, frame_settings.sensor_size)
         try:
             super().__init__(
@@ -72,13 +64,13 @@ class CameraRecording(RawRecording):
             )
         except UserError as error:  # of the same kind, but naming the file that is known
             raise type(error)(str(error).replace(str(decoded), str(path))) from error
-        self.name = name
+        self.name = path.stem.removesuffix("_td")
 
 
 def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
     """The file in the user's cache that holds the same events, made now if need be."""
     try:
-        status = path.stat()
+        status, header = path.stat(), _header(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): fetch it again") from error
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{default_size}|{_VERSION}"
@@ -86,30 +78,30 @@ def _decoded(path: Path, default_size: tuple[int, int]) -> Path:
     decoded = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.h5"
     if decoded.is_file():
         return decoded
-    unfinished = folder / f".{decoded.stem}.{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _decode_into(path, unfinished, default_size)
-        unfinished.replace(decoded)
+        with replacing(decoded, uuid.uuid4().hex) as unfinished:
+            _decode_into(unfinished, path, header, default_size)
     except OSError as error:
         raise UserError(
             f"{folder}: the events of {path} cannot be kept here ({error.strerror or error}): make "
             f"room, or set {CACHE_VARIABLE} to another folder",
             exit_code=1,
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
     return decoded
 
 
-def _decode_into(path: Path, target: Path, default_size: tuple[int, int]) -> None:
+def _decode_into(target: Path, path: Path, header: str, default_size: tuple[int, int]) -> None:
     """Write all events of a camera's file into an HDF5 file of the raw layout."""
+    import eventcv
     import hdf5plugin
 
-    height, width = _sensor_size(path, default_size)
-    reader = _reader(path)
-    if left_over := _bytes_left_over(path):
+    height, width = _sensor_size(path, header, default_size)
+    reader = _call(
+        path, lambda: eventcv.open(str(path), max_events=_SLICE, sensor_size=_EVERYWHERE)
+    )
+    if reader.n_events == 0:
+        raise UserError(f"{path}: must hold events, got none: take it out of the folder")
+    if left_over := _bytes_left_over(path, header):
         _log.warning(
             "%s: ends within an event (%d bytes left over): it was cut short, and what comes "
             "before is used",
@@ -141,17 +133,6 @@ def _decode_into(path: Path, target: Path, default_size: tuple[int, int]) -> Non
         raise _damaged(path, f"must hold {reader.n_events} events, got {start}")
 
 
-def _reader(path: Path) -> Any:
-    import eventcv
-
-    reader = _call(
-        path, lambda: eventcv.open(str(path), max_events=_SLICE, sensor_size=_EVERYWHERE)
-    )
-    if reader.n_events == 0:
-        raise UserError(f"{path}: must hold events, got none: take it out of the folder")
-    return reader
-
-
 def _call(path: Path, function: Any) -> Any:
     """What eventcv returns; what it raises, as one line that names the file."""
     try:
@@ -166,40 +147,33 @@ def _damaged(path: Path, why: str) -> UserError:
     )
 
 
-def _sensor_size(path: Path, default_size: tuple[int, int]) -> tuple[int, int]:
+def _sensor_size(path: Path, header: str, default_size: tuple[int, int]) -> tuple[int, int]:
     """Height and width by the file's header, or by the sensor it names, or by the settings."""
     if path.suffix.lower() == ".aedat4":
         import eventcv
 
         width, height = _call(path, lambda: eventcv.open(str(path), max_events=_SLICE).sensor_size)
         return height, width
-    header = _header(path)
     if path.suffix.lower() == ".raw":
         _require_known_encoding(path, header)
-    sizes = {
-        name: re.search(rf"\b{name}\s*[= ]\s*(\d+)", header, re.IGNORECASE)
-        for name in ("height", "width")
-    }
-    if sizes["height"] and sizes["width"]:
-        return int(sizes["height"][1]), int(sizes["width"][1])
+    height = re.search(r"\bheight\s*[= ]\s*(\d+)", header, re.IGNORECASE)
+    width = re.search(r"\bwidth\s*[= ]\s*(\d+)", header, re.IGNORECASE)
+    if height and width:
+        return int(height[1]), int(width[1])
     geometry = re.search(r"\bgeometry\s+(\d+)x(\d+)", header, re.IGNORECASE)
     if geometry:
         return int(geometry[2]), int(geometry[1])
     plugin = re.search(r"plugin_name\s+(\S+)", header)
-    for name, size in _SENSORS.items():
-        if plugin and name in plugin[1]:
-            return size
-    return default_size
+    named = (size for name, size in _SENSORS.items() if plugin and name in plugin[1])
+    return next(named, default_size)
 
 
-def _bytes_left_over(path: Path) -> int:
-    """Bytes after the last whole word or event of a RAW or DAT file."""
+def _bytes_left_over(path: Path, header: str) -> int:
+    """Bytes after the last complete word or event of a RAW or DAT file."""
     suffix = path.suffix.lower()
     if suffix == ".aedat4":
         return 0  # its header holds its length
-    header = _header(path)
-    lines = len(header.encode("latin-1"))
-    events = path.stat().st_size - lines
+    events = path.stat().st_size - len(header.encode("latin-1"))
     if suffix == ".dat":
         return (events - _DAT_HEADER) % _DAT_EVENT
     return events % _WORD[_evt_version(header)[0]]
@@ -207,11 +181,8 @@ def _bytes_left_over(path: Path) -> int:
 
 def _header(path: Path) -> str:
     """The lines that begin with a per cent sign, each with its end."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(_HEADER)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): fetch it again") from error
+    with path.open("rb") as file:
+        start = file.read(_HEADER)
     lines = []
     while start.startswith(b"%") and b"\n" in start:
         line, start = start.split(b"\n", 1)

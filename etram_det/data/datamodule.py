@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,8 +21,8 @@ from etram_det.data.augment import AugmentSettings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
-from etram_det.data.preprocessed import is_down_sampled_otherwise
-from etram_det.data.recording import Recording, dropped_boxes
+from etram_det.data.preprocessed import PreprocessedRecording
+from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.streaming import (
     Chunk,
@@ -100,7 +101,7 @@ class EventDataModule(pl.LightningDataModule):
         num_workers: processes that load, for each loader; results do not depend on it.
         pin_memory: whether batches are copied from page-locked memory, where there is a GPU.
         multiprocessing_context: how the loading processes are started: ``fork``, ``spawn`` or
-            ``forkserver``; the platform's own way unless set.
+            ``forkserver``; the platform's default unless set.
         predict_split: the split that ``predict`` works on; it needs no labels.
         on_unreadable_recording: what happens to a recording that cannot be read while training:
             ``error`` ends the run, ``skip`` goes on without the frames that are missing, and logs
@@ -150,14 +151,12 @@ class EventDataModule(pl.LightningDataModule):
         _require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
         _require_at_least(0, seed=seed, num_workers=num_workers)
         self.root, self.simulation = root, simulation
-        self.class_names = class_names_of(class_names)
         self.input_size = size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
             size, window_ms, bins, count_cutoff, timing, downsample, sensor_size, representation
         )
-        self.label_settings = LabelSettings(
-            self.class_names, interval_ms, jitter_ms, tuple(filters)
-        )
+        self.label_settings = LabelSettings(class_names, interval_ms, jitter_ms, tuple(filters))
+        self.class_names = class_names_of(class_names)
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
@@ -200,27 +199,27 @@ class EventDataModule(pl.LightningDataModule):
             UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
         """
         root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
-        splits = _SPLITS[stage]
+        root, splits = root.expanduser(), _SPLITS[stage]
         for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
+                split = self.predict_split if predicts else name
                 recordings = find_recordings(
-                    root.expanduser(),
-                    self.predict_split if predicts else name,
-                    self.frame_settings,
-                    self.label_settings,
-                    require_labels=not predicts,
+                    root, split, self.frame_settings, self.label_settings, not predicts
                 )
                 if not self.recordings:
-                    warn_of_unknown_names(self.subset, root.expanduser())
+                    warn_of_unknown_names(self.subset, root)
                 if self.subset is not None:
-                    whole, k = recordings, self.num_classes
-                    recordings = choose_subset(whole, self.subset, k, self.subset_seed)
-                    rank_zero_info(f"data.subset: {name} has {in_words(recordings, whole, k)}")
+                    found, k = recordings, self.num_classes
+                    recordings = choose_subset(found, self.subset, k, self.subset_seed)
+                    rank_zero_info(f"data.subset: {name} has {in_words(recordings, found, k)}")
                 self.recordings[name] = recordings
-                self._identities[name] = identities(self.recordings[name])
-        found = [each for name in splits for each in self.recordings[name]]
-        if any(is_down_sampled_otherwise(each, self.frame_settings) for each in found):
+                self._identities[name] = identities(recordings)
+        if self.frame_settings.downsample == "sum" and any(
+            isinstance(each, PreprocessedRecording) and each.input_size != each.sensor_size
+            for name in splits
+            for each in self.recordings[name]
+        ):
             rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
 
     def train_dataloader(self) -> DataLoader[Chunk]:
@@ -297,15 +296,10 @@ class EventDataModule(pl.LightningDataModule):
     def _what_a_run_follows_from(self) -> dict[str, Any]:
         """Settings and recordings on which batches and metrics depend, as plain values."""
         _, world_size = self._rank_and_world_size()
-        of_data = {
-            "seed": self.seed,
-            "sampling": self.sampling,
-            "train_lanes": self.train_lanes,
-            "num_steps": self.num_steps,
-            "augmentation": asdict(self.augmentation),
-            **asdict(self.frame_settings),
-            **asdict(self.label_settings),
-        }
+        own = ("seed", "sampling", "train_lanes", "num_steps")
+        of_data = {name: getattr(self, name) for name in own}
+        of_data["augmentation"] = asdict(self.augmentation)
+        of_data |= asdict(self.frame_settings) | asdict(self.label_settings)
         settings = {f"data.{name}": value for name, value in of_data.items()}
         return {
             "settings": settings | {"number of processes": world_size},
@@ -319,12 +313,17 @@ class EventDataModule(pl.LightningDataModule):
         Args:
             split: ``"train"``, ``"val"`` or ``"test"``.
         """
-        return dropped_boxes(self.recordings.get(split, []))
+        counts: Counter[str] = Counter()
+        for recording in self.recordings.get(split, []):
+            for reason, count in recording.dropped.items():
+                # Events are counted there too, by each process for itself.
+                if reason.startswith("boxes: "):
+                    counts[reason.removeprefix("boxes: ")] += count
+        return dict(counts)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def _evaluation_plan(self, name: str) -> EvaluationPlan:
         lengths = [len(recording) for recording in self.recordings[name]]
@@ -348,7 +347,8 @@ class EventDataModule(pl.LightningDataModule):
             }
         no_frames = None
         if name == "train" and self.on_unreadable_recording == "skip":
-            no_frames = np.empty((0, self.in_channels, *self.input_size), self.frame_settings.dtype)
+            shape = (0, self.in_channels, *self.input_size)
+            no_frames = np.empty(shape, self.frame_settings.dtype)
         return DataLoader(
             ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),
             batch_sampler=plan,
@@ -364,7 +364,7 @@ class EventDataModule(pl.LightningDataModule):
 def _outlive_signals(_: int) -> None:
     """Prepare a loading process for signals that reach all processes of a job at once.
 
-    SLURM and shells send them to the whole job. Training then writes its checkpoint between two
+    SLURM and shells send them to all of a job. Training then writes its checkpoint between two
     steps, for which it needs its loaders; these end with it, or some seconds after SIGTERM.
     """
     if hasattr(signal, "SIGUSR1"):
@@ -377,8 +377,8 @@ def _random_lanes(sampling: str, train_lanes: int) -> int:
     """How many lanes of a training batch take random chunks."""
     if sampling == "mixed" and train_lanes == 1:
         raise UserError(
-            "data.train_lanes: must be at least 2 with data.sampling mixed, got 1: set "
-            "data.sampling to stream or random, or add a lane"
+            "data.train_lanes: must be at least 2 with data.sampling mixed, got 1: add a lane, or "
+            "set data.sampling to stream or random"
         )
     return {"stream": 0, "random": train_lanes, "mixed": train_lanes // 2}[sampling]
 

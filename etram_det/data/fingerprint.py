@@ -14,13 +14,7 @@ from etram_det.errors import UserError
 
 _MOST_NAMES = 3
 # What another value in each place of an identity means.
-_DIFFERENCES = (
-    "of another length",
-    "with other labels",
-    "with other labels",
-    "with other labels",
-    "of another size on disk",
-)
+_DIFFERENCES = ("of another length", *["with other labels"] * 3, "of another size on disk")
 
 
 def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
@@ -114,18 +108,13 @@ def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[
             :func:`identities` returned them.
         ours: the same, as it is now.
     """
-    return [
-        *_changed_settings(theirs["settings"], ours["settings"]),
-        *_changed_recordings(theirs["recordings"], ours["recordings"], "training"),
+    before, now = theirs["settings"], ours["settings"]
+    settings = [
+        f"{name} was {before.get(name)} and is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if _plain(before.get(name)) != _plain(now.get(name))
     ]
-
-
-def _changed_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} was {theirs.get(name)} and is {ours.get(name)}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if _plain(theirs.get(name)) != _plain(ours.get(name))
-    ]
+    return settings + _changed_recordings(theirs["recordings"], ours["recordings"], "training")
 
 
 def _changed_recordings(

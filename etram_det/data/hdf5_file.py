@@ -10,28 +10,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from etram_det.errors import UserError
+
 if TYPE_CHECKING:
     import h5py
 
-DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises for damaged files
 
-
-def open_hdf5(path: Path, chunk_cache_bytes: int | None = None) -> h5py.File:
+@contextmanager
+def open_hdf5(path: Path, remedy: str, chunk_cache_bytes: int | None = None) -> Iterator[h5py.File]:
     """Open a file to read it, whatever filter of camera makers, RVT or our own it has.
 
     Many network file systems refuse locks, so there are none.
 
     Args:
         path: the file.
+        remedy: what to do about a damaged file, for the error.
         chunk_cache_bytes: for the chunks of each array; h5py's own number unless set.
 
     Raises:
-        OSError: the file is missing or damaged.
+        UserError: the file is missing or damaged, be it where it is read later on.
     """
     import h5py
     import hdf5plugin  # noqa: F401  registers the filters
 
-    return h5py.File(path, rdcc_nbytes=chunk_cache_bytes, locking=False)
+    try:
+        with h5py.File(path, rdcc_nbytes=chunk_cache_bytes, locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
+        raise UserError(f"{path}: cannot be read as HDF5 ({error}): {remedy}") from error
 
 
 class _GuardedFile:
@@ -47,7 +53,6 @@ class _GuardedFile:
         self.read, self.flush = file.read, file.flush  # h5py knows a file by its read
 
     def write(self, content: bytes) -> int:
-        """Write all of ``content``, or note why not."""
         left = memoryview(content)
         try:
             while self.error is None and len(left):
@@ -57,7 +62,6 @@ class _GuardedFile:
         return len(content)
 
     def truncate(self, size: int) -> int:
-        """Set the file's size, or note why not."""
         try:
             if self.error is None:
                 self._file.truncate(size)
@@ -66,7 +70,6 @@ class _GuardedFile:
         return size
 
     def raise_error(self) -> None:
-        """Raise what went wrong, if anything did."""
         if self.error is not None:
             raise OSError(self.error.errno, self.error.strerror, self._file.name)
 

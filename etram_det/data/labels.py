@@ -113,9 +113,8 @@ def load_array(path: Path, key: str | None = None) -> NDArray[Any]:
                     return array
             found = f"the arrays {loaded.files}"
     except _DAMAGE as error:
-        raise UserError(
-            f"{path}: cannot be read as a NumPy file ({error}): fetch it again"
-        ) from error
+        message = f"{path}: cannot be read as a NumPy file ({error}): fetch it again"
+        raise UserError(message) from error
     wanted = "a single array" if key is None else f"the array {key!r}"
     raise UserError(f"{path}: must hold {wanted}, got {found}: fetch the file again")
 
@@ -158,24 +157,22 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> N
     missing = [name for name in _NEEDED_FIELDS if sources[name] not in found]
     if missing:
         raise UserError(
-            f"{path}: boxes must have the fields {', '.join(_NEEDED_FIELDS)}; "
-            f"missing {', '.join(missing)}, got {', '.join(found) or 'a plain array'}: fetch the "
-            "file again, or add what is missing"
+            f"{path}: boxes must have the fields {', '.join(_NEEDED_FIELDS)}; missing "
+            f"{', '.join(missing)}, got {', '.join(found) or 'a plain array'}: fetch the file "
+            "again, or add what is missing"
         )
     for source in sources.values():
         if source in found and array.dtype[source].kind not in "iuf":
             raise UserError(
-                f"{path}: {source} must be a number, got {array.dtype[source]}: fetch the file "
-                "again"
+                f"{path}: {source} must be a number, got {array.dtype[source]}: fetch it again"
             )
     array = np.ravel(array)
     class_id = array["class_id"]
     unnamed = np.unique(class_id[(class_id < 0) | (class_id >= len(class_names))])
     if len(unnamed):
         raise UserError(
-            f"{path}: class ids must be 0 to {len(class_names) - 1} "
-            f"({', '.join(class_names)}), got {unnamed[:10].tolist()}: "
-            "set data.class_names to a name for each class id"
+            f"{path}: class ids must be 0 to {len(class_names) - 1} ({', '.join(class_names)}), "
+            f"got {unnamed[:10].tolist()}: set data.class_names to a name for each class id"
         )
     boxes = np.zeros(len(array), BOX_DTYPE)
     boxes["class_confidence"] = 1
@@ -190,16 +187,8 @@ def packed(boxes: NDArray[Any]) -> NDArray[Any]:
     return boxes.astype([(name, BOX_DTYPE[name]) for name in BOX_DTYPE.names or ()])
 
 
-def crop_to_frame(boxes: NDArray[Any], sensor_size: tuple[int, int]) -> NDArray[Any]:
-    """Boxes cropped to the last row and column of the sensor, as RVT does it.
-
-    Args:
-        boxes: ``[M]`` boxes, :data:`BOX_DTYPE`.
-        sensor_size: height and width of the sensor in pixels.
-
-    Returns:
-        ``[M]`` boxes; those outside the frame have no area.
-    """
+def _crop_to_frame(boxes: NDArray[Any], sensor_size: tuple[int, int]) -> NDArray[Any]:
+    """Boxes cropped to the sensor's last row and column, as by RVT; no area for those outside."""
     height, width = sensor_size
     cropped = boxes.copy()
     with np.errstate(invalid="ignore", over="ignore"):  # nan has no area and falls out later
@@ -210,12 +199,9 @@ def crop_to_frame(boxes: NDArray[Any], sensor_size: tuple[int, int]) -> NDArray[
     return cropped
 
 
-def _min_side(boxes: NDArray[Any], side: int) -> NDArray[np.bool_]:
-    return (boxes["w"] >= side) & (boxes["h"] >= side)
-
-
-def _min_side_and_diagonal(boxes: NDArray[Any], side: int, diagonal: int) -> NDArray[np.bool_]:
-    return _min_side(boxes, side) & (boxes["w"] ** 2 + boxes["h"] ** 2 >= diagonal**2)
+def _min_side(boxes: NDArray[Any], side: int, diagonal: int = 0) -> NDArray[np.bool_]:
+    w, h = boxes["w"], boxes["h"]
+    return (w >= side) & (h >= side) & (w**2 + h**2 >= diagonal**2)
 
 
 # Name -> (boxes [M], sensor's (height, width), split) -> which boxes to keep [M].
@@ -227,16 +213,13 @@ FILTERS: dict[str, Callable[[NDArray[Any], tuple[int, int], str], NDArray[np.boo
         (boxes["w"] <= 9 * sensor_size[1] // 10) | (split != "train")
     ),
     # Prophesee's evaluation toolbox, for its 1280x720 sensor and for Gen1 (304x240).
-    "prophesee": lambda boxes, sensor_size, split: _min_side_and_diagonal(boxes, 20, 60),
-    "prophesee_gen1": lambda boxes, sensor_size, split: _min_side_and_diagonal(boxes, 10, 30),
+    "prophesee": lambda boxes, sensor_size, split: _min_side(boxes, 20, diagonal=60),
+    "prophesee_gen1": lambda boxes, sensor_size, split: _min_side(boxes, 10, diagonal=30),
 }
 
 
 def filter_boxes(
-    boxes: NDArray[Any],
-    sensor_size: tuple[int, int],
-    split: str,
-    filters: tuple[str, ...],
+    boxes: NDArray[Any], sensor_size: tuple[int, int], split: str, filters: tuple[str, ...]
 ) -> tuple[NDArray[Any], NDArray[np.intp], dict[str, int]]:
     """Crop boxes to the frame, then apply the named filters in their order.
 
@@ -249,7 +232,7 @@ def filter_boxes(
     Returns:
         The boxes left, their places among ``boxes``, and how many boxes each step removed.
     """
-    cropped = crop_to_frame(boxes, sensor_size)
+    cropped = _crop_to_frame(boxes, sensor_size)
     inside = np.flatnonzero((cropped["w"] > 0) & (cropped["h"] > 0))
     kept, dropped = apply_filters(cropped[inside], sensor_size, split, filters)
     dropped = {"boxes: outside the frame": len(boxes) - len(inside), **dropped}
@@ -262,21 +245,16 @@ def left_out(dropped: Mapping[str, int]) -> str:
     Args:
         dropped: how many boxes each step of :func:`filter_boxes` removed.
     """
-    reasons = []
-    for step, count in dropped.items():
-        name = step.removeprefix("boxes: ")
-        if count:
-            reasons.append(
-                f"{count} by {name}" if name in FILTERS else f"{count} {name} or not finite"
-            )
+    counts = {step.removeprefix("boxes: "): count for step, count in dropped.items() if count}
+    reasons = [
+        f"{count} by {name}" if name in FILTERS else f"{count} {name} or not finite"
+        for name, count in counts.items()
+    ]
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
 def apply_filters(
-    boxes: NDArray[Any],
-    sensor_size: tuple[int, int],
-    split: str,
-    filters: tuple[str, ...],
+    boxes: NDArray[Any], sensor_size: tuple[int, int], split: str, filters: tuple[str, ...]
 ) -> tuple[NDArray[np.intp], dict[str, int]]:
     """Apply the named filters, in their order, to boxes ``[M]`` that lie in the frame.
 

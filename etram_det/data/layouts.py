@@ -62,9 +62,9 @@ def find_recordings(
     openers = _openers_under(root, split, label_settings.class_names, require_labels)
     recordings: list[Recording] = []
     unusable = []
-    for open_recording in openers:
+    for opener in openers:
         try:
-            recordings.append(open_recording(split, frame_settings, label_settings, require_labels))
+            recordings.append(opener(split, frame_settings, label_settings, require_labels))
         except NoUsableLabels as error:
             unusable.append(error)
         except UserError as error:
@@ -133,8 +133,7 @@ def open_recording(path: str | Path, frame_settings: FrameSettings = _DEFAULTS) 
     path = Path(path)
     if not path.is_file() and not _has_frames(path):
         raise UserError(
-            f"{path}: must be a file of events or a preprocessed recording, got no such file: "
-            "correct it"
+            f"{path}: must be a file of events or a preprocessed recording, got no such file"
         )
     return _opener(path)("test", frame_settings, LabelSettings(), False)
 
@@ -151,9 +150,7 @@ def recording_paths(path: Path) -> list[Path]:
     if _has_frames(path) or (path.exists() and not path.is_dir()):
         return [path]
     if not path.is_dir():
-        raise UserError(
-            f"{path}: must be a recording or a folder of recordings, got no such file: correct it"
-        )
+        raise UserError(f"{path}: must be a recording or a folder of recordings, got no such file")
     found = [each for each in sorted(path.iterdir()) if _has_events(each) or _has_frames(each)]
     if not found:
         raise UserError(
@@ -183,9 +180,7 @@ def _openers_under(
         raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
     openers = _openers(root, split, class_names, require_labels) if root.is_dir() else []
     if not openers and not require_labels:
-        files = [root]
-        if root.is_dir():
-            files = [each for each in sorted(root.iterdir()) if _has_events(each)]
+        files = filter(_has_events, sorted(root.iterdir())) if root.is_dir() else [root]
         openers = [_opener(each) for each in files]
     if not openers:
         others = splits_of(root)
@@ -306,10 +301,8 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _eight_class_boxes(root: Path) -> dict[str, Path]:
-    """Box files of the download's ``Eight_class_annotations``, by name in lower case.
-
-    The folder is looked for beside the recordings and beside ``Static`` and ``HDF5`` above them.
-    """
+    """Box files of the download's ``Eight_class_annotations``, by name in lower case."""
+    # The folder may lie beside the recordings or beside ``Static`` and ``HDF5`` above them.
     bases = [_innermost(root)]
     while bases[-1].name.lower() in ("hdf5", "static"):
         bases.append(bases[-1].parent)

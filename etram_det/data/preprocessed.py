@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.hdf5_file import DAMAGE, new_hdf5_file, open_hdf5
+from etram_det.data.hdf5_file import new_hdf5_file, open_hdf5
 from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
@@ -76,46 +76,24 @@ class PreprocessedRecording(Recording):
         except NoLabels:
             if require_labels:
                 raise
-            timeline = Timeline.without_labels(frame_end_us)
+            timeline = Timeline(frame_end_us)
         super().__init__(folder.name, path, sensor_size, shape[2:], timeline)
         self._count_cutoff = frame_settings.count_cutoff
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
-        try:
-            with open_hdf5(self.path) as file:
-                frames = file["data"][start:stop]
-        except DAMAGE as error:
-            raise UserError(
-                f"{self.path}: cannot be read as HDF5 ({error}): preprocess again"
-            ) from error
+        with open_hdf5(self.path, "preprocess again") as file:
+            frames = file["data"][start:stop]
         least = 0 if frames.dtype == np.uint8 else -self._count_cutoff
         return np.clip(frames, least, self._count_cutoff, out=frames)
-
-
-def is_down_sampled_otherwise(recording: Recording, frame_settings: FrameSettings) -> bool:
-    """Whether a recording's frames were stored in a smaller size than the sensor's, unlike asked.
-
-    Args:
-        recording: of any layout.
-        frame_settings: the frames that are asked for.
-    """
-    is_smaller = recording.input_size != recording.sensor_size
-    return (
-        isinstance(recording, PreprocessedRecording)
-        and is_smaller
-        and frame_settings.downsample == "sum"
-    )
 
 
 def _representation(folder: Path, frame_settings: FrameSettings) -> Path:
     """The folder with the expected window and number of bins."""
     candidates = sorted(path for path in folder.glob("event_representations_v2/*") if path.is_dir())
+    wanted = (str(frame_settings.window_ms), str(frame_settings.bins))
     for candidate in candidates:
         match = _REPRESENTATION[frame_settings.representation].fullmatch(candidate.name)
-        if match and (int(match[1]), int(match[2])) == (
-            frame_settings.window_ms,
-            frame_settings.bins,
-        ):
+        if match and match.groups() == wanted:
             return candidate
     found = ", ".join(path.name for path in candidates) or "none"
     raise UserError(
@@ -126,10 +104,10 @@ def _representation(folder: Path, frame_settings: FrameSettings) -> Path:
 
 def _folder_name(frame_settings: FrameSettings) -> str:
     """RVT's name of the representation."""
-    window_and_bins = f"dt={frame_settings.window_ms}_nbins={frame_settings.bins}"
+    name = f"dt={frame_settings.window_ms}_nbins={frame_settings.bins}"
     if frame_settings.representation == "stacked_histogram":
-        return f"stacked_histogram_{window_and_bins}"
-    return f"mixeddensity_stack_{window_and_bins}_cutoff={frame_settings.count_cutoff}"
+        return f"stacked_histogram_{name}"
+    return f"mixeddensity_stack_{name}_cutoff={frame_settings.count_cutoff}"
 
 
 def _frames_file(
@@ -139,32 +117,21 @@ def _frames_file(
     import h5py
 
     found = []
+    size, expected = frame_settings.input_size, (frame_settings.channels, frame_settings.dtype)
     for path in sorted(representation.glob("*.h5")):
-        try:
-            with open_hdf5(path) as file:
-                data = file["data"]
-                if not isinstance(data, h5py.Dataset):
-                    raise UserError(
-                        f"{path}: data must be an array of frames, got a group: preprocess again"
-                    )
-                shape, dtype = data.shape, data.dtype
-        except DAMAGE as error:
-            raise UserError(
-                f"{path}: cannot be read as HDF5 ({error}): preprocess again"
-            ) from error
-        fits = (
-            len(shape) == 4
-            and shape[1] == frame_settings.channels
-            and dtype == frame_settings.dtype
-        )
-        if fits and frame_settings.input_size in (None, shape[2:]):
+        with open_hdf5(path, "preprocess again") as file:
+            data = file["data"]
+            if not isinstance(data, h5py.Dataset):
+                raise UserError(f"{path}: data must be an array, got a group: preprocess again")
+            shape, dtype = data.shape, data.dtype
+        if len(shape) == 4 and (shape[1], dtype) == expected and size in (None, shape[2:]):
             return path, shape
         found.append(f"{path.name} {dtype} {shape}")
-    size = frame_settings.input_size or ("H", "W")
+    height, width = size or ("H", "W")
     raise UserError(
-        f"{representation}: must hold frames of shape [F, {frame_settings.channels}, {size[0]}, "
-        f"{size[1]}] {frame_settings.dtype} for data.bins and data.input_size, "
-        f"got {', '.join(found) or 'no .h5 file'}: set these accordingly"
+        f"{representation}: must hold frames of shape [F, {expected[0]}, {height}, {width}] "
+        f"{expected[1]} for data.bins and data.input_size, got "
+        f"{', '.join(found) or 'no .h5 file'}: set these accordingly"
     )
 
 
@@ -182,7 +149,6 @@ def _stored_timeline(
     stored = boxes_from(load_array(path, "labels"), path, label_settings.class_names)
     first_box = load_numbers(path, "objframe_idx_2_label_idx")
     frame = load_numbers(representation / "objframe_idx_2_repr_idx.npy")
-    boxes_of_frame = np.diff(first_box, append=len(stored))
     if (
         len(first_box) != len(frame)
         or np.any(np.diff(frame, prepend=-1, append=len(frame_end_us)) <= 0)
@@ -201,8 +167,8 @@ def _stored_timeline(
             f"{path}: no label is left of {len(stored)} boxes{left_out(dropped)}: correct them, "
             "change data.filters, or take the recording out of its folder"
         )
-    label_frame = np.repeat(frame, boxes_of_frame)[kept]
-    return Timeline(frame_end_us, label_frame, boxes, dropped)
+    frame_of_box = np.repeat(frame, np.diff(first_box, append=len(stored)))
+    return Timeline(frame_end_us, frame_of_box[kept], boxes, dropped)
 
 
 def write_rvt(

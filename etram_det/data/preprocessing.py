@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -45,14 +46,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _Task:
-    """One recording to write.
-
-    Attributes:
-        recording: what is read.
-        folder: what is written.
-        layout: ``"sparse"`` or ``"rvt"``.
-        frames, labels: the settings that ``recording`` was opened with.
-    """
+    """One recording to write into a folder, with the settings that it was opened with."""
 
     recording: Recording
     folder: Path
@@ -95,7 +89,7 @@ def preprocess(
     """
     number, shards = shard
     if not 1 <= number <= shards:
-        raise UserError(f"shard: must be i/n with 1 <= i <= n, got {number}/{shards}: correct it")
+        raise UserError(f"shard: must be i/n with 1 <= i <= n, got {number}/{shards}: set it so")
     if workers is not None and workers < 1:
         raise UserError(f"workers: must be at least 1, got {workers}: raise it")
     tasks, faults = _tasks(root, output, frames, labels, layout)
@@ -105,8 +99,7 @@ def preprocess(
     try:
         writer = f"{number}-of-{shards}"  # shards may write the manifest at the same time
         _claim(output, settings, writer)
-        workers = workers or os.cpu_count() or 1
-        faults += _run(tasks, workers, progress or (lambda done, total: None))
+        faults += _run(tasks, workers or os.cpu_count() or 1, progress)
         manifest = _write_manifest(output, settings, writer)
     except OSError as error:
         raise UserError(
@@ -133,11 +126,7 @@ def _report_faults(faults: list[str], num_recordings: int) -> None:
 def _tasks(
     root: Path, output: Path, frames: FrameSettings, labels: LabelSettings, layout: str
 ) -> tuple[list[_Task], list[str]]:
-    """All recordings under ``root``, where they go, and the faults of those not to be opened.
-
-    Raises:
-        UserError: there is no recording, or none that can be opened.
-    """
+    """All recordings under ``root``, where they go, and the faults of those not to be opened."""
     splits = splits_of(root) if root.is_dir() else []
     faults: list[UserError] = []
     tasks = [
@@ -184,7 +173,9 @@ def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
     """Make the folder with its manifest, or check that it has the same settings."""
     manifest = output / MANIFEST
     if not manifest.exists():
-        if output.exists() and not (output.is_dir() and _is_unclaimed(output)):
+        # A killed run may have left an unfinished manifest.
+        others = (each for each in output.glob("*") if not each.name.startswith(f".{MANIFEST}."))
+        if output.is_file() or any(others):
             raise UserError(
                 f"output: must be a new or empty folder, or one with {MANIFEST}, got "
                 f"{output} with something else in it: choose another"
@@ -214,13 +205,9 @@ def _unreadable(manifest: Path, error: Exception) -> UserError:
     return UserError(f"{manifest}: cannot be read ({error}): choose another folder")
 
 
-def _is_unclaimed(output: Path) -> bool:
-    """Whether nothing is in a folder, other than what a killed run left of its manifest."""
-    return all(path.name.startswith(f".{MANIFEST}.") for path in output.iterdir())
-
-
-def _run(tasks: list[_Task], workers: int, progress: Progress) -> list[str]:
+def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> list[str]:
     """Write what is not there yet; returns the faults of recordings that cannot be read."""
+    progress = progress or (lambda done, total: None)
     waiting = [task for task in tasks if not task.folder.exists()]
     total = sum(len(task.recording) for task in tasks)
     done = total - sum(len(task.recording) for task in waiting)
@@ -308,14 +295,13 @@ def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
 
 
 def _counts(recording: Recording) -> dict[str, int]:
-    counts = {
+    return {
         "frames": len(recording),
         "labelled frames": int(np.count_nonzero(recording.labelled)),
         "boxes": len(recording.label_boxes),
+        **{f"events: {name}": number for name, number in recording.events.items()},
+        **{f"dropped {reason}": number for reason, number in recording.dropped.items()},
     }
-    events = {f"events: {name}": number for name, number in recording.events.items()}
-    dropped = {f"dropped {reason}": number for reason, number in recording.dropped.items()}
-    return counts | events | dropped
 
 
 def _write_manifest(output: Path, settings: dict[str, Any], writer: str) -> dict[str, Any]:
@@ -325,11 +311,10 @@ def _write_manifest(output: Path, settings: dict[str, Any], writer: str) -> dict
         for path in sorted(output.glob(f"*/*/{COUNTS}"))
         if not path.parent.name.startswith(".")
     }
-    totals: dict[str, int] = {"recordings": len(recordings)}
+    totals = Counter({"recordings": len(recordings)})
     for counts in recordings.values():
-        for name, number in counts.items():
-            totals[name] = totals.get(name, 0) + number
-    manifest = {"settings": settings, "totals": totals, "recordings": recordings}
+        totals.update(counts)
+    manifest = {"settings": settings, "totals": dict(totals), "recordings": recordings}
     write_text(output / MANIFEST, _as_json(manifest), writer)
     return manifest
 

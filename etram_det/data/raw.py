@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.hdf5_file import DAMAGE, open_hdf5
+from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
@@ -28,7 +28,7 @@ from etram_det.data.recording import (
     Recording,
     Timeline,
 )
-from etram_det.data.representation import FrameSettings, representation_of
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.errors import UserError
 
@@ -73,6 +73,7 @@ class RawRecording(Recording):
         label_settings: LabelSettings,
         require_labels: bool = True,
     ) -> None:
+        window_us = frame_settings.window_ms * 1000
         with _open_events(path) as events:
             _require_stored(events, path)
             sensor_size = _sensor_size(events["t"].parent) or frame_settings.sensor_size
@@ -80,13 +81,12 @@ class RawRecording(Recording):
                 timeline = labelled_timeline(
                     path, box_path, sensor_size, split, frame_settings, label_settings
                 )
-                begin_us = int(timeline.frame_end_us[0]) - frame_settings.window_ms * 1000
+                begin_us = int(timeline.frame_end_us[0]) - window_us
                 _require_events_at(begin_us, int(timeline.frame_end_us[-1]), events["t"], path)
             except NoLabels:
                 if require_labels:
                     raise
-                ends = _consecutive_ends(events["t"], path, frame_settings.window_ms * 1000)
-                timeline = Timeline.without_labels(ends)
+                timeline = Timeline(_consecutive_ends(events["t"], path, window_us))
         input_size = frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         if input_size[0] > sensor_size[0] or input_size[1] > sensor_size[1]:
             half = [side // 2 for side in sensor_size]
@@ -94,10 +94,9 @@ class RawRecording(Recording):
                 f"data.input_size: must not exceed the sensor's {sensor_size} of {path}, "
                 f"got {input_size}: lower it, to {half} for half of the sensor's"
             )
-        name = path.stem.removesuffix("_td")
-        super().__init__(name, path, sensor_size, input_size, timeline)
-        self._window_us = frame_settings.window_ms * 1000
-        self._representation = representation_of(sensor_size, input_size, frame_settings)
+        super().__init__(path.stem.removesuffix("_td"), path, sensor_size, input_size, timeline)
+        self._window_us = window_us
+        self._representation = Representation(sensor_size, input_size, frame_settings)
         self._time_index: TimeIndex | None = None
 
     def event_rate(self) -> float | None:  # noqa: D102
@@ -108,8 +107,7 @@ class RawRecording(Recording):
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         ends = self.frame_end_us[start:stop].tolist()
-        shape, dtype = self._representation.shape, self._representation.dtype
-        frames = np.empty((len(ends), *shape), dtype)
+        frames = np.empty((len(ends), *self._representation.shape), self._representation.dtype)
         num_events = num_outside = 0
         with _open_events(self.path) as events:
             if self._time_index is None:
@@ -131,13 +129,8 @@ class RawRecording(Recording):
 @contextmanager
 def _open_events(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
     """The four columns of a recording, checked; the file is closed afterwards."""
-    try:
-        with open_hdf5(path, _CHUNK_CACHE) as file:
-            yield _columns(file, path)
-    except DAMAGE as error:
-        raise UserError(
-            f"{path}: cannot be read as HDF5 ({error}): fetch the file again"
-        ) from error
+    with open_hdf5(path, "fetch the file again", _CHUNK_CACHE) as file:
+        yield _columns(file, path)
 
 
 def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
@@ -156,7 +149,7 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
             found = ", ".join(f"{place}{each}" for each in group) or f"{place or 'file'} empty"
             raise UserError(
                 f"{path}: must hold events/x, y, p and t; events/{name} is missing, got "
-                f"{found}: fetch the file again, or write it anew with all four"
+                f"{found}: fetch the file again"
             )
         if column.ndim != 1 or column.dtype.kind not in _KINDS[name]:
             raise UserError(
@@ -173,10 +166,7 @@ def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
                 )
     lengths = {name: len(column) for name, column in events.items()}
     if len(set(lengths.values())) > 1:
-        raise UserError(
-            f"{path}: events/x, y, p and t must be equally long, got {lengths}: fetch the file "
-            "again"
-        )
+        raise UserError(f"{path}: its columns must be equally long, got {lengths}: fetch it again")
     return events
 
 
@@ -253,6 +243,14 @@ def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArra
     return first + window_us * np.arange(1, num_frames + 1)
 
 
+def no_box_file(path: Path) -> NoLabels:
+    """The error for a recording that lacks its box file."""
+    return NoLabels(
+        f"{path}: its boxes must be in {path.stem.removesuffix('_td')}_bbox.npy, got no such file: "
+        "add it or take the recording out of its folder"
+    )
+
+
 def labelled_timeline(
     path: Path,
     box_path: Path | None,
@@ -277,10 +275,7 @@ def labelled_timeline(
         NoUsableLabels: there are boxes, but none that belongs to a frame.
     """
     if box_path is None:
-        raise NoLabels(
-            f"{path}: its boxes must be in {path.stem.removesuffix('_td')}_bbox.npy, got no "
-            "such file: add it or take the recording out of its folder"
-        )
+        raise no_box_file(path)
     window_us, interval_us = frame_settings.window_ms * 1000, label_settings.interval_ms * 1000
     if interval_us % window_us:
         raise UserError(

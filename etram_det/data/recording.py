@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ class NoUsableLabels(NoLabels):
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a recording end, and which boxes belong to them.
+    """When the frames of a recording end, and which boxes belong to them: none unless given.
 
     Attributes:
         frame_end_us: ``[F]`` int64, end of each frame's window, ascending.
@@ -40,14 +38,9 @@ class Timeline:
     """
 
     frame_end_us: NDArray[np.int64]
-    label_frame: NDArray[np.int64]
-    label_boxes: NDArray[Any]
-    dropped: dict[str, int]
-
-    @staticmethod
-    def without_labels(frame_end_us: NDArray[np.int64]) -> Timeline:
-        """Frames of a recording that has no labels."""
-        return Timeline(frame_end_us, np.empty(0, np.int64), np.empty(0, BOX_DTYPE), {})
+    label_frame: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    label_boxes: NDArray[Any] = field(default_factory=lambda: np.empty(0, BOX_DTYPE))
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 class Recording(ABC):
@@ -139,18 +132,3 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
-
-
-def dropped_boxes(recordings: Iterable[Recording]) -> dict[str, int]:
-    """Labels that were left out when they were read, by reason.
-
-    Args:
-        recordings: of one split.
-    """
-    counts: Counter[str] = Counter()
-    for recording in recordings:
-        for reason, count in recording.dropped.items():
-            # Events are counted there too, by each process for itself.
-            if reason.startswith("boxes: "):
-                counts[reason.removeprefix("boxes: ")] += count
-    return dict(counts)

@@ -6,10 +6,8 @@ run is counted into the planes of its bin, which then stay in the processor's ca
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import numba
 import numpy as np
@@ -33,11 +31,11 @@ class FrameSettings:
             RVT does; ``"window"`` between the bounds of the window itself.
         downsample: ``"sum"`` adds up the sensor's pixels that share a pixel of the frame;
             ``"nearest"`` keeps one of them, as RVT does (three events in four are lost at half
-            size). Preprocessed recordings keep the timing and the way in which they were stored.
+            size). Preprocessed recordings keep what they were stored with.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not
             state their own.
-        representation: ``"stacked_histogram"`` (:class:`StackedHistogram`) or
-            ``"mixed_density"`` (:class:`MixedDensityStack`).
+        representation: ``"stacked_histogram"`` or ``"mixed_density"``, as :class:`Representation`
+            describes them.
     """
 
     input_size: tuple[int, int] | None = None
@@ -51,16 +49,11 @@ class FrameSettings:
 
     def __post_init__(self) -> None:
         for name in ("window_ms", "bins", "count_cutoff"):
-            if getattr(self, name) < 1:
-                found = getattr(self, name)
+            if (found := getattr(self, name)) < 1:
                 raise UserError(f"data.{name}: must be at least 1, got {found}: raise it")
-        for name, choices in (
-            ("timing", ("events", "window")),
-            ("downsample", ("sum", "nearest")),
-            ("representation", ("stacked_histogram", "mixed_density")),
-        ):
-            if getattr(self, name) not in choices:
-                found = getattr(self, name)
+        for name in ("timing", "downsample", "representation"):
+            choices = get_args(get_type_hints(FrameSettings)[name])
+            if (found := getattr(self, name)) not in choices:
                 raise UserError(f"data.{name}: must be one of {choices}, got {found!r}: choose one")
         most = int(np.iinfo(self.dtype).max)
         if self.count_cutoff > most:
@@ -92,13 +85,22 @@ def channels_of(bins: int, representation: str) -> int:
     return 2 * bins if representation == "stacked_histogram" else bins
 
 
-class Representation(ABC):
+class Representation:
     """Makes the events of a window into a frame, straight in the down-sampled grid.
+
+    A ``stacked_histogram`` counts events by polarity, time bin and pixel. Its channels are polarity
+    first, ``[p0 bin0, p0 bin1, …, p1 bin0, …]``; bins are equally long.
+
+    A ``mixed_density`` sums polarities over ever longer parts of the window, as RVT's mixed-density
+    stack: the last channel holds the sum (events of polarity 1 less those of the other) over all of
+    the window, the one before it over its first half, then the first quarter, and so on. Sums
+    saturate where RVT's 8-bit ones would wrap. (Nam et al., "Stereo depth from events cameras",
+    CVPR 2022.)
 
     Args:
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames, at most the sensor's.
-        settings: bins, timing and down-sampling.
+        settings: kind, bins, timing and down-sampling.
 
     Attributes:
         shape: channels, height and width of a frame.
@@ -106,15 +108,11 @@ class Representation(ABC):
     """
 
     def __init__(
-        self,
-        sensor_size: tuple[int, int],
-        input_size: tuple[int, int],
-        settings: FrameSettings,
+        self, sensor_size: tuple[int, int], input_size: tuple[int, int], settings: FrameSettings
     ) -> None:
         self.shape = (settings.channels, *input_size)
         self.dtype = settings.dtype
-        self._count_cutoff = settings.count_cutoff
-        self._timing = settings.timing
+        self._settings = settings
         self._row = _target_of_source(sensor_size[0], input_size[0], settings.downsample)
         self._column = _target_of_source(sensor_size[1], input_size[1], settings.downsample)
 
@@ -144,52 +142,15 @@ class Representation(ABC):
             frame[:] = 0
             return 0
         planes = frame.reshape(self.shape[0], -1)
-        first_us, last_us = self._time_span(t_us, window_us)
-        return self._kernel(
+        first_us, last_us = window_us
+        if self._settings.timing == "events":
+            first_us, last_us = t_us[0], t_us[-1]
+        is_histogram = self._settings.representation == "stacked_histogram"
+        kernel = _count_events if is_histogram else _sum_polarities
+        return kernel(
             planes, self.shape[2], x, y, p, t_us, first_us, last_us,
-            self._row, self._column, self._count_cutoff,
+            self._row, self._column, self._settings.count_cutoff,
         )  # fmt: skip
-
-    @property
-    @abstractmethod
-    def _kernel(self) -> Callable[..., int]:
-        """Fills planes ``[channels, H * W]``; returns the number of events outside the sensor."""
-
-    def _time_span(self, t_us: NDArray[np.int64], window_us: tuple[int, int]) -> tuple[int, int]:
-        """The times between which bins are cut."""
-        return (t_us[0], t_us[-1]) if self._timing == "events" else window_us
-
-
-class StackedHistogram(Representation):
-    """Counts events by polarity, time bin and pixel.
-
-    Channels are polarity first, ``[p0 bin0, p0 bin1, …, p1 bin0, …]``; bins are equally long.
-    """
-
-    @property
-    def _kernel(self) -> Callable[..., int]:
-        return _scatter
-
-
-class MixedDensityStack(Representation):
-    """Sums of polarities over ever longer parts of the window, as RVT's mixed-density stack.
-
-    The last channel holds the sum (events of polarity 1 less those of the other) over the whole
-    window, the one before it over its first half, then the first quarter, and so on. Sums saturate
-    where RVT's 8-bit ones would wrap. (Nam et al., "Stereo depth from events cameras", CVPR 2022.)
-    """
-
-    @property
-    def _kernel(self) -> Callable[..., int]:
-        return _sum_polarities
-
-
-def representation_of(
-    sensor_size: tuple[int, int], input_size: tuple[int, int], settings: FrameSettings
-) -> Representation:
-    """The representation that ``settings`` ask for."""
-    kinds = {"stacked_histogram": StackedHistogram, "mixed_density": MixedDensityStack}
-    return kinds[settings.representation](sensor_size, input_size, settings)
 
 
 def _target_of_source(source_size: int, target_size: int, downsample: str) -> NDArray[np.int32]:
@@ -211,12 +172,27 @@ def _bin_of(time: int, first: int, last: int, bins: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _first_of_bin(t: NDArray, start: int, first: int, last: int, bins: int, wanted: int) -> int:
+def _halving_bin_of(time: int, first: int, last: int, bins: int) -> int:
+    """The bin, of which each is twice as long as the one before, in single precision as in RVT."""
+    share = np.float32(time - first) / np.float32(max(last - first, 1))
+    share = min(max(share, np.float32(1e-6)), np.float32(1 - 1e-6))
+    halvings = np.log(share) / np.float32(np.log(0.5))
+    return min(max(int(np.floor(np.float32(bins) - halvings)), 0), bins - 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_of_bin(
+    t: NDArray, start: int, first: int, last: int, bins: int, wanted: int, halving: bool
+) -> int:
     """The first event at ``start`` or later whose bin is ``wanted`` or a later one."""
     low, high = start, len(t)
     while low < high:
         middle = (low + high) // 2
-        if _bin_of(t[middle], first, last, bins) < wanted:
+        if halving:
+            found = _halving_bin_of(t[middle], first, last, bins)
+        else:
+            found = _bin_of(t[middle], first, last, bins)
+        if found < wanted:
             low = middle + 1
         else:
             high = middle
@@ -224,7 +200,7 @@ def _first_of_bin(t: NDArray, start: int, first: int, last: int, bins: int, want
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(
+def _count_events(
     planes: NDArray,
     width: int,
     x: NDArray,
@@ -242,7 +218,7 @@ def _scatter(
     num_outside = 0
     start = 0
     for this_bin in range(bins):
-        stop = _first_of_bin(t, start, first, last, bins, this_bin + 1)
+        stop = _first_of_bin(t, start, first, last, bins, this_bin + 1, False)
         # Cleared only now, so that they are in the cache when they are counted into.
         planes[this_bin] = 0
         planes[this_bin + bins] = 0
@@ -261,30 +237,6 @@ def _scatter(
                 planes[channel, pixel] += 1
         start = stop
     return num_outside
-
-
-@numba.njit(cache=True, nogil=True)
-def _halving_bin_of(time: int, first: int, last: int, bins: int) -> int:
-    """The bin, of which each is twice as long as the one before, in single precision as in RVT."""
-    share = np.float32(time - first) / np.float32(max(last - first, 1))
-    share = min(max(share, np.float32(1e-6)), np.float32(1 - 1e-6))
-    halvings = np.log(share) / np.float32(np.log(0.5))
-    return min(max(int(np.floor(np.float32(bins) - halvings)), 0), bins - 1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _first_of_halving_bin(
-    t: NDArray, start: int, first: int, last: int, bins: int, wanted: int
-) -> int:
-    """The first event at ``start`` or later whose bin is ``wanted`` or a later one."""
-    low, high = start, len(t)
-    while low < high:
-        middle = (low + high) // 2
-        if _halving_bin_of(t[middle], first, last, bins) < wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @numba.njit(cache=True, nogil=True)
@@ -307,7 +259,7 @@ def _sum_polarities(
     num_outside = 0
     start = 0
     for this_bin in range(bins):
-        stop = _first_of_halving_bin(t, start, first, last, bins, this_bin + 1)
+        stop = _first_of_bin(t, start, first, last, bins, this_bin + 1, True)
         for i in range(start, stop):
             source_x, source_y = np.int64(x[i]), np.int64(y[i])
             if not (0 <= source_x < len(column) and 0 <= source_y < len(row)):

@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.data.hdf5_file import DAMAGE, new_hdf5_file, open_hdf5
+from etram_det.data.hdf5_file import new_hdf5_file, open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
 from etram_det.data.recording import REPAIRED, NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
@@ -31,7 +32,7 @@ _CHUNK = 2**15  # entries that are packed together: about a frame of traffic
 _ENTRY_BITS = 16
 _LONGEST_SIDE = 2**14
 _CLEARED = 2**16  # counts that are set to zero at a time
-_DAMAGE = (*DAMAGE, ValueError, TypeError)  # of damaged HDF5 or JSON
+_REMEDY = "remove it and preprocess again"
 # Of the settings that a cache is made with, those that reading cannot change any more.
 _FIXED = (
     "window_ms",
@@ -65,38 +66,40 @@ class SparseRecording(Recording):
     ) -> None:
         path = folder / FRAMES_FILE
         try:
-            with open_hdf5(path) as file:
+            with open_hdf5(path, _REMEDY) as file:
                 text, checksum = str(file.attrs["about"]), int(file.attrs["about_crc32"])
                 self._first_entry = file["first_entry"][:]
                 frame_end_us, label_frame = file["frame_end_us"][:], file["label_frame"][:]
                 boxes = file["label_boxes"][:].astype(BOX_DTYPE)
                 num_entries = len(file["entries"])
+                is_numbers = getattr(file["entries"], "dtype", None) == np.uint16
+            _require(is_numbers, "its entries are no 16-bit numbers")
             _require(zlib.crc32(text.encode()) == checksum, "its description is damaged")
             about = json.loads(text)
             _require(about["version"] == _VERSION, f"written by version {about['version']}")
             settings = {name: about["settings"][name] for name in (*_FIXED, *_NARROWED)}
-            sensor_size, already_dropped = tuple(about["sensor_size"]), dict(about["dropped"])
+            sensor_size, dropped_before = tuple(about["sensor_size"]), dict(about["dropped"])
             num_events: dict[str, int] = dict(about["events"])
             if _REPAIRED_BEFORE in num_events:
                 num_events[REPAIRED] = num_events.pop(_REPAIRED_BEFORE)
             self._shape, self._count_bits = tuple(about["shape"]), int(about["count_bits"])
             _require_sizes(self._shape, sensor_size, self._count_bits)
-            counts = (*already_dropped.values(), *num_events.values())
+            counts = (*dropped_before.values(), *num_events.values())
             _require(all(isinstance(count, int) for count in counts), "counts are no numbers")
             lengths = len(self._first_entry) - 1, len(boxes)
             _require(lengths == (len(frame_end_us), len(label_frame)), "lengths do not agree")
             _require_ascending(self._first_entry, 0, num_entries)
             _require_ascending(label_frame, 0, len(frame_end_us) - 1)
-        except _DAMAGE as error:
-            raise UserError(
-                f"{path}: cannot be read ({error}): remove it and preprocess again"
-            ) from error
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read ({error}): {_REMEDY}") from error
         require_same_settings(path, settings, self._shape[1:], frame_settings, label_settings)
         kept, dropped = apply_filters(boxes, sensor_size, split, label_settings.filters)
         if require_labels and len(kept) == 0:
             kind = NoUsableLabels if len(boxes) else NoLabels
             raise kind(f"{path}: no label is left of {len(boxes)} boxes: change data.filters")
-        for reason, number in already_dropped.items():
+        for reason, number in dropped_before.items():
             dropped[reason] = dropped.get(reason, 0) + number
         timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
@@ -113,16 +116,11 @@ class SparseRecording(Recording):
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         first_entry = self._first_entry[start : stop + 1]
         frames = np.empty((len(first_entry) - 1, *self._shape), np.uint8)
-        try:
-            with open_hdf5(self.path) as file:
-                entries = file["entries"][first_entry[0] : first_entry[-1]]
-        except _DAMAGE as error:
-            raise UserError(
-                f"{self.path}: cannot be read ({error}): remove it and preprocess again"
-            ) from error
+        with open_hdf5(self.path, _REMEDY) as file:
+            entries = file["entries"][first_entry[0] : first_entry[-1]]
         flat = frames.reshape(len(frames), math.prod(self._shape))
         if not _decode(flat, entries, first_entry - first_entry[0], self._count_bits):
-            raise UserError(f"{self.path}: frames are damaged: remove it and preprocess again")
+            raise UserError(f"{self.path}: frames are damaged: {_REMEDY}")
         counts = frames.view(self._dtype)
         if self._count_cutoff is not None:
             least = 0 if self._dtype == np.uint8 else -self._count_cutoff
@@ -166,26 +164,22 @@ def require_same_settings(
     Raises:
         UserError: naming the setting that differs.
     """
-    for name in _FIXED:
-        wanted = getattr(frame_settings if hasattr(frame_settings, name) else label_settings, name)
-        stored = made_with[name]
-        if (tuple(stored) if isinstance(stored, list) else stored) != wanted:
-            raise _other_settings(path, name, stored, wanted)
-    if frame_settings.input_size not in (None, input_size):
-        raise _other_settings(path, "input_size", list(input_size), frame_settings.input_size)
-    if frame_settings.count_cutoff > made_with["count_cutoff"]:
-        raise _other_settings(
-            path, "count_cutoff", made_with["count_cutoff"], frame_settings.count_cutoff
+    wanted = asdict(frame_settings) | asdict(label_settings)
+    wanted |= {name: list(wanted[name]) for name in ("class_names", "filters")}
+    stored = {**made_with, "input_size": list(input_size)}
+    differing = [name for name in _FIXED if stored[name] != wanted[name]]
+    if wanted["input_size"] not in (None, input_size):
+        differing.append("input_size")
+    if wanted["count_cutoff"] > stored["count_cutoff"]:
+        differing.append("count_cutoff")
+    if not set(stored["filters"]) <= set(wanted["filters"]):
+        differing.append("filters")
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"data.{name}: must be {stored[name]}, with which {path} was preprocessed, got "
+            f"{wanted[name]}: set it so, or preprocess again"
         )
-    if not set(made_with["filters"]) <= set(label_settings.filters):
-        raise _other_settings(path, "filters", made_with["filters"], list(label_settings.filters))
-
-
-def _other_settings(path: Path, name: str, stored: object, wanted: object) -> UserError:
-    return UserError(
-        f"data.{name}: must be {stored}, with which {path} was preprocessed, got {wanted}: set it "
-        "so, or preprocess again"
-    )
 
 
 def write_sparse(

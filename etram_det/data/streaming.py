@@ -49,6 +49,7 @@ class ChunkRequest:
     stream: bool
 
 
+@dataclass(eq=False)
 class TrainingPlan(Sampler[list[ChunkRequest]]):
     """The batches of a training epoch on one rank: streaming lanes first, then random ones.
 
@@ -64,7 +65,7 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     recording is in the first window.) Without streaming lanes, an epoch takes each window once;
     beside them, it takes as many as fit, and repeats them when they run out.
 
-    Args:
+    Attributes:
         labelled: for each recording, ``[F]`` bool, true for its labelled frames.
         num_steps: frames of a chunk, ``T``.
         stream_lanes: lanes of each rank that follow recordings.
@@ -72,39 +73,26 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         seed: seed of all random numbers.
         rank: rank of this process among ``world_size``.
         world_size: number of processes that train together.
-        epoch: the epoch to plan first.
-        start_step: steps to skip at the start of that epoch, to resume a run.
-
-    Attributes:
         epoch: the epoch that is planned; see :meth:`set_epoch`.
-        start_step: as given, until the epoch changes.
+        start_step: steps to skip at the start of that epoch, to resume a run.
     """
 
-    def __init__(
-        self,
-        labelled: Sequence[NDArray[np.bool_]],
-        num_steps: int,
-        stream_lanes: int,
-        random_lanes: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        epoch: int = 0,
-        start_step: int = 0,
-    ) -> None:
-        self.epoch = epoch
-        self.start_step = start_step
-        self._num_steps = num_steps
-        self._stream_lanes = stream_lanes
-        self._random_lanes = random_lanes
-        self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
-        self._num_chunks = np.array([-(-len(frames) // num_steps) for frames in labelled])
-        self._windows = _windows_with_labels(labelled, num_steps)
-        assert stream_lanes + random_lanes > 0
+    labelled: Sequence[NDArray[np.bool_]]
+    num_steps: int
+    stream_lanes: int
+    random_lanes: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        self._num_chunks = np.array([-(-len(frames) // self.num_steps) for frames in self.labelled])
+        self._windows = _windows_with_labels(self.labelled, self.num_steps)
+        assert self.stream_lanes + self.random_lanes > 0
         assert self._num_chunks.sum() > 0
-        assert len(self._windows) > 0 or random_lanes == 0
+        assert len(self._windows) > 0 or self.random_lanes == 0
 
     @property
     def sampler(self) -> TrainingPlan:
@@ -118,28 +106,26 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
             self.start_step = 0
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, the same on all ranks."""
-        if self._stream_lanes:
-            return -(-int(self._num_chunks.sum()) // (self._stream_lanes * self._world_size))
-        return -(-len(self._windows) // (self._random_lanes * self._world_size))
+        """Steps of an epoch, the same on all ranks."""
+        if self.stream_lanes:
+            return -(-int(self._num_chunks.sum()) // (self.stream_lanes * self.world_size))
+        return -(-len(self._windows) // (self.random_lanes * self.world_size))
 
     def __iter__(self) -> Iterator[list[ChunkRequest]]:
         order = self._random(_RECORDINGS).permutation(len(self._num_chunks))
         ends = np.cumsum(self._num_chunks[order])
         windows = self._random(_WINDOWS).permutation(self._windows)
         for step in range(self.start_step, len(self)):
-            streams = [self._stream_chunk(step, j, order, ends) for j in range(self._stream_lanes)]
-            yield streams + [
-                self._random_chunk(step, j, windows) for j in range(self._random_lanes)
-            ]
+            streams = [self._stream_chunk(step, j, order, ends) for j in range(self.stream_lanes)]
+            yield streams + [self._random_chunk(step, j, windows) for j in range(self.random_lanes)]
 
     def _stream_chunk(
         self, step: int, lane: int, order: NDArray[np.int64], ends: NDArray[np.int64]
     ) -> ChunkRequest:
         """Chunk of a streaming lane from the ring of recordings, which end at ``ends`` chunks."""
-        global_lane = self._rank * self._stream_lanes + lane
+        global_lane = self.rank * self.stream_lanes + lane
         total = int(ends[-1])
-        begin = global_lane * total // (self._stream_lanes * self._world_size)
+        begin = global_lane * total // (self.stream_lanes * self.world_size)
         # Positions are counted on past the ring's end, so that each visit has its own number.
         lap, position = divmod(begin + step, total)
         place = int(np.searchsorted(ends, position, side="right"))
@@ -148,7 +134,7 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         visit = lap * len(ends) + place
         return ChunkRequest(
             recording=recording,
-            start=chunk * self._num_steps,
+            start=chunk * self.num_steps,
             reset=step == 0 or chunk == 0,
             lane=lane,
             augment_seed=self._augment_seed(global_lane, visit),
@@ -157,16 +143,16 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
 
     def _random_chunk(self, step: int, lane: int, windows: NDArray[np.int64]) -> ChunkRequest:
         """Chunk of a random lane: windows are dealt to the random lanes of all ranks in turn."""
-        num_lanes = self._random_lanes * self._world_size
-        deal = step * num_lanes + self._rank * self._random_lanes + lane
+        num_lanes = self.random_lanes * self.world_size
+        deal = step * num_lanes + self.rank * self.random_lanes + lane
         recording, start = windows[deal % len(windows)]
         # Numbered after all streaming lanes, so that no two lanes share random numbers.
-        global_lane = self._stream_lanes * self._world_size + self._rank * self._random_lanes + lane
+        global_lane = self.stream_lanes * self.world_size + self.rank * self.random_lanes + lane
         return ChunkRequest(
             recording=int(recording),
             start=int(start),
             reset=True,
-            lane=self._stream_lanes + lane,
+            lane=self.stream_lanes + lane,
             augment_seed=self._augment_seed(global_lane, step),
             stream=False,
         )
@@ -174,12 +160,13 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     def _random(self, *purpose: int) -> np.random.Generator:
         """Random numbers of this epoch for one purpose, the same on all ranks."""
         key = (self.epoch, *purpose)
-        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _augment_seed(self, global_lane: int, visit: int) -> int:
         return int(self._random(_AUGMENTATION, global_lane, visit).integers(2**63))
 
 
+@dataclass(eq=False)
 class EvaluationPlan(Sampler[list[ChunkRequest]]):
     """The batches of an evaluation on one rank: each recording once, from start to end.
 
@@ -187,7 +174,7 @@ class EvaluationPlan(Sampler[list[ChunkRequest]]):
     lane that has run out leaves the batch. All ranks take the same number of steps, as collective
     operations require: a rank that has run out yields a single lane of padding.
 
-    Args:
+    Attributes:
         lengths: number of frames of each recording.
         num_steps: frames of a chunk, ``T``.
         lanes: largest number of lanes in a batch; surplus lanes stay empty.
@@ -195,20 +182,17 @@ class EvaluationPlan(Sampler[list[ChunkRequest]]):
         world_size: number of processes that evaluate together.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        num_steps: int,
-        lanes: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self._lengths = list(lengths)
-        self._num_steps = num_steps
-        num_chunks = [-(-length // num_steps) for length in lengths]
+    lengths: Sequence[int]
+    num_steps: int
+    lanes: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        num_chunks = [-(-length // self.num_steps) for length in self.lengths]
         # Ranks alternate, so that each has a recording before any has two.
-        shares = _deal_longest_first(num_chunks, lanes * world_size)
-        self._lanes = shares[rank::world_size]
+        shares = _deal_longest_first(num_chunks, self.lanes * self.world_size)
+        self._shares = shares[self.rank :: self.world_size]
         self._num_batches = max(sum(num_chunks[i] for i in share) for share in shares)
 
     def __len__(self) -> int:
@@ -216,8 +200,8 @@ class EvaluationPlan(Sampler[list[ChunkRequest]]):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[ChunkRequest]]:
-        idle = ChunkRequest(0, self._lengths[0], True, 0, None, True)
-        lanes = (self._follow(lane, share) for lane, share in enumerate(self._lanes))
+        idle = ChunkRequest(0, self.lengths[0], True, 0, None, True)
+        lanes = (self._follow(lane, share) for lane, share in enumerate(self._shares))
         steps = chain(zip_longest(*lanes), repeat(()))
         for _, requests in zip(range(len(self)), steps, strict=False):
             yield [request for request in requests if request is not None] or [idle]
@@ -225,7 +209,7 @@ class EvaluationPlan(Sampler[list[ChunkRequest]]):
     def _follow(self, lane: int, recordings: Sequence[int]) -> Iterator[ChunkRequest]:
         """All chunks of one lane, in order."""
         for recording in recordings:
-            for start in range(0, self._lengths[recording], self._num_steps):
+            for start in range(0, self.lengths[recording], self.num_steps):
                 yield ChunkRequest(recording, start, start == 0, lane, None, True)
 
 
@@ -256,10 +240,11 @@ class Chunk:
     repaired_share: float = 0.0
 
 
+@dataclass(eq=False)
 class ChunkDataset(Dataset[Chunk]):
     """Loads the chunks that a plan asks for.
 
-    Args:
+    Attributes:
         recordings: the recordings that the plan's indices refer to.
         num_steps: frames of a chunk, ``T``.
         augmentation: settings for chunks whose request has a seed; None for no augmentation.
@@ -270,17 +255,10 @@ class ChunkDataset(Dataset[Chunk]):
         UserError: if a chunk is unreadable and ``no_frames`` is None.
     """
 
-    def __init__(
-        self,
-        recordings: Sequence[Recording],
-        num_steps: int,
-        augmentation: AugmentSettings | None = None,
-        no_frames: NDArray[Any] | None = None,
-    ) -> None:
-        self.recordings = recordings
-        self.num_steps = num_steps
-        self.augmentation = augmentation
-        self.no_frames = no_frames
+    recordings: Sequence[Recording]
+    num_steps: int
+    augmentation: AugmentSettings | None = None
+    no_frames: NDArray[Any] | None = None
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
@@ -296,11 +274,11 @@ class ChunkDataset(Dataset[Chunk]):
             request = replace(request, reset=True)
             no_times = np.empty(0, np.int64)
             return Chunk(request, self.no_frames, no_times, [], name, scale, fault)
-        labels = []
-        for frame in range(request.start, stop):
-            labelled = recording.boxes(frame)
-            if labelled is not None:
-                labels.append((frame - request.start, *labelled))
+        labels = [
+            (frame - request.start, *labelled)
+            for frame in range(request.start, stop)
+            if (labelled := recording.boxes(frame)) is not None
+        ]
         chunk = Chunk(
             request,
             frames,
@@ -340,6 +318,7 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         labels += [(t * num_lanes + b, boxes, classes) for t, boxes, classes in chunk.labels]
     labels.sort(key=lambda label: label[0])
     requests = [chunk.request for chunk in chunks]
+    lanes = list(enumerate(chunks))
     return Batch(
         events=events,
         labels=Labels.stack(
@@ -354,11 +333,9 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         recording=[chunk.recording for chunk in chunks],
         scale=torch.tensor([chunk.scale for chunk in chunks], dtype=torch.float32),
         stream=torch.tensor([request.stream for request in requests]),
-        faults={b: chunk.fault for b, chunk in enumerate(chunks) if chunk.fault is not None},
-        num_outside={b: chunk.num_outside for b, chunk in enumerate(chunks) if chunk.num_outside},
-        repaired_share={
-            b: chunk.repaired_share for b, chunk in enumerate(chunks) if chunk.repaired_share
-        },
+        faults={b: chunk.fault for b, chunk in lanes if chunk.fault is not None},
+        num_outside={b: chunk.num_outside for b, chunk in lanes if chunk.num_outside},
+        repaired_share={b: chunk.repaired_share for b, chunk in lanes if chunk.repaired_share},
     )
 
 
@@ -375,9 +352,7 @@ def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
     return replace(chunk, frames=augmentation.apply_to_frames(chunk.frames), labels=labels)
 
 
-def _windows_with_labels(
-    labelled: Sequence[NDArray[np.bool_]], num_steps: int
-) -> NDArray[np.int64]:
+def _windows_with_labels(labelled: Sequence[NDArray[Any]], num_steps: int) -> NDArray[np.int64]:
     """``[W, 2]`` recording and first frame of each window that ends with a labelled frame."""
     windows = [np.empty((0, 2), np.int64)]
     for recording, frames in enumerate(labelled):

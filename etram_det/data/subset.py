@@ -33,7 +33,7 @@ def choose_subset(
             its range.
     """
     if isinstance(subset, str):
-        names = _names_in(Path(subset).expanduser())
+        names = _names_in(subset)
         chosen = [recording for recording in recordings if recording.name in names]
         if not chosen:
             raise UserError(
@@ -42,7 +42,7 @@ def choose_subset(
             )
         return chosen
     if not 0 < subset <= 1:
-        raise UserError(f"data.subset: must be above 0 and at most 1, got {subset:g}: correct it")
+        raise UserError(f"data.subset: must be above 0 and at most 1, got {subset:g}: set it so")
     counts = _boxes_by_class(recordings, num_classes)
     places = _representative(counts, max(1, round(subset * len(recordings))), seed)
     return [recordings[place] for place in places]
@@ -58,19 +58,15 @@ def class_share_difference(
         whole: all recordings of the split.
         num_classes: number of classes, ``K``.
     """
-    part, total = (
-        _shares(_boxes_by_class(some, num_classes).sum(axis=0)) for some in (chosen, whole)
-    )
+    counts = (_boxes_by_class(some, num_classes).sum(axis=0) for some in (chosen, whole))
+    part, total = map(_shares, counts)
     return float(np.abs(part - total).max())
 
 
 def in_words(chosen: Sequence[Recording], whole: Sequence[Recording], num_classes: int) -> str:
     """How many recordings were chosen, how well they represent the whole, and which.
 
-    Args:
-        chosen: recordings of a split.
-        whole: all recordings of the split.
-        num_classes: number of classes, ``K``.
+    The arguments are those of :func:`class_share_difference`.
     """
     difference = class_share_difference(chosen, whole, num_classes)
     return (
@@ -81,12 +77,8 @@ def in_words(chosen: Sequence[Recording], whole: Sequence[Recording], num_classe
 
 def _boxes_by_class(recordings: Sequence[Recording], num_classes: int) -> NDArray[np.int64]:
     """``[R, K]`` boxes of each class in each recording."""
-    return np.array(
-        [
-            np.bincount(recording.label_boxes["class_id"], minlength=num_classes)
-            for recording in recordings
-        ]
-    )
+    class_ids = (recording.label_boxes["class_id"] for recording in recordings)
+    return np.array([np.bincount(each, minlength=num_classes) for each in class_ids])
 
 
 def warn_of_unknown_names(subset: float | str | None, root: Path) -> None:
@@ -97,7 +89,7 @@ def warn_of_unknown_names(subset: float | str | None, root: Path) -> None:
         root: folder of the recordings.
     """
     if isinstance(subset, str) and root.is_dir():
-        unknown = sorted(_names_in(Path(subset).expanduser()) - names_under(root))
+        unknown = sorted(_names_in(subset) - names_under(root))
         if unknown:
             _log.warning(
                 "data.subset: %s has names that no recording under %s has: %s: correct them",
@@ -107,13 +99,13 @@ def warn_of_unknown_names(subset: float | str | None, root: Path) -> None:
             )
 
 
-def _names_in(path: Path) -> set[str]:
+def _names_in(path: str) -> set[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"data.subset: must be a share, or a text file of recordings' names, got {path} "
-            f"({getattr(error, 'strerror', None) or 'not a text file'}): correct it"
+            f"({getattr(error, 'strerror', None) or 'not a text file'}): set one of them"
         ) from error
     stripped = (line.strip() for line in lines)
     return {line for line in stripped if line and not line.startswith("#")}

@@ -2,7 +2,7 @@
 
 Cameras' timestamps go backwards now and then. As in RVT, each event then takes the latest timestamp
 seen before it, so that timestamps never descend. The index holds such repaired timestamps, and a
-window is cut by reading the few blocks around it: the result is that of repairing the whole
+window is cut by reading the few blocks around it: the result is that of repairing all of the
 recording at once.
 """
 
@@ -45,7 +45,7 @@ class TimeIndex:
     @staticmethod
     def build(times: h5py.Dataset) -> TimeIndex:
         """Read through all timestamps of a recording, in bounded memory."""
-        block_times = []
+        block_times = [np.empty(0, np.int64)]
         num_repaired = 0
         latest = np.iinfo(np.int64).min
         for start in range(0, len(times), _READ):
@@ -54,8 +54,7 @@ class TimeIndex:
             num_repaired += int(np.count_nonzero(repaired != timestamps))
             block_times.append(repaired[::BLOCK].copy())  # a view would hold all the timestamps
             latest = repaired[-1]
-        empty = np.empty(0, np.int64)
-        return TimeIndex(np.concatenate([empty, *block_times]), num_repaired)
+        return TimeIndex(np.concatenate(block_times), num_repaired)
 
     def cut(self, times: h5py.Dataset, start_us: int, end_us: int) -> tuple[int, NDArray[np.int64]]:
         """The events of a window, both ends included.

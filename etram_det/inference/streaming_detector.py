@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.representation import FrameSettings, representation_of
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.errors import UserError
 from etram_det.inference.engine import Engine, Precision, PyTorchEngine
 from etram_det.inference.placement import Placement, Resize
@@ -144,7 +144,7 @@ class StreamingDetector:
         self.max_detections = max_detections
         self._channels = trained.frame_settings.channels
         self._engine: Engine = PyTorchEngine(trained.detector, precision, device)
-        self._representation = representation_of(
+        self._representation = Representation(
             sensor_size, self.placement.counted_size, self.frame_settings
         )
         self._end_us: int | None = None

@@ -12,13 +12,22 @@ RVT_CHECKPOINT = ROOT / "tests" / "reference" / "rvt_reference.ckpt"
 SIZE = ["--frames.input_size", "[24, 32]"]
 FIT = [
     "fit",
-    *("--config", str(ROOT / "configs" / "size_aware.yaml")),
-    *("--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"),
-    *("--data.num_workers", "0", "--data.train_lanes", "2", "--data.num_steps", "1"),
-    *("--data.input_size", "[24, 32]", "--trainer.max_steps", "1"),
-    *("--trainer.val_check_interval", "1", "--trainer.num_sanity_val_steps", "0"),
-    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
-    *("--trainer.enable_model_summary", "false", "--trainer.log_every_n_steps", "1"),
+    "--config",
+    str(ROOT / "configs" / "size_aware.yaml"),
+    "--model.embed_dim=8",
+    "--model.dim_head=4",
+    "--model.fpn_depth=0.33",
+    "--data.num_workers=0",
+    "--data.train_lanes=2",
+    "--data.num_steps=1",
+    "--data.input_size=[24, 32]",
+    "--trainer.max_steps=1",
+    "--trainer.val_check_interval=1",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.log_every_n_steps=1",
 ]
 CASES = {}  # name -> what damages a copy of the sound files and returns the command line
 

@@ -29,8 +29,14 @@ LIMIT_S = 300  # for one command: what takes longer does not end
 MEMORY = 24 * 2**30  # bytes of address space
 # They go through Lightning's command line, 0.2 s each and more; the others take 0.05 s.
 SLOW = (
-    *("run.ckpt", "checkpoint_is", "code_in", "hyper_parameters", "init_from", "resume_with"),
-    *("settings", "weights_of"),
+    "run.ckpt",
+    "checkpoint_is",
+    "code_in",
+    "hyper_parameters",
+    "init_from",
+    "resume_with",
+    "settings",
+    "weights_of",
 )
 
 
@@ -58,8 +64,10 @@ def outcome_of(name, sound, folder):
     except BaseException:
         trace = traceback.format_exc()
     faulthandler.cancel_dump_traceback_later()
-    told = [line for line in error.getvalue().splitlines() if line.startswith("etram_det: error:")]
-    return {"code": code, "told": told, "trace": trace}
+    errors = [
+        line for line in error.getvalue().splitlines() if line.startswith("etram_det: error:")
+    ]
+    return {"code": code, "errors": errors, "trace": trace}
 
 
 def main(folder, first, every):

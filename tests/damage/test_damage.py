@@ -25,7 +25,7 @@ def run_all(folder, every):
         if child.returncode:
             name = names[len(outcomes)]
             end = f"ended with {child.returncode}: {child.stderr[-3000:]}"
-            outcomes.append({"case": name, "code": None, "told": [], "trace": end})
+            outcomes.append({"case": name, "code": None, "errors": [], "trace": end})
     return outcomes
 
 
@@ -37,8 +37,8 @@ def fault_of(outcome):
         return "ran code"
     if outcome["code"] not in (0, 1, 2):
         return f"exit code {outcome['code']}"
-    if outcome["code"] and len(outcome["told"]) != 1:
-        return f"told {outcome['told']}"
+    if outcome["code"] and len(outcome["errors"]) != 1:
+        return f"printed {outcome['errors']}"
     return None
 
 

@@ -164,7 +164,7 @@ def test_what_cannot_be_decoded_is_refused_by_name(tmp_path):
     assert "got no such file" in refusal(tmp_path / "missing.raw")
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     (tmp_path / "a.raw").write_bytes(evt2(random_events(300)))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "file"))
@@ -172,7 +172,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_file_that_ends_within_an_event_is_told(tmp_path, caplog, name):
+def test_a_file_that_ends_within_an_event_is_reported(tmp_path, caplog, name):
     intact = ENCODERS[name](random_events(2000))
     path = tmp_path / name
     path.write_bytes(intact)
@@ -216,12 +216,18 @@ def test_damaged_files_end_in_frames_or_one_line(tmp_path, name):
     ("name", "size", "number", "first", "last"),
     [
         (
-            *("evt3_sample.raw", (720, 1280), 219_596),
-            *((874, 200, 11_718_656, 0), (1218, 572, 11_727_457, 1)),
+            "evt3_sample.raw",
+            (720, 1280),
+            219_596,
+            (874, 200, 11_718_656, 0),
+            (1218, 572, 11_727_457, 1),
         ),
         (
-            *("evt2_sample.raw", (480, 640), 539_481),
-            *((237, 121, 1_317_888, 1), (210, 142, 1_367_888, 1)),
+            "evt2_sample.raw",
+            (480, 640),
+            539_481,
+            (237, 121, 1_317_888, 1),
+            (210, 142, 1_367_888, 1),
         ),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_run_that_goes_on_plans_its_own_epoch(raw_root, tmp_path):
     first.fit(Probe(), datamodule=data_module(raw_root))
     first.save_checkpoint(tmp_path / "first.ckpt")
     trainer(max_epochs=2, limit_val_batches=0).fit(whole, datamodule=data_module(raw_root))
-    # With workers, chunks are asked for before Lightning tells the epoch.
+    # With workers, chunks are asked for before Lightning sets the epoch.
     trainer(max_epochs=2, limit_val_batches=0).fit(
         resumed, datamodule=data_module(raw_root, num_workers=1), ckpt_path=tmp_path / "first.ckpt"
     )
@@ -175,7 +175,7 @@ def test_prediction_needs_no_labels(raw_root, tmp_path, recwarn):
     ("layout", "downsample", "times"),
     [("preprocessed", "sum", 1), ("preprocessed", "nearest", 0), ("raw", "sum", 0)],
 )
-def test_frames_that_are_stored_already_are_told(layout, downsample, times, raw_root, caplog):
+def test_frames_that_are_stored_already_are_reported(layout, downsample, times, raw_root, caplog):
     root = raw_root if layout == "raw" else REFERENCE / "preprocessed_etram"
     with caplog.at_level("INFO"):
         data_module(root, input_size=(360, 640), downsample=downsample).setup("fit")

@@ -1,4 +1,4 @@
-"""What tells sets of recordings apart."""
+"""What identifies a set of recordings."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_a_digest_of_all_that(recordings):
     assert fingerprint(recordings(200_000, 300_000))["digest"] != first
 
 
-def test_changes_are_told_by_name(recordings):
+def test_changes_are_reported_by_name(recordings):
     def facts(found, **settings):
         return {"settings": settings, "recordings": identities(found)}
 
@@ -80,7 +80,7 @@ def test_other_boxes_in_the_same_frames_are_other_labels(recordings, tmp_path, f
     assert fingerprint(after)["digest"] != digest
 
 
-def test_another_size_on_disk_is_told():
+def test_another_size_on_disk_is_reported():
     facts = {"settings": {}, "recordings": {"a": [6, 2, 7, 8, 5000]}}
     other = {"settings": {}, "recordings": {"a": [6, 2, 7, 8, 5001]}}
     assert changes_between(facts, other) == [
@@ -112,7 +112,7 @@ def test_another_plan_starts_its_epoch_anew():
     ]
 
 
-def test_a_damaged_place_is_told_with_its_file():
+def test_a_damaged_place_is_reported_with_its_file():
     ours = {"settings": {}, "recordings": {}, "validation": {}}
     with pytest.raises(UserError, match="last.ckpt: .*, got step -3 of epoch 0: .*damaged"):
         place_in_plan(ours | {"epoch": 0, "step": -3}, ours, "last.ckpt")

@@ -135,11 +135,8 @@ def test_label_times_too_early_or_off_the_interval_are_passed_over():
 
 def test_frames_lead_up_to_the_first_label_and_connect_the_others():
     ends, frames = frame_ends([133_332, 233_331, 433_329], 100_000, 50_000)
-    assert ends.tolist() == [
-        *(83_332, 133_332),
-        *(183_331, 233_331),
-        *(283_330, 333_330, 383_329, 433_329),
-    ]
+    to_second_label = [83_332, 133_332, 183_331, 233_331]
+    assert ends.tolist() == [*to_second_label, 283_330, 333_330, 383_329, 433_329]
     assert frames.tolist() == [1, 3, 7]
     assert [part.tolist() for part in frame_ends([100_000], 100_000, 50_000)] == [
         [50_000, 100_000],

@@ -1,4 +1,4 @@
-"""Preprocessing: equal to raw recordings and to RVT, whatever happens on the way."""
+"""Preprocessing: equal to raw recordings and to RVT, whatever happens meanwhile."""
 
 import filecmp
 import json
@@ -209,7 +209,10 @@ def test_workers_and_shards_give_the_same_bytes(root, tmp_path):
     progress = []
     preprocess(root, tmp_path / "one", SMALL, LABELS, workers=1)
     preprocess(
-        *(root, tmp_path / "two", SMALL, LABELS),
+        root,
+        tmp_path / "two",
+        SMALL,
+        LABELS,
         workers=2,
         progress=lambda done, total: progress.append((done, total)),
     )
@@ -445,8 +448,10 @@ def test_files_that_cannot_be_opened_do_not_cost_the_others(root, tmp_path, capl
         f"{root}/train/train_day_0001_td.h5: cannot be read as HDF5"
     )
     assert caught.value.exit_code == 1
-    [told] = [message for message in caplog.messages if "not preprocessed" in message]
-    assert told.startswith(f"not preprocessed: {root}/train/train_day_0003_td.h5: cannot be read")
+    [reported] = [message for message in caplog.messages if "not preprocessed" in message]
+    assert reported.startswith(
+        f"not preprocessed: {root}/train/train_day_0003_td.h5: cannot be read"
+    )
     assert len(find_recordings(tmp_path / "out", "train", SMALL, LABELS)) == 3
     assert len(find_recordings(tmp_path / "out", "val", SMALL, LABELS)) == 1
 

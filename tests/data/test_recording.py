@@ -1,4 +1,4 @@
-"""Recordings of both layouts: equal to RVT's preprocessing, however dirty the files."""
+"""Recordings of both layouts: equal to RVT's preprocessing, however irregular the files."""
 
 import pickle
 
@@ -169,7 +169,7 @@ def test_labels_without_events_at_their_times_are_refused(tmp_path):
     assert len(make(write_raw(tmp_path, "c", events, labels))) == 10
 
 
-def test_the_share_of_mended_stamps_is_known_once_frames_are_read(tmp_path):
+def test_the_share_of_repaired_timestamps_is_known_once_frames_are_read(tmp_path):
     events = random_events(500)
     events["t"][100] = events["t"][149] + 1  # 49 events are behind it
     recording = make(write_raw(tmp_path, "a", events, boxes_at([100_000])))
@@ -368,9 +368,8 @@ def test_any_input_size_keeps_every_event_and_scales_the_labels(tmp_path, size):
 
 def test_damage_anywhere_ends_in_frames_or_one_line(tmp_path):
     box_file = tmp_path / "a_bbox.npy"
-    path = write_raw(
-        *(tmp_path, "a", random_events(3000), boxes_at(LABEL_TIMES)), compression="gzip"
-    )
+    events, boxes = random_events(3000), boxes_at(LABEL_TIMES)
+    path = write_raw(tmp_path, "a", events, boxes, compression="gzip")
     intact = {each: each.read_bytes() for each in (path, box_file)}
     rng = np.random.default_rng(0)
     refused = 0

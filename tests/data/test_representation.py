@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 
 from etram_det.data.representation import (
     FrameSettings,
-    MixedDensityStack,
-    StackedHistogram,
-    representation_of,
+    Representation,
 )
 from etram_det.errors import UserError
 from support import paths
@@ -18,7 +16,7 @@ REFERENCE = np.load(paths.REFERENCE / "stacked_histogram.npz")
 
 
 def histogram(events, window_us, sensor_size, input_size, options):
-    stack = StackedHistogram(sensor_size, input_size, options)
+    stack = Representation(sensor_size, input_size, options)
     frame = np.full(stack.shape, 7, np.uint8)
     num_outside = stack.fill(frame, *(events[name] for name in "xypt"), window_us)
     return frame, num_outside
@@ -121,8 +119,7 @@ def test_events_outside_the_sensor_are_counted_and_left_out():
 
 
 def mixed_density(events, window_us, sensor_size, input_size, options):
-    stack = representation_of(sensor_size, input_size, options)
-    assert isinstance(stack, MixedDensityStack)
+    stack = Representation(sensor_size, input_size, options)
     frame = np.full(stack.shape, 7, stack.dtype)
     num_outside = stack.fill(frame, *(events[name] for name in "xypt"), window_us)
     return frame, num_outside

@@ -8,7 +8,7 @@ from etram_det.__main__ import keep_freed_memory
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocessing import preprocess
-from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.tools.bench.data import bench_memory
 from support.plain_histogram import oracle
 from support.raw_files import boxes_at, write_raw
@@ -40,7 +40,7 @@ def traffic(num_events, seconds, seed=0):
 
 def counting(events):
     """A function that counts the events of a window."""
-    stack = StackedHistogram(SENSOR, INPUT, FrameSettings())
+    stack = Representation(SENSOR, INPUT, FrameSettings())
     frame = np.empty(stack.shape, np.uint8)
     columns = [events[name] for name in "xypt"]
     return lambda: stack.fill(frame, *columns, (0, 50_000))

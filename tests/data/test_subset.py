@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused(recordings, tmp_path):
         choose_subset(recordings, str(path), 3, 0)
 
 
-def test_names_that_no_recording_has_are_told_once(tmp_path, caplog):
+def test_names_that_no_recording_has_are_reported_once(tmp_path, caplog):
     boxes = boxes_at([100_000, 200_000])
     for split, name in (("train", "train_day_1"), ("val", "val_day_1"), ("test", "test_day.1")):
         write_raw(tmp_path / split, name, random_events(50), boxes)

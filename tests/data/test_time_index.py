@@ -30,18 +30,18 @@ def cache(tmp_path, monkeypatch):
 @settings(deadline=None)
 def test_a_cut_equals_mending_the_whole_recording(num_events, setback, start, length, seed):
     rng = np.random.default_rng(seed)
-    stamps = np.sort(rng.integers(0, 60, num_events)) - rng.integers(0, setback + 1, num_events)
+    timestamps = np.sort(rng.integers(0, 60, num_events)) - rng.integers(0, setback + 1, num_events)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time_index, "BLOCK", 4)
         patch.setattr(time_index, "_READ", 12)
-        index = TimeIndex.build(stamps)
-        first, cut = index.cut(stamps, start, start + length)
-    mended = np.maximum.accumulate(stamps)
-    inside = np.flatnonzero((mended >= start) & (mended <= start + length))
-    np.testing.assert_array_equal(cut, mended[inside])
+        index = TimeIndex.build(timestamps)
+        first, cut = index.cut(timestamps, start, start + length)
+    repaired = np.maximum.accumulate(timestamps)
+    inside = np.flatnonzero((repaired >= start) & (repaired <= start + length))
+    np.testing.assert_array_equal(cut, repaired[inside])
     if len(inside):
         assert first == inside[0]
-    assert index.num_repaired == np.count_nonzero(mended != stamps)
+    assert index.num_repaired == np.count_nonzero(repaired != timestamps)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -19,7 +19,7 @@ from etram_det.data.labels import ETRAM_CLASSES, LabelSettings
 from etram_det.data.layouts import find_recordings, open_recording
 from etram_det.data.preprocessing import preprocess
 from etram_det.data.recording import Recording
-from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.files import CACHE_VARIABLE
 from etram_det.simulator.dataset import SimulationSettings, simulate
 from etram_det.tools.bench.measure import Section, measure, measurement_of, resident_mb
@@ -43,7 +43,7 @@ def bench_data(repeats: int) -> list[Section]:
 def _kernel(repeats: int) -> Section:
     section = Section(f"Events to a frame: {_KERNEL_EVENTS:,} in 50 ms, 720x1280 to 360x640")
     columns = random_events(_KERNEL_EVENTS, _SENSOR)
-    histogram = StackedHistogram(_SENSOR, _FRAME, FrameSettings())
+    histogram = Representation(_SENSOR, _FRAME, FrameSettings())
     frame = np.empty(histogram.shape, np.uint8)
     runs = {"kernel": partial(histogram.fill, frame, *columns, (0, 50_000))}
     for name, values in measure(runs, 3 * repeats, _CPU, section).items():

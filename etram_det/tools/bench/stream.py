@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from etram_det.data.representation import FrameSettings, StackedHistogram
+from etram_det.data.representation import FrameSettings, Representation
 from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.postprocessing import decode_detections
 from etram_det.tools.bench.arithmetic import compare
@@ -55,7 +55,7 @@ def _add_parts(
 ) -> None:
     """Add the parts of one window, from events to detections."""
     size = settings.input_size
-    histogram = StackedHistogram(size, size, FrameSettings())
+    histogram = Representation(size, size, FrameSettings())
     window = random_events(_EVENTS_PER_WINDOW, size)
     stopwatch = Stopwatch(settings.device)
     for _ in stopwatch.steps(settings.repeats, warm_up=2):
