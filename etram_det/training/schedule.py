@@ -14,8 +14,8 @@ def require_steps(schedule: str, max_steps: int, max_epochs: int | None) -> None
 
     Args:
         schedule: ``constant``, or one that falls over all steps.
-        max_steps: largest number of steps, -1 for no limit.
-        max_epochs: largest number of epochs, -1 for no limit.
+        max_steps: of the training, -1 for no limit.
+        max_epochs: of the training, -1 for no limit.
 
     Raises:
         UserError: if the number of steps is 0, or unknown to a schedule that needs it.

@@ -47,10 +47,10 @@ class ResultsWriter(Callback):
     def __init__(self, score_threshold: float = 0.3, pictures: int = 12) -> None:
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"results.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
+                f"results.score_threshold: must be in [0, 1], got {score_threshold}: set another"
             )
         if pictures < 0:
-            raise UserError(f"results.pictures: must be at least 0, got {pictures}: Set 0 for none")
+            raise UserError(f"results.pictures: must be at least 0, got {pictures}: set 0 for none")
         self.score_threshold = score_threshold
         self.pictures = pictures
         self.validation: dict[str, Any] = {}
@@ -85,18 +85,21 @@ class ResultsWriter(Callback):
             return
         result = module.metric.result  # of the module's own compute(), made just before
         data = getattr(trainer, "datamodule", None)
-        results = results_of(
-            result,
-            score_threshold=self.score_threshold,
-            dropped_by_data=data.dropped_boxes(split) if data is not None else {},
-        )
+        dropped = {} if data is None else data.dropped_boxes(split)
+        results = results_of(result, score_threshold=self.score_threshold, dropped_by_data=dropped)
         step = module.trained_steps
-        results["run"] = _run_facts(trainer, split, step)
+        results["run"] = {
+            "split": split,
+            "step": step,
+            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "data": None if data is None else data.root or "simulated traffic",
+            "input_size": None if data is None else list(data.input_size),
+            "version": __version__,
+        }
         evaluates = trainer.state.fn != "fit"
         if not evaluates:
             # Through JSON: a checkpoint holds plain values only.
-            plain = json.loads(json.dumps(results))
-            self.validation = {"step": step, "results": plain}
+            self.validation = {"step": step, "results": json.loads(json.dumps(results))}
         console = screen(width=FILE_WIDTH)
         console.print()  # off the progress bar's line
         console.rule(f"{split}, after {step} steps")
@@ -114,8 +117,7 @@ class ResultsWriter(Callback):
                 console.print(f"\nreport: {write_report([Path(folder)])}", soft_wrap=True)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                writer = logger.experiment
-                show_results(writer, results, result.curves, split, step)
+                show_results(logger.experiment, results, result.curves, split, step)
             elif isinstance(logger, WandbLogger):
                 # W&B's own plot wants scores and labels, not curves.
                 plot = precision_recall_plot(result.curves, results["confusion"]["names"][:-1])
@@ -140,16 +142,3 @@ class ResultsWriter(Callback):
             draw_frame,
             self.pictures,
         )
-
-
-def _run_facts(trainer: pl.Trainer, split: str, step: int) -> dict[str, Any]:
-    """What was evaluated, for those who meet the results on their own."""
-    data = getattr(trainer, "datamodule", None)
-    return {
-        "split": split,
-        "step": step,
-        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
-        "data": None if data is None else data.root or "simulated traffic",
-        "input_size": None if data is None else list(data.input_size),
-        "version": __version__,
-    }

@@ -33,15 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             write_checkpoint(path, checkpoint)
         except UserError as error:
             kept = "the one before it is whole" if path.is_file() else "there is none before it"
-            raise UserError(
-                f"{error}: {kept}. Make room, then use --resume auto", exit_code=1
-            ) from error
+            message = f"{error}: {kept}: make room, then use --resume auto"
+            raise UserError(message, exit_code=1) from error
 
     def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Any = None,
-        weights_only: bool | None = None,
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint onto the CPU; code that it may hold is never run.
 
@@ -86,13 +82,11 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_steps: int | None = 1000,
         every_n_minutes: float | None = 10.0,
     ) -> None:
-        for name, value in (
-            ("every_n_steps", every_n_steps),
-            ("every_n_minutes", every_n_minutes),
-        ):
+        limits = {"every_n_steps": every_n_steps, "every_n_minutes": every_n_minutes}
+        for name, value in limits.items():
             if value is not None and value <= 0:
                 raise UserError(
-                    f"checkpoint.{name}: must be above 0, got {value}: Set null for no such limit"
+                    f"checkpoint.{name}: must be above 0, got {value}: set null for no such limit"
                 )
         if not monitor.startswith("val/"):
             raise _no_such_metric(monitor)
@@ -228,5 +222,5 @@ class RunCheckpoint(ModelCheckpoint):
 def _no_such_metric(monitor: str) -> UserError:
     return UserError(
         "checkpoint.monitor: must be a precision or recall of the validation, got "
-        f"{monitor}: Use val/AP, val/AP50, val/AR or val/AP_<size bin or class>"
+        f"{monitor}: use val/AP, val/AP50, val/AR or val/AP_<size bin or class>"
     )

@@ -36,11 +36,11 @@ class ValidationPictures(Callback):
     def __init__(self, number: int = 8, score_threshold: float = 0.3) -> None:
         if number < 0:
             raise UserError(
-                f"pictures.number: must be at least 0, got {number}: Set 0 for no pictures"
+                f"pictures.number: must be at least 0, got {number}: set 0 for no pictures"
             )
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"pictures.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
+                f"pictures.score_threshold: must be in [0, 1], got {score_threshold}: set another"
             )
         self.number = number
         self.score_threshold = score_threshold
@@ -48,9 +48,9 @@ class ValidationPictures(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Hand the pictures to the loggers: the metric has the boxes of all processes."""
         data = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or data is None or not trainer.is_global_zero:
+        if trainer.sanity_checking or data is None or not trainer.loggers:
             return
-        if not trainer.loggers:
+        if not trainer.is_global_zero:
             return
         for name, picture in self._pictures(data, pl_module.metric.result):
             show_picture(trainer.loggers, f"val_frames/{name}", picture, pl_module.trained_steps)
@@ -69,16 +69,15 @@ class ValidationPictures(Callback):
             scale = np.array(recording.scale * 2 if is_native else (1, 1, 1, 1))
             truth, found = (boxes.in_frame(i) for boxes in (frames.truth, frames.detections))
             found = found.select(found.scores >= self.score_threshold)
-            picture = labelled_picture(
-                frame,
-                names,
-                [
-                    Boxes(truth.boxes / scale, truth.classes, dashed=True),
-                    Boxes(found.boxes / scale, found.classes, found.scores),
-                ],
+            boxes = [
+                Boxes(truth.boxes / scale, truth.classes, dashed=True),
+                Boxes(found.boxes / scale, found.classes, found.scores),
+            ]
+            title, representation = (
                 f"{recording.name} {seconds}",
                 data.frame_settings.representation,
             )
+            picture = labelled_picture(frame, names, boxes, title, representation)
             yield f"{recording.name}_{seconds}", picture
 
 

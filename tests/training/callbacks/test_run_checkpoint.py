@@ -192,7 +192,7 @@ def test_the_best_two_and_the_last():
 def test_the_best_are_chosen_by_a_metric_of_the_validation(monitor):
     assert run_to_its_end([*SHORT, "--checkpoint.monitor", monitor]) == 2
     [line] = [line for line in said().splitlines() if "error:" in line]
-    expected = f"must be a precision or recall of the validation, got {monitor}: Use val/AP, "
+    expected = f"must be a precision or recall of the validation, got {monitor}: use val/AP, "
     assert f"checkpoint.monitor: {expected}" in line
     assert not Path("runs").exists()
 
@@ -208,7 +208,7 @@ def test_the_last_one_is_written_by_minutes():
     assert run_to_its_end([*SHORT, *rate, "1.0e-9"], before_step_3) == -signal.SIGKILL
     assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == 2
     assert run_to_its_end([*SHORT, *rate, "0"]) == 2
-    assert "checkpoint.every_n_minutes: must be above 0, got 0.0: Set null" in said()
+    assert "checkpoint.every_n_minutes: must be above 0, got 0.0: set null" in said()
 
 
 def test_a_damaged_state_is_told_in_a_line():
