@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -17,25 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etram_det.checkpoint.contents import Placeholder, require_readable
-from etram_det.checkpoint.layout import require_whole
+from etram_det.checkpoint.contents import Placeholder, require_readable, require_whole
 from etram_det.errors import UserError
 from etram_det.files import replacing
 
-# What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
-_DAMAGE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 # Kept by normalisation layers beside their parameters, and treated like them.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _DETECTOR = "detector."  # prefix of the detector's tensors
@@ -54,15 +38,12 @@ class Checkpoint:
     path: str | Path = "checkpoint"
 
     @staticmethod
-    def of_weights(
-        tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: str | Path = "checkpoint"
-    ) -> Checkpoint:
+    def of_weights(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
         """A checkpoint from which training starts with a fresh optimiser.
 
         Args:
             tensors: of the detector by its own names, of any shape ``[*]``.
             settings: of the module, ``class_names`` included.
-            path: the file, for messages.
         """
         content = {
             # Lightning wants to know who wrote a checkpoint, in case its layout changed since.
@@ -74,7 +55,7 @@ class Checkpoint:
             "lr_schedulers": [],
             "hyper_parameters": dict(settings),
         }
-        return Checkpoint(content, path)
+        return Checkpoint(content)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -83,17 +64,13 @@ class Checkpoint:
 
     @tensors.setter
     def tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put other tensors ``[*]`` in their place."""
         self.content["state_dict"] = tensors
 
     @property
     def detector_tensors(self) -> dict[str, Tensor]:
         """Tensors ``[*]`` of the detector by their names in it."""
-        return {
-            name.removeprefix(_DETECTOR): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(_DETECTOR)
-        }
+        own = (name for name in self.tensors if name.startswith(_DETECTOR))
+        return {name.removeprefix(_DETECTOR): self.tensors[name] for name in own}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -196,7 +173,7 @@ class Checkpoint:
         """
         if not self.detector_tensors or not self.class_names:
             raise UserError(
-                f"{setting}: must be a checkpoint of this project, got {self.path}: Use "
+                f"{setting}: must be a checkpoint of this project, got {self.path}: use "
                 "python -m etram_det import-rvt for RVT's"
             )
 
@@ -243,7 +220,7 @@ def read_checkpoint(
     stand_ins: list[Any] = [(Placeholder, name) for name in ignored]
     if ignored:
         # It is filled after it was made, for which PyTorch wants a dict.
-        stand_ins.append((_empty_dict, "collections.defaultdict"))
+        stand_ins.append((lambda *_: {}, "collections.defaultdict"))
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             # A pickle of another protocol than PyTorch's: refused below, if it is none of its own.
@@ -252,7 +229,7 @@ def read_checkpoint(
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, setting, error) from error
-    except _DAMAGE as error:
+    except Exception as error:  # whatever PyTorch raises for files cut short or of another kind
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise UserError(
             f"{path}: cannot be read as a checkpoint ({reason}): it may be cut short, or something "
@@ -263,10 +240,6 @@ def read_checkpoint(
     if whole and not ignored and checkpoint.detector_tensors:
         require_whole(path, content)
     return checkpoint
-
-
-def _empty_dict(*_: object) -> dict[Any, Any]:
-    return {}
 
 
 def _refusal(path: Path, setting: str, error: pickle.UnpicklingError) -> UserError:
@@ -282,7 +255,7 @@ def _refusal(path: Path, setting: str, error: pickle.UnpicklingError) -> UserErr
         is_pickle = file.read(1) == pickle.PROTO  # as pickles of protocol 2 and later start
     found = "a plain pickle, which may hold code" if is_pickle else "something else"
     return UserError(
-        f"{path}: must be a checkpoint that PyTorch wrote, got {found}: not loaded. Set {setting} "
+        f"{path}: must be a checkpoint that PyTorch wrote, got {found}: not loaded: set {setting} "
         "to a .ckpt file"
     )
 

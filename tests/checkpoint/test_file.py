@@ -156,11 +156,11 @@ def test_gradient_to_the_pyramid_equals_the_plain_loss():
         (
             pickle.dumps({"state_dict": {"a": 1}}),
             "must be a checkpoint that PyTorch wrote, got a plain pickle, which may hold code: "
-            "not loaded. Set file to a .ckpt file",
+            "not loaded: set file to a .ckpt file",
         ),
         (
             b"not a checkpoint",
-            "must be a checkpoint that PyTorch wrote, got something else: not loaded. Set file "
+            "must be a checkpoint that PyTorch wrote, got something else: not loaded: set file "
             "to a .ckpt file",
         ),
         (

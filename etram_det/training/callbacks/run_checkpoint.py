@@ -1,7 +1,11 @@
-"""Which checkpoints a run keeps and when it writes them, atomically."""
+"""Which checkpoints a run keeps, when it writes them, and the signals that end it with one."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
 from etram_det.errors import StoppedBySignal, UserError
-from etram_det.training.callbacks.signals import StopSignals, requeue_job
+from etram_det.training.lightning_internals import slurm_environment
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -102,7 +106,7 @@ class RunCheckpoint(ModelCheckpoint):
         )
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
-        self._signals = StopSignals()
+        self._signals = _StopSignals()
         self._saved_step: int | None = None
         self._saved_at_s = 0.0
 
@@ -113,7 +117,7 @@ class RunCheckpoint(ModelCheckpoint):
             names: of the precisions and recalls that are logged.
 
         Raises:
-            UserError: naming the setting.
+            UserError: if the monitored metric is none of them.
         """
         if self.monitor not in [f"val/{name}" for name in names]:
             raise _no_such_metric(str(self.monitor))
@@ -224,3 +228,48 @@ def _no_such_metric(monitor: str) -> UserError:
         "checkpoint.monitor: must be a precision or recall of the validation, got "
         f"{monitor}: use val/AP, val/AP50, val/AR or val/AP_<size bin or class>"
     )
+
+
+class _StopSignals:
+    """Remembers that this process was asked to end; training looks between its steps.
+
+    A handler can run in the middle of anything, a step or the writing of a checkpoint included, so
+    it does no work. Lightning's own handlers, which write and requeue at once, are replaced.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # number of the last such signal
+        # After which SLURM is asked to start the job again, SIGUSR1 unless set; 0 for none.
+        self.requeues = 0
+
+    def listen(self, trainer: pl.Trainer) -> None:
+        """Take over from Lightning's handlers, which a trainer puts back when it ends."""
+        environment = slurm_environment(trainer)
+        if environment is not None and environment.auto_requeue:
+            self.requeues = int(environment.requeue_signal or 0)
+        if trainer.received_sigterm:  # since Lightning listened
+            self.received = signal.SIGTERM
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may set handlers
+        numbers = {signal.SIGTERM, getattr(signal, "SIGUSR1", 0), self.requeues}
+        for number in numbers - {0}:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = number
+
+
+def requeue_job() -> str:
+    """Have SLURM start this job again; returns in a few words what came of it."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    command = ["scontrol", "requeue", job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"job {job} could not be requeued: scontrol: {error.strerror}"
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        return f"job {job} could not be requeued: scontrol: {said}"
+    return f"SLURM has requeued job {job}"

@@ -59,7 +59,7 @@ class ValidationPictures(Callback):
         """Name and picture of each chosen frame."""
         recordings = {recording.name: recording for recording in data.recordings["val"]}
         names = result.settings.reported_classes or ("any class",)
-        frames = result.frames
+        frames, representation = result.frames, data.frame_settings.representation
         for i in choose_frames(frames.recording.tolist(), self.number):
             recording = recordings[frames.recording[i]]
             index = int(np.searchsorted(recording.frame_end_us, frames.time_us[i]))
@@ -73,10 +73,7 @@ class ValidationPictures(Callback):
                 Boxes(truth.boxes / scale, truth.classes, dashed=True),
                 Boxes(found.boxes / scale, found.classes, found.scores),
             ]
-            title, representation = (
-                f"{recording.name} {seconds}",
-                data.frame_settings.representation,
-            )
+            title = f"{recording.name} {seconds}"
             picture = labelled_picture(frame, names, boxes, title, representation)
             yield f"{recording.name}_{seconds}", picture
 

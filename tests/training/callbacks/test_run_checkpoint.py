@@ -17,7 +17,7 @@ from etram_det import files
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli import commands
 from etram_det.cli.lightning import lightning_cli
-from etram_det.training.callbacks.signals import requeue_job
+from etram_det.training.callbacks.run_checkpoint import requeue_job
 from etram_det.training.module import DetectionModule
 from support.tiny_runs import (
     RUN,
@@ -220,7 +220,7 @@ def test_a_damaged_state_is_told_in_a_line():
     assert run_to_its_end(SHORT) == 2
     [line] = [line for line in said().splitlines() if "error:" in line]
     assert (f"{last}: resume.processes.0.random.torch must be Tensor, got [{{'random': ") in line
-    assert "the checkpoint is damaged. Use another one, or copy it again" in line
+    assert "the checkpoint is damaged: use another one, or copy it again" in line
 
 
 def test_there_is_no_last_checkpoint_yet(monkeypatch):
@@ -275,7 +275,7 @@ def test_a_checkpoint_of_something_else_has_nothing_to_tell(capfd):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, "other.ckpt")
     assert commands.run(["checkpoint", "other.ckpt"]) == 2
     assert (
-        "file: must be a checkpoint of this project, got other.ckpt: Use " in capfd.readouterr().err
+        "file: must be a checkpoint of this project, got other.ckpt: use " in capfd.readouterr().err
     )
 
 
