@@ -120,6 +120,16 @@ def _torch_generator(found: Any, where: str) -> None:
         _refuse(where, f"{shape[0]} bytes", found)
 
 
+def _version(found: Any, where: str) -> None:
+    if not isinstance(found, str) or not re.fullmatch(r"\d[\w.+-]*", found):
+        _refuse(where, "a version", found)
+
+
+def _named_settings(found: Any, where: str) -> None:
+    if not isinstance(found, Placeholder):
+        _check({str: object, "class_names?": [str]}, found, where)
+
+
 def _callbacks(found: Any, where: str) -> None:
     _check({str: {}}, found, where)
     for key, state in found.items():
@@ -189,7 +199,12 @@ _SETTINGS = {  # that shape the network
     **dict.fromkeys(("dim_multiplier?", "num_blocks?", "fpn_stages?"), [int]),
     **dict.fromkeys(("layer_scale_init?", "fpn_depth?"), (int, float)),
 }
-_LAYOUT = {
+_READABLE = {
+    "state_dict": {str: Tensor},
+    "pytorch-lightning_version?": _version,
+    "hyper_parameters?": _named_settings,
+}
+_WHOLE = {
     "epoch?": _count,
     "hyper_parameters?": _SETTINGS,
     "callbacks?": _callbacks,
@@ -221,33 +236,13 @@ def require_readable(path: Path, content: Any) -> None:
         content: what it holds.
 
     Raises:
-        UserError: naming what is missing or something else.
+        UserError: naming the part, what it must be and what it is.
     """
-    tensors = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(tensors, Mapping) or not tensors:
+    if not isinstance(content, dict) or not content.get("state_dict"):
         raise UserError(f"{path}: must be a checkpoint with a state_dict, got none in it")
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
-            raise UserError(
-                f"{path}: the state_dict must hold plain, named tensors, got "
-                f"{type(tensor).__name__} as {name!r}"
-            )
-    version = content.get("pytorch-lightning_version", "2.0")
-    if not isinstance(version, str) or not re.fullmatch(r"\d[\w.+-]*", version):
-        raise UserError(f"{path}: pytorch-lightning_version must be one, got {version!r}")
-    step = content.get("global_step", None if "optimizer_states" in content else 0)
-    if not isinstance(step, int) or step < 0:
-        raise UserError(f"{path}: global_step must be the number of steps so far, got {step!r}")
-    settings = content.get("hyper_parameters", {})
-    if isinstance(settings, Placeholder):
-        return
-    are_named = isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
-    names = settings.get("class_names", ()) if are_named else None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f"{path}: hyper_parameters must be settings by name, class_names a list of names, "
-            f"got {str(settings)[:80]}"
-        )
+    # Lightning goes on from the step of what has an optimiser.
+    step = "global_step" if "optimizer_states" in content else "global_step?"
+    _require(_READABLE | {step: _count}, path, content)
 
 
 def require_whole(path: Path, content: Mapping[str, Any]) -> None:
@@ -260,8 +255,12 @@ def require_whole(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the part, what it must be and what it is.
     """
+    _require(_WHOLE, path, content)
+
+
+def _require(layout: dict[str, Any], path: Path, content: Mapping[str, Any]) -> None:
     try:
-        _check(_LAYOUT, content, "")
+        _check(layout, content, "")
     except _Damage as damage:
         what = str(damage).removeprefix(".")
         raise UserError(

@@ -118,10 +118,7 @@ class Checkpoint:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Name, value and file of the best validation so far, as ``figure``, ``value``, ``file``.
-
-        None if there was no validation.
-        """
+        """The best validation so far, as ``figure`` (the metric's name), ``value`` and ``file``."""
         for name, kept in self.content.get("callbacks", {}).items():
             if name.startswith("RunCheckpoint") and kept["best_model_score"] is not None:
                 value = float(kept["best_model_score"])
@@ -165,11 +162,8 @@ class Checkpoint:
     def require_own(self, setting: str) -> None:
         """Refuse a checkpoint of another project.
 
-        Args:
-            setting: what the user set to the path, for messages.
-
         Raises:
-            UserError: naming the setting and the file.
+            UserError: naming the ``setting`` that the user set to the path, and the file.
         """
         if not self.detector_tensors or not self.class_names:
             raise UserError(

@@ -278,7 +278,9 @@ class EtramCLI(LightningCLI):
         """Raise what is missing or does not fit before a run folder is made."""
         checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
-            require_steps(self.model.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+            require_steps(
+                self.model.hparams.schedule, self.trainer.max_steps, self.trainer.max_epochs
+            )
             if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
         self.datamodule.prepare_data()

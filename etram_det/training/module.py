@@ -134,12 +134,6 @@ class DetectionModule(pl.LightningModule):
             self.detector.compile_parts()
         self.init_from = init_from
         self.loss = YOLOXLoss() if loss is None else loss
-        self.train_lanes = train_lanes
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.schedule, self.warmup_share = schedule, warmup_share
-        self.div_factor, self.final_div_factor = div_factor, final_div_factor
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.max_detections = max_detections
         self.metric = SizeBinnedMAP(
             class_names=self.class_names,
             size_bins=SIZE_BINS if size_bins is None else size_bins,
@@ -283,9 +277,9 @@ class DetectionModule(pl.LightningModule):
     def _detect(self, features: Sequence[Tensor]) -> list[Detections]:
         return decode_detections(
             self.detector.predict(features).decode(),
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
+            self.hparams["score_threshold"],
+            self.hparams["nms_threshold"],
+            self.hparams["max_detections"],
         )
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
@@ -299,26 +293,27 @@ class DetectionModule(pl.LightningModule):
         Raises:
             UserError: if the schedule needs a number of steps and none is set.
         """
-        require_steps(self.schedule, self.trainer.max_steps, self.trainer.max_epochs)
-        highest = self.learning_rate
+        settings: Any = self.hparams
+        require_steps(settings.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+        highest = settings.learning_rate
         if highest is None:
-            lanes = self.train_lanes * self.trainer.world_size
+            lanes = settings.train_lanes * self.trainer.world_size
             highest = 2e-4 * math.sqrt(lanes * self.trainer.accumulate_grad_batches / 8)
         optimizer = torch.optim.AdamW(
-            self.detector.parameters(), lr=highest, weight_decay=self.weight_decay
+            self.detector.parameters(), lr=highest, weight_decay=settings.weight_decay
         )
-        if self.schedule == "constant":
+        if settings.schedule == "constant":
             return optimizer
         scheduler = OneCycle(
             optimizer,
             max_lr=highest,
             total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.warmup_share,
-            anneal_strategy="cos" if self.schedule == "cosine" else "linear",
+            pct_start=settings.warmup_share,
+            anneal_strategy="cos" if settings.schedule == "cosine" else "linear",
             cycle_momentum=False,
-            div_factor=self.div_factor,
+            div_factor=settings.div_factor,
             # PyTorch divides the first learning rate by its factor, RVT the highest.
-            final_div_factor=self.final_div_factor / self.div_factor,
+            final_div_factor=settings.final_div_factor / settings.div_factor,
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 

@@ -82,8 +82,8 @@ def test_weights_alone_make_a_checkpoint_too():
 
 def test_read_detector():
     trained = read_detector(LAST)
-    assert trained.frames.input_size == (48, 64)
-    assert trained.tells_frames
+    assert trained.frame_settings.input_size == (48, 64)
+    assert trained.knows_frames
     assert len(trained.class_names) == 8
 
 

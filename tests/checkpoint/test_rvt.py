@@ -376,7 +376,11 @@ MISTAKES = {
         ["types.SimpleNamespace", "could run code"],
     ),
     "no state_dict": (lambda: torch.save({"model": {}}, "rvt.ckpt") or "rvt.ckpt", [], ["none in"]),
-    "a list": (lambda: saved({"weights": [1, 2]}), [], ["named tensors", "list", "weights"]),
+    "a list": (
+        lambda: saved({"weights": [1, 2]}),
+        [],
+        ["state_dict.weights must be Tensor, got [1, 2]"],
+    ),
     "another network": (
         lambda: saved({"conv1.weight": torch.zeros(3)}),
         [],

@@ -28,7 +28,6 @@ class Provenance(SaveConfigCallback):
 
     Args:
         arguments: of the command line, the command first.
-        kwargs: what Lightning hands to a callback that saves the configuration.
     """
 
     def __init__(self, *args: Any, arguments: Sequence[str], **kwargs: Any) -> None:
