@@ -85,20 +85,22 @@ def _or(empty: object, layout: Any) -> Callable[[Any, str], None]:
     return lambda found, where: None if found == empty else _check(layout, found, where)
 
 
-def _count(found: Any, where: str) -> None:
-    if not isinstance(found, int) or found < 0:
-        _refuse(where, "a count", found)
+def _fulfilling(required: str, is_met: Callable[[Any], Any]) -> Callable[[Any, str], None]:
+    return lambda found, where: None if is_met(found) else _refuse(where, required, found)
+
+
+def _is_count(found: Any) -> bool:
+    return isinstance(found, int) and found >= 0
 
 
 def _words(number: int) -> Callable[[Any, str], None]:
     """So many 32-bit words of a random generator."""
 
-    def check(found: Any, where: str) -> None:
-        _check([_count], found, where)
-        if len(found) != number or any(word >= 2**32 for word in found):
-            _refuse(where, f"{number} words of 32 bits", found)
+    def are_words(found: Any) -> bool:
+        is_list = isinstance(found, (list, tuple)) and len(found) == number
+        return is_list and all(_is_count(word) and word < 2**32 for word in found)
 
-    return check
+    return _fulfilling(f"{number} words of 32 bits", are_words)
 
 
 def _row(*layouts: Any) -> Callable[[Any, str], None]:
@@ -118,11 +120,6 @@ def _torch_generator(found: Any, where: str) -> None:
     _check_type(Tensor, found, where)
     if found.dtype != torch.uint8 or found.shape != shape:
         _refuse(where, f"{shape[0]} bytes", found)
-
-
-def _version(found: Any, where: str) -> None:
-    if not isinstance(found, str) or not re.fullmatch(r"\d[\w.+-]*", found):
-        _refuse(where, "a version", found)
 
 
 def _named_settings(found: Any, where: str) -> None:
@@ -146,6 +143,8 @@ def _loop(found: Any, where: str) -> None:
         _check(layout, value, f"{where}.{name}")
 
 
+_count = _fulfilling("a count", _is_count)
+_version = _fulfilling("a version", lambda x: isinstance(x, str) and re.fullmatch(r"\d[\w.+-]*", x))
 _PROGRESS = {"total": {str: _count}, "current": {str: _count}}
 _NUMBER = (int, float, Tensor)
 _RECORDINGS = {str: [int]}
@@ -248,12 +247,7 @@ def require_readable(path: Path, content: Any) -> None:
 def require_whole(path: Path, content: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of this project of which a part is not what a training writes.
 
-    Args:
-        path: the file, for messages.
-        content: what it holds.
-
-    Raises:
-        UserError: naming the part, what it must be and what it is.
+    Arguments and error are those of :func:`require_readable`.
     """
     _require(_WHOLE, path, content)
 

@@ -111,14 +111,10 @@ def _fpn_names(num_scales: int) -> dict[str, str]:
 
 
 def require_rvt(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Refuse what is no checkpoint of RVT's detector, or one with options that are not here.
-
-    Args:
-        state_dict: tensors of any shape ``[*]``, of which the names alone count.
-        source: the file, for messages.
+    """Refuse names of tensors that are not of RVT's detector, or of options that are not here.
 
     Raises:
-        UserError: naming the tensor and the reason.
+        UserError: naming the ``source`` file, the tensor and the reason.
     """
     if any(name.startswith("detector.") for name in state_dict):
         raise UserError(f"{source}: is this project's own already: give it to --ckpt_path as it is")

@@ -33,11 +33,10 @@ from etram_det.training.callbacks.loggers import (
     require_packages,
 )
 from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
-from etram_det.training.callbacks.prediction_writer import PredictionWriter
 from etram_det.training.callbacks.progress_bar import RunProgressBar
 from etram_det.training.callbacks.provenance import Provenance
 from etram_det.training.callbacks.recordings import DroppedEvents, UnreadableRecordings
-from etram_det.training.callbacks.results_writer import ResultsWriter
+from etram_det.training.callbacks.results_writer import PredictionWriter, ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.module import ARCHITECTURE, DetectionModule
@@ -278,9 +277,7 @@ class EtramCLI(LightningCLI):
         """Raise what is missing or does not fit before a run folder is made."""
         checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
-            require_steps(
-                self.model.hparams.schedule, self.trainer.max_steps, self.trainer.max_epochs
-            )
+            require_steps(self.model.hparams.schedule, self.trainer)
             if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
         self.datamodule.prepare_data()

@@ -294,7 +294,7 @@ class DetectionModule(pl.LightningModule):
             UserError: if the schedule needs a number of steps and none is set.
         """
         settings: Any = self.hparams
-        require_steps(settings.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+        require_steps(settings.schedule, self.trainer)
         highest = settings.learning_rate
         if highest is None:
             lanes = settings.train_lanes * self.trainer.world_size

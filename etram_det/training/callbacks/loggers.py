@@ -29,10 +29,7 @@ _LEFT_OUT = ("class_names", "class_groups", "size_bins", "train_lanes", "init_fr
 
 
 def require_packages(settings: Any) -> None:
-    """Refuse a logger whose package is not there.
-
-    Args:
-        settings: ``trainer.logger`` as it is configured: one, a list, or a bool.
+    """Refuse a ``trainer.logger``, one, a list or a bool, whose package is not there.
 
     Raises:
         UserError: W&B is asked for and not installed.
@@ -52,7 +49,7 @@ def show_picture(
     """Show a picture in TensorBoard and W&B; other loggers have no place for it.
 
     Args:
-        loggers: of the run; on the process that logs.
+        loggers: of the run, on the process that logs.
         name: under which pictures of all steps come together.
         picture: ``[H, W, 3]`` RGB.
         step: number of training steps done.

@@ -92,9 +92,7 @@ class NonFiniteSteps(Callback):
         """Ask for the run folder, which all processes must do together."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, *_: Any) -> None:
         """Keep the running statistics as they are before the batches of a step."""
         if not self._batches and not self._losses_before:
             buffers = list(pl_module.detector.buffers())

@@ -111,13 +111,10 @@ class RunCheckpoint(ModelCheckpoint):
         self._saved_at_s = 0.0
 
     def require_monitor_among(self, names: Sequence[str]) -> None:
-        """Refuse to monitor what no validation will log.
-
-        Args:
-            names: of the precisions and recalls that are logged.
+        """Refuse to monitor a metric that is not among the ``names`` that a validation logs.
 
         Raises:
-            UserError: if the monitored metric is none of them.
+            UserError: if it is none of them.
         """
         if self.monitor not in [f"val/{name}" for name in names]:
             raise _no_such_metric(str(self.monitor))
@@ -132,9 +129,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._signals.listen(trainer)
         self._saved_at_s = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Between two steps: write ``last.ckpt`` if it is time to; end if asked to.
 
         Raises:
@@ -154,9 +149,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
             self._saved_step = None  # what the validation finds is still to be saved
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """End if asked to: a resumed run starts with this validation.
 
         Raises:

@@ -79,14 +79,11 @@ class ValidationPictures(Callback):
 
 
 def choose_frames(recordings: Sequence[str], number: int) -> list[int]:
-    """Frames to show, the same for the same recordings.
+    """Indices of up to ``number`` frames to show, ascending; the same for the same recordings.
 
     Args:
         recordings: name of each frame's recording, frames of one recording in order of time.
         number: how many to choose; fewer, if there are not so many.
-
-    Returns:
-        Indices of the chosen frames, ascending.
     """
     of_recording: dict[str, list[int]] = {}
     for i, name in enumerate(recordings):
