@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections import Counter
@@ -20,6 +21,20 @@ from etram_det.checkpoint.contents import Placeholder, require_readable, require
 from etram_det.errors import UserError
 from etram_det.files import replacing
 
+# What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
+_DAMAGE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 # Kept by normalisation layers beside their parameters, and treated like them.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _DETECTOR = "detector."  # prefix of the detector's tensors
@@ -64,6 +79,7 @@ class Checkpoint:
 
     @tensors.setter
     def tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put other tensors ``[*]`` in their place."""
         self.content["state_dict"] = tensors
 
     @property
@@ -223,7 +239,7 @@ def read_checkpoint(
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, setting, error) from error
-    except Exception as error:  # whatever PyTorch raises for files cut short or of another kind
+    except _DAMAGE as error:
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise UserError(
             f"{path}: cannot be read as a checkpoint ({reason}): it may be cut short, or something "

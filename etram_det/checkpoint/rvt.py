@@ -111,7 +111,7 @@ def _fpn_names(num_scales: int) -> dict[str, str]:
 
 
 def require_rvt(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Refuse names of tensors that are not of RVT's detector, or of options that are not here.
+    """Refuse tensors ``[*]`` that, by name, are not RVT's detector's, or of options not here.
 
     Raises:
         UserError: naming the ``source`` file, the tensor and the reason.

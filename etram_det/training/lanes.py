@@ -30,7 +30,7 @@ class LaneStates:
         return _cleared([(hidden[lane], cell[lane]) for hidden, cell in self.rows], reset)
 
     def update(self, lane: Tensor, state: State) -> None:
-        """Store the state of a batch's lanes, as in :meth:`get`; the first batch holds them all."""
+        """Store the state ``[B, C, h, w]`` of lanes ``[B]``; the first batch holds all lanes."""
         new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
         if self.rows is None or len(lane) == len(self.rows[0][0]):
             # All lanes are present and in order: nothing to scatter.

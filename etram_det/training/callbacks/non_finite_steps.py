@@ -85,7 +85,7 @@ class NonFiniteSteps(Callback):
         }
 
     def go_on_with_step(self, losses: list[Tensor], statistics: list[Tensor]) -> None:
-        """Take over what :meth:`unfinished_step` returned when the checkpoint was written."""
+        """Take over losses ``[]`` and statistics ``[*]`` that :meth:`unfinished_step` returned."""
         self._losses_before, self._statistics = losses, statistics
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -102,7 +102,7 @@ class NonFiniteSteps(Callback):
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Keep the loss ``[]``; where a ``GradScaler`` has scaled it, it is as finite as before."""
+        """Keep the loss ``[]`` of a batch ``[T, B, C, H, W]``, which a scaler leaves as finite."""
         self._losses.append(loss.detach())
         self._parts.append(pl_module.loss_parts)
 
