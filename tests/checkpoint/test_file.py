@@ -117,9 +117,7 @@ def test_training_goes_on_from_imported_weights_with_a_fresh_optimiser(tmp_path,
 
 def test_a_checkpoint_of_other_bins_is_refused_before_a_run_is_made(tmp_path, capfd):
     settings = small_run(tmp_path, "--ckpt_path", "old.ckpt")
-    frames = (
-        "data.bins, data.representation: must make frames of the checkpoint's 10 channels"
-    )
+    frames = "data.bins, data.representation: must make frames of the checkpoint's 10 channels"
     other_shape = "downsample.weight must have the shape (8, 20, 7, 7), got (8, 10, 7, 7)"
     for stored, message in (({"in_channels": 10}, frames), ({}, other_shape)):
         save(make(EIGHT, in_channels=10), EIGHT, embed_dim=8, **stored)

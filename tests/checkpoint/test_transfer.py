@@ -19,7 +19,7 @@ from support.paths import ROOT
 GEN1 = ("car", "pedestrian")
 THREE = ("pedestrian", "two wheeler", "car")
 EIGHT = ("pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair")
-SIZES = {"embed_dim": 8, "dim_head": 4, "layer_scale_init": 0.5}
+SIZES = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33, "layer_scale_init": 0.5}
 
 
 @pytest.fixture(autouse=True)
