@@ -134,11 +134,8 @@ class NonFiniteSteps(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the count, if there is one."""
         if self.num_skipped and trainer.is_global_zero:
-            _log.warning(
-                "%d of %d training steps were skipped, as they were not finite",
-                self.num_skipped,
-                trainer.global_step,
-            )
+            counts = self.num_skipped, trainer.global_step
+            _log.warning("%d of %d training steps were skipped, as they were not finite", *counts)
 
     def _check(
         self, trainer: pl.Trainer, module: Any, optimizer: Optimizer

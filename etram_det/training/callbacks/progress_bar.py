@@ -34,5 +34,4 @@ class RunProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Text behind the bar: the loss."""
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return dict(metrics)
+        return {name: value for name, value in metrics.items() if name != "v_num"}

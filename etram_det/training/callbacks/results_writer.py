@@ -65,15 +65,6 @@ class ResultsWriter(Callback):
         """Keep what the checkpoint holds until there is a newer validation."""
         self.validation = state_dict
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the validation split, except for Lightning's sanity check."""
-        if not trainer.sanity_checking:
-            self._report(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the test split."""
-        self._report(trainer, pl_module, "test")
-
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print where the best checkpoint lies."""
         kept = trainer.checkpoint_callback
@@ -81,15 +72,17 @@ class ResultsWriter(Callback):
             best = "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
             screen().print(f"\nbest checkpoint{best}: {kept.best_model_path}", soft_wrap=True)
 
-    def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the split that was evaluated, except for Lightning's sanity check."""
         folder = trainer.log_dir  # agreed upon by all processes, so all must ask
-        if not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        result = module.metric.result  # of the module's own compute(), made just before
+        split = trainer.state.stage.dataloader_prefix
+        result = pl_module.metric.result  # of the module's own compute(), made just before
         data = getattr(trainer, "datamodule", None)
         dropped = {} if data is None else data.dropped_boxes(split)
         results = results_of(result, score_threshold=self.score_threshold, dropped_by_data=dropped)
-        step = module.trained_steps
+        step = pl_module.trained_steps
         results["run"] = {
             "split": split,
             "step": step,
@@ -124,6 +117,8 @@ class ResultsWriter(Callback):
                 # W&B's own plot wants scores and labels, not curves.
                 plot = precision_recall_plot(result.curves, results["confusion"]["names"][:-1])
                 show_picture([logger], f"{split}/PR50", as_picture(plot), step)
+
+    on_test_end = on_validation_end
 
     def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
         """Pictures of what went wrong, with frames from the data module's recordings."""

@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             write_checkpoint(path, checkpoint)
         except UserError as error:
-            kept = "the one before it is whole" if path.is_file() else "there is none before it"
+            kept = "the one before it is intact" if path.is_file() else "there is none before it"
             message = f"{error}: {kept}: make room, then use --resume auto"
             raise UserError(message, exit_code=1) from error
 

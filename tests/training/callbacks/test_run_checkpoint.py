@@ -162,7 +162,7 @@ def test_a_disk_that_is_really_full(small_disk):
     # One checkpoint of 4 MB fits, a second beside it does not.
     flags = ["--trainer.logger.save_dir", "small", "--resume", "never"]
     assert run_to_its_end([*SHORT, *flags]) == 1
-    assert "cannot be written (No space left on device): the one before it is whole" in said()
+    assert "cannot be written (No space left on device): the one before it is intact" in said()
     [last] = small_disk.rglob("*.ckpt")
     assert read_checkpoint(last).step == 2
     assert not list(small_disk.rglob("*.partial"))
