@@ -315,7 +315,8 @@ class DetectionModule(pl.LightningModule):
             # PyTorch divides the first learning rate by its factor, RVT the highest.
             final_div_factor=settings.final_div_factor / settings.div_factor,
         )
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        by_step = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": by_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, other classes or other frames.
