@@ -1,16 +1,20 @@
-"""What a checkpoint must hold to be read at all, and to fit a network and its data."""
+"""What a checkpoint must hold to be read, to be whole, and to fit a network and its data."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from etram_det.errors import UserError
+
+# A layout is one of: a type or a tuple of types; a list of one layout, that of each element of a
+# list or tuple; a dict of layouts by key, where `str` or `int` as key stands for all keys of this
+# type and a name that ends with "?" may be missing; a function that checks by itself.
 
 
 class Placeholder:
@@ -23,17 +27,204 @@ class Placeholder:
         pass
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is there as a whole: neither sparse, quantized, complex nor without data.
-
-    Args:
-        tensor: ``[*]``, of any type.
-    """
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor ``[*]`` is neither sparse, quantized, complex nor without its data."""
     is_there = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
     if not is_there or tensor.is_complex():
         return False
     # A tensor may claim to be larger than what is stored of it.
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+class _Damage(Exception):
+    """Place, what must be there, and what is there instead."""
+
+
+def _refuse(where: str, required: str, found: object) -> NoReturn:
+    shown = tuple(found.shape) if isinstance(found, Tensor) else repr(found)[:80]
+    raise _Damage(f"{where} must be {required}, got {shown}")
+
+
+def _check(layout: Any, found: Any, where: str) -> None:
+    """Raise ``_Damage`` where a value is not of a layout."""
+    if isinstance(layout, (type, tuple)):
+        _check_type(layout, found, where)
+    elif isinstance(layout, list):
+        if not isinstance(found, (list, tuple)):
+            _refuse(where, "a list", found)
+        for i, each in enumerate(found):
+            _check(layout[0], each, f"{where}.{i}")
+    elif isinstance(layout, dict):
+        _check_by_key(layout, found, where)
+    else:
+        layout(found, where)
+
+
+def _check_type(layout: Any, found: Any, where: str) -> None:
+    if not isinstance(found, layout) or (isinstance(found, Tensor) and not _is_plain(found)):
+        kinds = layout if isinstance(layout, tuple) else (layout,)
+        names = [kind.__name__.replace("NoneType", "None") for kind in kinds]
+        _refuse(where, " or ".join(names), found)
+
+
+def _check_by_key(layout: dict[Any, Any], found: Any, where: str) -> None:
+    if not isinstance(found, Mapping):
+        _refuse(where, "values by name", found)
+    for key, inner in layout.items():
+        if isinstance(key, type):
+            for name, value in found.items():
+                _check_type(key, name, f"a name in {where or 'it'}")
+                _check(inner, value, f"{where}.{name}")
+        elif (name := key.removesuffix("?")) in found:
+            _check(inner, found[name], f"{where}.{name}")
+        elif name == key:
+            _refuse(f"{where}.{name}", "there", None)
+
+
+def _or(empty: object, layout: Any) -> Callable[[Any, str], None]:
+    return lambda found, where: None if found == empty else _check(layout, found, where)
+
+
+def _fulfilling(required: str, is_met: Callable[[Any], Any]) -> Callable[[Any, str], None]:
+    return lambda found, where: None if is_met(found) else _refuse(where, required, found)
+
+
+def _is_count(found: Any) -> bool:
+    return isinstance(found, int) and found >= 0
+
+
+def _words(number: int) -> Callable[[Any, str], None]:
+    """So many 32-bit words of a random generator."""
+
+    def are_words(found: Any) -> bool:
+        is_list = isinstance(found, (list, tuple)) and len(found) == number
+        return is_list and all(_is_count(word) and word < 2**32 for word in found)
+
+    return _fulfilling(f"{number} words of 32 bits", are_words)
+
+
+def _row(*layouts: Any) -> Callable[[Any, str], None]:
+    """A list or tuple with a layout for each element."""
+
+    def check(found: Any, where: str) -> None:
+        if not isinstance(found, (list, tuple)) or len(found) != len(layouts):
+            _refuse(where, f"a list of {len(layouts)}", found)
+        for i, (layout, each) in enumerate(zip(layouts, found, strict=True)):
+            _check(layout, each, f"{where}.{i}")
+
+    return check
+
+
+def _torch_generator(found: Any, where: str) -> None:
+    shape = torch.get_rng_state().shape
+    _check_type(Tensor, found, where)
+    if found.dtype != torch.uint8 or found.shape != shape:
+        _refuse(where, f"{shape[0]} bytes", found)
+
+
+def _named_settings(found: Any, where: str) -> None:
+    if not isinstance(found, Placeholder):
+        _check({str: object, "class_names?": [str]}, found, where)
+
+
+def _callbacks(found: Any, where: str) -> None:
+    _check({str: {}}, found, where)
+    for key, state in found.items():
+        # Lightning writes settings of a callback behind its name.
+        _check(_CALLBACKS.get(key.partition("{")[0], {}), state, f"{where}.{key}")
+
+
+def _loop(found: Any, where: str) -> None:
+    _check({str: {}}, found, where)
+    for name, value in found.items():
+        layout: dict[str, Any] = {"_batches_that_stepped?": _count}
+        if name.endswith("progress"):
+            layout = {"optimizer": {str: _PROGRESS}} if "optimizer" in value else _PROGRESS
+        _check(layout, value, f"{where}.{name}")
+
+
+_count = _fulfilling("a count", _is_count)
+_version = _fulfilling("a version", lambda x: isinstance(x, str) and re.fullmatch(r"\d[\w.+-]*", x))
+_PROGRESS = {"total": {str: _count}, "current": {str: _count}}
+_NUMBER = (int, float, Tensor)
+_RECORDINGS = {str: [int]}
+_CALLBACKS = {
+    "BadSteps": {"num_skipped": _count, "num_in_a_row": _count},
+    "BadRecordings": {str: _count},
+    "ResultsWriter": _or({}, {"step": _count, "results": {"evaluation": {}}}),
+    "RunCheckpoint": {
+        "monitor": str,
+        "best_model_score": (Tensor, type(None)),
+        "best_model_path": str,
+        "best_k_models": {str: Tensor},
+        "kth_best_model_path": str,
+        "kth_value": Tensor,
+        "last_model_path": str,
+    },
+}
+_PROVENANCE = {
+    "config?": {str: object},
+    "data?": {
+        str: {
+            "recordings": [{"frames": int, "labelled": int, "boxes": int, "bytes": int}],
+            "digest": str,
+        }
+    },
+    "starts?": [
+        {
+            "step": _count,
+            "time": str,
+            "command": str,
+            "git": _or(None, {"commit": (str, type(None)), "dirty": bool}),
+            "versions": {"etram_det": str},
+        }
+    ],
+}
+_PROCESS = {
+    "random": {
+        "python": _row(int, _words(625), (float, type(None))),
+        "numpy": _row(str, _words(624), int, int, float),
+        "torch": _torch_generator,
+        "cuda": (Tensor, type(None)),
+    },
+    "lanes": _or(None, [_row(Tensor, Tensor)]),
+    "gradients": {str: Tensor},
+    "unfinished_step?": _or(None, {"losses": [Tensor], "statistics": [Tensor]}),
+}
+_SETTINGS = {  # that shape the network
+    **dict.fromkeys(
+        ("embed_dim?", "dim_head?", "mlp_ratio?", "partition_split?", "in_channels?"), int
+    ),
+    **dict.fromkeys(("dim_multiplier?", "num_blocks?", "fpn_stages?"), [int]),
+    **dict.fromkeys(("layer_scale_init?", "fpn_depth?"), (int, float)),
+}
+_READABLE = {
+    "state_dict": {str: Tensor},
+    "pytorch-lightning_version?": _version,
+    "hyper_parameters?": _named_settings,
+}
+_WHOLE = {
+    "epoch?": _count,
+    "hyper_parameters?": _SETTINGS,
+    "callbacks?": _callbacks,
+    "EventDataModule?": {
+        "epoch?": _count,
+        "step?": _count,
+        "settings?": {str: object},
+        "recordings?": _RECORDINGS,
+        "validation?": _RECORDINGS,
+    },
+    "loops?": _or(None, {f"{name}_loop": _loop for name in ("fit", "validate", "test", "predict")}),
+    "lr_schedulers?": [{"last_epoch?": int}],
+    "optimizer_states?": [
+        {
+            "state": {int: {"step?": _NUMBER}},
+            "param_groups": [{"params": [int], "lr": _NUMBER, "weight_decay?": _NUMBER}],
+        }
+    ],
+    "provenance?": _PROVENANCE,
+    "resume?": {"processes": [_PROCESS]},
+}
 
 
 def require_readable(path: Path, content: Any) -> None:
@@ -44,33 +235,31 @@ def require_readable(path: Path, content: Any) -> None:
         content: what it holds.
 
     Raises:
-        UserError: naming what is missing or something else.
+        UserError: naming the part, what it must be and what it is.
     """
-    tensors = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(tensors, Mapping) or not tensors:
+    if not isinstance(content, dict) or not content.get("state_dict"):
         raise UserError(f"{path}: must be a checkpoint with a state_dict, got none in it")
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not is_plain(tensor):
-            raise UserError(
-                f"{path}: the state_dict must hold plain, named tensors, got "
-                f"{type(tensor).__name__} as {name!r}"
-            )
-    version = content.get("pytorch-lightning_version", "2.0")
-    if not isinstance(version, str) or not re.fullmatch(r"\d[\w.+-]*", version):
-        raise UserError(f"{path}: pytorch-lightning_version must be one, got {version!r}")
-    step = content.get("global_step", None if "optimizer_states" in content else 0)
-    if not isinstance(step, int) or step < 0:
-        raise UserError(f"{path}: global_step must be the number of steps so far, got {step!r}")
-    settings = content.get("hyper_parameters", {})
-    if isinstance(settings, Placeholder):
-        return
-    are_named = isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
-    names = settings.get("class_names", ()) if are_named else None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+    # Lightning goes on from the step of what has an optimiser.
+    step = "global_step" if "optimizer_states" in content else "global_step?"
+    _require(_READABLE | {step: _count}, path, content)
+
+
+def require_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of this project of which a part is not what a training writes.
+
+    Arguments and error are those of :func:`require_readable`.
+    """
+    _require(_WHOLE, path, content)
+
+
+def _require(layout: dict[str, Any], path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        _check(layout, content, "")
+    except _Damage as damage:
+        what = str(damage).removeprefix(".")
         raise UserError(
-            f"{path}: hyper_parameters must be settings by name, class_names a list of names, "
-            f"got {str(settings)[:80]}"
-        )
+            f"{path}: {what}: the checkpoint is damaged: use another one, or copy it again"
+        ) from None
 
 
 def require_same_tensors(
@@ -133,7 +322,7 @@ def require_same_data(
     theirs, ours = list(stored.get("class_names", class_names)), list(class_names)
     if theirs != ours:
         raise UserError(
-            f"data.class_names: must be the checkpoint's {theirs}, got {ours}: Set "
+            f"data.class_names: must be the checkpoint's {theirs}, got {ours}: set "
             "data.class_names to the classes that the checkpoint was trained on, or use another "
             "checkpoint"
         )
@@ -141,6 +330,6 @@ def require_same_data(
     if channels != in_channels:
         raise UserError(
             f"data.bins, data.representation: must make frames of the checkpoint's {channels} "
-            f"channels, got {in_channels}: Set them as they were when the checkpoint was trained, "
+            f"channels, got {in_channels}: set them as they were when the checkpoint was trained, "
             "or use another checkpoint"
         )

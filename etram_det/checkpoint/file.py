@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etram_det.checkpoint.contents import Placeholder, require_readable
-from etram_det.checkpoint.layout import require_whole
+from etram_det.checkpoint.contents import Placeholder, require_readable, require_whole
 from etram_det.errors import UserError
 from etram_det.files import replacing
 
@@ -54,15 +53,12 @@ class Checkpoint:
     path: str | Path = "checkpoint"
 
     @staticmethod
-    def of_weights(
-        tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: str | Path = "checkpoint"
-    ) -> Checkpoint:
+    def of_weights(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Checkpoint:
         """A checkpoint from which training starts with a fresh optimiser.
 
         Args:
             tensors: of the detector by its own names, of any shape ``[*]``.
             settings: of the module, ``class_names`` included.
-            path: the file, for messages.
         """
         content = {
             # Lightning wants to know who wrote a checkpoint, in case its layout changed since.
@@ -74,7 +70,7 @@ class Checkpoint:
             "lr_schedulers": [],
             "hyper_parameters": dict(settings),
         }
-        return Checkpoint(content, path)
+        return Checkpoint(content)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -89,11 +85,8 @@ class Checkpoint:
     @property
     def detector_tensors(self) -> dict[str, Tensor]:
         """Tensors ``[*]`` of the detector by their names in it."""
-        return {
-            name.removeprefix(_DETECTOR): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(_DETECTOR)
-        }
+        own = (name for name in self.tensors if name.startswith(_DETECTOR))
+        return {name.removeprefix(_DETECTOR): self.tensors[name] for name in own}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -141,10 +134,7 @@ class Checkpoint:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Name, value and file of the best validation so far, as ``figure``, ``value``, ``file``.
-
-        None if there was no validation.
-        """
+        """The best validation so far, as ``figure`` (the metric's name), ``value`` and ``file``."""
         for name, kept in self.content.get("callbacks", {}).items():
             if name.startswith("RunCheckpoint") and kept["best_model_score"] is not None:
                 value = float(kept["best_model_score"])
@@ -188,15 +178,12 @@ class Checkpoint:
     def require_own(self, setting: str) -> None:
         """Refuse a checkpoint of another project.
 
-        Args:
-            setting: what the user set to the path, for messages.
-
         Raises:
-            UserError: naming the setting and the file.
+            UserError: naming the ``setting`` that the user set to the path, and the file.
         """
         if not self.detector_tensors or not self.class_names:
             raise UserError(
-                f"{setting}: must be a checkpoint of this project, got {self.path}: Use "
+                f"{setting}: must be a checkpoint of this project, got {self.path}: use "
                 "python -m etram_det import-rvt for RVT's"
             )
 
@@ -243,7 +230,7 @@ def read_checkpoint(
     stand_ins: list[Any] = [(Placeholder, name) for name in ignored]
     if ignored:
         # It is filled after it was made, for which PyTorch wants a dict.
-        stand_ins.append((_empty_dict, "collections.defaultdict"))
+        stand_ins.append((lambda *_: {}, "collections.defaultdict"))
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             # A pickle of another protocol than PyTorch's: refused below, if it is none of its own.
@@ -265,10 +252,6 @@ def read_checkpoint(
     return checkpoint
 
 
-def _empty_dict(*_: object) -> dict[Any, Any]:
-    return {}
-
-
 def _refusal(path: Path, setting: str, error: pickle.UnpicklingError) -> UserError:
     """Why PyTorch's restricted reader refused a file."""
     # PyTorch names what it refused as "GLOBAL <name>".
@@ -282,7 +265,7 @@ def _refusal(path: Path, setting: str, error: pickle.UnpicklingError) -> UserErr
         is_pickle = file.read(1) == pickle.PROTO  # as pickles of protocol 2 and later start
     found = "a plain pickle, which may hold code" if is_pickle else "something else"
     return UserError(
-        f"{path}: must be a checkpoint that PyTorch wrote, got {found}: not loaded. Set {setting} "
+        f"{path}: must be a checkpoint that PyTorch wrote, got {found}: not loaded: set {setting} "
         "to a .ckpt file"
     )
 

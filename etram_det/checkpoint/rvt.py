@@ -72,15 +72,12 @@ _UNSUPPORTED = (
 
 
 def rename_rvt(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of an RVT checkpoint under this project's names.
+    """Tensors of an RVT checkpoint under this project's names, in the same order.
 
     Args:
         state_dict: tensors of an official RVT, eTraM-fork or four-scale-fork checkpoint, with
-            keys ``mdl.backbone.…``, ``mdl.fpn.…``, ``mdl.yolox_head.…``.
-
-    Returns:
-        The same tensors in the same order, those of the LSTM's 1x1 convolution as matrices
-        ``[4C, 2C]``.
+            keys ``mdl.backbone.…``, ``mdl.fpn.…``, ``mdl.yolox_head.…``. Those of the LSTM's 1x1
+            convolution become matrices ``[4C, 2C]``.
     """
     num_scales = len({m[1] for key in state_dict if (m := re.search(r"\bstems\.(\d+)", key))})
     fpn = _fpn_names(num_scales)
@@ -114,14 +111,10 @@ def _fpn_names(num_scales: int) -> dict[str, str]:
 
 
 def require_rvt(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Refuse what is no checkpoint of RVT's detector, or one with options that are not here.
-
-    Args:
-        state_dict: tensors of any shape ``[*]``, of which the names alone count.
-        source: the file, for messages.
+    """Refuse tensors ``[*]`` that, by name, are not RVT's detector's, or of options not here.
 
     Raises:
-        UserError: naming the tensor and the reason.
+        UserError: naming the ``source`` file, the tensor and the reason.
     """
     if any(name.startswith("detector.") for name in state_dict):
         raise UserError(f"{source}: is this project's own already: give it to --ckpt_path as it is")
@@ -129,7 +122,7 @@ def require_rvt(state_dict: Mapping[str, Tensor], source: str) -> None:
     for part in parts:
         if not any(name.startswith(part) for name in state_dict):
             raise UserError(
-                f"{source}: must hold the tensors of RVT's detector, {', '.join(parts)}…, found "
+                f"{source}: must hold the tensors of RVT's detector, {', '.join(parts)}…, got "
                 f"none of {part}…, but {next(iter(state_dict))}"
             )
     for name in state_dict:
@@ -166,22 +159,21 @@ def architecture_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any
     def count(pattern: str) -> int:
         return len({m[1] for name in tensors if (m := re.match(pattern, name))})
 
-    dims, in_channels = zip(
-        *(shape(f"backbone.stages.{i}.downsample.weight", 4)[:2] for i in range(4)), strict=True
-    )
+    convolutions = [shape(f"backbone.stages.{i}.downsample.weight", 4) for i in range(4)]
+    dims, in_channels = [each[0] for each in convolutions], convolutions[0][1]
     hidden = shape("backbone.stages.0.attention.0.mlp.0.weight", 2)[0]
     shape("head.stems.0.conv.weight", 4)
     num_scales = count(r"head\.stems\.(\d+)")
     embed_dim = math.gcd(*dims)
-    if num_scales > 4 or hidden % dims[0] or in_channels[0] % 2:
+    if num_scales > 4 or hidden % dims[0] or in_channels % 2:
         raise UserError(
             f"{source}: must have 1 to 4 scales, MLPs that are a multiple of {dims[0]} channels "
             f"wide and two polarities, got {num_scales} scales, MLPs of {hidden} and "
-            f"{in_channels[0]} input channels"
+            f"{in_channels} input channels"
         )
     return {
         "num_classes": shape("head.class_outputs.0.weight", 4)[0],
-        "in_channels": in_channels[0],
+        "in_channels": in_channels,
         "embed_dim": embed_dim,
         "dim_multiplier": [dim // embed_dim for dim in dims],
         "num_blocks": [
@@ -208,12 +200,11 @@ def checkpoint_from_rvt(
         source: the file, for messages.
 
     Returns:
-        What Lightning's ``fit``, ``validate``, ``test`` and ``predict`` take as ``ckpt_path``;
-        without optimiser state, so that ``fit`` starts with a fresh one.
+        What Lightning takes as ``ckpt_path``; without optimiser state, so that ``fit`` starts with
+        a fresh one.
 
     Raises:
-        UserError: if a tensor is missing, is one too many, has another shape, or holds what is not
-            finite.
+        UserError: if a tensor is missing, one too many, of another shape, or not finite.
     """
     tensors = rename_rvt(state_dict)
     with torch.device("meta"):
@@ -223,7 +214,7 @@ def checkpoint_from_rvt(
         if not tensor.isfinite().all():
             raise UserError(
                 f"{source}: {name} must hold finite numbers, got nan or infinite ones: its "
-                "training may have failed by then. Use an earlier checkpoint"
+                "training may have failed by then: use an earlier checkpoint"
             )
     settings = {name: value for name, value in architecture.items() if name != "num_classes"}
     # Clones: a view would drag the whole of RVT's file along.

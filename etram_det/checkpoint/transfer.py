@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from etram_det.checkpoint.file import STATISTICS, Checkpoint, read_checkpoint
+from etram_det.checkpoint.file import STATISTICS, read_checkpoint
 from etram_det.errors import UserError
 
 # Modules that belong to one scale each: their index counts from the finest scale.
@@ -75,8 +75,16 @@ def carry_over(
     Raises:
         UserError: if it is no such checkpoint, has other attention heads, or nothing in it fits.
     """
-    source = _read_source(path, dim_head)
+    source = read_checkpoint(path, "model.init_from")
+    source.require_own("model.init_from")
+    their_dim = source.settings.get("dim_head", dim_head)
+    if their_dim != dim_head:
+        raise UserError(
+            f"model.dim_head: must be that of model.init_from, {their_dim}, got {dim_head}: "
+            f"set model.dim_head to {their_dim}"
+        )
     tensors, own = source.detector_tensors, detector.state_dict()
+    # Both pyramids end with stage 4, so they differ in the stage that they start with.
     theirs = _by_own_scales(tensors, _num_scales(own) - _num_scales(tensors))
     known = source.class_names
     rows = [known.index(name) if name in known else -1 for name in class_names]
@@ -97,7 +105,7 @@ def carry_over(
     sizes = {name: parameter.numel() for name, parameter in detector.named_parameters()}
     if not any(num_loaded[name] for name in sizes):
         raise UserError(
-            f"model.init_from: must fit this network, got no tensor of its shapes in {path}: Set "
+            f"model.init_from: must fit this network, got no tensor of its shapes in {path}: set "
             f"model.embed_dim to {source.settings.get('embed_dim')}, as in the checkpoint"
         )
     detector.load_state_dict(loaded)
@@ -113,14 +121,7 @@ def carry_over(
 def _fitting(
     name: str, own: Tensor, theirs: Tensor | None, rows: Sequence[int]
 ) -> tuple[Tensor, int]:
-    """What a tensor becomes, and how many of its numbers come from the checkpoint.
-
-    Args:
-        name: of the tensor in the network.
-        own: its value so far.
-        theirs: the checkpoint's, if it has one.
-        rows: for each class, its row in the checkpoint's class outputs, -1 for none.
-    """
+    """What a tensor becomes, and how many of its numbers come from the checkpoint's ``rows``."""
     by_class = name.startswith("head.class_outputs.")
     if theirs is None or theirs.shape[by_class:] != own.shape[by_class:]:
         return own, 0
@@ -133,28 +134,12 @@ def _fitting(
     return merged, sum(row >= 0 for row in rows) * own[0].numel()
 
 
-def _read_source(path: str | Path, dim_head: int) -> Checkpoint:
-    """The checkpoint, which must be this project's and have attention heads of this width."""
-    source = read_checkpoint(path, "model.init_from")
-    source.require_own("model.init_from")
-    theirs = source.settings.get("dim_head", dim_head)
-    if theirs != dim_head:
-        raise UserError(
-            f"model.dim_head: must be that of model.init_from, {theirs}, got {dim_head}: attention "
-            f"heads of another width do not fit the weights. Set model.dim_head to {theirs}"
-        )
-    return source
-
-
 def _num_scales(tensors: Mapping[str, Tensor]) -> int:
     return len({match[1] for name in tensors if (match := re.match(r"head\.stems\.(\d+)", name))})
 
 
 def _by_own_scales(tensors: Mapping[str, Tensor], shift: int) -> dict[str, tuple[str, Tensor]]:
-    """Under the network's numbering of scales, each tensor with its name in the checkpoint.
-
-    Both pyramids end with stage 4, so they differ in the stage that they start with.
-    """
+    """Under the network's numbering of scales, each tensor with its name in the checkpoint."""
     renamed = {}
     for name, tensor in tensors.items():
         own_name = name

@@ -28,18 +28,18 @@ from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
-from etram_det.training.callbacks.dropped_events import DroppedEvents
 from etram_det.training.callbacks.exact_resume import ExactResume
-from etram_det.training.callbacks.hyperparameters import HyperParameters
-from etram_det.training.callbacks.loggers import require_packages
+from etram_det.training.callbacks.loggers import (
+    HyperParameters,
+    OptimisationMonitor,
+    require_packages,
+)
 from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
-from etram_det.training.callbacks.optimisation import OptimisationMonitor
-from etram_det.training.callbacks.prediction_writer import PredictionWriter
 from etram_det.training.callbacks.progress_bar import RunProgressBar
 from etram_det.training.callbacks.provenance import Provenance
-from etram_det.training.callbacks.results_writer import ResultsWriter
+from etram_det.training.callbacks.recordings import DroppedEvents, UnreadableRecordings
+from etram_det.training.callbacks.results_writer import PredictionWriter, ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
-from etram_det.training.callbacks.unreadable_recordings import UnreadableRecordings
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.module import ARCHITECTURE, DetectionModule
 from etram_det.training.schedule import require_steps
@@ -265,7 +265,7 @@ class EtramCLI(LightningCLI):
         """Raise what is missing or does not fit before a run folder is made."""
         checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
-            require_steps(self.model.schedule, self.trainer.max_steps, self.trainer.max_epochs)
+            require_steps(self.model.hparams.schedule, self.trainer)
             if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
         self.datamodule.prepare_data()

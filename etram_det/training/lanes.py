@@ -27,19 +27,10 @@ class LaneStates:
         """
         if self.rows is None:
             return None
-        fresh = reset[:, None, None, None]
-        return [
-            (hidden[lane].masked_fill(fresh, 0), cell[lane].masked_fill(fresh, 0))
-            for hidden, cell in self.rows
-        ]
+        return _cleared([(hidden[lane], cell[lane]) for hidden, cell in self.rows], reset)
 
     def update(self, lane: Tensor, state: State) -> None:
-        """Store the state of a batch's lanes; the first batch holds all lanes.
-
-        Args:
-            lane: ``[B]`` int64, row of each lane.
-            state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage.
-        """
+        """Store the state ``[B, C, h, w]`` of lanes ``[B]``; the first batch holds all lanes."""
         new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
         if self.rows is None or len(lane) == len(self.rows[0][0]):
             # All lanes are present and in order: nothing to scatter.
@@ -56,12 +47,8 @@ class LaneStates:
 
     def clear_lanes(self, cleared: Tensor) -> None:
         """Reset some lanes: ``[B]`` bool, true for those to reset."""
-        fresh = cleared[:, None, None, None]
         if self.rows is not None:
-            self.rows = [
-                (hidden.masked_fill(fresh, 0), cell.masked_fill(fresh, 0))
-                for hidden, cell in self.rows
-            ]
+            self.rows = _cleared(self.rows, cleared)
 
     def clear_not_finite(self) -> None:
         """Reset the lanes whose state holds a nan or an infinity."""
@@ -69,3 +56,8 @@ class LaneStates:
             parts = [part for pair in self.rows for part in pair]
             are_finite = torch.stack([part.flatten(1).isfinite().all(dim=1) for part in parts])
             self.clear_lanes(~are_finite.all(dim=0))
+
+
+def _cleared(rows: State, lanes: Tensor) -> State:
+    fresh = lanes[:, None, None, None]
+    return [(hidden.masked_fill(fresh, 0), cell.masked_fill(fresh, 0)) for hidden, cell in rows]

@@ -16,56 +16,32 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 
 def validation_is_due(trainer: pl.Trainer) -> bool:
-    """Whether the configuration has a validation after the last completed step.
-
-    Args:
-        trainer: of a training that has begun.
-    """
+    """Whether the configuration has a validation after the last step of a training."""
     fetcher = trainer.fit_loop._data_fetcher
     return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def ends_optimizer_step(trainer: pl.Trainer) -> bool:
-    """Whether the last batch completed an optimiser step, rather than being accumulated.
-
-    Args:
-        trainer: of a training that has begun.
-    """
+    """Whether the last batch of a training completed an optimiser step: it may accumulate."""
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def forget_logged_step(trainer: pl.Trainer) -> None:
-    """Take one off the steps under which loggers file metrics; Lightning will count it again.
-
-    Args:
-        trainer: of a training that is resumed in the middle of a step's end.
-    """
+    """Take one off the steps under which loggers file metrics; Lightning will count it again."""
     trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
 
 
 def add_logged_step(fit_loop: dict[str, Any]) -> None:
-    """Add one to the steps under which loggers file metrics.
-
-    Args:
-        fit_loop: Lightning's state of the training loops, changed in place.
-    """
+    """Add one to the steps under which loggers file metrics, in the stored state of the loops."""
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
 
 
 def slurm_environment(trainer: pl.Trainer) -> SLURMEnvironment | None:
-    """The SLURM job that a trainer runs in; strategies on one device do not offer it.
-
-    Args:
-        trainer: of the run.
-    """
+    """The SLURM job that a trainer runs in; strategies on one device do not offer it."""
     environment = trainer._accelerator_connector.cluster_environment
     return environment if isinstance(environment, SLURMEnvironment) else None
 
 
 def is_training(module: pl.LightningModule) -> bool:
-    """Whether a module is attached to a trainer that trains it; a module alone has none.
-
-    Args:
-        module: attached or not; its ``trainer`` raises where it is not.
-    """
+    """Whether a module is attached to a trainer that trains it; ``trainer`` raises without one."""
     return module._trainer is not None and module._trainer.training

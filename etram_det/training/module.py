@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any, Literal
 
@@ -120,7 +120,11 @@ class DetectionModule(pl.LightningModule):
         # The loss is a module of its own settings, which the run's config.yaml holds; all other
         # settings are plain values, so that checkpoints load without unpickling code.
         self.save_hyperparameters(ignore=["loss"])
-        _require_ranges(self.hparams)
+        for name, (is_in_range, bounds) in _RANGES.items():
+            if (value := self.hparams[name]) is not None and not is_in_range(value):
+                raise UserError(
+                    f"model.{name}: must be in {bounds}, got {value}: set a value in that range"
+                )
         self.class_names = tuple(class_names)
         self.detector = Detector(
             num_classes=len(self.class_names), in_channels=in_channels, **architecture
@@ -129,12 +133,6 @@ class DetectionModule(pl.LightningModule):
             self.detector.compile_parts()
         self.init_from = init_from
         self.loss = YOLOXLoss() if loss is None else loss
-        self.train_lanes = train_lanes
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.schedule, self.warmup_share = schedule, warmup_share
-        self.div_factor, self.final_div_factor = div_factor, final_div_factor
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.max_detections = max_detections
         self.metric = SizeBinnedMAP(
             class_names=self.class_names,
             size_bins=SIZE_BINS if size_bins is None else size_bins,
@@ -162,8 +160,7 @@ class DetectionModule(pl.LightningModule):
         # Cleared once loaded: a second fit continues from the current weights.
         path, self.init_from = self.init_from, None
         if path is not None:
-            dim_head = self.hparams["dim_head"]
-            transfer = carry_over(path, self.detector, self.class_names, dim_head)
+            transfer = carry_over(path, self.detector, self.class_names, self.hparams["dim_head"])
             _log.info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
 
     def on_fit_start(self) -> None:
@@ -186,8 +183,7 @@ class DetectionModule(pl.LightningModule):
                 "model.loss.adaptive_quantiles: must have the labels of an EventDataModule, got "
                 "plain loaders: set the thresholds, or use fit with datamodule=…"
             )
-        areas = [recording.label_areas() for recording in data.recordings["train"]]
-        weight.adapt(np.concatenate(areas))
+        weight.adapt(np.concatenate([each.label_areas() for each in data.recordings["train"]]))
         _log.info(
             "model.loss: thresholds that follow the training labels: %.0f and %.0f px²",
             weight.small_threshold,
@@ -244,19 +240,23 @@ class DetectionModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole split, except those without ground truth."""
-        self._log_metric("val")
+        assert self.trainer.state.stage is not None
+        split = self.trainer.state.stage.dataloader_prefix
+        metrics = self.metric.compute()
+        precisions_and_recalls = {
+            f"{split}/{name}": metrics[name]
+            for name in self.metric.settings.metric_names
+            if not metrics[name].isnan()
+        }
+        if self.trainer.state.fn != "fit":
+            # Where Lightning finds the step that loggers are to note; of itself it counts from 0.
+            precisions_and_recalls["step"] = torch.tensor(float(self.trained_steps))
+        self.log_dict(precisions_and_recalls)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same as validation, on the test split."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_start(self) -> None:
-        """Start with empty lanes and an empty metric."""
-        self.on_validation_epoch_start()
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole split, except those without ground truth."""
-        self._log_metric("test")
+    # A test is a validation on another split.
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_predict_epoch_start(self) -> None:
         """Start with empty lanes."""
@@ -276,36 +276,15 @@ class DetectionModule(pl.LightningModule):
     def _detect(self, features: Sequence[Tensor]) -> list[Detections]:
         return decode_detections(
             self.detector.predict(features).decode(),
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
+            self.hparams["score_threshold"],
+            self.hparams["nms_threshold"],
+            self.hparams["max_detections"],
         )
 
-    def _log_metric(self, split: str) -> None:
-        metrics = self.metric.compute()
-        precisions_and_recalls = {
-            f"{split}/{name}": metrics[name]
-            for name in self.metric.settings.metric_names
-            if not metrics[name].isnan()
-        }
-        if self.trainer.state.fn != "fit":
-            # Where Lightning finds the step that loggers are to note; of itself it counts from 0.
-            precisions_and_recalls["step"] = torch.tensor(float(self.trained_steps))
-        self.log_dict(precisions_and_recalls)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Clip the gradients, unless a skipped step has none: PyTorch requires some."""
         if any(parameter.grad is not None for parameter in self.detector.parameters()):
-            self.clip_gradients(
-                optimizer,
-                gradient_clip_val=gradient_clip_val,
-                gradient_clip_algorithm=gradient_clip_algorithm,
-            )
+            super().configure_gradient_clipping(*args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         """AdamW with RVT's one-cycle schedule.
@@ -313,47 +292,47 @@ class DetectionModule(pl.LightningModule):
         Raises:
             UserError: if the schedule needs a number of steps and none is set.
         """
-        require_steps(self.schedule, self.trainer.max_steps, self.trainer.max_epochs)
-        highest = self.learning_rate
+        settings: Any = self.hparams
+        require_steps(settings.schedule, self.trainer)
+        highest = settings.learning_rate
         if highest is None:
-            lanes = self.train_lanes * self.trainer.world_size
+            lanes = settings.train_lanes * self.trainer.world_size
             highest = 2e-4 * math.sqrt(lanes * self.trainer.accumulate_grad_batches / 8)
         optimizer = torch.optim.AdamW(
-            self.detector.parameters(), lr=highest, weight_decay=self.weight_decay
+            self.detector.parameters(), lr=highest, weight_decay=settings.weight_decay
         )
-        if self.schedule == "constant":
+        if settings.schedule == "constant":
             return optimizer
         scheduler = OneCycle(
             optimizer,
             max_lr=highest,
             total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.warmup_share,
-            anneal_strategy="cos" if self.schedule == "cosine" else "linear",
+            pct_start=settings.warmup_share,
+            anneal_strategy="cos" if settings.schedule == "cosine" else "linear",
             cycle_momentum=False,
-            div_factor=self.div_factor,
+            div_factor=settings.div_factor,
             # PyTorch divides the first learning rate by its factor, RVT the highest.
-            final_div_factor=self.final_div_factor / self.div_factor,
+            final_div_factor=settings.final_div_factor / settings.div_factor,
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        by_step = {"scheduler": scheduler, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": by_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, other classes or other frames.
 
         Raises:
-            UserError: if the checkpoint's class names differ, or their order, or the channels of
-                its frames, or if its detector's tensors are not exactly this one's.
+            UserError: if class names differ, their order, channels of the frames, or the
+                detector's tensors.
         """
         stored = Checkpoint(checkpoint)
         self._steps_of_checkpoint = stored.step
         require_same_data(stored.settings, self.class_names, self.hparams["in_channels"])
-        of_detector = {k: x for k, x in stored.tensors.items() if k.startswith("detector.")}
+        tensors = stored.tensors
+        of_detector = {name: x for name, x in tensors.items() if name.startswith("detector.")}
         own = self.detector.state_dict(prefix="detector.")
         require_same_tensors(of_detector, own, "ckpt_path")
         # A loss may follow another one: it takes over what both have and keeps its own rest.
-        tensors, own = stored.tensors, self.loss.state_dict(prefix="loss.")
+        own = self.loss.state_dict(prefix="loss.")
         of_loss = {name: tensors[name] for name in own if name in tensors}
         require_same_tensors(of_loss, {name: own[name] for name in of_loss}, "ckpt_path")
         others = {name: x for name, x in tensors.items() if not name.startswith("loss.")}
@@ -363,19 +342,10 @@ class DetectionModule(pl.LightningModule):
         if not stored.has_training_state:
             raise UserError(
                 "ckpt_path: must hold the states of optimiser and schedule to train on, got none: "
-                "Use model.init_from to start from its weights"
+                "use model.init_from to start from its weights"
             )
         if not stored.has_optimizer:
             _log.info(
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "
                 "0, with a fresh optimiser and schedule"
-            )
-
-
-def _require_ranges(settings: Mapping[str, Any]) -> None:
-    for name, (is_in_range, bounds) in _RANGES.items():
-        value = settings[name]
-        if value is not None and not is_in_range(value):
-            raise UserError(
-                f"model.{name}: must be in {bounds}, got {value}: set a value in that range"
             )

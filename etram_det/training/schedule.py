@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytorch_lightning import Trainer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from etram_det.errors import UserError
 
 
-def require_steps(schedule: str, max_steps: int, max_epochs: int | None) -> None:
-    """Refuse a training of no steps, or an endless one whose schedule needs an end.
-
-    Args:
-        schedule: ``constant``, or one that falls over all steps.
-        max_steps: largest number of steps, -1 for no limit.
-        max_epochs: largest number of epochs, -1 for no limit.
+def require_steps(schedule: str, trainer: Trainer) -> None:
+    """Refuse a training of no steps, or an endless one of a schedule that falls over all steps.
 
     Raises:
         UserError: if the number of steps is 0, or unknown to a schedule that needs it.
     """
-    if max_steps == 0:
+    if trainer.max_steps == 0:
         raise UserError(
             "trainer.max_steps: must be at least 1 for fit, got 0: set a number of steps, or use "
             "validate"
         )
-    if schedule != "constant" and max_steps == max_epochs == -1:
+    if schedule != "constant" and trainer.max_steps == trainer.max_epochs == -1:
         raise UserError(
             f"trainer.max_steps: must be a number of steps for model.schedule {schedule}, got -1: "
             "set trainer.max_steps or trainer.max_epochs, or model.schedule to constant"

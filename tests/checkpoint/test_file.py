@@ -117,9 +117,9 @@ def test_training_goes_on_from_imported_weights_with_a_fresh_optimiser(tmp_path,
 
 def test_a_checkpoint_of_other_bins_is_refused_before_a_run_is_made(tmp_path, capfd):
     settings = small_run(tmp_path, "--ckpt_path", "old.ckpt")
-    told = "data.bins, data.representation: must make frames of the checkpoint's 10 channels"
-    untold = "downsample.weight must have the shape (8, 20, 7, 7), got (8, 10, 7, 7)"
-    for stored, message in (({"in_channels": 10}, told), ({}, untold)):
+    frames = "data.bins, data.representation: must make frames of the checkpoint's 10 channels"
+    other_shape = "downsample.weight must have the shape (8, 20, 7, 7), got (8, 10, 7, 7)"
+    for stored, message in (({"in_channels": 10}, frames), ({}, other_shape)):
         save(make(EIGHT, in_channels=10), EIGHT, embed_dim=8, **stored)
         for command in ("validate", "fit"):
             assert run([command, *settings]) == 2
@@ -156,11 +156,11 @@ def test_gradient_to_the_pyramid_equals_the_plain_loss():
         (
             pickle.dumps({"state_dict": {"a": 1}}),
             "must be a checkpoint that PyTorch wrote, got a plain pickle, which may hold code: "
-            "not loaded. Set file to a .ckpt file",
+            "not loaded: set file to a .ckpt file",
         ),
         (
             b"not a checkpoint",
-            "must be a checkpoint that PyTorch wrote, got something else: not loaded. Set file "
+            "must be a checkpoint that PyTorch wrote, got something else: not loaded: set file "
             "to a .ckpt file",
         ),
         (
@@ -170,7 +170,7 @@ def test_gradient_to_the_pyramid_equals_the_plain_loss():
         ),
     ],
 )
-def test_files_of_other_kinds_are_told_in_one_line(content, reason, capfd):
+def test_files_of_other_kinds_are_reported_in_one_line(content, reason, capfd):
     Path("other.ckpt").write_bytes(content)
     assert run(["checkpoint", "other.ckpt"]) == 2
     assert capfd.readouterr().err.strip() == f"etram_det: error: other.ckpt: {reason}"

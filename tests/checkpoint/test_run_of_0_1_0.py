@@ -93,13 +93,13 @@ def test_validate_and_report(capsys):
     assert (RUN / "report.html").is_file()
 
 
-@pytest.mark.parametrize("way", [["--ckpt_path", str(LAST)], ["--resume", "auto"]])
-def test_fit_goes_on_to_step_14_with_its_counts(way, caplog):
+@pytest.mark.parametrize("resume", [["--ckpt_path", str(LAST)], ["--resume", "auto"]])
+def test_fit_goes_on_to_step_14_with_its_counts(resume, caplog):
     before = read_checkpoint(LAST, mapped=False).content
     before["callbacks"]["BadSteps"] = {"num_skipped": 3, "num_in_a_row": 1}
     before["callbacks"]["BadRecordings"] = {"train_day_0001": 2}
     torch.save(before, LAST)
-    flags = ["--trainer.max_steps", "14", "--trainer.val_check_interval", "5", *way]
+    flags = ["--trainer.max_steps", "14", "--trainer.val_check_interval", "5", *resume]
     assert commands.run([*FIT, *flags]) == 0
     assert "cannot go on exactly" not in caplog.text
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]

@@ -160,7 +160,7 @@ def test_what_does_not_fit_keeps_its_start():
                 "state_dict": {"detector.x": torch.zeros(1)},
                 "hyper_parameters": {"class_names": ["car"], "embed_dim": 7},
             },
-            "must fit.*got no tensor of its shapes in old.ckpt: Set model.embed_dim to 7",
+            "must fit.*got no tensor of its shapes in old.ckpt: set model.embed_dim to 7",
         ),
         (
             {

@@ -153,7 +153,7 @@ def test_a_checkpoint_of_other_classes_is_reported_first(groups, capfd):
     flags = ["--ckpt_path", path, "--data.class_names", "etram3", *groups]
     assert the_line(flags, capfd, "validate") == (
         f"data.class_names: must be the checkpoint's {list(ETRAM_CLASSES)}, got "
-        "['pedestrian', 'vehicle', 'micro-mobility']: Set data.class_names to the classes that "
+        "['pedestrian', 'vehicle', 'micro-mobility']: set data.class_names to the classes that "
         "the checkpoint was trained on, or use another checkpoint"
     )
 

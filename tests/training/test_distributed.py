@@ -93,7 +93,7 @@ def test_any_number_of_processes_finds_the_same_figures(root, tmp_path):
     for name in figures_of(first):
         assert pair[0]["metrics"][name] == pytest.approx(single["metrics"][name], abs=1e-6)
         assert pair[1]["metrics"][name] == pair[0]["metrics"][name]
-        # What was logged while training is the checkpoint's own figure.
+        # What was logged while training is the checkpoint's own metric.
         assert first["metrics"][name] == pytest.approx(single["metrics"][name], abs=1e-6)
 
 
@@ -142,8 +142,8 @@ def test_killed_process_ends_the_other(root, tmp_path, killed):
         *("--trainer.max_steps", "100000", "--checkpoint.every_n_steps", "1"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    told = tmp_path / "told.txt"
-    with told.open("w") as file:
+    errors = tmp_path / "errors.txt"
+    with errors.open("w") as file:
         first = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=file, stderr=file, start_new_session=True
         )
@@ -155,8 +155,8 @@ def test_killed_process_ends_the_other(root, tmp_path, killed):
             wait_for(lambda: not Path(f"/proc/{second}").exists(), 900, "still there")
         finally:
             os.killpg(first.pid, signal.SIGKILL) if first.poll() is None else None
-    lines = [line for line in told.read_text().splitlines() if "error:" in line]
-    assert "Traceback" not in told.read_text()
+    lines = [line for line in errors.read_text().splitlines() if "error:" in line]
+    assert "Traceback" not in errors.read_text()
     if killed and code == -signal.SIGKILL:
         assert not lines  # Lightning's observer of its child processes was faster than the backend
         return

@@ -2,8 +2,8 @@
 
 Lightning keeps weights, optimiser, schedule, scaler and its counters. What is added here: the
 carried state of the lanes, the random numbers, gradients that are being accumulated, each for all
-processes, and counters that tell of the moment *between* two steps, wherever in a step or a
-validation the checkpoint was written. The data module keeps the place in the plan of batches.
+processes, and counters of the moment *between* two steps, wherever in a step or a validation the
+checkpoint was written. The data module keeps the place in the plan of batches.
 The layout of all this is checked as the checkpoint is read; here, that it fits this run.
 """
 
@@ -61,15 +61,16 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the state of all processes, and let the counters tell of whole steps."""
+        """Add the state of all processes, and set the counters to complete steps."""
         if trainer.state.fn != "fit":
             return
-        guard = _guard(trainer)
+        guard, rows = _guard(trainer), pl_module.train_states.rows
         own = {
             "random": _random_states(),
-            "lanes": _on_cpu(pl_module.train_states.rows),
+            # Clones: a view would be written with all that it is part of.
+            "lanes": rows and [(hidden.clone().cpu(), cell.clone().cpu()) for hidden, cell in rows],
             "gradients": _accumulated_gradients(trainer, pl_module),
-            "unfinished_step": None if guard is None else guard.unfinished_step(),
+            "unfinished_step": guard and guard.unfinished_step(),
         }
         processes: list[Any] = [own]
         if trainer.world_size > 1:
@@ -77,7 +78,7 @@ class ExactResume(Callback):
             distributed.all_gather_object(processes, own)
         stored = Checkpoint(checkpoint)
         assert stored.fit_loop is not None  # Lightning has just written it
-        _count_whole_steps(trainer, stored.fit_loop, self._is_in_validation)
+        _count_complete_steps(trainer, stored.fit_loop, self._is_in_validation)
         stored.resume = {"processes": processes}
 
     def on_load_checkpoint(
@@ -141,8 +142,10 @@ class ExactResume(Callback):
         self._processes = ()
 
 
-def _count_whole_steps(trainer: pl.Trainer, loops: dict[str, Any], is_in_validation: bool) -> None:
-    """Let the counters of the training loops tell of the moment between two steps.
+def _count_complete_steps(
+    trainer: pl.Trainer, loops: dict[str, Any], is_in_validation: bool
+) -> None:
+    """Set the counters of the training loops to the moment between two steps.
 
     Lightning writes them as they stand in the middle of a step, of a validation or after the end,
     and knows only some of these cases when it starts again. Here, the steps that are done are
@@ -182,13 +185,6 @@ def _accumulated_gradients(trainer: pl.Trainer, module: pl.LightningModule) -> d
     }
 
 
-def _on_cpu(rows: Any) -> Any:
-    """Lane states as tensors of their own: a view would be written with all that it is part of."""
-    if rows is None:
-        return None
-    return [(hidden.clone().cpu(), cell.clone().cpu()) for hidden, cell in rows]
-
-
 def _guard(trainer: Any) -> NonFiniteSteps | None:
     """The callback that knows what to undo in a non-finite step, if the run has it."""
     return next((each for each in trainer.callbacks if isinstance(each, NonFiniteSteps)), None)
@@ -196,7 +192,7 @@ def _guard(trainer: Any) -> NonFiniteSteps | None:
 
 def _does_not_fit(path: object, what: str) -> UserError:
     return UserError(
-        f"{path}: cannot resume: {what}: the checkpoint is damaged, or of another program. Use "
+        f"{path}: cannot resume: {what}: the checkpoint is damaged, or of another program: use "
         "another one, or start from its weights by model.init_from"
     )
 
@@ -218,10 +214,8 @@ def _require_same_optimizers(stored: Checkpoint, optimizers: Sequence[Optimizer]
             for number, parameter in zip(group["params"], own["params"], strict=True):
                 for name in ("exp_avg", "exp_avg_sq") if "betas" in own else ():  # of Adam
                     kept = state["state"].get(number, {name: parameter}).get(name)
-                    if not isinstance(kept, Tensor) or kept.shape != parameter.shape:
-                        theirs = tuple(getattr(kept, "shape", ()))
-                        what = f"{name} must have the shape {tuple(parameter.shape)}, got {theirs}"
-                        raise _does_not_fit(stored.path, what)
+                    means = [kept] if isinstance(kept, Tensor) else []
+                    _require_shapes(stored.path, name, means, [tuple(parameter.shape)])
 
 
 def _require_shapes(

@@ -41,10 +41,12 @@ class NonFiniteSteps(Callback):
         UserError: if the number is not positive.
     """
 
+    state_key = "BadSteps"  # in checkpoints, since the first release
+
     def __init__(self, most_in_a_row: int = 10) -> None:
         if most_in_a_row < 1:
             raise UserError(
-                f"non_finite_steps.most_in_a_row: must be at least 1, got {most_in_a_row}: Set it "
+                f"non_finite_steps.most_in_a_row: must be at least 1, got {most_in_a_row}: set it "
                 "to 1 or more"
             )
         self.most_in_a_row = most_in_a_row
@@ -58,19 +60,14 @@ class NonFiniteSteps(Callback):
         self._statistics: list[Tensor] = []
         self._scaler_state: dict[str, Any] | None = None
 
-    @property
-    def state_key(self) -> str:
-        """Name of the state in checkpoints, that of the first release."""
-        return "BadSteps"
-
     def state_dict(self) -> dict[str, int]:
         """The counts, which a resumed run goes on from."""
         return {"num_skipped": self.num_skipped, "num_in_a_row": self.num_in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over the counts of a checkpoint."""
-        self.num_skipped = int(state_dict["num_skipped"])
-        self.num_in_a_row = int(state_dict["num_in_a_row"])
+        self.num_skipped = state_dict["num_skipped"]
+        self.num_in_a_row = state_dict["num_in_a_row"]
 
     def unfinished_step(self) -> dict[str, list[Tensor]] | None:
         """State of a step that waits for further batches; None between two steps.
@@ -88,21 +85,14 @@ class NonFiniteSteps(Callback):
         }
 
     def go_on_with_step(self, losses: list[Tensor], statistics: list[Tensor]) -> None:
-        """Take over what :meth:`unfinished_step` returned when the checkpoint was written.
-
-        Args:
-            losses: ``[]`` of the step's batches so far.
-            statistics: running statistics ``[*]`` from before them.
-        """
+        """Take over losses ``[]`` and statistics ``[*]`` that :meth:`unfinished_step` returned."""
         self._losses_before, self._statistics = losses, statistics
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ask for the run folder, which all processes must do together."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, *_: Any) -> None:
         """Keep the running statistics as they are before the batches of a step."""
         if not self._batches and not self._losses_before:
             buffers = list(pl_module.detector.buffers())
@@ -112,13 +102,7 @@ class NonFiniteSteps(Callback):
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Tensor) -> None:
-        """Keep the loss; where a ``GradScaler`` has scaled it, it is as finite as before.
-
-        Args:
-            trainer: of the run.
-            pl_module: the ``DetectionModule``.
-            loss: ``[]``, of one batch ``[T, B, C, H, W]``.
-        """
+        """Keep the loss ``[]`` of a batch ``[T, B, C, H, W]``, which a scaler leaves as finite."""
         self._losses.append(loss.detach())
         self._parts.append(pl_module.loss_parts)
 
@@ -140,14 +124,7 @@ class NonFiniteSteps(Callback):
             self._report(trainer, ranks)
         self._batches, self._losses, self._parts, self._losses_before = [], [], [], []
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Log the count. A non-finite loss is no reason to lower the scale of a ``GradScaler``."""
         if self._scaler_state is not None:
             _scaler(trainer).load_state_dict(self._scaler_state)
@@ -157,30 +134,22 @@ class NonFiniteSteps(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the count, if there is one."""
         if self.num_skipped and trainer.is_global_zero:
-            _log.warning(
-                "%d of %d training steps were skipped, as they were not finite",
-                self.num_skipped,
-                trainer.global_step,
-            )
+            counts = self.num_skipped, trainer.global_step
+            _log.warning("%d of %d training steps were skipped, as they were not finite", *counts)
 
     def _check(
         self, trainer: pl.Trainer, module: Any, optimizer: Optimizer
     ) -> tuple[bool, list[int]]:
         """Whether gradients are not finite, and the processes on which anything else is not."""
-        gradients = [
-            parameter.grad
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        gradients = [each.grad for each in parameters if each.grad is not None]
         states = [part for pair in module.train_states.rows or () for part in pair]
         buffers = [each for each in module.detector.buffers() if each.is_floating_point()]
+        others = [*self._losses_before, *self._losses, *states, *buffers]
         flags = torch.zeros(1 + trainer.world_size, device=module.device)
         if _scaler(trainer) is None:
             flags[0] = _any_not_finite(gradients)
-        flags[1 + trainer.global_rank] = _any_not_finite(
-            [*self._losses_before, *self._losses, *states, *buffers]
-        )
+        flags[1 + trainer.global_rank] = _any_not_finite(others)
         if trainer.world_size > 1:
             distributed.all_reduce(flags, distributed.ReduceOp.MAX)
         # The only moment at which a step waits for the device.
@@ -199,27 +168,19 @@ class NonFiniteSteps(Callback):
         """Log which batches were not finite; raise ``UserError`` after too many in a row."""
         rank, step = trainer.global_rank, trainer.global_step
         is_mine = rank in ranks or not ranks
-        message = (
-            self._description()
-            if is_mine
-            else f"not finite on process {', '.join(map(str, ranks))}"
-        )
+        others = f"not finite on process {', '.join(map(str, ranks))}"
+        message = self._description() if is_mine else others
         if self.num_in_a_row < self.most_in_a_row:
             if rank == (ranks or [0])[0]:
-                _log.warning("step %d is skipped, the %s so far: %s", step, self._count(), message)
+                _log.warning("step %d is skipped (%d so far): %s", step, self.num_skipped, message)
             return
         kept = self._keep_batches(rank, step) if is_mine else ""
         raise UserError(
             f"non_finite_steps.most_in_a_row: {self.num_in_a_row} training steps in a row were "
             f"not finite, step {step} the last: {message}{kept}: look at these recordings, or "
-            "train anew: Set model.init_from to the last checkpoint and model.learning_rate lower",
+            "train anew: set model.init_from to the last checkpoint and model.learning_rate lower",
             exit_code=1,
         )
-
-    def _count(self) -> str:
-        ones, is_teen = self.num_skipped % 10, self.num_skipped % 100 in (11, 12, 13)
-        suffix = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(ones, "th")
-        return f"{self.num_skipped}{suffix}"
 
     def _description(self) -> str:
         """Loss parts, recordings and their times in seconds, of the batches that are not finite."""
@@ -235,10 +196,8 @@ class NonFiniteSteps(Callback):
     def _keep_batches(self, rank: int, step: int) -> str:
         """Write the step's batches to the run folder; return where they are."""
         path = self._folder / f"bad_batch_rank{rank}.pt"
-        kept = [
-            _plain(batch) | {"loss_parts": parts}
-            for batch, parts in zip(self._batches, self._parts, strict=True)
-        ]
+        pairs = zip(self._batches, self._parts, strict=True)
+        kept = [_plain(batch) | {"loss_parts": parts} for batch, parts in pairs]
         try:
             write_checkpoint(path, {"step": step, "batches": kept})
         except UserError as error:

@@ -25,20 +25,13 @@ class RunProgressBar(TQDMProgressBar):
         """Leave the bar as it is: it is that of the whole run."""
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count batches from the start of the run."""
-        super().on_train_batch_end(
-            trainer, pl_module, outputs, batch, trainer.fit_loop.total_batch_idx
-        )
+        index = trainer.fit_loop.total_batch_idx
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Text behind the bar: the loss."""
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return dict(metrics)
+        return {name: value for name, value in metrics.items() if name != "v_num"}

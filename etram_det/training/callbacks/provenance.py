@@ -28,7 +28,6 @@ class Provenance(SaveConfigCallback):
 
     Args:
         arguments: of the command line, the command first.
-        kwargs: what Lightning hands to a callback that saves the configuration.
     """
 
     def __init__(self, *args: Any, arguments: Sequence[str], **kwargs: Any) -> None:
@@ -104,9 +103,8 @@ def _git_state() -> dict[str, Any] | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        )
+        return subprocess.check_output(
+            ["git", *arguments], cwd=folder, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Results of an evaluation on screen, on disk and in TensorBoard."""
+"""Results of an evaluation on screen, on disk and in TensorBoard; detections that are written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from etram_det import __version__
 from etram_det.drawing.frames import Image, frame_image
 from etram_det.drawing.plots import as_picture
 from etram_det.errors import UserError
+from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.progress import screen
 from etram_det.report.gallery import Gallery
@@ -23,6 +24,7 @@ from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, summary_tables
 from etram_det.training.callbacks.loggers import show_picture
+from etram_det.types import Batch, Detections
 
 FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
 
@@ -46,10 +48,10 @@ class ResultsWriter(Callback):
     def __init__(self, score_threshold: float = 0.3, pictures: int = 12) -> None:
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"results.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
+                f"results.score_threshold: must be in [0, 1], got {score_threshold}: set another"
             )
         if pictures < 0:
-            raise UserError(f"results.pictures: must be at least 0, got {pictures}: Set 0 for none")
+            raise UserError(f"results.pictures: must be at least 0, got {pictures}: set 0 for none")
         self.score_threshold = score_threshold
         self.pictures = pictures
         self.validation: dict[str, Any] = {}
@@ -62,15 +64,6 @@ class ResultsWriter(Callback):
         """Keep what the checkpoint holds until there is a newer validation."""
         self.validation = state_dict
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the validation split, except for Lightning's sanity check."""
-        if not trainer.sanity_checking:
-            self._report(trainer, pl_module, "val")
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the test split."""
-        self._report(trainer, pl_module, "test")
-
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print where the best checkpoint lies."""
         kept = trainer.checkpoint_callback
@@ -78,24 +71,29 @@ class ResultsWriter(Callback):
             best = "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
             screen().print(f"\nbest checkpoint{best}: {kept.best_model_path}", soft_wrap=True)
 
-    def _report(self, trainer: pl.Trainer, module: Any, split: str) -> None:
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the split that was evaluated, except for Lightning's sanity check."""
         folder = trainer.log_dir  # agreed upon by all processes, so all must ask
-        if not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        result = module.metric.result  # of the module's own compute(), made just before
+        split = trainer.state.stage.dataloader_prefix
+        result = pl_module.metric.result  # of the module's own compute(), made just before
         data = getattr(trainer, "datamodule", None)
-        results = results_of(
-            result,
-            score_threshold=self.score_threshold,
-            dropped_by_data=data.dropped_boxes(split) if data is not None else {},
-        )
-        step = module.trained_steps
-        results["run"] = _run_facts(trainer, split, step)
+        dropped = {} if data is None else data.dropped_boxes(split)
+        results = results_of(result, score_threshold=self.score_threshold, dropped_by_data=dropped)
+        step = pl_module.trained_steps
+        results["run"] = {
+            "split": split,
+            "step": step,
+            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "data": None if data is None else data.root or "simulated traffic",
+            "input_size": None if data is None else list(data.input_size),
+            "version": __version__,
+        }
         evaluates = trainer.state.fn != "fit"
         if not evaluates:
             # Through JSON: a checkpoint holds plain values only.
-            plain = json.loads(json.dumps(results))
-            self.validation = {"step": step, "results": plain}
+            self.validation = {"step": step, "results": json.loads(json.dumps(results))}
         console = screen(width=FILE_WIDTH)
         console.print()  # off the progress bar's line
         console.rule(f"{split}, after {step} steps")
@@ -113,12 +111,13 @@ class ResultsWriter(Callback):
                 console.print(f"\nreport: {write_report([Path(folder)])}", soft_wrap=True)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                writer = logger.experiment
-                show_results(writer, results, result.curves, split, step)
+                show_results(logger.experiment, results, result.curves, split, step)
             elif isinstance(logger, WandbLogger):
                 # W&B's own plot wants scores and labels, not curves.
                 plot = precision_recall_plot(result.curves, results["confusion"]["names"][:-1])
                 show_picture([logger], f"{split}/PR50", as_picture(plot), step)
+
+    on_test_end = on_validation_end
 
     def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
         """Pictures of what went wrong, with frames from the data module's recordings."""
@@ -141,14 +140,51 @@ class ResultsWriter(Callback):
         )
 
 
-def _run_facts(trainer: pl.Trainer, split: str, step: int) -> dict[str, Any]:
-    """What was evaluated, for those who meet the results on their own."""
-    data = getattr(trainer, "datamodule", None)
-    return {
-        "split": split,
-        "step": step,
-        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
-        "data": None if data is None else data.root or "simulated traffic",
-        "input_size": None if data is None else list(data.input_size),
-        "version": __version__,
-    }
+class PredictionWriter(Callback):
+    """Writes the detections of ``predict`` to ``predictions/``, as ``DetectionWriter`` does."""
+
+    def __init__(self) -> None:
+        self._writers: dict[int, DetectionWriter] = {}  # by lane
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: list[Detections], batch: Batch, *_: int
+    ) -> None:
+        """Take the detections of one chunk; a recording that has ended is written."""
+        folder = _folder(trainer)
+        lanes = batch.lane.tolist()
+        height, width = batch.events.shape[-2:]
+        for b, lane in enumerate(lanes):
+            if batch.padded[:, b].all():
+                continue  # this process has run out of recordings and only keeps the others company
+            scale = scale_x, scale_y = tuple(batch.scale[b].tolist())
+            if batch.reset[b]:
+                self._finish(lane)
+                sensor_size = round(height * scale_y), round(width * scale_x)
+                self._writers[lane] = DetectionWriter(
+                    folder, batch.recording[b], pl_module.class_names, sensor_size
+                )
+            for t, time_us in enumerate(batch.time_us[:, b].tolist()):
+                if not batch.padded[t, b]:
+                    rows = box_rows(time_us, outputs[t * len(lanes) + b].numpy(), scale)
+                    self._writers[lane].add(time_us, rows)
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the recordings that ended with the split."""
+        self._finish(*self._writers)
+        folder = _folder(trainer)
+        if trainer.is_global_zero:
+            screen().print(f"\ndetections: {folder}", soft_wrap=True)
+
+    def on_exception(self, *_: Any) -> None:
+        """Keep what is complete of the recordings that an error or Ctrl-C breaks off."""
+        self._finish(*self._writers)
+
+    def _finish(self, *lanes: int) -> None:
+        for lane in lanes:
+            if lane in self._writers:
+                self._writers.pop(lane).finish()
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    # Agreed upon by all processes: all must ask, or none.
+    return Path(trainer.log_dir or trainer.default_root_dir) / "predictions"

@@ -1,7 +1,11 @@
-"""Which checkpoints a run keeps and when it writes them, atomically."""
+"""Which checkpoints a run keeps, when it writes them, and the signals that end it with one."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
 from etram_det.errors import StoppedBySignal, UserError
-from etram_det.training.callbacks.signals import StopSignals, requeue_job
+from etram_det.training.lightning_internals import slurm_environment
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,16 +36,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             write_checkpoint(path, checkpoint)
         except UserError as error:
-            kept = "the one before it is whole" if path.is_file() else "there is none before it"
-            raise UserError(
-                f"{error}: {kept}. Make room, then use --resume auto", exit_code=1
-            ) from error
+            kept = "the one before it is intact" if path.is_file() else "there is none before it"
+            message = f"{error}: {kept}: make room, then use --resume auto"
+            raise UserError(message, exit_code=1) from error
 
     def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Any = None,
-        weights_only: bool | None = None,
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint onto the CPU; code that it may hold is never run.
 
@@ -86,13 +86,11 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_steps: int | None = 1000,
         every_n_minutes: float | None = 10.0,
     ) -> None:
-        for name, value in (
-            ("every_n_steps", every_n_steps),
-            ("every_n_minutes", every_n_minutes),
-        ):
+        limits = {"every_n_steps": every_n_steps, "every_n_minutes": every_n_minutes}
+        for name, value in limits.items():
             if value is not None and value <= 0:
                 raise UserError(
-                    f"checkpoint.{name}: must be above 0, got {value}: Set null for no such limit"
+                    f"checkpoint.{name}: must be above 0, got {value}: set null for no such limit"
                 )
         if not monitor.startswith("val/"):
             raise _no_such_metric(monitor)
@@ -108,18 +106,15 @@ class RunCheckpoint(ModelCheckpoint):
         )
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
-        self._signals = StopSignals()
+        self._signals = _StopSignals()
         self._saved_step: int | None = None
         self._saved_at_s = 0.0
 
     def require_monitor_among(self, names: Sequence[str]) -> None:
-        """Refuse to monitor what no validation will log.
-
-        Args:
-            names: of the precisions and recalls that are logged.
+        """Refuse to monitor a metric that is not among the ``names`` that a validation logs.
 
         Raises:
-            UserError: naming the setting.
+            UserError: if it is none of them.
         """
         if self.monitor not in [f"val/{name}" for name in names]:
             raise _no_such_metric(str(self.monitor))
@@ -134,9 +129,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._signals.listen(trainer)
         self._saved_at_s = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Between two steps: write ``last.ckpt`` if it is time to; end if asked to.
 
         Raises:
@@ -156,9 +149,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_last(trainer)
             self._saved_step = None  # what the validation finds is still to be saved
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """End if asked to: a resumed run starts with this validation.
 
         Raises:
@@ -228,5 +219,50 @@ class RunCheckpoint(ModelCheckpoint):
 def _no_such_metric(monitor: str) -> UserError:
     return UserError(
         "checkpoint.monitor: must be a precision or recall of the validation, got "
-        f"{monitor}: Use val/AP, val/AP50, val/AR or val/AP_<size bin or class>"
+        f"{monitor}: use val/AP, val/AP50, val/AR or val/AP_<size bin or class>"
     )
+
+
+class _StopSignals:
+    """Remembers that this process was asked to end; training looks between its steps.
+
+    A handler can run in the middle of anything, a step or the writing of a checkpoint included, so
+    it does no work. Lightning's own handlers, which write and requeue at once, are replaced.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # number of the last such signal
+        # After which SLURM is asked to start the job again, SIGUSR1 unless set; 0 for none.
+        self.requeues = 0
+
+    def listen(self, trainer: pl.Trainer) -> None:
+        """Take over from Lightning's handlers, which a trainer puts back when it ends."""
+        environment = slurm_environment(trainer)
+        if environment is not None and environment.auto_requeue:
+            self.requeues = int(environment.requeue_signal or 0)
+        if trainer.received_sigterm:  # since Lightning listened
+            self.received = signal.SIGTERM
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may set handlers
+        numbers = {signal.SIGTERM, getattr(signal, "SIGUSR1", 0), self.requeues}
+        for number in numbers - {0}:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = number
+
+
+def requeue_job() -> str:
+    """Have SLURM start this job again; returns in a few words what came of it."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    command = ["scontrol", "requeue", job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"job {job} could not be requeued: scontrol: {error.strerror}"
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        return f"job {job} could not be requeued: scontrol: {said}"
+    return f"SLURM has requeued job {job}"

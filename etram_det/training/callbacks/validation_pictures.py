@@ -35,11 +35,11 @@ class ValidationPictures(Callback):
     def __init__(self, number: int = 8, score_threshold: float = 0.3) -> None:
         if number < 0:
             raise UserError(
-                f"pictures.number: must be at least 0, got {number}: Set 0 for no pictures"
+                f"pictures.number: must be at least 0, got {number}: set 0 for no pictures"
             )
         if not 0 <= score_threshold <= 1:
             raise UserError(
-                f"pictures.score_threshold: must be in [0, 1], got {score_threshold}: Set another"
+                f"pictures.score_threshold: must be in [0, 1], got {score_threshold}: set another"
             )
         self.number = number
         self.score_threshold = score_threshold
@@ -47,9 +47,9 @@ class ValidationPictures(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Hand the pictures to the loggers: the metric has the boxes of all processes."""
         data = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or data is None or not trainer.is_global_zero:
+        if trainer.sanity_checking or data is None or not trainer.loggers:
             return
-        if not trainer.loggers:
+        if not trainer.is_global_zero:
             return
         for name, picture in self._pictures(data, pl_module.metric.result):
             show_picture(trainer.loggers, f"val_frames/{name}", picture, pl_module.trained_steps)
@@ -58,7 +58,7 @@ class ValidationPictures(Callback):
         """Name and picture of each chosen frame."""
         recordings = {recording.name: recording for recording in data.recordings["val"]}
         names = result.settings.reported_classes or ("any class",)
-        frames = result.frames
+        frames, representation = result.frames, data.frame_settings.representation
         for i in choose_frames(frames.recording.tolist(), self.number):
             recording = recordings[frames.recording[i]]
             index = int(np.searchsorted(recording.frame_end_us, frames.time_us[i]))
@@ -68,28 +68,21 @@ class ValidationPictures(Callback):
             scale = np.array(recording.scale * 2 if is_native else (1, 1, 1, 1))
             truth, found = (boxes.in_frame(i) for boxes in (frames.truth, frames.detections))
             found = found.select(found.scores >= self.score_threshold)
-            picture = labelled_picture(
-                frame,
-                names,
-                [
-                    Boxes(truth.boxes / scale, truth.classes, dashed=True),
-                    Boxes(found.boxes / scale, found.classes, found.scores),
-                ],
-                f"{recording.name} {seconds}",
-                data.frame_settings.representation,
-            )
+            boxes = [
+                Boxes(truth.boxes / scale, truth.classes, dashed=True),
+                Boxes(found.boxes / scale, found.classes, found.scores),
+            ]
+            title = f"{recording.name} {seconds}"
+            picture = labelled_picture(frame, names, boxes, title, representation)
             yield f"{recording.name}_{seconds}", picture
 
 
 def choose_frames(recordings: Sequence[str], number: int) -> list[int]:
-    """Frames to show, the same for the same recordings.
+    """Indices of up to ``number`` frames to show, ascending; the same for the same recordings.
 
     Args:
         recordings: name of each frame's recording, frames of one recording in order of time.
         number: how many to choose; fewer, if there are not so many.
-
-    Returns:
-        Indices of the chosen frames, ascending.
     """
     of_recording: dict[str, list[int]] = {}
     for i, name in enumerate(recordings):

@@ -69,7 +69,7 @@ def test_killed_in_a_step_a_validation_and_a_checkpoint(short_outcome):
 
 
 def follow(phase, entered, wanted, calls):
-    """Let a process tell what it is doing, and when it enters a phase for the nth time."""
+    """Let a process print what it is doing, and when it enters a phase for the nth time."""
     places = {
         "step": (DetectionModule, "training_step"),
         "gradient": (DetectionModule, "backward"),
@@ -222,8 +222,8 @@ def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_to
     for path in Path("data/val").glob("val_day_0001*"):
         path.unlink()
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "5"]) == 0, said()
-    plan, figures = [line for line in said().splitlines() if "recordings is" in line]
-    assert figures == (
+    plan, metrics = [line for line in said().splitlines() if "recordings is" in line]
+    assert metrics == (
         "ckpt_path: metrics do not compare with those before the checkpoint, the best one "
         "included: 1 of the validation recordings is gone (val_day_0001)"
     )

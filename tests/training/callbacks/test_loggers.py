@@ -189,17 +189,17 @@ def test_hyper_parameters_are_resolved_and_stand_beside_the_metrics(probed):
     content = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     )
-    told = content.session_start_info.hparams
-    assert told["model.loss"].string_value == "SizeAwareLossWrapper"
-    assert told["model.loss.box"].string_value == "IOULoss"
-    assert told["model.loss.weight_type"].string_value == "exponential"
-    assert told["model.loss.weighted_terms"].string_value == "box"
-    assert told["model.loss.size_aware_weight"].number_value == 2.5
-    assert told["model.loss.small_threshold"].number_value == 1024
+    logged = content.session_start_info.hparams
+    assert logged["model.loss"].string_value == "SizeAwareLossWrapper"
+    assert logged["model.loss.box"].string_value == "IOULoss"
+    assert logged["model.loss.weight_type"].string_value == "exponential"
+    assert logged["model.loss.weighted_terms"].string_value == "box"
+    assert logged["model.loss.size_aware_weight"].number_value == 2.5
+    assert logged["model.loss.small_threshold"].number_value == 1024
     # Unset in the configuration: it follows from two lanes.
-    assert told["model.learning_rate"].number_value == pytest.approx(1e-4)
-    assert told["data.input_size"].string_value == "48, 64"
-    assert told["trainer.max_steps"].number_value == STEPS
+    assert logged["model.learning_rate"].number_value == pytest.approx(1e-4)
+    assert logged["data.input_size"].string_value == "48, 64"
+    assert logged["trainer.max_steps"].number_value == STEPS
     experiment = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     ).experiment
@@ -278,14 +278,14 @@ def test_csv_takes_the_place_of_tensorboard(root):
     results = json.loads((folder / "metrics.json").read_text())
     assert precisions[-1] == pytest.approx(results["AP"], abs=1e-7)
     assert not list(folder.glob("events.out*"))
-    # Thresholds that follow the labels are told as they were computed.
-    told = yaml.safe_load((folder / "hparams.yaml").read_text())
+    # Thresholds that follow the labels are logged as they were computed.
+    logged = yaml.safe_load((folder / "hparams.yaml").read_text())
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert told["model.loss.weight_type"] == "step"
+    assert logged["model.loss.weight_type"] == "step"
     for name in ("small_threshold", "medium_threshold"):
         computed = float(state[f"loss.size_weight.{name}"])
-        assert told[f"model.loss.{name}"] == pytest.approx(computed)
-    assert told["model.loss.small_threshold"] != 1024
+        assert logged[f"model.loss.{name}"] == pytest.approx(computed)
+    assert logged["model.loss.small_threshold"] != 1024
 
 
 def wandb_records(path):
@@ -343,7 +343,7 @@ def test_wandb_gets_metrics_pictures_curves_and_settings_offline(root, monkeypat
     assert Image.open(path.parent / "files" / curves).size == (990, 440)
 
 
-def test_wandb_without_a_login_is_told_in_a_line():
+def test_wandb_without_a_login_is_reported_in_a_line():
     wandb = pytest.importorskip("wandb")
     error = wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
     assert message_and_code(error) == (
@@ -353,7 +353,7 @@ def test_wandb_without_a_login_is_told_in_a_line():
     )
 
 
-def test_wandb_that_is_not_installed_is_told_in_a_line(root, monkeypatch, capfd):
+def test_wandb_that_is_not_installed_is_reported_in_a_line(root, monkeypatch, capfd):
     monkeypatch.setattr("etram_det.training.callbacks.loggers.find_spec", lambda name: None)
     flags = [*config("size_aware"), *SMALL, *config("log_wandb"), "--data.root", str(root)]
     assert run(["fit", *flags]) == 2

@@ -111,7 +111,7 @@ def test_bad_step_changes_nothing_and_the_next_one_trains(tmp_path, precision, c
     assert trainer.global_step == 3  # a skipped step counts
     assert trainer.callback_metrics["train/skipped_steps"] == 1
     first, last = caplog.messages
-    assert first.startswith("step 1 is skipped, the 1st so far: loss not finite (loss nan")
+    assert first.startswith("step 1 is skipped (1 so far): loss not finite (loss nan")
     assert first.endswith("in street at 0.20 to 0.25 s, square at 0.20 to 0.25 s")
     assert last == "1 of 3 training steps were skipped, as they were not finite"
 

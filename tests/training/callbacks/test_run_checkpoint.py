@@ -1,4 +1,4 @@
-"""When checkpoints are written, what ends a run with one, and what they tell."""
+"""When checkpoints are written, what ends a run with one, and what they hold."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from etram_det import files
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli import commands
 from etram_det.cli.lightning import lightning_cli
-from etram_det.training.callbacks.signals import requeue_job
+from etram_det.training.callbacks.run_checkpoint import requeue_job
 from etram_det.training.module import DetectionModule
 from support.tiny_runs import (
     RUN,
@@ -162,7 +162,7 @@ def test_a_disk_that_is_really_full(small_disk):
     # One checkpoint of 4 MB fits, a second beside it does not.
     flags = ["--trainer.logger.save_dir", "small", "--resume", "never"]
     assert run_to_its_end([*SHORT, *flags]) == 1
-    assert "cannot be written (No space left on device): the one before it is whole" in said()
+    assert "cannot be written (No space left on device): the one before it is intact" in said()
     [last] = small_disk.rglob("*.ckpt")
     assert read_checkpoint(last).step == 2
     assert not list(small_disk.rglob("*.partial"))
@@ -192,12 +192,12 @@ def test_the_best_two_and_the_last():
 def test_the_best_are_chosen_by_a_metric_of_the_validation(monitor):
     assert run_to_its_end([*SHORT, "--checkpoint.monitor", monitor]) == 2
     [line] = [line for line in said().splitlines() if "error:" in line]
-    expected = f"must be a precision or recall of the validation, got {monitor}: Use val/AP, "
+    expected = f"must be a precision or recall of the validation, got {monitor}: use val/AP, "
     assert f"checkpoint.monitor: {expected}" in line
     assert not Path("runs").exists()
 
 
-def test_the_best_may_be_told_by_one_class():
+def test_the_best_may_be_chosen_by_one_class():
     flags = [*steps(2, validation=2), "--checkpoint.monitor", "val/AP50_car_large"]
     assert run_to_its_end([*SHORT, *flags, "--model.size_bins.large", "[0, .inf]"]) == 0, said()
 
@@ -208,10 +208,10 @@ def test_the_last_one_is_written_by_minutes():
     assert run_to_its_end([*SHORT, *rate, "1.0e-9"], before_step_3) == -signal.SIGKILL
     assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == 2
     assert run_to_its_end([*SHORT, *rate, "0"]) == 2
-    assert "checkpoint.every_n_minutes: must be above 0, got 0.0: Set null" in said()
+    assert "checkpoint.every_n_minutes: must be above 0, got 0.0: set null" in said()
 
 
-def test_a_damaged_state_is_told_in_a_line():
+def test_a_damaged_state_is_reported_in_a_line():
     stop_after(2)
     last = RUN / "checkpoints" / "last.ckpt"
     checkpoint = read_checkpoint(last, mapped=False).content
@@ -220,7 +220,7 @@ def test_a_damaged_state_is_told_in_a_line():
     assert run_to_its_end(SHORT) == 2
     [line] = [line for line in said().splitlines() if "error:" in line]
     assert (f"{last}: resume.processes.0.random.torch must be Tensor, got [{{'random': ") in line
-    assert "the checkpoint is damaged. Use another one, or copy it again" in line
+    assert "the checkpoint is damaged: use another one, or copy it again" in line
 
 
 def test_there_is_no_last_checkpoint_yet(monkeypatch):
@@ -238,7 +238,7 @@ def test_checkpointing_can_be_turned_off():
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
-def test_a_checkpoint_tells_where_it_comes_from(capsys):
+def test_a_checkpoint_says_where_it_comes_from(capsys):
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "5"]) == 0
     last = RUN / "checkpoints" / "last.ckpt"
     facts = json.loads((RUN / "provenance.json").read_text())
@@ -256,26 +256,26 @@ def test_a_checkpoint_tells_where_it_comes_from(capsys):
     shutil.move(str(last), "alone.ckpt")
     shutil.rmtree("runs")
     assert commands.run(["checkpoint", "--json", "alone.ckpt"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["provenance"] == facts
-    assert told["settings"]["embed_dim"] == 8
-    assert not [name for name in told["settings"] if name.startswith("_")]
-    assert told["step"] == told["validation"]["step"] == 5
-    assert told["validation"]["results"]["num_frames"] == 6
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["provenance"] == facts
+    assert printed["settings"]["embed_dim"] == 8
+    assert not [name for name in printed["settings"] if name.startswith("_")]
+    assert printed["step"] == printed["validation"]["step"] == 5
+    assert printed["validation"]["results"]["num_frames"] == 6
     parameters = lightning_parameters()
-    assert sum(told["parameters"].values()) == sum(parameters.values())
-    assert told["parameters"]["head"] == parameters["head"]
+    assert sum(printed["parameters"].values()) == sum(parameters.values())
+    assert printed["parameters"]["head"] == parameters["head"]
     assert commands.run(["checkpoint", "alone.ckpt"]) == 0
     shown = capsys.readouterr().out
     for words in ("backbone stage 4", "model.embed_dim", "--trainer.max_steps 5", "pedestrian"):
         assert words in " ".join(shown.split())
 
 
-def test_a_checkpoint_of_something_else_has_nothing_to_tell(capfd):
+def test_a_checkpoint_of_something_else_has_nothing_to_print(capfd):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, "other.ckpt")
     assert commands.run(["checkpoint", "other.ckpt"]) == 2
     assert (
-        "file: must be a checkpoint of this project, got other.ckpt: Use " in capfd.readouterr().err
+        "file: must be a checkpoint of this project, got other.ckpt: use " in capfd.readouterr().err
     )
 
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from etram_det.checkpoint.contents import require_whole
 from etram_det.checkpoint.file import read_checkpoint
-from etram_det.checkpoint.layout import require_whole
 from etram_det.errors import UserError
 from support.paths import REFERENCE
 
@@ -138,7 +138,7 @@ def test_each_damaged_part_is_named(whole, change, message):
         require_whole(LAST, content)
     assert str(caught.value).startswith(f"{LAST}: {message}")
     assert str(caught.value).endswith(
-        ": the checkpoint is damaged. Use another one, or copy it again"
+        ": the checkpoint is damaged: use another one, or copy it again"
     )
 
 

@@ -1,11 +1,11 @@
-"""What was cleaned while reading is told: by name, with its numbers, and once."""
+"""What was cleaned while reading is logged: by name, with its numbers, and once."""
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from etram_det.data.datamodule import EventDataModule
-from etram_det.training.callbacks.dropped_events import DroppedEvents
+from etram_det.training.callbacks.recordings import DroppedEvents
 from support.raw_files import boxes_at, random_events, write_raw
 
 
@@ -30,12 +30,12 @@ class Blind(pl.LightningModule):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Each split with a clean recording, a dirty one, and one whose clock jumped."""
+    """Each split with a clean recording, a faulty one, and one whose clock jumped."""
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
     for split in ("train", "val", "test"):
-        for name in ("clean", "dirty", "jump"):
+        for name in ("clean", "faulty", "jump"):
             events = random_events(1000)
-            if name == "dirty":
+            if name == "faulty":
                 events["y"][[3, 500, 800]] = 33014
                 events["t"][4] = events["t"][6] + 1  # two timestamps are repaired: 0.2 %
             if name == "jump":
@@ -46,7 +46,7 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_each_is_told_once_and_with_its_numbers(root, num_workers, caplog):
+def test_each_is_logged_once_and_with_its_numbers(root, num_workers, caplog):
     data = EventDataModule(
         root=str(root), input_size=(24, 32), num_workers=num_workers, sampling="stream"
     )
@@ -56,12 +56,12 @@ def test_each_is_told_once_and_with_its_numbers(root, num_workers, caplog):
         enable_model_summary=False,
     )
     trainer.fit(Blind(), data)
-    told = [m for m in caplog.messages if "timestamp" in m or "outside" in m]
+    logged = [m for m in caplog.messages if "timestamp" in m or "outside" in m]
     words = "_jump: 40% of its events have an earlier timestamp than"
     jumps = [f"{split}{words}" for split in ("train", "val")]
-    assert sorted(m.split(" the event before")[0] for m in told if "timestamp" in m) == jumps
-    assert [m for m in told if "outside" in m] == [
-        f"{split}: 3 events outside the sensor were dropped: 3 of {split}_dirty"
+    assert sorted(m.split(" the event before")[0] for m in logged if "timestamp" in m) == jumps
+    assert [m for m in logged if "outside" in m] == [
+        f"{split}: 3 events outside the sensor were dropped: 3 of {split}_faulty"
         for split in ("val", "train")
     ]
 
