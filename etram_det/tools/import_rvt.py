@@ -18,7 +18,7 @@ from etram_det.checkpoint.rvt import (
 from etram_det.data.labels import CLASS_NAMES_OF
 from etram_det.errors import UserError
 from etram_det.progress import screen
-from etram_det.report.checkpoint_tables import settings_table
+from etram_det.report.tables import settings_table
 
 # What the number of classes says about the data set; three may be 1 Mpx or eTraM.
 _DATA_SET_OF = {2: "gen1", 8: "etram"}
