@@ -134,11 +134,11 @@ class Checkpoint:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best validation so far, as ``figure`` (the metric's name), ``value`` and ``file``."""
+        """The best validation so far, its ``metric``, ``value`` and ``file``."""
         for name, kept in self.content.get("callbacks", {}).items():
             if name.startswith("RunCheckpoint") and kept["best_model_score"] is not None:
                 value = float(kept["best_model_score"])
-                return {"figure": kept["monitor"], "value": value, "file": kept["best_model_path"]}
+                return {"metric": kept["monitor"], "value": value, "file": kept["best_model_path"]}
         return None
 
     @property

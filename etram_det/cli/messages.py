@@ -23,7 +23,7 @@ _UNKNOWN_SETTING = re.compile(
     r"|unrecognized arguments: --(?P<flag>[^\s=]+).*",
     re.DOTALL,
 )
-_LEAST_SIMILARITY = 0.75  # in [0, 1], of a name that may have been meant
+_MIN_SIMILARITY = 0.75  # in [0, 1], of a name that may have been meant
 
 _LOST_PROCESS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed? ?out|nccl|gloo|tcpstore|peer",
@@ -49,7 +49,7 @@ def _nearest(key: str, known: list[str]) -> str | None:
     in_group = [name for name in known if name.rpartition(".")[0] == group]
     for names in (in_group, known):
         by_last_part = {name.rpartition(".")[2]: name for name in names}
-        if similar := get_close_matches(last, by_last_part, 1, _LEAST_SIMILARITY):
+        if similar := get_close_matches(last, by_last_part, 1, _MIN_SIMILARITY):
             return by_last_part[similar[0]]
     return None
 

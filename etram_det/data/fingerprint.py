@@ -12,7 +12,7 @@ from typing import Any
 from etram_det.data.recording import Recording
 from etram_det.errors import UserError
 
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 # What another value in each place of an identity means.
 _DIFFERENCES = ("of another length", *["with other labels"] * 3, "of another size on disk")
 
@@ -132,7 +132,7 @@ def _changed_recordings(
             groups[differences[0]].append(name)
     return [
         f"{len(names)} of the {split} recordings {'is' if len(names) == 1 else 'are'} {what} "
-        f"({', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''})"
+        f"({', '.join(names[:_MAX_NAMES])}{', …' if len(names) > _MAX_NAMES else ''})"
         for what, names in groups.items()
         if names
     ]

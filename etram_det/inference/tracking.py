@@ -13,7 +13,7 @@ from etram_det.errors import UserError
 
 _CLEARLY = 0.1  # above the threshold: the score of what starts a track
 _LIFESPAN_US = 500_000  # for which an object that is not found is waited for
-_LEAST_IOU = 0.1  # of a detection with where its object is expected
+_MIN_IOU = 0.1  # of a detection with where its object is expected
 
 
 class Tracker:
@@ -40,7 +40,7 @@ class Tracker:
                 "pip install 'etram-det[track]'"
             ) from error
         start = min(score_threshold + _CLEARLY, 1)
-        self._tracker = ByteTrack(high_conf=start, iou=_LEAST_IOU, lifespan_ns=_LIFESPAN_US * 1000)
+        self._tracker = ByteTrack(high_conf=start, iou=_MIN_IOU, lifespan_ns=_LIFESPAN_US * 1000)
         self._number_of: dict[str, int] = {}
         self._new_numbers = count(1)
 

@@ -23,7 +23,7 @@ APART_US = 2_000_000  # between two pictures of one class in one recording
 CANDIDATES = 3  # misses whose frames are looked at for each one that is shown
 _ZOOMS = (6, 5, 4, 3, 2, 1)
 _SURROUNDINGS = 2.5  # least side of a picture as a multiple of its box's
-_MOST_DETECTIONS = 12  # that are drawn: more hide the objects
+_MAX_DRAWN = 12  # that are drawn: more hide the objects
 _OUTSIDE = 64  # grey of what lies outside the frame
 
 # Picture [H, W, 3] of the frame of a recording that ends at a time in us, and pixels [2] of it for
@@ -138,7 +138,7 @@ class Gallery:
         # Before all others the one that the picture is about.
         is_subject = (found.boxes == box).all(axis=1)
         found = in_window(found.select(np.argsort(~is_subject, kind="stable")))
-        found = found.select(np.arange(len(found)) < _MOST_DETECTIONS)
+        found = found.select(np.arange(len(found)) < _MAX_DRAWN)
         draw_boxes(window, truth.boxes, truth.classes, self.class_names, dashed=True)
         draw_boxes(window, found.boxes, found.classes, self.class_names, found.scores)
         _draw_brackets(window, (box * in_picture - np.tile(origin, 2)) * zoom)

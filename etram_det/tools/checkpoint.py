@@ -96,7 +96,7 @@ def _run_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": facts["epoch"],
         "training can go on": "exactly" if facts["resumes"] else "from the weights",
         "seed": (facts["provenance"] or {}).get("seed"),
-        "best so far": best and f"{best['figure']} {best['value']:.3f} in {best['file']}",
+        "best so far": best and f"{best['metric']} {best['value']:.3f} in {best['file']}",
     }
 
 

@@ -32,7 +32,7 @@ def test_checkpoint_shows_its_facts(capsys):
     assert commands.run(["checkpoint", "--json", str(LAST)]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["step"], facts["epoch"], facts["resumes"]) == (12, 1, True)
-    assert facts["best"]["figure"] == "val/AP"
+    assert facts["best"]["metric"] == "val/AP"
     assert facts["validation"]["step"] == 10
     assert facts["provenance"] == json.loads((RUN / "provenance.json").read_text())
     assert commands.run(["checkpoint", str(LAST)]) == 0

@@ -30,7 +30,7 @@ from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar, screen
 from etram_det.types import Detections
 
-_MOST_COLUMNS = 3  # recordings whose names fit beside each other
+_MAX_COLUMNS = 3  # recordings whose names fit beside each other
 
 
 @dataclass
@@ -249,7 +249,7 @@ def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> G
         speed.add_row(name, str(windows), rate, *latencies, str(measured.counts.total()))
     speed.caption = "latency: from reading events to boxes, without the first window"
     columns = {name: measured.counts for name, measured in finished.items()}
-    if len(columns) > _MOST_COLUMNS:
+    if len(columns) > _MAX_COLUMNS:
         total = sum(columns.values(), Counter())
         columns = {f"{len(columns)} recordings": total}
     found = _table("class", columns)
