@@ -37,7 +37,7 @@ from etram_det.training.callbacks.loggers import (
 from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
 from etram_det.training.callbacks.progress_bar import RunProgressBar
 from etram_det.training.callbacks.provenance import Provenance
-from etram_det.training.callbacks.recordings import DroppedEvents, UnreadableRecordings
+from etram_det.training.callbacks.recording_faults import DroppedEvents, UnreadableRecordings
 from etram_det.training.callbacks.results_writer import PredictionWriter, ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 
 # What becomes of a ground-truth box, in the order of `outcomes_by_size`.
 OUTCOMES = ("found", "other_class", "missed")

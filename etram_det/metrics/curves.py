@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 
 # linspace, not arange: the last digits decide whether an IoU of exactly 0.6 matches at 0.6.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -13,7 +13,7 @@ import numpy as np
 
 from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
 from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
-from etram_det.metrics.frames import EvaluationFrames
+from etram_det.metrics.evaluation_frames import EvaluationFrames
 from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 

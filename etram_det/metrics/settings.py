@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from etram_det.errors import UserError
-from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.records import METRICS, flat_key, reported_cells
 
 ProtocolName = Literal["full", "prophesee", "etram_fork", "prophesee_gen1"]

@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
-from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.settings import (
     SIZE_BINS,
     EvaluationSettings,

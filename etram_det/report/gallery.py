@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from etram_det.drawing.frames import Image, draw_boxes
 from etram_det.files import replacing
 from etram_det.metrics.confusion import Pairing, overlaps
-from etram_det.metrics.frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 
 FOLDER = "gallery"
 PICTURE_SIZE = (216, 384)  # height and width in pixels: legible as they are, without zooming in

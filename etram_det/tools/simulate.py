@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.progress import screen, shown_progress
 from etram_det.report.tables import number_of
@@ -61,7 +61,7 @@ def simulate_command(
     num_events = 0
     recordings = sorted(output.glob("*/*_td.h5"))
     for path in recordings:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path, "simulate it again") as file:
             num_events += len(file["events/t"])
     num_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     boxes = [np.zeros(0, BOX_DTYPE), *(np.load(path) for path in output.glob("*/*_bbox.npy"))]

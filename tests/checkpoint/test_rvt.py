@@ -409,7 +409,7 @@ MISTAKES = {
     "not finite": (
         lambda: changed(lambda t: t[f"{STAGE}lstm.conv1x1.bias"].fill_(float("nan"))),
         [],
-        [f"{STAGE}lstm.conv1x1.bias must hold finite numbers", "Use an earlier checkpoint"],
+        [f"{STAGE}lstm.conv1x1.bias must hold finite numbers", "use an earlier checkpoint"],
     ),
     "extra tensor": (lambda: tensors_with("mdl.fpn.extra.weight", 3), [], ["mdl.fpn.extra.weight"]),
     "other shape": (

@@ -76,8 +76,8 @@ def test_a_message_of_several_lines_becomes_one():
         (
             ["--data.class_names", "etram3"],
             "model.class_groups.VH: must be ids or names out of 0 pedestrian, 1 vehicle, "
-            "2 micro-mobility, got ['car', 'bus', 'truck', 'tram']: Set groups of these "
-            "classes, or none by --model.class_groups null",
+            "2 micro-mobility, got ['car', 'bus', 'truck', 'tram']: set such, or "
+            "no groups by --model.class_groups null",
         ),
         (
             ["--trainer.max_steps", "-1"],

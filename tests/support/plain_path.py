@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from etram_det.models import losses
 from etram_det.models.assign import Assignment
-from etram_det.tools.bench.settings import autocast
+from etram_det.tools.bench.inputs import autocast
 from etram_det.tools.bench.train import TrainingStep
 
 

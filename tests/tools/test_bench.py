@@ -20,8 +20,8 @@ from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.tools.bench import arithmetic
 from etram_det.tools.bench.command import bench_command
+from etram_det.tools.bench.inputs import BenchSettings, head_output, random_boxes
 from etram_det.tools.bench.measure import Section, add_variants, measure, measurement_of
-from etram_det.tools.bench.settings import BenchSettings, head_output, random_boxes
 from etram_det.tools.import_rvt import import_rvt_command
 from support.paths import REFERENCE, ROOT
 from support.plain_path import assignment_by, plain_features, plain_simota

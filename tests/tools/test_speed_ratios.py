@@ -11,7 +11,7 @@ import torch
 
 from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.assign import simota
-from etram_det.tools.bench.settings import BenchSettings, head_output, random_boxes
+from etram_det.tools.bench.inputs import BenchSettings, head_output, random_boxes
 from etram_det.tools.bench.train import TrainingStep, training_batch
 from support.plain_path import PlainStream, PlainTrainingStep, plain_simota
 from support.timing import best_seconds

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from etram_det.models.head import HeadOutput
+from etram_det.tools.bench.inputs import DTYPES, BenchSettings
 from etram_det.tools.bench.measure import Section, add_variants, measure
-from etram_det.tools.bench.settings import DTYPES, BenchSettings
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.progress import screen
 from etram_det.tools.bench.data import bench_data
+from etram_det.tools.bench.inputs import BenchSettings, Precision, Preset
 from etram_det.tools.bench.measure import Section, machine
 from etram_det.tools.bench.metric import bench_metric
-from etram_det.tools.bench.settings import BenchSettings, Precision, Preset
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
 

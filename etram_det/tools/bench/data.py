@@ -22,8 +22,8 @@ from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings, Representation
 from etram_det.files import CACHE_VARIABLE
 from etram_det.simulator.dataset import SimulationSettings, simulate
+from etram_det.tools.bench.inputs import random_events
 from etram_det.tools.bench.measure import Section, measure, measurement_of, resident_mb
-from etram_det.tools.bench.settings import random_events
 
 _SENSOR, _FRAME = (720, 1280), (360, 640)
 _KERNEL_EVENTS = 250_000  # of a window, at 5 million events a second

@@ -13,8 +13,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_convert
 
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
+from etram_det.tools.bench.inputs import NUM_CLASSES, random_boxes
 from etram_det.tools.bench.measure import Section, measure, measurement_of, resident_mb
-from etram_det.tools.bench.settings import NUM_CLASSES, random_boxes
 from etram_det.types import Detections, Labels
 
 _LABELS, _DETECTIONS = 8, 28  # of a frame

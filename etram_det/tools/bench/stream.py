@@ -12,8 +12,8 @@ from etram_det.data.representation import FrameSettings, Representation
 from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.postprocessing import decode_detections
 from etram_det.tools.bench.arithmetic import compare
+from etram_det.tools.bench.inputs import DTYPES, BenchSettings, random_events
 from etram_det.tools.bench.measure import Section, Stopwatch, peak_memory_mb
-from etram_det.tools.bench.settings import DTYPES, BenchSettings, random_events
 
 _EVENTS_PER_WINDOW = 100_000
 _NMS = (0.001, 0.45)  # score and overlap thresholds, as in evaluation

@@ -15,8 +15,7 @@ from etram_det.data.datamodule import EventDataModule
 from etram_det.models.assign import simota
 from etram_det.models.losses import YOLOXLoss
 from etram_det.tools.bench.arithmetic import compare
-from etram_det.tools.bench.measure import Section, Stopwatch, measure, peak_memory_mb
-from etram_det.tools.bench.settings import (
+from etram_det.tools.bench.inputs import (
     BOXES_PER_FRAME,
     NUM_CLASSES,
     BenchSettings,
@@ -25,6 +24,7 @@ from etram_det.tools.bench.settings import (
     head_output,
     random_boxes,
 )
+from etram_det.tools.bench.measure import Section, Stopwatch, measure, peak_memory_mb
 from etram_det.types import Batch, Labels, State
 
 

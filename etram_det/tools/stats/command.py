@@ -20,8 +20,8 @@ from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.progress import screen
-from etram_det.tools.stats.outcome import statistics_tables, write_statistics
 from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
+from etram_det.tools.stats.summary import statistics_tables, write_statistics
 
 _log = logging.getLogger(__name__)
 

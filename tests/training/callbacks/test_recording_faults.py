@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 
 from etram_det.data.datamodule import EventDataModule
-from etram_det.training.callbacks.recordings import DroppedEvents
+from etram_det.training.callbacks.recording_faults import DroppedEvents
 from support.raw_files import boxes_at, random_events, write_raw
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from etram_det.files import write_text
 from etram_det.metrics.evaluation import PARTS_OF_DAY
@@ -30,7 +31,7 @@ def statistics_tables(statistics: Mapping[str, Any]) -> RenderableType:
     """
     splits = statistics["splits"]
     thresholds = f"{statistics['small_threshold']:g} and {statistics['medium_threshold']:g}"
-    parts: list[RenderableType] = [
+    parts: list[str | Table] = [
         _splits_table(splits),
         f"Boxes by class, and their median area; small and large by areas of {thresholds} px² "
         f"({statistics['pixels']})",
@@ -47,7 +48,8 @@ def statistics_tables(statistics: Mapping[str, Any]) -> RenderableType:
             f"medium_threshold 9216. Cut into thirds, they suggest small_threshold: {small} "
             f"({small**0.5:.0f}² px) and medium_threshold: {medium} ({medium**0.5:.0f}² px)."
         )
-    return Group(*parts)
+    # As they are: numbers in plain strings would be coloured, and brackets read as markup.
+    return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
 
 
 def _splits_table(splits: Mapping[str, Any]) -> Table:
