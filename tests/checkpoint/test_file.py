@@ -1,7 +1,6 @@
-"""Checkpoints read safely, written whole, carried over to networks of other shapes."""
+"""Checkpoints are read without running code, written atomically, and trained on."""
 
 import pickle
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,40 +9,18 @@ import torch
 from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
 from etram_det.cli.commands import run
 from etram_det.errors import UserError
-from etram_det.models.detector import Detector
 from etram_det.models.head import HeadOutput
 from etram_det.models.losses import YOLOXLoss
 from etram_det.training.module import DetectionModule
 from support import rvt
-from support.paths import ROOT
 from support.plain_loss import plain_loss
-
-GEN1 = ("car", "pedestrian")
-THREE = ("pedestrian", "two wheeler", "car")
-EIGHT = ("pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair")
-SIZES = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33, "layer_scale_init": 0.5}
+from support.small_checkpoints import EIGHT, make, save, small_run
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
-
-
-def make(class_names, seed=0, **sizes):
-    torch.manual_seed(seed)
-    detector = Detector(num_classes=len(class_names), **(SIZES | sizes)).eval()
-    for name, tensor in detector.state_dict().items():
-        if name.endswith(("running_mean", "running_var")):
-            tensor.uniform_(0.5, 1.5)
-    return detector
-
-
-def save(detector, class_names, path="old.ckpt", **settings):
-    tensors = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
-    names = {"class_names": list(class_names), "dim_head": 4}
-    write_checkpoint(Path(path), {"state_dict": tensors, "hyper_parameters": {**names, **settings}})
-    return path
 
 
 def test_nothing_is_left_of_a_write_that_failed(tmp_path, monkeypatch):
@@ -78,20 +55,6 @@ def test_a_written_checkpoint_replaces_the_old_one(tmp_path):
         write_checkpoint(path, {"state_dict": {"x": torch.tensor(value)}})
     assert read_checkpoint(path).tensors["x"] == 2
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
-
-
-def small_run(tmp_path, *flags):
-    root = tmp_path / "data"
-    if not root.exists():
-        shutil.copytree(rvt.REFERENCE / "raw_etram", root)
-    sizes = ["--model.embed_dim", "8", "--model.dim_head", "4", "--model.fpn_depth", "0.33"]
-    return [
-        *("--config", str(ROOT / "configs" / "baseline.yaml"), *sizes, "--data.root", str(root)),
-        *("--data.input_size", "[90, 160]", "--data.num_workers", "0", "--data.train_lanes", "2"),
-        *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"),
-        *("--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu"),
-        *("--model.learning_rate", "1.0e-12", "--model.schedule", "constant", *flags),
-    ]
 
 
 def last(version):

@@ -46,6 +46,7 @@ RANGES = {
     "small_threshold": (256.0, 4096.0),
     "medium_threshold": (5184.0, 36864.0),
 }
+HANGS_S = 900  # what takes longer does not end
 
 
 def configuration(loss, **data):
@@ -319,15 +320,19 @@ def test_a_killed_process_gives_its_trial_back(tmp_path):
     assert len(shared.study.trials) == 2  # retried once only
 
 
-def test_two_processes_share_a_study(tmp_path):
-    finish(shared_study(tmp_path), 0)  # both find the study there
+def work_together(num_processes, folder, total):
     forked = multiprocessing.get_context("fork")
-    workers = [forked.Process(target=_work, args=(tmp_path, 12)) for _ in range(2)]
+    workers = [forked.Process(target=_work, args=(folder, total)) for _ in range(num_processes)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(HANGS_S)
         assert worker.exitcode == 0
+
+
+def test_two_processes_share_a_study(tmp_path):
+    finish(shared_study(tmp_path), 0)  # both find the study there
+    work_together(2, tmp_path, 12)
     trials = shared_study(tmp_path).trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
     assert len({json.dumps(trial.params) for trial in trials}) == 12
@@ -366,13 +371,7 @@ def test_one_waiting_trial_is_started_by_one_process(tmp_path):
     shared = shared_study(tmp_path)
     for number in range(20):
         shared.study.enqueue_trial({"learning_rate": 1e-4 * (number + 1)})
-    forked = multiprocessing.get_context("fork")
-    workers = [forked.Process(target=_work, args=(tmp_path, 20)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(100)
-        assert worker.exitcode == 0
+    work_together(3, tmp_path, 20)
     rates = [trial.params["learning_rate"] for trial in shared.trials()]
     assert sorted(rates) == pytest.approx([1e-4 * (n + 1) for n in range(20)])
 

@@ -114,7 +114,7 @@ def test_killed_at_twenty_random_moments():
         process = start(
             [*arguments, *workers], lambda at=(phase, entered, name, calls): follow(*at)
         )
-        assert entered.wait(60), said()[-3000:]
+        assert entered.wait(900), said()[-3000:]
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.join()
@@ -177,7 +177,7 @@ def run_two_processes(arguments, stopped_by=None):
     flags = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     processes = [start([*arguments, *flags], partial(prepare, rank)) for rank in (0, 1)]
     for process in processes:
-        process.join(120)
+        process.join(900)
     return [process.exitcode for process in processes]
 
 
