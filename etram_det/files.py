@@ -1,13 +1,17 @@
-"""Atomic writes of files and folders, and the cache folder."""
+"""Atomic writes of files and folders, new HDF5 files, and the cache folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import platformdirs
+
+if TYPE_CHECKING:
+    import h5py
 
 UNFINISHED = ".partial"
 CACHE_VARIABLE = "ETRAM_DET_CACHE"
@@ -81,3 +85,53 @@ def _synchronise(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _GuardedFile:
+    """A binary file that keeps the first error of writing, and goes on as if nothing had been.
+
+    HDF5 cannot close a file whose writes fail: it crashes the process later on.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+        self.seek, self.tell, self.readinto = file.seek, file.tell, file.readinto  # type: ignore[attr-defined]
+        self.read, self.flush = file.read, file.flush  # h5py knows a file by its read
+
+    def write(self, content: bytes) -> int:
+        left = memoryview(content)
+        try:
+            while self.error is None and len(left):
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(content)
+
+    def truncate(self, size: int) -> int:
+        try:
+            if self.error is None:
+                self._file.truncate(size)
+        except OSError as error:
+            self.error = error
+        return size
+
+    def raise_error(self) -> None:
+        if self.error is not None:
+            raise OSError(self.error.errno, self.error.strerror, self._file.name)
+
+
+@contextmanager
+def new_hdf5_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Write a new HDF5 file; leaving it raises ``OSError`` if any of it could not be written.
+
+    Yields:
+        The file, and a function that raises this error at once, to be called now and then.
+    """
+    import h5py
+
+    with path.open("w+b", buffering=0) as file:
+        guarded = _GuardedFile(file)
+        with h5py.File(guarded, "w") as hdf5_file:
+            yield hdf5_file, guarded.raise_error
+        guarded.raise_error()

@@ -13,12 +13,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings
 from etram_det.data.raw import RawRecording, no_box_file
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.files import CACHE_VARIABLE, cache_folder, replacing
+from etram_det.files import CACHE_VARIABLE, cache_folder, new_hdf5_file, replacing
 
 CAMERA_SUFFIXES = (".raw", ".dat", ".aedat4")
 _VERSION = 1  # of what is kept in the cache; raise it when that changes

@@ -9,12 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.recording import Recording
 from etram_det.errors import UserError
+from etram_det.simulator.dataset import VERSION_ATTRIBUTE
 
 _MAX_NAMES = 3
 # What another value in each place of an identity means.
-_DIFFERENCES = ("of another length", *["with other labels"] * 3, "of another size on disk")
+_DIFFERENCES = (
+    "of another length",
+    *["with other labels"] * 3,
+    "of another size on disk",
+    "of another version of the simulator",
+)
 
 
 def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
@@ -25,8 +32,8 @@ def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
 
     Returns:
         ``recordings``: name, ``frames``, labelled frames (``labelled``), ``boxes``, their
-        checksum (``boxes_crc32``) and ``bytes`` on disk of each; ``digest``: of all that,
-        hexadecimal.
+        checksum (``boxes_crc32``) and ``bytes`` on disk of each, and of simulated ones
+        ``simulator_version``; ``digest``: of all that, hexadecimal.
     """
     facts = [
         {
@@ -36,6 +43,9 @@ def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
             "boxes": len(recording.label_boxes),
             "boxes_crc32": _checksum_of_boxes(recording),
             "bytes": _bytes_of(recording.path),
+            **(
+                {"simulator_version": version} if (version := _simulator_version(recording)) else {}
+            ),
         }
         for recording in recordings
     ]
@@ -48,7 +58,8 @@ def identities(recordings: Sequence[Recording]) -> dict[str, list[int]]:
 
     Returns:
         Number of frames, number of labelled ones, a checksum of which ones these are, one of their
-        boxes, and the size on disk in bytes. The first three decide the plan of a training.
+        boxes, the size on disk in bytes, and the version of the simulator that made it, 0 for
+        none. The first three decide the plan of a training.
     """
     return {
         recording.name: [
@@ -57,6 +68,7 @@ def identities(recordings: Sequence[Recording]) -> dict[str, list[int]]:
             int.from_bytes(hashlib.sha256(recording.labelled.tobytes()).digest()[:4], "little"),
             _checksum_of_boxes(recording),
             _bytes_of(recording.path),
+            _simulator_version(recording),
         ]
         for recording in recordings
     }
@@ -126,7 +138,7 @@ def _changed_recordings(
         **{what: [] for what in _DIFFERENCES},
     }
     for name in sorted(theirs.keys() & ours.keys()):
-        # An older checkpoint knows the first three values alone.
+        # Older checkpoints know the first three or five values alone.
         values = zip(_DIFFERENCES, theirs[name], ours[name], strict=False)
         if differences := [what for what, one, other in values if one != other]:
             groups[differences[0]].append(name)
@@ -144,6 +156,14 @@ def _checksum_of_boxes(recording: Recording) -> int:
     for name in ("class_id", "x", "y", "w", "h"):
         checksum = zlib.crc32(recording.label_boxes[name].tobytes(), checksum)
     return checksum
+
+
+def _simulator_version(recording: Recording) -> int:
+    """Of the simulator that made a recording; 0 for none, and where frames are stored as such."""
+    if recording.path.suffix != ".h5":
+        return 0
+    with open_hdf5(recording.path, "fetch the file again") as file:
+        return int(file.attrs.get(VERSION_ATTRIBUTE, 0))
 
 
 def _plain(value: Any) -> Any:

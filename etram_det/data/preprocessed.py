@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.hdf5_file import new_hdf5_file, open_hdf5
+from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
@@ -23,6 +23,7 @@ from etram_det.data.labels import (
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
+from etram_det.files import new_hdf5_file
 
 # RVT writes stacked_histogram_dt=50_nbins=10, evlib stacked_histogram_dt50_nbins10.
 _REPRESENTATION = {

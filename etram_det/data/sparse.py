@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.data.hdf5_file import new_hdf5_file, open_hdf5
+from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
 from etram_det.data.recording import REPAIRED, NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
+from etram_det.files import new_hdf5_file
 
 FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1

@@ -20,7 +20,6 @@ from etram_det.inference.streaming_detector import TrainedDetector, read_detecto
 from etram_det.models.size_weight import SizeWeight, WeightType
 from etram_det.report.run_files import read_settings
 from etram_det.simulator.dataset import SimulationSettings
-from etram_det.simulator.event_camera import SensorSettings
 from etram_det.training.module import DetectionModule
 
 Weighting = Callable[[NDArray[np.float64]], NDArray[Any]]
@@ -64,8 +63,7 @@ class InspectedCheckpoint:
             stored = asdict(self.trained.frame_settings)
             settings |= {name: value for name, value in stored.items() if value is not None}
         if isinstance(simulation := settings.get("simulation"), Mapping):
-            sensor = SensorSettings(**simulation.get("sensor", {}))
-            settings["simulation"] = SimulationSettings(**{**simulation, "sensor": sensor})
+            settings["simulation"] = SimulationSettings.of(simulation)
         if root is not None:
             settings["root"] = str(root)
         return EventDataModule(**settings | {"class_names": self.trained.class_names})

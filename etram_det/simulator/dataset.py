@@ -1,8 +1,8 @@
 """Simulated traffic in eTraM's layout: the data set that is used when no other is given.
 
 A set is a folder with ``<split>/<name>_td.h5`` and ``<split>/<name>_bbox.npy`` for each recording,
-and ``simulation.json`` with the settings of the set. The same settings give the same set, byte for
-byte, with any number of workers.
+and ``simulation.json`` with the settings of the set and what each recording holds. The same
+settings give the same set, byte for byte, with any number of workers.
 """
 
 from __future__ import annotations
@@ -12,31 +12,38 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
-from etram_det.files import UNFINISHED, cache_folder, move_into_place
-from etram_det.simulator.event_camera import EventCamera, SensorSettings
-from etram_det.simulator.road_users import BUS, TRAM, TRUCK
-from etram_det.simulator.scene import draw_scene
+from etram_det.files import UNFINISHED, cache_folder, move_into_place, new_hdf5_file
+from etram_det.simulator.effects import EffectSettings
+from etram_det.simulator.event_camera import EventCamera
+from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
+from etram_det.simulator.pixels import SensorSettings
+from etram_det.simulator.scene import Conditions, Scene
 
-SIMULATOR_VERSION = 2
-LABEL_INTERVAL_US = 33_333
+if TYPE_CHECKING:
+    import h5py
+
+SIMULATOR_VERSION = 3
+VERSION_ATTRIBUTE = "simulator_version"  # of an event file
 MANIFEST = "simulation.json"
-
-# A road user is labelled if this share of its box is in the frame, this share of its pixels there
-# is not hidden by nearer road users, and it has caused this many events.
-_MIN_IN_FRAME = 0.2
-_MIN_VISIBLE = 0.4
-_MIN_EVENTS = 20
+# Numbers of recordings and their length for each amount of traffic.
+AMOUNTS: dict[str, dict[str, float]] = {
+    "quick": {"train": 16, "val": 12, "test": 4, "seconds": 6.0},
+    "standard": {"train": 60, "val": 20, "test": 12, "seconds": 20.0},
+}
+# Places of recordings that follow each other; junctions have most to show.
+_TURNS = ("junction", "bend", "crossing", "junction", "tram_stop", "bend", "street", "bend")
+_RAILS_SHARE = 0.7
 
 _EVENTS_PER_CHUNK = 32_768
 
@@ -56,20 +63,22 @@ class SimulationSettings:
         test: number of test recordings.
         seconds: length of each recording.
         night: share of recordings at night, in [0, 1].
-        traffic: average number of road users in view.
+        traffic: average number of moving road users in view.
         seed: seed of all places and traffic.
+        effects: weather, light and surroundings.
         sensor: properties of the camera's pixels.
     """
 
     height: int = 720
     width: int = 1280
-    train: int = 24
-    val: int = 6
-    test: int = 2
-    seconds: float = 4.0
+    train: int = 16
+    val: int = 12
+    test: int = 4
+    seconds: float = 6.0
     night: float = 1 / 3
-    traffic: float = 8.0
+    traffic: float = 10.0
     seed: int = 0
+    effects: EffectSettings = EffectSettings()
     sensor: SensorSettings = SensorSettings()
 
     def __post_init__(self) -> None:
@@ -88,6 +97,13 @@ class SimulationSettings:
             if not low <= value <= high:
                 raise UserError(f"{name}: must be from {low} to {high}, got {value}")
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> SimulationSettings:
+        """Settings from plain values by name; what these lack has its default."""
+        effects = EffectSettings(**values.get("effects", {}))
+        sensor = SensorSettings(**values.get("sensor", {}))
+        return cls(**{**values, "effects": effects, "sensor": sensor})
+
     @property
     def key(self) -> str:
         """Twelve characters that identify the settings."""
@@ -96,72 +112,50 @@ class SimulationSettings:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """One recording to make."""
 
     split: str
     name: str
-    night: bool
-    late: int
+    conditions: Conditions
     seed: tuple[int, int, int]
 
 
-def _plan(settings: SimulationSettings) -> list[_Plan]:
-    """All recordings of a set, with nights spread evenly among days."""
+def plan_set(settings: SimulationSettings) -> list[Plan]:
+    """All recordings of a set, with nights, places and effects spread evenly."""
     plans = []
     for split_id, split in enumerate(("train", "val", "test")):
+        start = float(np.random.default_rng((settings.seed, split_id)).random())
         for number in range(1, getattr(settings, split) + 1):
             nights = [int(n * settings.night + 0.5) for n in (number - 1, number)]
             night = nights[1] > nights[0]
             name = f"{split}_{'night' if night else 'day'}_{number:04d}"
-            # Days and nights each take turns, so that neither lacks a class for good. They are one
-            # turn apart, so that two recordings hold all classes.
-            turn = nights[1] + 1 if night else number - nights[1]
-            late = (BUS, TRUCK, TRAM)[turn % 3]
-            plans.append(_Plan(split, name, night, late, (settings.seed, split_id, number)))
+            # Days and nights each take turns, so that neither lacks a place or an effect for good.
+            turn = nights[1] if night else number - nights[1]
+            place = _TURNS[(turn - 1 + 3 * night + split_id) % len(_TURNS)]
+            conditions = Conditions(
+                settings.height,
+                settings.width,
+                settings.seconds,
+                night,
+                settings.traffic,
+                place,
+                (turn * 0.618 + start) % 1 < _RAILS_SHARE,
+                settings.effects.drawn(turn, night, settings.night, start),
+                name,
+            )
+            plans.append(Plan(split, name, conditions, (settings.seed, split_id, number)))
     return plans
 
 
-def _boxes(camera: EventCamera, time_us: int) -> NDArray[Any]:
-    """The labels of this moment, as ``BOX_DTYPE``.
+class _Events:
+    """The growing events of a file; they are collected until whole chunks can be written."""
 
-    A box bounds the silhouette, clipped to the frame and to the part that nearer road users leave
-    visible.
-    """
-    views = camera.look()
-    height, width = camera.light.background.shape
-    whole = views["box"]
-    inside = np.clip(whole, 0, np.array([width, height, width, height]))
-    visible = inside.copy()
-    # Visible bounds are whole pixels; a margin of one leaves the box of an unhidden actor as it is.
-    visible[:, :2] = np.maximum(inside[:, :2], views["seen"][:, :2] - 1)
-    visible[:, 2:] = np.minimum(inside[:, 2:], views["seen"][:, 2:] + 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        in_frame = np.prod(inside[:, 2:] - inside[:, :2], 1) / np.prod(
-            whole[:, 2:] - whole[:, :2], 1
-        )
-        unhidden = views["num_visible"] / views["num_own"]
-    shown = (in_frame >= _MIN_IN_FRAME) & (unhidden >= _MIN_VISIBLE)
-    shown &= (views["num_own"] > 0) & (views["num_events"] >= _MIN_EVENTS)
-    tracks = np.flatnonzero(shown)
-    boxes = np.zeros(len(tracks), BOX_DTYPE)
-    boxes["t"], boxes["class_confidence"] = time_us, 1
-    boxes["x"], boxes["y"] = visible[tracks, 0], visible[tracks, 1]
-    boxes["w"] = visible[tracks, 2] - visible[tracks, 0]
-    boxes["h"] = visible[tracks, 3] - visible[tracks, 1]
-    boxes["class_id"], boxes["track_id"] = camera.stage.actors["class_id"][tracks], tracks
-    return boxes
-
-
-class _EventFile:
-    """A growing ``_td.h5``; events are collected until whole chunks can be written."""
-
-    def __init__(self, path: Path, height: int, width: int) -> None:
-        import h5py
+    def __init__(self, file: h5py.File, height: int, width: int) -> None:
         import hdf5plugin
 
-        self.file = h5py.File(path, "w")
-        group = self.file.create_group("events")
+        file.attrs[VERSION_ATTRIBUTE] = np.int64(SIMULATOR_VERSION)
+        group = file.create_group("events")
         group["height"], group["width"] = np.int64(height), np.int64(width)
         compression = hdf5plugin.Blosc(cname="zstd", clevel=5, shuffle=hdf5plugin.Blosc.BITSHUFFLE)
         self.datasets = {
@@ -171,11 +165,14 @@ class _EventFile:
             for name, dtype in (("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1"))
         }
         self.waiting: list[NDArray[Any]] = []
+        self.number = self.positive = 0
 
     def append(self, events: NDArray[Any]) -> None:
         """Append events, which must not be earlier than those before."""
+        self.number += len(events)
+        self.positive += int(events["p"].sum())
         self.waiting.append(events)
-        if sum(len(x) for x in self.waiting) >= 16 * _EVENTS_PER_CHUNK:
+        if sum(len(x) for x in self.waiting) >= 8 * _EVENTS_PER_CHUNK:
             events = np.concatenate(self.waiting)
             whole = len(events) // _EVENTS_PER_CHUNK * _EVENTS_PER_CHUNK
             self._write(events[:whole])
@@ -186,10 +183,9 @@ class _EventFile:
             dataset.resize(len(dataset) + len(events), axis=0)
             dataset[len(dataset) - len(events) :] = events[name]
 
-    def close(self) -> None:
-        """Write the remaining events and close the file."""
+    def finish(self) -> None:
+        """Write the remaining events."""
         self._write(np.concatenate(self.waiting))
-        self.file.close()
 
 
 def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:
@@ -200,27 +196,37 @@ def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:
     np.save(path, table)
 
 
-def _record(plan: _Plan, settings: SimulationSettings, root: Path) -> None:
-    """Simulate one recording and write its two files."""
+def _record(plan: Plan, settings: SimulationSettings, root: Path) -> dict[str, int]:
+    """Simulate one recording and write its two files; returns counts of what it holds."""
     rng = np.random.default_rng(plan.seed)
     size = settings.height, settings.width
-    scene = draw_scene(rng, *size, settings.seconds, plan.night, settings.traffic, plan.late)
-    camera = EventCamera(scene, settings.sensor, rng)
+    camera = EventCamera(Scene(rng, plan.conditions), settings.sensor, rng)
     end_us = round(settings.seconds * 1e6)
-    boxes = [np.zeros(0, BOX_DTYPE)]
-    file = _EventFile(root / plan.split / f"{plan.name}_td.h5", *size)
-    for time_us in range(LABEL_INTERVAL_US, end_us + 1, LABEL_INTERVAL_US):
-        file.append(camera.advance(time_us))
-        boxes.append(_boxes(camera, time_us))
-    file.append(camera.advance(end_us))
-    file.close()
+    boxes, behaviour = [np.zeros(0, BOX_DTYPE)], Behaviour()
+    path = root / plan.split / f"{plan.name}_td.h5"
+    with new_hdf5_file(path) as (file, raise_error):
+        written = _Events(file, *size)
+        for time_us in range(LABEL_INTERVAL_US, end_us + 1, LABEL_INTERVAL_US):
+            written.append(camera.advance(time_us))
+            raise_error()
+            boxes.append(boxes_now(camera))
+            behaviour.add(camera, boxes[-1])
+        written.append(camera.advance(end_us))
+        written.finish()
     _save_boxes(root / plan.split / f"{plan.name}_bbox.npy", np.concatenate(boxes))
+    return {
+        "events": written.number,
+        "positive_events": written.positive,
+        "noise_events": camera.num_noise,
+        "lost_events": camera.num_lost,
+        **behaviour.counts(),
+    }
 
 
 def _write_set(
     root: Path, settings: SimulationSettings, workers: int | None, progress: Progress | None
 ) -> None:
-    plans = _plan(settings)
+    plans = plan_set(settings)
     for plan in plans:
         (root / plan.split).mkdir(parents=True, exist_ok=True)
     # Threads, not processes: the kernels release the GIL and are compiled once, and no worker has
@@ -236,7 +242,12 @@ def _write_set(
                 progress(done, len(plans))
     finally:
         pool.shutdown(cancel_futures=True)
-    manifest = {"simulator_version": SIMULATOR_VERSION, "settings": asdict(settings)}
+    held = {plan.name: future.result() for plan, future in zip(plans, futures, strict=True)}
+    manifest = {
+        "simulator_version": SIMULATOR_VERSION,
+        "settings": asdict(settings),
+        "recordings": held,
+    }
     (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,155 +1,86 @@
 """From moving road users to events: redraw what moves, then compare each changed pixel.
 
-Each road user is redrawn at its own rate, so that a step moves it by about one pixel at most. The
-logarithm of a pixel's intensity is interpolated linearly between two steps, which gives threshold
-crossings microsecond timestamps (as in ESIM, Rebecq et al., CoRL 2018).
+Each road user is redrawn at its own rate, so that a step moves it by about one pixel at most; what
+stands still costs nothing. Where the camera shakes, all of the image is redrawn at another rate.
 
 For developers: numba renews its cache of the kernels here only when this file changes. After a
-change to a kernel in ``projection.py`` or ``rendering.py``, touch this file too.
+change to a kernel in ``projection.py``, ``rendering.py`` or ``pixels.py``, touch this file too.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.errors import UserError
+from etram_det.simulator.noise import Noise, ReadOut
+from etram_det.simulator.pixels import EVENT as EVENT
+from etram_det.simulator.pixels import (
+    Pixels,
+    SensorSettings,
+    adopt,
+    compare,
+    draw_pixels,
+    rain,
+    settle_all,
+)
 from etram_det.simulator.projection import (
-    PLACED,
-    VIEW,
+    FLICKER_HZ,
     Camera,
     Stage,
-    distance_driven,
+    Sun,
+    pixels_moved,
     place,
-    project,
 )
 from etram_det.simulator.rendering import Light, look, paint
 from etram_det.simulator.scene import Scene
-
-EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
+from etram_det.simulator.weather import Rain, Shake, draw_shake
 
 _MAX_STEP_PX = 1.0
+_LARGE_PX = 45.0  # bodies larger than this take longer steps, up to 2.5 times as long
+_FLICKER_STEPS = 8  # of a period of the mains
+MARGIN_PX = 8  # by which the background is larger than the frame on each side, for shaking
 
 
-@dataclass(frozen=True)
-class SensorSettings:
-    """Properties of the pixels of the simulated event camera.
+class _Behind(NamedTuple):
+    """The background with a margin, from which a shaking camera sees a moving part."""
 
-    Attributes:
-        contrast_threshold: change of the natural logarithm of intensity that triggers an event.
-        threshold_spread: standard deviation of the threshold from pixel to pixel.
-        refractory_us: time after an event during which its pixel stays silent, in microseconds.
-        dark_level: intensity that dark current adds to each pixel; white in daylight is 1. A higher
-            level lowers the contrast at night.
-        background_hz: noise events of each pixel per second.
-        hot_pixels: share of hot pixels, in [0, 1].
-        hot_pixel_hz: mean number of events of a hot pixel per second.
-    """
-
-    contrast_threshold: float = 0.36
-    threshold_spread: float = 0.03
-    refractory_us: int = 500
-    dark_level: float = 0.015
-    background_hz: float = 0.1
-    hot_pixels: float = 1e-5
-    hot_pixel_hz: float = 100.0
-
-    def __post_init__(self) -> None:
-        for name, low in (
-            ("contrast_threshold", 0.01),
-            ("threshold_spread", 0),
-            ("refractory_us", 0),
-            ("dark_level", 1e-4),
-            ("background_hz", 0),
-            ("hot_pixels", 0),
-            ("hot_pixel_hz", 0),
-        ):
-            value = getattr(self, name)
-            if not low <= value < math.inf:
-                raise UserError(f"sensor.{name}: must be at least {low}, got {value}")
-        if self.hot_pixels > 1:
-            raise UserError(f"sensor.hot_pixels: must be from 0 to 1, got {self.hot_pixels}")
+    image: NDArray[np.float32]
+    nearest: NDArray[np.float32]
 
 
-class _Pixels(NamedTuple):
-    """State of the pixels, ``[H, W]`` each."""
-
-    image: NDArray[np.float32]  # current intensity
-    last_image: NDArray[np.float32]  # intensity at the last comparison
-    level: NDArray[np.float32]  # logarithm of that intensity
-    reference: NDArray[np.float32]  # level of the last threshold crossing
-    thresholds: NDArray[np.float32]  # [2, H, W], for negative and positive events
-    last_us: NDArray[np.int64]  # time of the last event
-
-
-@njit(cache=True, nogil=True)
-def _compare(
-    pixels: _Pixels,
-    dark_level: float,
-    refractory_us: int,
-    window: tuple[int, int, int, int],
-    start_us: float,
-    end_us: float,
-    events: NDArray[Any],
-    num_events: int,
-) -> tuple[NDArray[Any], int]:
-    """Events of the pixels inside ``window`` whose intensity has changed since ``start_us``.
-
-    Appends to ``events`` from ``num_events`` on. Returns the array, grown if it was too short, and
-    the new number.
-    """
-    image, level, reference, last_us = pixels.image, pixels.level, pixels.reference, pixels.last_us
-    for row in range(window[1], window[3]):
-        for column in range(window[0], window[2]):
-            if image[row, column] == pixels.last_image[row, column]:
-                continue
-            pixels.last_image[row, column] = image[row, column]
-            new, old = math.log(image[row, column] + dark_level), level[row, column]
-            level[row, column] = new
-            if new == old:
-                continue
-            polarity = 1 if new > old else 0
-            step = pixels.thresholds[polarity, row, column] * (1 if polarity else -1)
-            crossing = reference[row, column] + step
-            while (new - crossing) * step >= 0:
-                reference[row, column] = crossing
-                share = min(max((crossing - old) / (new - old), 0.0), 1.0)
-                time_us = int(start_us + share * (end_us - start_us))
-                crossing += step
-                if time_us - last_us[row, column] < refractory_us:
-                    continue
-                last_us[row, column] = time_us
-                if num_events == len(events):
-                    grown = np.empty(2 * num_events, events.dtype)
-                    grown[:num_events] = events
-                    events = grown
-                event = events[num_events]
-                event.t, event.x, event.y, event.p = time_us, column, row, polarity
-                num_events += 1
-    return events, num_events
+@njit(cache=True, nogil=True, error_model="numpy")
+def _shaken(shake: Shake, time_us: float) -> tuple[float, float]:
+    """Shift of the image in pixels, to the right and down."""
+    time_s = time_us * 1e-6
+    gust = max(math.sin(2 * math.pi * time_s / shake.gust_s + shake.phase), 0.0) ** 2
+    turn = 2 * math.pi * time_s
+    right = math.sin(turn * shake.across_hz) + 0.4 * math.sin(turn * 2.3 * shake.across_hz + 1)
+    down = math.sin(turn * shake.along_hz + 2)
+    return shake.across_px * gust * right, shake.along_px * gust * down
 
 
-@njit(cache=True, nogil=True)
-def _num_steps(camera: Camera, actor: Any, start_us: float, end_us: float) -> int:
-    """Number of steps, in each of which an actor moves by ``_MAX_STEP_PX`` at most."""
-    start, end = distance_driven(actor, start_us * 1e-6), distance_driven(actor, end_us * 1e-6)
-    u0, v0, depth = project(
-        camera, actor.x + start * actor.heading_x, actor.y + start * actor.heading_y, 0.0
-    )
-    u1, v1, _ = project(
-        camera, actor.x + end * actor.heading_x, actor.y + end * actor.heading_y, 0.0
-    )
-    limb_px = actor.limb_speed * (end_us - start_us) * 1e-6 * camera.focal_px / max(depth, 1.0)
-    moved_px = math.hypot(u1 - u0, v1 - v0) + limb_px
-    return max(int(math.ceil(moved_px / _MAX_STEP_PX)), 1)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _shift(behind: _Behind, light: Light, right: float, down: float) -> None:
+    """Take the part of the background that a shifted camera sees."""
+    height, width = light.background.shape
+    column, row = math.floor(MARGIN_PX - right), math.floor(MARGIN_PX - down)
+    a, b = MARGIN_PX - right - column, MARGIN_PX - down - row
+    image = behind.image
+    for i in range(height):
+        for j in range(width):
+            y, x = row + i, column + j
+            upper = image[y, x] * (1 - a) + image[y, x + 1] * a
+            lower = image[y + 1, x] * (1 - a) + image[y + 1, x + 1] * a
+            light.background[i, j] = upper * (1 - b) + lower * b
+            light.nearest[i, j] = behind.nearest[y + round(b), x + round(a)]
+        light.row_nearest[i] = light.nearest[i].max()
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _join(
     first: tuple[int, int, int, int], second: NDArray[np.int64], height: int, width: int
 ) -> tuple[int, int, int, int]:
@@ -163,50 +94,92 @@ def _join(
     return max(u0, 0), max(v0, 0), min(u1, width), min(v1, height)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _num_steps(camera: Camera, actor: Any, slice_us: float) -> int:
+    """Number of steps of an actor, in each of which it moves by ``_MAX_STEP_PX`` at most."""
+    away_m = max(math.hypot(actor.x1, actor.y1), 1.0)
+    size_px = camera.focal_px * (actor.front - actor.rear) / away_m
+    step_px = _MAX_STEP_PX * min(max(size_px / _LARGE_PX, 1.0), 2.5)
+    steps = int(math.ceil(pixels_moved(camera, actor) / step_px))
+    if steps == 0 and actor.driven0 != actor.driven1:
+        steps = 1
+    if actor.flicker > 0:
+        steps = max(steps, int(math.ceil(slice_us * 1e-6 * FLICKER_HZ * _FLICKER_STEPS)))
+    return steps
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _moved(camera: Camera, right: float, down: float) -> Camera:
+    return Camera(
+        camera.focal_px, camera.centre_u + right, camera.centre_v + down, camera.height_m,
+        camera.sin_pitch, camera.cos_pitch,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _advance(
     camera: Camera,
+    sun: Sun,
     light: Light,
+    behind: _Behind,
+    shake: Shake,
     stage: Stage,
-    active: NDArray[np.int64],
-    pixels: _Pixels,
-    dark_level: float,
-    refractory_us: int,
+    order: NDArray[np.int64],
+    pixels: Pixels,
     start_us: float,
     end_us: float,
     events: NDArray[Any],
 ) -> tuple[NDArray[Any], int]:
-    """Move the ``active`` actors (far to near) from ``start_us`` to ``end_us``.
+    """Move the actors, ordered from far to near, from their first to their second moment.
 
     Returns an array whose first entries are the events, unsorted, and the number of events.
     """
     height, width = pixels.image.shape
-    step_us = np.empty(len(active))
-    next_us = np.empty(len(active))
-    left = np.empty(len(active), np.int64)
-    for j, i in enumerate(active):
-        left[j] = _num_steps(camera, stage.actors[i], start_us, end_us)
-        step_us[j] = (end_us - start_us) / left[j]
-        next_us[j] = start_us + step_us[j]
+    whole, number, slice_us = (0, 0, width, height), len(order), end_us - start_us
+    step_us, next_us = np.zeros(number + 1), np.full(number + 1, np.inf)
+    left = np.zeros(number + 1, np.int64)
+    shift = _shaken(shake, start_us)
+    now_camera = _moved(camera, shift[0], shift[1])
+    for j, i in enumerate(order):
+        left[j] = _num_steps(camera, stage.actors[i], slice_us)
+        place(now_camera, sun, stage, i, 0.0, start_us)
+    middle, later = _shaken(shake, start_us + 0.5 * slice_us), _shaken(shake, end_us)
+    way_px = math.hypot(middle[0] - shift[0], middle[1] - shift[1])
+    way_px += math.hypot(later[0] - middle[0], later[1] - middle[1])
+    left[number] = int(math.ceil(way_px / _MAX_STEP_PX))
+    for j in range(number + 1):
+        if left[j]:
+            step_us[j] = slice_us / left[j]
+            next_us[j] = start_us + step_us[j]
     num_events = 0
     for _ in range(left.sum()):
         j = int(np.argmin(next_us))
-        i, now_us = active[j], next_us[j]
+        now_us = next_us[j]
         left[j] -= 1
         next_us[j] = end_us - (left[j] - 1) * step_us[j] if left[j] else np.inf
-        touched = stage.touched[i]
-        before = (touched[0], touched[1], touched[2], touched[3])
-        place(camera, stage, i, now_us)
-        window = _join(before, touched, height, width)
+        share = (now_us - start_us) / slice_us
+        if j == number:
+            shift = _shaken(shake, now_us)
+            now_camera = _moved(camera, shift[0], shift[1])
+            _shift(behind, light, shift[0], shift[1])
+            for i in order:
+                place(now_camera, sun, stage, i, share, now_us)
+            window = whole
+        else:
+            i = order[j]
+            touched = stage.touched[i]
+            before = (touched[0], touched[1], touched[2], touched[3])
+            place(now_camera, sun, stage, i, share, now_us)
+            window = _join(before, touched, height, width)
         if window[0] >= window[2] or window[1] >= window[3]:
             continue
-        paint(pixels.image, window, active, stage, light)
+        paint(pixels.image, window, order, stage, light, False)
         num_before = num_events
-        events, num_events = _compare(
-            pixels, dark_level, refractory_us, window, now_us - step_us[j], now_us, events,
-            num_events,
-        )  # fmt: skip
-        stage.views[i].num_events += num_events - num_before
+        events, num_events = compare(
+            pixels, window, start_us, now_us - step_us[j], now_us, events, num_events
+        )
+        if j < number:
+            stage.views[order[j]].num_events += num_events - num_before
     return events, num_events
 
 
@@ -217,75 +190,130 @@ class EventCamera:
         scene: what it sees.
         sensor: properties of its pixels.
         rng: draws the thresholds and the noise.
+
+    Attributes:
+        num_noise: events that do not come from the scene so far.
     """
 
     def __init__(self, scene: Scene, sensor: SensorSettings, rng: np.random.Generator) -> None:
-        self.camera, self.light, self.sensor, self.rng = scene.camera, scene.light, sensor, rng
-        self.now_us = 0
-        height, width = self.light.background.shape
-        placed = np.zeros(len(scene.shapes), PLACED)
-        num_actors = len(scene.actors)
-        touched, views = np.zeros((num_actors, 4), np.int64), np.zeros(num_actors, VIEW)
-        self.stage = Stage(scene.actors, scene.shapes, placed, touched, views)
-        spread = rng.normal(0, sensor.threshold_spread, (2, height, width))
-        lowest = 0.3 * sensor.contrast_threshold
-        thresholds = np.maximum(sensor.contrast_threshold + spread, lowest).astype(np.float32)
-        image = self.light.background.copy()
-        active = self._active(0, 0)
-        for i in active:
-            place(self.camera, self.stage, i, 0.0)
-        paint(image, (0, 0, width, height), active, self.stage, self.light)
-        level = np.log(image + np.float32(sensor.dark_level))
-        # At the start, a pixel is anywhere between two thresholds.
-        apart = rng.uniform(-0.5, 0.5, (height, width)) * sensor.contrast_threshold
-        reference = level + apart.astype(np.float32)
-        last_us = np.full((height, width), -sensor.refractory_us, np.int64)
-        self._pixels = _Pixels(image, image.copy(), level, reference, thresholds, last_us)
-        num_hot = rng.binomial(height * width, sensor.hot_pixels)
-        self._hot_pixels = rng.integers(height * width, size=num_hot)
+        self.scene, self.sensor = scene, sensor
+        self.now_us, self.num_noise = 0, 0
+        background = scene.light.background
+        height, width = background.shape
+        amplitude = scene.effects["shaking"] * height / 360
+        self._shake = draw_shake(rng, min(1.5 * amplitude, 0.4 * MARGIN_PX))
+        self._behind = _Behind(
+            np.pad(background, MARGIN_PX, "edge"), np.pad(scene.light.nearest, MARGIN_PX, "edge")
+        )
+        self._light = scene.light._replace(
+            background=background.copy(),
+            nearest=scene.light.nearest.copy(),
+            row_nearest=scene.light.row_nearest.copy(),
+        )
+        self._rain = Rain(scene.camera, (height, width), scene.effects["rain"], rng)
+        self._shift_to(0.0)
+        self.stage, self.order = scene.stage, scene.order
+        image = background.copy()
+        self._pixels = draw_pixels(rng, sensor, self._light.background.copy())
+        self._repaint(self._pixels.image, (0, 0, width, height))
+        adopt(self._pixels, (0, 0, width, height))
+        self._noise, self._read_out = Noise(sensor, image.shape, rng), ReadOut(sensor)
         self._owner = np.empty((2, height, width), np.int32)
         self._events = np.empty(1 << 16, EVENT)
+        self._caused: dict[int, int] = {}  # events by track
 
     @property
     def image(self) -> NDArray[np.float32]:
         """Current intensity ``[H, W]``; white in daylight is 1."""
         return self._pixels.image
 
-    def _active(self, start_us: int, end_us: int) -> NDArray[np.int64]:
-        """Indices of the actors that may be in view between two times, from far to near."""
-        actors = self.stage.actors
-        return np.flatnonzero((actors["enter_us"] <= end_us) & (actors["leave_us"] >= start_us))
+    @property
+    def num_lost(self) -> int:
+        """Events that the read-out has lost so far."""
+        return self._read_out.num_lost
+
+    def _shift_to(self, time_us: float) -> Camera:
+        shift = _shaken(self._shake, time_us)
+        _shift(self._behind, self._light, *shift)
+        return _moved(self.scene.camera, *shift)
+
+    def _repaint(self, image: NDArray[np.float32], window: tuple[int, int, int, int]) -> None:
+        """Place all actors at their last moment, and paint them."""
+        camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
+        for i in self.order:
+            place(camera, self.scene.sun, self.stage, i, 1.0, float(self.now_us))
+        paint(image, window, self.order, self.stage, self._light, False)
 
     def advance(self, end_us: int) -> NDArray[Any]:
         """Events from now to ``end_us`` as ``EVENT``, sorted by time."""
-        start_us, self.now_us = self.now_us, end_us
-        self._events, num_events = _advance(
-            self.camera, self.light, self.stage, self._active(start_us, end_us), self._pixels,
-            self.sensor.dark_level, self.sensor.refractory_us, float(start_us), float(end_us),
+        parts = [np.empty(0, EVENT)]
+        while self.now_us < end_us:
+            parts.append(self._slice(min(end_us, self.now_us + 50_000)))
+        return np.concatenate(parts)
+
+    def _slice(self, end_us: int) -> NDArray[Any]:
+        start_us = self.now_us
+        self._change_actors(end_us)
+        light = self._light
+        args = self.scene.camera, self.scene.sun, light, self._behind, self._shake
+        self._events, number = _advance(
+            *args, self.stage, self.order, self._pixels, float(start_us), float(end_us),
             self._events,
         )  # fmt: skip
-        events = np.concatenate([self._events[:num_events], self._noise(start_us, end_us)])
-        return events[np.argsort(events["t"], kind="stable")]
+        if len(drops := self._rain.drops(start_us, end_us)):
+            self._events, number = rain(
+                self._pixels, drops, 0.75 * light.ambient, float(start_us), float(end_us),
+                self._events, number,
+            )  # fmt: skip
+        self._events, number = settle_all(
+            self._pixels, float(start_us), float(end_us), self._events, number
+        )
+        before, self._caused = self._caused, {}
+        for track in self.scene.things:
+            self._caused[track] = before.get(track, 0)
+        tracks, numbers = self.stage.actors["track"], self.stage.views["num_events"]
+        for track, caused in zip(tracks.tolist(), numbers.tolist(), strict=True):
+            if track >= 0:
+                self._caused[track] += caused
+        noise = self._noise.between(start_us, end_us, self.image)
+        self.num_noise += len(noise)
+        events = np.empty(number + len(noise), EVENT)
+        events[:number], events[number:] = self._events[:number], noise
+        # Of 16 bits, which sort by radix.
+        order = np.argsort((events["t"] - start_us).astype(np.uint16), kind="stable")
+        self.now_us = end_us
+        return self._read_out.read(events[order], end_us)
 
-    def _noise(self, start_us: int, end_us: int) -> NDArray[Any]:
-        """Background activity and hot pixels."""
+    def _change_actors(self, end_us: int) -> None:
+        """Go to the next slice: actors that come or go in view do so without events."""
+        tracks, touched = self.stage.actors["track"].tolist(), self.stage.touched.tolist()
+        ends = dict(zip(tracks, touched, strict=True))
+        self.stage, self.order = self.scene.advance(end_us)
         height, width = self.image.shape
-        seconds = (end_us - start_us) * 1e-6
-        num_background = self.rng.poisson(height * width * self.sensor.background_hz * seconds)
-        num_hot = self.rng.poisson(self.sensor.hot_pixel_hz * seconds, size=len(self._hot_pixels))
-        anywhere = self.rng.integers(height * width, size=num_background)
-        pixel = np.concatenate([anywhere, np.repeat(self._hot_pixels, num_hot)])
-        noise = np.empty(len(pixel), EVENT)
-        noise["y"], noise["x"] = np.divmod(pixel, width)
-        noise["p"] = self.rng.integers(2, size=len(pixel))
-        noise["t"] = self.rng.integers(start_us, end_us, size=len(pixel))
-        return noise
+        now = self.stage.actors["track"].tolist()
+        windows = [bounds for track, bounds in ends.items() if track not in now]
+        camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
+        for i in self.order:
+            place(camera, self.scene.sun, self.stage, i, 0.0, float(self.now_us))
+            if now[i] not in ends:
+                windows.append(self.stage.touched[i].tolist())
+        for u0, v0, u1, v1 in windows:
+            window = max(u0, 0), max(v0, 0), min(u1, width), min(v1, height)
+            if window[0] < window[2] and window[1] < window[3]:
+                paint(self.image, window, self.order, self.stage, self._light, False)
+                adopt(self._pixels, window)
 
     def look(self) -> NDArray[Any]:
-        """Current view of each actor, as ``projection.VIEW`` ``[A]``.
+        """Current view of each actor, as ``projection.VIEW`` ``[A]``, with all events so far.
 
         Actors that are out of view have ``num_own`` 0.
         """
-        self.stage.views["num_own"] = 0
-        look(self._active(self.now_us, self.now_us), self.stage, self._owner)
-        return self.stage.views.copy()
+        camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
+        for i in self.order:
+            place(camera, self.scene.sun, self.stage, i, 1.0, float(self.now_us))
+        look(self.order, self.stage, self._light, self._owner)
+        views = self.stage.views.copy()
+        views["num_events"] = [
+            self._caused.get(track, 0) for track in self.stage.actors["track"].tolist()
+        ]
+        return views

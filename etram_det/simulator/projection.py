@@ -1,7 +1,8 @@
-"""Projection of moving road users and their shapes onto the screen.
+"""Projection of road users and their shapes onto the screen.
 
-A road user is a handful of flat shapes (rounded boxes, discs, rings, bars) on the planes of its
-body. Each shape is projected by the affine map that is tangent to the perspective at its centre.
+A road user is a handful of shapes. Flat ones (rounded boxes, discs, rings) lie on the planes of its
+body and are projected by the exact perspective of their plane, a homography. Rods, balls included,
+are bars with round ends; they look alike from all sides.
 
 World axes in metres: ``x`` to the right, ``y`` away from the camera, ``z`` up from the ground; the
 camera is above the origin. Screen axes in pixels: ``u`` to the right, ``v`` down.
@@ -16,14 +17,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# Planes of a body on which shapes lie. Only the side that faces the camera is drawn.
-SIDE, FRONT, REAR, TOP = range(4)
-# Effects of a shape on the image behind it.
-SOLID, GLOW, SHADOW = range(3)
+# Where a shape lies: on a plane of the body, of which only sides that face the camera are drawn;
+# or a rod, along the body or across it.
+SIDE, FRONT, REAR, TOP, ROD, AXLE = range(6)
+# Effects of a shape on the image behind it. Shadows lie on the ground, under all bodies: SHADOW by
+# daylight, CAST by the sun.
+SOLID, GLOW, SHADOW, CAST = range(4)
 
 
 class Shape(NamedTuple):
-    """One flat shape of a body, in metres and radians."""
+    """One shape of a body, in metres and radians."""
 
     plane: int
     offset: float  # of the plane from the centre of the body, along the plane's normal
@@ -35,6 +38,7 @@ class Shape(NamedTuple):
     effect: int = SOLID
     corner: float = 0.0  # radius of the rounded corners
     taper: float = 0.0  # share of its width that the shape loses from bottom to top
+    tilt: float = 0.0  # metres that an upright plane leans inwards per metre of height
     ring: float = 0.0  # width of the rim if only the rim is drawn, else 0
     angle: float = 0.0
     pivot_x: float = 0.0  # point that a swinging shape turns about
@@ -49,30 +53,35 @@ class Shape(NamedTuple):
 
 SHAPE = np.dtype([(name, "i4" if name in ("plane", "effect") else "f4") for name in Shape._fields])
 
+# An actor is a rigid part of a road user, or a tree or lamp, between two moments: "0" is the first,
+# "1" the second.
 ACTOR = np.dtype(
     [
-        ("class_id", "i4"),
+        ("class_id", "i4"),  # -1 for what is not labelled
+        ("track", "i4"),  # the same for all parts of a road user
         ("first_shape", "i4"),
+        ("first_body", "i4"),  # shadows come before this shape, all others from it on
         ("end_shape", "i4"),
-        ("x", "f8"),  # position at time 0
-        ("y", "f8"),
-        ("heading_x", "f8"),  # unit vector
-        ("heading_y", "f8"),
-        ("speed", "f8"),  # mean, in metres per second
-        ("sway", "f8"),  # metres that it gets ahead of and behind that mean
-        ("sway_hz", "f8"),
-        ("sway_phase", "f8"),
-        ("cadence_hz", "f8"),  # of swinging limbs
-        ("limb_speed", "f8"),  # of the fastest limb relative to the body, in metres per second
-        ("enter_us", "i8"),  # out of view before this and after ``leave_us``
-        ("leave_us", "i8"),
+        *[(f"{name}{when}", "f8") for when in "01" for name in ("x", "y", "heading")],
+        *[(f"{name}{when}", "f8") for when in "01" for name in ("driven", "phase", "vigour")],
+        ("rear", "f8"),  # footprint: from here to ``front`` along the heading
+        ("front", "f8"),
+        ("half_width", "f8"),
+        ("height", "f8"),
+        ("limb_reach", "f8"),  # metres that a limb moves per radian of ``phase``
+        ("flicker", "f8"),  # depth of the modulation of its lamps, in [0, 1]
     ]
 )
 
-# A shape on the screen: its centre, the matrix from pixels to metres in the shape's own axes,
-# pixels per metre, and the bounds of the pixels that it can change.
+_MATRIX = ("a_u", "a_v", "a_1", "b_u", "b_v", "b_1", "w_u", "w_v", "w_1")
+# A shape on the screen. Its matrix takes a pixel (u, v, 1) to (a, b, 1) / depth, with a and b in
+# the shape's own axes in metres; ``edge_x`` and ``edge_z`` are the largest size of a pixel along
+# them in metres, ``per_x`` and ``per_z`` are pixels per metre where these hardly vary, else 0.
 PLACED = np.dtype(
-    [(name, "f8") for name in ("u", "v", "a_u", "a_v", "b_u", "b_v", "px_per_m")]
+    [
+        (name, "f8")
+        for name in (*_MATRIX, "half_x", "half_z", "corner", "edge_x", "edge_z", "per_x", "per_z")
+    ]
     + [(name, "i4") for name in ("u_from", "u_to", "v_from", "v_to")]
 )
 
@@ -82,12 +91,18 @@ VIEW = np.dtype(
         ("box", "f8", (4,)),  # bounds of its silhouette, u0 v0 u1 v1, not clipped
         ("seen", "i4", (4,)),  # bounds of its visible pixels, u0 v0 u1 v1
         ("num_own", "i4"),  # pixels of its silhouette inside the frame
-        ("num_visible", "i4"),  # of these, those that no nearer actor hides
+        ("num_visible", "i4"),  # of these, those that nothing nearer hides
         ("num_events", "i8"),  # that it has caused so far
     ]
 )
 
-_MIN_DEPTH_M = 3.0
+_NEAR_M = 0.7
+_LEAST_PX = 0.7  # smaller shapes are not drawn
+_EVEN = 1.15  # largest over mean size of pixels up to which these count as equal
+_FAR_PX = 1e5  # bounds on the screen stay within this
+FLICKER_HZ = 100.0  # of lamps on 50 Hz mains
+
+Point = tuple[float, float, float]
 
 
 class Camera(NamedTuple):
@@ -101,53 +116,56 @@ class Camera(NamedTuple):
     cos_pitch: float
 
 
+class Sun(NamedTuple):
+    """Direction of the shadows: metres on the ground per metre of height."""
+
+    x: float
+    y: float
+
+
 class Stage(NamedTuple):
     """``A`` actors with ``S`` shapes and their current places on the screen."""
 
-    actors: NDArray[Any]  # [A] as ACTOR, from far to near
+    actors: NDArray[Any]  # [A] as ACTOR
     shapes: NDArray[Any]  # [S] of all actors, as SHAPE
     placed: NDArray[Any]  # [S] as PLACED
     touched: NDArray[np.int64]  # [A, 4] bounds u0 v0 u1 v1 of the pixels that change; 0 for none
+    shine: NDArray[np.float64]  # [A] factor of the light of its lamps
     views: NDArray[Any]  # [A] as VIEW
 
 
-@njit(cache=True, nogil=True)
-def project(camera: Camera, x: float, y: float, z: float) -> tuple[float, float, float]:
-    """Screen position ``(u, v)`` of a point of the world, and its depth in metres."""
-    depth = y * camera.cos_pitch - (z - camera.height_m) * camera.sin_pitch
-    above = y * camera.sin_pitch + (z - camera.height_m) * camera.cos_pitch
-    u = camera.centre_u + camera.focal_px * x / depth
-    v = camera.centre_v - camera.focal_px * above / depth
-    return u, v, depth
-
-
-@njit(cache=True, nogil=True)
-def distance_driven(actor: Any, time_s: Any) -> Any:
-    """Metres driven since time 0."""
-    turn = 2 * math.pi * actor.sway_hz * time_s + actor.sway_phase
-    return actor.speed * time_s + actor.sway * (np.sin(turn) - np.sin(actor.sway_phase))
-
-
-@njit(cache=True, nogil=True)
-def _screen_step(
-    camera: Camera, x: float, y: float, z: float, step: tuple[float, float, float]
-) -> tuple[float, float]:
-    """Derivative of ``(u, v)`` along a direction ``step`` in the world, in pixels per metre."""
-    depth = y * camera.cos_pitch - (z - camera.height_m) * camera.sin_pitch
-    above = y * camera.sin_pitch + (z - camera.height_m) * camera.cos_pitch
-    step_depth = step[1] * camera.cos_pitch - step[2] * camera.sin_pitch
-    step_above = step[1] * camera.sin_pitch + step[2] * camera.cos_pitch
-    scale = camera.focal_px / (depth * depth)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _turned(camera: Camera, x: float, y: float, z: float) -> Point:
+    """A direction of the world as (right, up, ahead) of the camera."""
     return (
-        scale * (step[0] * depth - x * step_depth),
-        -scale * (step_above * depth - above * step_depth),
+        x,
+        y * camera.sin_pitch + z * camera.cos_pitch,
+        y * camera.cos_pitch - z * camera.sin_pitch,
     )
 
 
-@njit(cache=True, nogil=True)
-def _in_body(shape: Any, actor: Any, driven: float, time_s: float) -> tuple[float, float, float]:
+@njit(cache=True, nogil=True, error_model="numpy")
+def project(camera: Camera, x: float, y: float, z: float) -> Point:
+    """Screen position ``(u, v)`` of a point of the world, and its depth in metres.
+
+    Points behind the near plane are moved onto it.
+    """
+    right, up, depth = _turned(camera, x, y, z - camera.height_m)
+    near = max(depth, _NEAR_M)
+    u = camera.centre_u + camera.focal_px * right / near
+    return u, camera.centre_v - camera.focal_px * up / near, depth
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def between(start: float, end: float, share: float) -> float:
+    """Linear interpolation."""
+    return start + share * (end - start)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _in_body(shape: Any, driven: float, phase: float, vigour: float) -> Point:
     """Centre of a shape in its plane and its angle, after swinging and rolling."""
-    swing = shape.swing * math.sin(2 * math.pi * actor.cadence_hz * time_s + shape.swing_phase)
+    swing = shape.swing * vigour * math.sin(phase + shape.swing_phase)
     sine, cosine = math.sin(swing), math.cos(swing)
     x, z = shape.x - shape.pivot_x, shape.z - shape.pivot_z
     return (
@@ -157,73 +175,251 @@ def _in_body(shape: Any, actor: Any, driven: float, time_s: float) -> tuple[floa
     )
 
 
-@njit(cache=True, nogil=True)
-def _place_shape(
-    camera: Camera, actor: Any, shape: Any, driven: float, time_s: float, placed: Any
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bound(spot: Any, bounds: tuple[float, float, float, float], slack: float) -> None:
+    """Set the pixels that a shape can change."""
+    spot.u_from = math.floor(max(bounds[0] - slack, -_FAR_PX))
+    spot.v_from = math.floor(max(bounds[1] - slack, -_FAR_PX))
+    spot.u_to = math.ceil(min(bounds[2] + slack, _FAR_PX))
+    spot.v_to = math.ceil(min(bounds[3] + slack, _FAR_PX))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _place_rod(
+    camera: Camera, shape: Any, spot: Any, start: Point, end: Point
 ) -> tuple[float, float, float, float]:
-    """Place a shape on the screen; returns its bounds u0 v0 u1 v1, empty if it faces away."""
-    placed.u_from = placed.u_to = placed.v_from = placed.v_to = 0
+    """Place a rod between two points of the camera's axes; returns its bounds."""
+    depth = 0.5 * (start[2] + end[2])
+    if min(start[2], end[2]) < _NEAR_M:
+        return np.inf, np.inf, -np.inf, -np.inf
+    scale, radius = camera.focal_px / depth, float(shape.half_z)
+    if 2 * float(shape.half_x) * scale < _LEAST_PX:
+        return np.inf, np.inf, -np.inf, -np.inf
+    u0, v0 = camera.focal_px * start[0] / start[2], -camera.focal_px * start[1] / start[2]
+    u1, v1 = camera.focal_px * end[0] / end[2], -camera.focal_px * end[1] / end[2]
+    length = math.hypot(u1 - u0, v1 - v0)
+    cosine, sine = ((u1 - u0) / length, (v1 - v0) / length) if length > 1e-6 else (1.0, 0.0)
+    u = camera.centre_u + 0.5 * (u0 + u1)
+    v = camera.centre_v + 0.5 * (v0 + v1)
+    weight = 1 / (depth * scale)
+    spot.a_u, spot.a_v, spot.a_1 = weight * cosine, weight * sine, -weight * (cosine * u + sine * v)
+    spot.b_u, spot.b_v, spot.b_1 = weight * sine, -weight * cosine, weight * (cosine * v - sine * u)
+    spot.w_u, spot.w_v, spot.w_1 = 0.0, 0.0, 1 / depth
+    spot.half_x, spot.half_z = 0.5 * length / scale + radius, radius
+    spot.corner, spot.edge_x, spot.edge_z = radius, 1.42 / scale, 1.42 / scale
+    spot.per_x = spot.per_z = scale
+    reach = radius * scale
+    bounds = (
+        u - 0.5 * abs(u1 - u0) - reach,
+        v - 0.5 * abs(v1 - v0) - reach,
+        u + 0.5 * abs(u1 - u0) + reach,
+        v + 0.5 * abs(v1 - v0) + reach,
+    )
+    _bound(spot, bounds, 1.0)
+    return bounds
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _place_plane(
+    camera: Camera, shape: Any, spot: Any, centre: Point, first: Point, second: Point
+) -> tuple[float, float, float, float]:
+    """Place a flat shape by its centre and axes in the camera's axes; returns its bounds."""
+    f = camera.focal_px
+    # The matrix from (a, b, 1) to (u, v, 1) * depth, around the optical axis, and its inverse.
+    m00, m01, m02 = f * first[0], f * second[0], f * centre[0]
+    m10, m11, m12 = -f * first[1], -f * second[1], -f * centre[1]
+    m20, m21, m22 = first[2], second[2], centre[2]
+    c00, c10, c20 = m11 * m22 - m12 * m21, m12 * m20 - m10 * m22, m10 * m21 - m11 * m20
+    determinant = m00 * c00 + m01 * c10 + m02 * c20
+    if abs(determinant) < 1e-3 * f:
+        return np.inf, np.inf, -np.inf, -np.inf
+    k, cu, cv = 1 / determinant, camera.centre_u, camera.centre_v
+    spot.a_u, spot.a_v = k * c00, k * (m02 * m21 - m01 * m22)
+    spot.a_1 = k * (m01 * m12 - m02 * m11) - spot.a_u * cu - spot.a_v * cv
+    spot.b_u, spot.b_v = k * c10, k * (m00 * m22 - m02 * m20)
+    spot.b_1 = k * (m02 * m10 - m00 * m12) - spot.b_u * cu - spot.b_v * cv
+    spot.w_u, spot.w_v = k * c20, k * (m01 * m20 - m00 * m21)
+    spot.w_1 = k * (m00 * m11 - m01 * m10) - spot.w_u * cu - spot.w_v * cv
+    half_x, half_z = float(shape.half_x), float(shape.half_z)
+    spot.half_x, spot.half_z, spot.corner = half_x, half_z, float(shape.corner)
+    u0, v0, u1, v1, edge_x, edge_z = np.inf, np.inf, -np.inf, -np.inf, 0.0, 0.0
+    for i in range(4):
+        # One corner, and where the side that follows it pierces the near plane.
+        a0, b0 = (half_x if i in (1, 2) else -half_x), (half_z if i >= 2 else -half_z)
+        a1, b1 = (half_x if i in (0, 1) else -half_x), (half_z if i in (1, 2) else -half_z)
+        depth0, depth1 = m20 * a0 + m21 * b0 + m22, m20 * a1 + m21 * b1 + m22
+        if (depth0 < _NEAR_M) != (depth1 < _NEAR_M):
+            share = (_NEAR_M - depth0) / (depth1 - depth0)
+            a, b = between(a0, a1, share), between(b0, b1, share)
+            u, v = (m00 * a + m01 * b + m02) / _NEAR_M, (m10 * a + m11 * b + m12) / _NEAR_M
+            u0, u1, v0, v1 = min(u0, u), max(u1, u), min(v0, v), max(v1, v)
+        if depth0 >= _NEAR_M:
+            u, v = (m00 * a0 + m01 * b0 + m02) / depth0, (m10 * a0 + m11 * b0 + m12) / depth0
+            u0, u1, v0, v1 = min(u0, u), max(u1, u), min(v0, v), max(v1, v)
+            edge_a = math.hypot(spot.a_u - a0 * spot.w_u, spot.a_v - a0 * spot.w_v)
+            edge_b = math.hypot(spot.b_u - b0 * spot.w_u, spot.b_v - b0 * spot.w_v)
+            edge_x, edge_z = max(edge_x, depth0 * edge_a), max(edge_z, depth0 * edge_b)
+    if max(u1 - u0, v1 - v0) < _LEAST_PX:
+        return np.inf, np.inf, -np.inf, -np.inf
+    spot.edge_x, spot.edge_z = 1.1 * edge_x, 1.1 * edge_z
+    # At the centre, of which depth and gradients are known.
+    per_x = 1 / (m22 * math.hypot(spot.a_u, spot.a_v))
+    per_z = 1 / (m22 * math.hypot(spot.b_u, spot.b_v))
+    is_even = m22 > 0 and edge_x * per_x < _EVEN and edge_z * per_z < _EVEN
+    spot.per_x, spot.per_z = (per_x, per_z) if is_even else (0.0, 0.0)
+    bounds = (cu + u0, cv + v0, cu + u1, cv + v1)
+    _bound(spot, bounds, 1.0)
+    return bounds
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _place_shape(
+    camera: Camera, sun: Sun, shape: Any, pose: Point, motion: Point, spot: Any
+) -> tuple[float, float, float, float]:
+    """Place a shape on the screen; returns its bounds u0 v0 u1 v1, empty if it faces away.
+
+    ``pose`` is x, y and heading; ``motion`` is metres driven, phase and vigour of the limbs.
+    """
+    spot.u_from = spot.u_to = spot.v_from = spot.v_to = 0
     nothing = (np.inf, np.inf, -np.inf, -np.inf)
-    forward_x, forward_y = actor.heading_x, actor.heading_y
-    body_x, body_y = actor.x + driven * forward_x, actor.y + driven * forward_y
-    x, z, angle = _in_body(shape, actor, driven, time_s)
-    along, across, up = x, 0.0, z
-    if shape.plane == SIDE:
-        # The left of the heading is (-forward_y, forward_x): near if it points to the camera.
-        across = shape.offset if forward_y * body_x - forward_x * body_y > 0 else -shape.offset
-    elif shape.plane == TOP:
-        along, across, up = x, z, shape.offset
-    else:
-        along, across = shape.offset, x
-        towards = -(forward_x * body_x + forward_y * body_y) - shape.offset
-        if (towards < 0) == (shape.plane == FRONT):
-            return nothing
-    point_x = body_x + along * forward_x - across * forward_y
-    point_y = body_y + along * forward_y + across * forward_x
-    u, v, depth = project(camera, point_x, point_y, up)
-    if depth < _MIN_DEPTH_M:
-        return nothing
-    ahead, left, upward = (forward_x, forward_y, 0.0), (-forward_y, forward_x, 0.0), (0.0, 0.0, 1.0)
-    first = left if shape.plane == FRONT or shape.plane == REAR else ahead
-    second = left if shape.plane == TOP else upward
-    first_u, first_v = _screen_step(camera, point_x, point_y, up, first)
-    second_u, second_v = _screen_step(camera, point_x, point_y, up, second)
+    body_x, body_y = pose[0], pose[1]
+    ahead_x, ahead_y = math.cos(pose[2]), math.sin(pose[2])
+    x, z, angle = _in_body(shape, motion[0], motion[1], motion[2])
     sine, cosine = math.sin(angle), math.cos(angle)
-    a_u, a_v = cosine * first_u + sine * second_u, cosine * first_v + sine * second_v
-    b_u, b_v = cosine * second_u - sine * first_u, cosine * second_v - sine * first_v
-    determinant = a_u * b_v - b_u * a_v
-    if abs(determinant) < 1e-3:
-        return nothing
-    placed.u, placed.v = u, v
-    placed.a_u, placed.a_v = b_v / determinant, -b_u / determinant
-    placed.b_u, placed.b_v = -a_v / determinant, a_u / determinant
-    placed.px_per_m = math.sqrt(abs(determinant))
-    straight_x, straight_z = shape.half_x - shape.corner, shape.half_z - shape.corner
-    reach_u = abs(a_u) * straight_x + abs(b_u) * straight_z + shape.corner * math.hypot(a_u, b_u)
-    reach_v = abs(a_v) * straight_x + abs(b_v) * straight_z + shape.corner * math.hypot(a_v, b_v)
-    placed.u_from, placed.u_to = math.floor(u - reach_u - 1), math.ceil(u + reach_u + 1)
-    placed.v_from, placed.v_to = math.floor(v - reach_v - 1), math.ceil(v + reach_v + 1)
-    return u - reach_u, v - reach_v, u + reach_u, v + reach_v
+    plane, offset, tilt = shape.plane, float(shape.offset), float(shape.tilt)
+    if plane == ROD or plane == AXLE:
+        half = float(shape.half_x - shape.half_z)
+        across = (offset, offset) if plane == ROD else (offset - half, offset + half)
+        along = half * cosine if plane == ROD else 0.0
+        rise = half * sine if plane == ROD else 0.0
+        start = _turned(
+            camera,
+            body_x + (x - along) * ahead_x - across[0] * ahead_y,
+            body_y + (x - along) * ahead_y + across[0] * ahead_x,
+            z - rise - camera.height_m,
+        )
+        end = _turned(
+            camera,
+            body_x + (x + along) * ahead_x - across[1] * ahead_y,
+            body_y + (x + along) * ahead_y + across[1] * ahead_x,
+            z + rise - camera.height_m,
+        )
+        return _place_rod(camera, shape, spot, start, end)
+    # Left of the heading is (-ahead_y, ahead_x). The camera is over the origin.
+    camera_ahead = -(ahead_x * body_x + ahead_y * body_y)
+    camera_left = ahead_y * body_x - ahead_x * body_y
+    along, across_m, up = x, 0.0, z
+    first_x, first_y = ahead_x, ahead_y
+    second_x, second_y, second_z = 0.0, 0.0, 1.0
+    if shape.effect == CAST:
+        if plane == FRONT:
+            along, across_m, first_x, first_y = offset, x, -ahead_y, ahead_x
+        second_x, second_y, second_z, up = sun.x, sun.y, 0.0, 0.01
+        body_x, body_y = body_x + z * sun.x, body_y + z * sun.y
+    elif plane == SIDE:
+        side = 1.0 if camera_left > 0 else -1.0
+        across_m = side * offset
+        if camera_left * side < offset - tilt * (camera.height_m - z):
+            return nothing
+        second_x, second_y = side * tilt * ahead_y, -side * tilt * ahead_x
+    elif plane == TOP:
+        along, across_m, up = x, z, offset
+        second_x, second_y, second_z = -ahead_y, ahead_x, 0.0
+        if camera.height_m < offset:
+            return nothing
+    else:
+        facing = 1.0 if plane == FRONT else -1.0
+        along, across_m = offset, x
+        if (camera_ahead - offset) * facing < -tilt * (camera.height_m - z):
+            return nothing
+        first_x, first_y = -ahead_y, ahead_x
+        second_x, second_y = -facing * tilt * ahead_x, -facing * tilt * ahead_y
+    centre = _turned(
+        camera,
+        body_x + along * ahead_x - across_m * ahead_y,
+        body_y + along * ahead_y + across_m * ahead_x,
+        up - camera.height_m,
+    )
+    first = _turned(camera, first_x, first_y, 0.0)
+    second = _turned(camera, second_x, second_y, second_z)
+    if angle != 0:
+        f0, f1, f2 = first
+        s0, s1, s2 = second
+        first = (cosine * f0 + sine * s0, cosine * f1 + sine * s1, cosine * f2 + sine * s2)
+        second = (cosine * s0 - sine * f0, cosine * s1 - sine * f1, cosine * s2 - sine * f2)
+    return _place_plane(camera, shape, spot, centre, first, second)
 
 
-@njit(cache=True, nogil=True)
-def place(camera: Camera, stage: Stage, index: int, time_us: float) -> None:
-    """Place one actor on the screen at a time: set its placed shapes, box and touched pixels."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def place(camera: Camera, sun: Sun, stage: Stage, index: int, share: float, time_us: float) -> None:
+    """Place one actor on the screen: set its placed shapes, box, touched pixels and shine.
+
+    Args:
+        camera: where it is seen from.
+        sun: direction of its shadow.
+        stage: changed in place.
+        index: of the actor.
+        share: of its way from its first to its second moment, in [0, 1].
+        time_us: for flickering lamps.
+    """
     actor, shapes, placed = stage.actors[index], stage.shapes, stage.placed
     box, touched = stage.views[index].box, stage.touched[index]
-    time_s = time_us * 1e-6
-    driven = distance_driven(actor, time_s)
+    pose = (
+        between(actor.x0, actor.x1, share),
+        between(actor.y0, actor.y1, share),
+        between(actor.heading0, actor.heading1, share),
+    )
+    motion = (
+        between(actor.driven0, actor.driven1, share),
+        between(actor.phase0, actor.phase1, share),
+        between(actor.vigour0, actor.vigour1, share),
+    )
+    stage.shine[index] = 1 + actor.flicker * math.sin(2e-6 * math.pi * FLICKER_HZ * time_us)
     box[:2], box[2:] = np.inf, -np.inf
     touched[:] = 0
     for i in range(actor.first_shape, actor.end_shape):
-        u0, v0, u1, v1 = _place_shape(camera, actor, shapes[i], driven, time_s, placed[i])
+        u0, v0, u1, v1 = _place_shape(camera, sun, shapes[i], pose, motion, placed[i])
         if u1 < u0:
             continue
         if shapes[i].effect == SOLID:
             box[0], box[1] = min(box[0], u0), min(box[1], v0)
             box[2], box[3] = max(box[2], u1), max(box[3], v1)
-        spot, first = placed[i], touched[0] == touched[2]
-        touched[0] = spot.u_from if first else min(touched[0], spot.u_from)
-        touched[1] = spot.v_from if first else min(touched[1], spot.v_from)
-        touched[2] = spot.u_to if first else max(touched[2], spot.u_to)
-        touched[3] = spot.v_to if first else max(touched[3], spot.v_to)
+        spot, is_first = placed[i], touched[0] == touched[2]
+        touched[0] = spot.u_from if is_first else min(touched[0], spot.u_from)
+        touched[1] = spot.v_from if is_first else min(touched[1], spot.v_from)
+        touched[2] = spot.u_to if is_first else max(touched[2], spot.u_to)
+        touched[3] = spot.v_to if is_first else max(touched[3], spot.v_to)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def pixels_moved(camera: Camera, actor: Any) -> float:
+    """Largest way on the screen, in pixels, of an actor's visible points between its moments.
+
+    Points are taken along its base and its roof; those far outside of the frame do not count.
+    """
+    most = 0.0
+    for number in range(10):
+        along = between(actor.rear, actor.front, (number % 5) / 4)
+        up = actor.height if number >= 5 else 0.0
+        u0, v0, depth0 = project(
+            camera,
+            actor.x0 + along * math.cos(actor.heading0),
+            actor.y0 + along * math.sin(actor.heading0),
+            up,
+        )
+        u1, v1, depth1 = project(
+            camera,
+            actor.x1 + along * math.cos(actor.heading1),
+            actor.y1 + along * math.sin(actor.heading1),
+            up,
+        )
+        outside_u = abs(u1 - camera.centre_u) > 1.3 * camera.centre_u
+        outside_v = abs(v1 - camera.centre_v) > 1.3 * camera.centre_v
+        if min(depth0, depth1) > _NEAR_M and not outside_u and not outside_v:
+            most = max(most, math.hypot(u1 - u0, v1 - v0))
+    if most == 0 and (actor.x0 != actor.x1 or actor.y0 != actor.y1):
+        most = 3.0  # only a part between these points may be in the frame
+    _, _, depth = project(camera, actor.x1, actor.y1, 0.5 * actor.height)
+    vigour = max(actor.vigour0, actor.vigour1)
+    turned = abs(actor.phase1 - actor.phase0) * vigour + 0.5 * abs(actor.vigour1 - actor.vigour0)
+    return most + turned * actor.limb_reach * camera.focal_px / max(depth, 1.0)

@@ -1,7 +1,8 @@
 """Rendering of simulated road users, and the visible pixels of each.
 
 Edges are smooth over one pixel, so that a motion of a tenth of a pixel changes the image by a tenth
-of an edge. This makes the events of slow road users realistic.
+of an edge. This makes the events of slow road users realistic. Shapes thinner than a pixel are
+fainter in proportion.
 """
 
 from __future__ import annotations
@@ -13,53 +14,95 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.simulator.projection import GLOW, SOLID, Stage
+from etram_det.simulator.projection import CAST, GLOW, SHADOW, SOLID, Stage
 
 GRAIN_SIZE = 64
+# Of 1 / depth: shapes of one body that lie on each other do not hide each other.
+_SLACK = 1.01
+_LEAST_FILL = 6  # pixels of a row from which on its inner part is filled at once
 _GRAIN_MASK = GRAIN_SIZE - 1
 _GRAINS_PER_M = 2.5
 
-# Half width, half height, corner, taper and ring of a shape.
-Form = tuple[float, float, float, float, float]
+# Half width, half height, corner, taper, ring of a shape, the largest size of its pixels along both
+# axes, and pixels per metre along both where these hardly vary, else 0.
+Form = tuple[float, float, float, float, float, float, float, float, float]
+# Its matrix: what it takes to get from a pixel to a / depth, b / depth and 1 / depth.
+Matrix = tuple[float, float, float, float, float, float, float, float, float]
 
 
 class Light(NamedTuple):
     """The scene without its actors; white in daylight has intensity 1."""
 
     background: NDArray[np.float32]  # [H, W] intensity of the empty scene
+    nearest: NDArray[np.float32]  # [H, W] 1 / depth of what stands there, 0 for ground and sky
+    row_nearest: NDArray[np.float32]  # [H] largest of each row
     grains: NDArray[np.float32]  # [GRAIN_SIZE, GRAIN_SIZE] in [-1, 1], texture of all surfaces
     ambient: float  # intensity of white
     night: bool  # whether lamps are on
+    sunlight: float  # share of the light that a cast shadow takes away
+    glare: float  # factor of the glow around lamps
 
 
 @njit(cache=True, nogil=True)
-def _form(shape: Any) -> Form:
-    """The fields of a shape that ``_distance`` needs, as numbers that stay in registers."""
+def _form(shape: Any, spot: Any) -> Form:
+    """The fields of a shape that ``_cover`` needs, as numbers that stay in registers."""
     return (
-        float(shape.half_x),
-        float(shape.half_z),
-        float(shape.corner),
+        float(spot.half_x),
+        float(spot.half_z),
+        float(spot.corner),
         float(shape.taper),
         float(shape.ring),
+        float(spot.edge_x),
+        float(spot.edge_z),
+        float(spot.per_x),
+        float(spot.per_z),
     )
 
 
 @njit(cache=True, nogil=True)
-def _distance(form: Form, a: float, b: float) -> float:
-    """Signed distance in metres from the edge of a shape, negative inside."""
-    half_x, half_z, corner, taper, ring = form
-    beyond_x = abs(a) - half_x * (1 - taper * 0.5 * (b / half_z + 1)) + corner
-    beyond_z = abs(b) - half_z + corner
-    if beyond_x > 0 and beyond_z > 0:
-        distance = math.sqrt(beyond_x * beyond_x + beyond_z * beyond_z) - corner
+def _matrix(spot: Any) -> Matrix:
+    return (
+        spot.a_u, spot.a_v, spot.a_1, spot.b_u, spot.b_v, spot.b_1, spot.w_u, spot.w_v, spot.w_1,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _pixel_m(across: float, down: float) -> float:
+    """Length of a gradient in both directions of the screen, to 4 %."""
+    across, down = abs(across), abs(down)
+    return max(across, down) + 0.4 * min(across, down)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cover(form: Form, m: Matrix, a: float, b: float, depth: float) -> float:
+    """Share of a pixel that a shape covers, from its point ``(a, b)`` of the shape's plane."""
+    half_x, half_z, corner, taper, ring, edge_x, edge_z, per_x, per_z = form
+    width = half_x
+    if taper != 0:
+        width *= 1 - taper * 0.5 * (b / half_z + 1)
+    beyond_x, beyond_z = abs(a) - width + corner, abs(b) - half_z + corner
+    in_corner = beyond_x > 0 and beyond_z > 0
+    if not in_corner and beyond_x - corner < -edge_x and beyond_z - corner < -edge_z:
+        return 1.0
+    if per_x == 0:
+        per_x = 1 / (depth * _pixel_m(m[0] - a * m[6], m[1] - a * m[7]) + 1e-9)
+        per_z = 1 / (depth * _pixel_m(m[3] - b * m[6], m[4] - b * m[7]) + 1e-9)
+    if in_corner:
+        square_x, square_z = beyond_x * beyond_x, beyond_z * beyond_z
+        square = square_x + square_z
+        distance = math.sqrt(square) - corner
+        per = (square_x * per_x + square_z * per_z) / square
+        if ring > 0:
+            distance = abs(distance + 0.5 * ring) - 0.5 * ring
+            return min(0.5 - distance * per, 1.0) * min(ring * per, 1.0)
+        outside = distance * per
     else:
-        distance = max(beyond_x, beyond_z) - corner
-    if ring > 0:
-        return abs(distance + 0.5 * ring) - 0.5 * ring
-    return distance
+        outside = max((beyond_x - corner) * per_x, (beyond_z - corner) * per_z)
+    thin = min(2 * width * per_x, 1.0) * min(2 * half_z * per_z, 1.0)
+    return min(0.5 - outside, 1.0) * thin
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
     """Texture in [-1, 1] at a point of a plane, in metres; it repeats every 25 m."""
     a, b = a * _GRAINS_PER_M, b * _GRAINS_PER_M
@@ -72,65 +115,153 @@ def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
     return upper * (1 - down) + lower * down
 
 
-@njit(cache=True, nogil=True)
-def _span(slope: float, at_0: float, half: float) -> tuple[float, float]:
-    """Interval in which ``abs(at_0 + slope * x) <= half``; (inf, -inf) if it is empty."""
-    if abs(slope) < 1e-9:
-        return (-np.inf, np.inf) if abs(at_0) <= half else (np.inf, -np.inf)
-    centre, reach = -at_0 / slope, half / abs(slope)
-    return centre - reach, centre + reach
+@njit(cache=True, nogil=True, inline="always", error_model="numpy")
+def _clip(slope: float, at_0: float, low: float, high: float) -> tuple[float, float]:
+    """The part of an interval in which ``slope * u + at_0 <= 0``."""
+    if slope > 0:
+        return low, min(high, -at_0 / slope)
+    if slope < 0:
+        return max(low, -at_0 / slope), high
+    return (low, high) if at_0 <= 0 else (np.inf, -np.inf)
 
 
-@njit(cache=True, nogil=True)
-def _columns(spot: Any, form: Form, dv: float, first: int, last: int) -> tuple[int, int]:
-    """The columns of ``first`` to ``last`` that a shape can cover in the row at ``dv``."""
-    edge = 0.5 / spot.px_per_m
-    a0, a1 = _span(spot.a_u, spot.a_v * dv, form[0] + edge)
-    b0, b1 = _span(spot.b_u, spot.b_v * dv, form[1] + edge)
-    lowest, highest = max(a0, b0) + spot.u - 0.5, min(a1, b1) + spot.u - 0.5
-    if not lowest <= highest or highest < first or lowest > last:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _columns(
+    m: Matrix, form: Form, inner: bool, v: float, first: int, last: int
+) -> tuple[int, int]:
+    """The columns of ``first`` to ``last`` that a shape can cover, or that it covers wholly."""
+    a, b, w = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
+    slant = 0.5 * form[0] * form[3] / form[1]
+    more_x = -max(form[5], form[2]) if inner else form[5]
+    more_z = -max(form[6], form[2]) if inner else form[6]
+    wide, high = form[0] * (1 - 0.5 * form[3]) + more_x, form[1] + more_z
+    u0, u1 = float(first), float(last)
+    u0, u1 = _clip(m[0] + slant * m[3] - wide * m[6], a + slant * b - wide * w, u0, u1)
+    u0, u1 = _clip(slant * m[3] - m[0] - wide * m[6], slant * b - a - wide * w, u0, u1)
+    u0, u1 = _clip(m[3] - high * m[6], b - high * w, u0, u1)
+    u0, u1 = _clip(-m[3] - high * m[6], -b - high * w, u0, u1)
+    if not u0 <= u1:
         return first, first
-    return max(first, math.ceil(max(lowest, first))), min(last, math.floor(min(highest, last)) + 1)
+    return max(first, math.ceil(u0 - 0.5)), min(last, math.floor(u1 - 0.5) + 1)
 
 
-@njit(cache=True, nogil=True)
-def _paint_shape(
+@njit(cache=True, nogil=True, error_model="numpy")
+def _paint_solid(
     image: NDArray[np.float32],
+    nearest: NDArray[np.float32],
     window: tuple[int, int, int, int],
     shape: Any,
     spot: Any,
     light: Light,
+    shine: float,
+    stays: bool,
 ) -> None:
-    """Paint one shape into the part of the image inside ``window`` (u0 v0 u1 v1)."""
-    solid, glow = shape.effect == SOLID, shape.effect == GLOW
-    shine = float(shape.light) if light.night else 0.0
-    value = light.ambient * float(shape.albedo) + shine
+    """Paint a solid shape; one that ``stays`` hides what is painted behind it later."""
+    shone = shine * float(shape.light) if light.night else 0.0
+    value = np.float32(light.ambient * float(shape.albedo) + shone)
     grain, grain_seed = light.ambient * float(shape.albedo * shape.grain), float(shape.grain_seed)
-    form, grains, shade = _form(shape), light.grains, float(shape.light)
-    u, a_u, a_v, b_u, b_v = float(spot.u), spot.a_u, spot.a_v, spot.b_u, spot.b_v
-    px_per_m = spot.px_per_m
+    form, m, grains = _form(shape, spot), _matrix(spot), light.grains
+    fills = grain == 0 and not stays and form[0] > max(form[5], form[2])
+    fills = fills and form[1] > max(form[6], form[2])
     first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
     for row in range(max(spot.v_from, window[1]), min(spot.v_to, window[3])):
-        dv = row + 0.5 - spot.v
-        for column in range(*_columns(spot, form, dv, first, last)):
-            du = column + 0.5 - u
-            a, b = a_u * du + a_v * dv, b_u * du + b_v * dv
-            if solid:
-                cover = 0.5 - _distance(form, a, b) * px_per_m
-                if cover <= 0:
-                    continue
-                colour = value
-                if grain > 0:
-                    colour += grain * _grain(grains, a + grain_seed, b)
-                image[row, column] += min(cover, 1.0) * (colour - image[row, column])
-            else:
-                fade = 1 - (a / form[0]) ** 2 - (b / form[1]) ** 2
-                if fade <= 0:
-                    continue
+        v = row + 0.5
+        a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
+        start, end = _columns(m, form, False, v, first, last)
+        if start >= end:
+            continue
+        full_start, full_end = end, end
+        if fills and end - start > _LEAST_FILL:
+            full_start, full_end = _columns(m, form, True, v, start, end)
+            if full_start >= full_end:
+                full_start, full_end = end, end
+        column = start
+        while column < end:
+            if column == full_start:
+                least = min(m[6] * (full_start + 0.5), m[6] * (full_end - 0.5)) + w_row
+                if least * _SLACK > light.row_nearest[row]:
+                    image[row, full_start:full_end] = value
+                else:
+                    for inner in range(full_start, full_end):
+                        if (m[6] * (inner + 0.5) + w_row) * _SLACK > nearest[row, inner]:
+                            image[row, inner] = value
+                column = full_end
+                continue
+            u = column + 0.5
+            w = m[6] * u + w_row
+            if w * _SLACK > nearest[row, column]:
+                depth = 1 / w
+                a, b = (m[0] * u + a_row) * depth, (m[3] * u + b_row) * depth
+                cover = _cover(form, m, a, b, depth)
+                if cover > 0:
+                    colour = float(value)
+                    if grain > 0:
+                        colour += grain * _grain(grains, a + grain_seed, b)
+                    image[row, column] += cover * (colour - image[row, column])
+                    if stays and cover > 0.5:
+                        nearest[row, column] = w
+            column += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _paint_light(
+    image: NDArray[np.float32],
+    nearest: NDArray[np.float32],
+    window: tuple[int, int, int, int],
+    shape: Any,
+    spot: Any,
+    light: Light,
+    shine: float,
+) -> None:
+    """Add the glow of a lamp, or take away the light that a shadow lacks."""
+    glow, cast = shape.effect == GLOW, shape.effect == CAST
+    value = shine * light.glare * float(shape.light)
+    form, m, background = _form(shape, spot), _matrix(spot), light.background
+    shade = light.sunlight if cast else float(shape.light)
+    per_a, per_b = 1 / form[0], 1 / form[1]
+    level = abs(m[6]) < 1e-12  # on the ground, a row has one depth
+    first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
+    for row in range(max(spot.v_from, window[1]), min(spot.v_to, window[3])):
+        v = row + 0.5
+        a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
+        start, end = _columns(m, form, False, v, first, last)
+        full_start, full_end = end, end
+        if cast and start < end:
+            full_start, full_end = _columns(m, form, True, v, start, end)
+        w, depth = w_row, 1 / w_row if level else 0.0
+        for column in range(start, end):
+            u = column + 0.5
+            if not level:
+                w = m[6] * u + w_row
+                depth = 1 / w
+            if w * _SLACK <= nearest[row, column]:
+                continue
+            if full_start <= column < full_end:
+                image[row, column] = min(image[row, column], background[row, column] * (1 - shade))
+                continue
+            a, b = (m[0] * u + a_row) * depth, (m[3] * u + b_row) * depth
+            if cast:
+                cover = _cover(form, m, a, b, depth)
+                lit = background[row, column] * (1 - shade * max(cover, 0.0))
+                image[row, column] = min(image[row, column], lit)
+                continue
+            a, b = a * per_a, b * per_b
+            fade = 1 - a * a - b * b
+            if fade > 0:
                 if glow:
-                    image[row, column] += shine * fade * fade
+                    image[row, column] += value * fade * fade
                 else:
                     image[row, column] *= 1 - shade * min(2 * fade, 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _apart(touched: NDArray[np.int64], window: tuple[int, int, int, int]) -> bool:
+    return (
+        touched[0] >= window[2]
+        or touched[2] <= window[0]
+        or touched[1] >= window[3]
+        or touched[3] <= window[1]
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -140,55 +271,89 @@ def paint(
     far_to_near: NDArray[np.int64],
     stage: Stage,
     light: Light,
+    stays: bool,
 ) -> None:
-    """Paint the background and some actors into the part of the image inside ``window``."""
+    """Paint the background, shadows and some actors into the image inside ``window``.
+
+    Args:
+        image: ``[H, W]``, changed in place.
+        window: u0 v0 u1 v1.
+        far_to_near: actors in the order of painting.
+        stage: the actors and their places.
+        light: the empty scene.
+        stays: whether the actors hide what is painted behind them later: ``light.nearest`` changes.
+    """
     actors, shapes, placed, touched = stage.actors, stage.shapes, stage.placed, stage.touched
-    u0, v0, u1, v1 = window
-    image[v0:v1, u0:u1] = light.background[v0:v1, u0:u1]
+    image[window[1] : window[3], window[0] : window[2]] = light.background[
+        window[1] : window[3], window[0] : window[2]
+    ]
+    nearest = light.nearest
     for i in far_to_near:
-        if touched[i, 0] >= u1 or touched[i, 2] <= u0 or touched[i, 1] >= v1:
+        if not light.night and not _apart(touched[i], window):
+            for k in range(actors[i].first_shape, actors[i].first_body):
+                if shapes[k].effect == SHADOW or light.sunlight > 0:
+                    _paint_light(image, nearest, window, shapes[k], placed[k], light, 1.0)
+    for i in far_to_near:
+        if _apart(touched[i], window):
             continue
-        if touched[i, 3] <= v0:
-            continue
-        for k in range(actors[i].first_shape, actors[i].end_shape):
-            _paint_shape(image, window, shapes[k], placed[k], light)
+        for k in range(actors[i].first_body, actors[i].end_shape):
+            if shapes[k].effect == SOLID:
+                _paint_solid(
+                    image, nearest, window, shapes[k], placed[k], light, stage.shine[i], stays
+                )
+            elif light.night:
+                _paint_light(image, nearest, window, shapes[k], placed[k], light, stage.shine[i])
 
 
-@njit(cache=True, nogil=True)
-def look(far_to_near: NDArray[np.int64], stage: Stage, owner: NDArray[np.int32]) -> None:
-    """Count the pixels of some actors in the frame, and those that no nearer actor hides.
+@njit(cache=True, nogil=True, error_model="numpy")
+def look(
+    far_to_near: NDArray[np.int64], stage: Stage, light: Light, owner: NDArray[np.int32]
+) -> None:
+    """Count the pixels of some actors in the frame, and those that nothing nearer hides.
 
     Sets ``num_own``, ``num_visible`` and ``seen`` of their views.
 
     Args:
         far_to_near: actors in the order of painting.
         stage: the actors and their places.
-        owner: ``[2, H, W]`` scratch: nearest actor of each pixel, and last actor counted there.
+        light: the empty scene.
+        owner: ``[2, H, W]`` scratch: nearest track of each pixel, and last actor counted there.
     """
     actors, shapes, placed, views = stage.actors, stage.shapes, stage.placed, stage.views
     _, height, width = owner.shape
     owner[:] = -1
     for i in far_to_near[::-1]:
-        num_own, num_visible = 0, 0
+        num_own, num_visible, track = 0, 0, actors[i].track
         u0, v0, u1, v1 = width, height, 0, 0
-        for k in range(actors[i].first_shape, actors[i].end_shape):
+        for k in range(actors[i].first_body, actors[i].end_shape):
             if shapes[k].effect != SOLID:
                 continue
-            spot, form = placed[k], _form(shapes[k])
+            spot, form, m = placed[k], _form(shapes[k], placed[k]), _matrix(placed[k])
             first, last = max(spot.u_from, 0), min(spot.u_to, width)
             for row in range(max(spot.v_from, 0), min(spot.v_to, height)):
-                dv = row + 0.5 - spot.v
-                for column in range(*_columns(spot, form, dv, first, last)):
-                    du = column + 0.5 - spot.u
-                    a, b = spot.a_u * du + spot.a_v * dv, spot.b_u * du + spot.b_v * dv
+                v = row + 0.5
+                start, end = _columns(m, form, False, v, first, last)
+                if start >= end:
+                    continue
+                full_start, full_end = _columns(m, form, True, v, start, end)
+                for column in range(start, end):
                     if owner[1, row, column] == i:
                         continue
-                    if _distance(form, a, b) * spot.px_per_m >= 0.5:
-                        continue
+                    u = column + 0.5
+                    w = m[6] * u + m[7] * v + m[8]
+                    if not full_start <= column < full_end:
+                        depth = 1 / w
+                        a = (m[0] * u + m[1] * v + m[2]) * depth
+                        b = (m[3] * u + m[4] * v + m[5]) * depth
+                        if _cover(form, m, a, b, depth) < 0.3:
+                            continue
                     owner[1, row, column] = i
                     num_own += 1
-                    if owner[0, row, column] < 0:
-                        owner[0, row, column] = i
+                    before = owner[0, row, column]
+                    if w * _SLACK > light.nearest[row, column] and (
+                        before == -1 or before == track
+                    ):
+                        owner[0, row, column] = track
                         num_visible += 1
                         u0, u1 = min(u0, column), max(u1, column + 1)
                         v0, v1 = min(v0, row), max(v1, row + 1)

@@ -1,263 +1,476 @@
-"""A boulevard in front of a static camera: its lanes and pavements, its traffic, its light.
-
-Lanes are straight and parallel. All traffic of a lane has the same speed, so nothing drives through
-anything; people on pavements walk at their own speeds.
-"""
+"""A place in front of a camera: what stands there, its traffic, its light and its weather."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.simulator import road_users
-from etram_det.simulator.projection import ACTOR, SHAPE, Camera, distance_driven, project
-from etram_det.simulator.rendering import GRAIN_SIZE, Light
+from etram_det.simulator import furniture
+from etram_det.simulator.background import Ground, draw_background, draw_grains
+from etram_det.simulator.body import Body
+from etram_det.simulator.crowd import Crowd, visible_part
+from etram_det.simulator.places import Place, Wall, build_place
+from etram_det.simulator.projection import ACTOR, PLACED, SHAPE, VIEW, Camera, Stage, Sun, place
+from etram_det.simulator.rendering import Light, paint
+from etram_det.simulator.road_users import BODIES, CAR, TRUCK
+from etram_det.simulator.routes import SIGNAL, WALK, Array, Route, turned
+from etram_det.simulator.traffic import Signals, Traffic, User
 
-Array = NDArray[np.float64]
-
-_PAVEMENT, _CYCLES, _CARRIAGEWAY, _RAILS = range(4)
-_USERS = {
-    _PAVEMENT: (road_users.PEDESTRIAN, road_users.WHEELCHAIR),
-    _CYCLES: (road_users.BICYCLE,),
-    _CARRIAGEWAY: (road_users.CAR, road_users.BUS, road_users.MOTORBIKE, road_users.TRUCK),
-    _RAILS: (road_users.TRAM,),
-}
-_WIDTH_M = {_PAVEMENT: 3.6, _CYCLES: 2.0, _CARRIAGEWAY: 3.3, _RAILS: 3.8}
-_ALBEDO = {_PAVEMENT: 0.34, _CYCLES: 0.27, _CARRIAGEWAY: 0.22, _RAILS: 0.26}
-# Lowest and highest speed in metres per second.
-_SPEED = {_PAVEMENT: (0.9, 1.7), _CYCLES: (2.5, 5.0), _CARRIAGEWAY: (4.5, 9.0), _RAILS: (3.5, 6.5)}
-# Relative time in view of each class id: eTraM's rare classes are frequent here.
-_SHARE = np.array([2.6, 1.6, 1.6, 0.6, 1.5, 0.6, 0.4, 1.8])
-_GAP_M = 2.5
-_LATE_S = 5.0
-# Reach of a vehicle's lamps on the road ahead of it.
-_LIGHT_M = 12.0
 _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12
+_FAR_M = 85.0
+_STEP_S = 0.1  # between two decisions of the traffic
+_WARM_UP_S = 12.0
+
+Pose = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Lane:
-    """One strip of the boulevard."""
+class Conditions:
+    """What is given of a recording.
 
-    kind: int  # pavement, cycle lane, carriageway or rails
-    offset_m: float  # distance of its centre from the camera, across the boulevard
-    direction: int  # +1 if its traffic goes to the right, -1 to the left, 0 both
-    view_m: tuple[float, float]  # first and last position along it in the camera's view
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A place and its traffic, ready to record."""
-
-    camera: Camera  # its position and optics
-    light: Light  # the empty scene
-    actors: NDArray[np.void]  # [A] as ACTOR, from far to near
-    shapes: NDArray[np.void]  # [S] of all actors, as SHAPE
-
-
-def _draw_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
-    """A camera some metres above the ground, with the horizon in the upper part of its image."""
-    focal_px = rng.uniform(0.85, 0.95) * max(width, 1.5 * height)
-    pitch = math.atan2((0.5 - rng.uniform(-0.04, 0.08)) * height, focal_px)
-    height_m = rng.uniform(10.0, 14.0)
-    return Camera(focal_px, width / 2, height / 2, height_m, math.sin(pitch), math.cos(pitch))
-
-
-def _ground_point(lane: Lane, along_m: float, turn: float) -> tuple[float, float]:
-    """World ``(x, y)`` of a position along a lane; ``turn`` is the boulevard's angle."""
-    x = along_m * math.cos(turn) - lane.offset_m * math.sin(turn)
-    return x, along_m * math.sin(turn) + lane.offset_m * math.cos(turn)
-
-
-def _lay_lanes(
-    rng: np.random.Generator, camera: Camera, size: tuple[int, int], turn: float
-) -> list[Lane]:
-    """Pavements outside, cycle lanes, two carriageways, and rails among them."""
-    height, width = size
-    order = [_CYCLES, _CARRIAGEWAY, _CARRIAGEWAY, _CARRIAGEWAY, _CARRIAGEWAY, _CYCLES]
-    order.insert(rng.choice([1, 3, 3, 5, 5, 5]), _RAILS)
-    order = [_PAVEMENT, *order, _PAVEMENT]
-    # The nearest pavement is just above the lower edge of the image.
-    below = math.atan2(0.44 * height, camera.focal_px) + math.asin(camera.sin_pitch)
-    edge_m = camera.height_m / math.tan(below) - 0.5 * _WIDTH_M[_PAVEMENT]
-    traffic = rng.choice([-1, 1])
-    lanes = []
-    for i, kind in enumerate(order):
-        offset_m = edge_m + 0.5 * _WIDTH_M[kind]
-        edge_m += _WIDTH_M[kind]
-        near = i < len(order) / 2 if kind != _RAILS else rng.random() < 0.5
-        direction = 0 if kind == _PAVEMENT else int(traffic if near else -traffic)
-        lane = Lane(kind, offset_m, direction, (0.0, 0.0))
-        seen = []
-        for along_m in np.arange(-80.0, 80.0, 0.5):
-            u, v, depth = project(camera, *_ground_point(lane, along_m, turn), 0.0)
-            if depth > 0 and 0 <= u < width and 0 <= v < height:
-                seen.append(along_m)
-        lanes.append(Lane(kind, offset_m, direction, (seen[0], seen[-1])))
-    return lanes
-
-
-def _draw_motion(rng: np.random.Generator, kind: int) -> np.record:
-    """An actor of which only the speed, which varies a little, is set."""
-    actor = np.zeros(1, ACTOR).view(np.recarray)[0]
-    actor["speed"] = rng.uniform(*_SPEED[kind])
-    actor["sway_hz"] = rng.uniform(0.1, 0.3)
-    actor["sway"] = rng.uniform(0, 0.25) * actor["speed"] / (2 * math.pi * actor["sway_hz"])
-    actor["sway_phase"] = rng.uniform(0, 2 * math.pi)
-    return actor
-
-
-class _Traffic:
-    """Fills lanes with road users, one by one; ``turn`` is the boulevard's angle."""
-
-    def __init__(
-        self, rng: np.random.Generator, lanes: list[Lane], turn: float, seconds: float, night: bool
-    ) -> None:
-        self.rng, self.lanes, self.turn, self.seconds, self.night = rng, lanes, turn, seconds, night
-        self.motions = [_draw_motion(rng, lane.kind) for lane in lanes]
-        self.taken: list[list[tuple[float, float]]] = [[] for _ in lanes]
-        self.actors: list[tuple[tuple[float, float], np.record]] = []
-        self.shapes: list[NDArray[np.void]] = []
-        self.num_shapes = 0
-
-    def fill(self, users: float, late: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        """Road users from far to near, and their shapes; arguments as in ``draw_scene``."""
-        in_view_s = np.zeros(len(_SHARE))
-        # Without a random handicap all recordings would start with one class.
-        handicap_s = self.rng.uniform(0, 0.5, len(_SHARE))
-        handicap_s[late] += _LATE_S * _SHARE[late]
-        while in_view_s.sum() < users * self.seconds:
-            class_id = int(np.argmin((in_view_s + handicap_s) / _SHARE))
-            gained_s = self.add(class_id)
-            in_view_s[class_id] += gained_s
-            handicap_s[class_id] += 0.0 if gained_s else 0.2  # no room: other classes come first
-        from_far = [actor for _, actor in sorted(self.actors, key=lambda pair: pair[0])]
-        return np.array(from_far, ACTOR), np.concatenate([np.zeros(0, SHAPE), *self.shapes])
-
-    def add(self, class_id: int) -> float:
-        """Add one road user; returns its seconds in view, 0 if there is no room for it."""
-        rng = self.rng
-        index = rng.choice([i for i, x in enumerate(self.lanes) if class_id in _USERS[x.kind]])
-        lane, body = self.lanes[index], road_users.BODIES[class_id](rng)
-        walks = lane.kind == _PAVEMENT
-        actor = (_draw_motion(rng, lane.kind) if walks else self.motions[index]).copy()
-        direction = lane.direction or rng.choice([-1, 1])
-        seen_s = rng.uniform(0, self.seconds)
-        start_m = rng.uniform(*lane.view_m) - direction * distance_driven.py_func(actor, seen_s)
-        if not walks:
-            for other_m, other_length in self.taken[index]:
-                if abs(other_m - start_m) < 0.5 * (other_length + body.length) + _GAP_M:
-                    return 0.0
-            self.taken[index].append((start_m, body.length))
-        sideways = rng.uniform(-0.3, 0.3) * _WIDTH_M[lane.kind] if walks else rng.uniform(-0.2, 0.2)
-        placed = Lane(lane.kind, lane.offset_m + sideways, direction, lane.view_m)
-        actor["x"], actor["y"] = _ground_point(placed, start_m, self.turn)
-        actor["heading_x"] = direction * math.cos(self.turn)
-        actor["heading_y"] = direction * math.sin(self.turn)
-        actor["class_id"], actor["cadence_hz"] = class_id, body.cadence_hz
-        actor["limb_speed"] = body.limb_speed
-        shapes = body.table(self.night)
-        actor["first_shape"], actor["end_shape"] = self.num_shapes, self.num_shapes + len(shapes)
-        self.num_shapes += len(shapes)
-        self.shapes.append(shapes)
-        in_view_s = self._watch(actor, start_m, placed, body.length)
-        far = (-placed.offset_m, -start_m * math.sin(self.turn))
-        self.actors.append((far, actor))
-        return in_view_s
-
-    def _watch(self, actor: np.record, start_m: float, lane: Lane, length: float) -> float:
-        """Set when an actor enters and leaves; returns its recorded seconds in view."""
-        times_s, step_s = np.linspace(0, self.seconds, 2 + int(10 * self.seconds), retstep=True)
-        along_m = start_m + lane.direction * distance_driven.py_func(actor, times_s)
-        beyond_m = np.maximum(lane.view_m[0] - along_m, along_m - lane.view_m[1])
-        near = times_s[beyond_m < 0.5 * length + _LIGHT_M]
-        actor["enter_us"], actor["leave_us"] = (near[0] - step_s) * 1e6, (near[-1] + step_s) * 1e6
-        return self.seconds * float(np.mean(beyond_m < 0))
-
-
-def _draw_grains(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A seamless texture ``[GRAIN_SIZE, GRAIN_SIZE]`` in [-1, 1]."""
-    fine = rng.uniform(-1, 1, (GRAIN_SIZE, GRAIN_SIZE))
-    coarse = np.kron(rng.uniform(-1, 1, (GRAIN_SIZE // 4, GRAIN_SIZE // 4)), np.ones((4, 4)))
-    return (0.5 * fine + 0.5 * coarse).astype(np.float32)
-
-
-def _texture(grains: NDArray[np.float32], a: Array, b: Array) -> NDArray[np.float32]:
-    """Grain at points of a surface, from the nearest texel."""
-    size = len(grains)
-    return grains[np.floor(b).astype(int) % size, np.floor(a).astype(int) % size]
-
-
-def _draw_background(
-    rng: np.random.Generator, camera: Camera, lanes: list[Lane], turn: float,
-    size: tuple[int, int], grains: NDArray[np.float32],
-) -> NDArray[np.float32]:  # fmt: skip
-    """Albedo ``[H, W]`` of the empty boulevard, the houses behind it and the sky."""
-    height, width = size
-    v, u = np.mgrid[0.5:height, 0.5:width]
-    right, above = (u - camera.centre_u) / camera.focal_px, (camera.centre_v - v) / camera.focal_px
-    ray_y = camera.cos_pitch + above * camera.sin_pitch
-    ray_z = above * camera.cos_pitch - camera.sin_pitch
-    ray_along = right * math.cos(turn) + ray_y * math.sin(turn)
-    ray_across = ray_y * math.cos(turn) - right * math.sin(turn)
-    wall_m = lanes[-1].offset_m + 0.5 * _WIDTH_M[_PAVEMENT] + rng.uniform(1, 5)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        to_ground = np.where(ray_z < 0, camera.height_m / -ray_z, np.inf)
-        to_wall = np.where(ray_across > 0, wall_m / ray_across, np.inf)
-    to_ground = np.minimum(to_ground, 500.0)
-    to_wall = np.minimum(to_wall, 500.0)
-    along, across = to_ground * ray_along, to_ground * ray_across
-    image = 0.16 + 0.05 * _texture(grains, 3 * along, 3 * across)  # grass
-    for lane in lanes:
-        inside = np.abs(across - lane.offset_m) < 0.5 * _WIDTH_M[lane.kind]
-        speckle = 1 + 0.12 * _texture(grains, 5 * along, 5 * across)
-        image = np.where(inside, _ALBEDO[lane.kind] * speckle, image)
-        if lane.kind == _RAILS:
-            rail = np.abs(np.abs(across - lane.offset_m) - 0.72) < 0.09
-            image = np.where(rail, 0.5, image)
-        if lane.kind == _CARRIAGEWAY:
-            edge = np.abs(across - lane.offset_m - 0.5 * _WIDTH_M[lane.kind]) < 0.08
-            image = np.where(edge & (np.mod(along, 6) < 3), 0.6, image)
-    wall_along, wall_z = to_wall * ray_along, camera.height_m + to_wall * ray_z
-    house = np.floor(wall_along / 9)
-    tone = 0.35 + 0.25 * _texture(grains, house, np.zeros_like(house))
-    pane = (np.mod(wall_along, 3) > 1.1) & (np.mod(wall_z, 3) > 1.2) & (wall_z > 0.5)
-    roof_m = 11 + 5 * _texture(grains, house, np.ones_like(house))
-    wall = np.where(pane, 0.1, tone * (1 + 0.08 * _texture(grains, 4 * wall_along, 4 * wall_z)))
-    image = np.where(wall_z > 0, np.where(wall_z < roof_m, wall, 0.9), image)
-    return image.astype(np.float32)
-
-
-def draw_scene(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    seconds: float,
-    night: bool,
-    users: float,
-    late: int,
-) -> Scene:
-    """Draw a place and the traffic that passes it.
-
-    Args:
-        rng: draws everything.
+    Attributes:
         height: rows of the image in pixels.
         width: columns of the image in pixels.
         seconds: length of the recording.
         night: whether it is night and lamps are on.
         users: average number of road users in view.
-        late: id of a class that comes after the others, and not at all in short recordings.
+        place: one of ``places.PLACES``.
+        rails: whether there are rails in the middle of the road.
+        effects: strength of each effect, as of ``EffectSettings``.
+        name: of the recording, for messages.
     """
-    camera = _draw_camera(rng, height, width)
-    # At larger angles the far lanes would leave the image at its middle.
-    turn = math.atan(rng.uniform(-0.36, 0.36) * width / camera.focal_px)
-    lanes = _lay_lanes(rng, camera, (height, width), turn)
-    actors, shapes = _Traffic(rng, lanes, turn, seconds, night).fill(users, late)
-    grains = _draw_grains(rng)
-    ambient = (_AMBIENT_NIGHT if night else _AMBIENT_DAY) * rng.uniform(0.8, 1.2)
-    albedo = _draw_background(rng, camera, lanes, turn, (height, width), grains)
-    background = (ambient * albedo).astype(np.float32)
-    return Scene(camera, Light(background, grains, float(ambient), night), actors, shapes)
+
+    height: int
+    width: int
+    seconds: float
+    night: bool = False
+    users: float = 10.0
+    place: str = "street"
+    rails: bool = False
+    effects: dict[str, float] = field(default_factory=dict)
+    name: str = "the recording"
+
+
+@dataclass(eq=False)
+class _Thing:
+    """Part of a road user, or of what moves without a way of its own."""
+
+    shapes: NDArray[np.void]
+    num_shadows: int
+    actor: NDArray[np.void]  # [1] as ACTOR
+    joint: float = 0.0
+    user: User | None = None
+
+
+class Scene:
+    """A place and its traffic, ready to record.
+
+    Args:
+        rng: draws everything.
+        conditions: what is given.
+
+    Attributes:
+        camera: its position and optics.
+        light: the empty scene.
+        sun: direction of shadows.
+        traffic: the road users.
+        effects: strength of each effect.
+    """
+
+    def __init__(self, rng: np.random.Generator, conditions: Conditions) -> None:
+        self.rng, self.conditions = rng, conditions
+        self.effects = {name: conditions.effects.get(name, 0.0) for name in _EFFECTS}
+        spot = build_place(rng, conditions.place, conditions.rails)
+        self.camera, origin, angle = _draw_view(rng, spot, (conditions.height, conditions.width))
+        self._move_place(spot, origin, angle)
+        routes = self.spot.routes
+        signals = None
+        if spot.signals:
+            # One group's lights change early in the recording.
+            green = float(rng.uniform(5, 9)), float(rng.uniform(4, 7))
+            changes_s = rng.uniform(-1.5, 0.3 * min(conditions.seconds, 10))
+            signals = Signals.changing_at(green, int(rng.integers(2)), float(changes_s))
+        self.traffic = Traffic(rng, self.spot.crossings, signals, -_WARM_UP_S)
+        size = conditions.height, conditions.width
+        parts = [visible_part(self.camera, size, route, _FAR_M) for route in routes]
+        self.crowd = Crowd(self.traffic, routes, parts, conditions)
+        sun_angle, sun_length = rng.uniform(0, 2 * math.pi), 1 / math.tan(rng.uniform(0.6, 1.1))
+        self.sun = Sun(sun_length * math.cos(sun_angle), sun_length * math.sin(sun_angle))
+        self.things: dict[int, list[_Thing]] = {}
+        self.still: list[_Thing] = []
+        self._members: list[_Thing] | None = None
+        self.light = self._draw_light(origin, angle)
+        self.time_us = 0
+        self._planned_s = 0.0
+        while self.traffic.time_s < -1e-9:
+            self.crowd.fill_up(_STEP_S)
+            self.traffic.decide()
+            self.traffic.move(_STEP_S)
+        self.crowd.recast()
+        self.stage, self.order = self._arrange()
+
+    def _move_place(self, spot: Place, origin: tuple[float, float], angle: float) -> None:
+        """Express the place in the camera's axes."""
+        routes = [route.moved(*origin, angle, route.gates) for route in spot.routes]
+
+        def moved(poses: Iterable[Pose]) -> list[Pose]:
+            return [(*_shifted(x, y, origin, angle), h + angle) for x, y, h in poses]
+
+        focus = np.array(spot.focus)
+        walls = [
+            Wall(
+                _shifted(*w.start, origin, angle),
+                _shifted(*w.end, origin, angle),
+                w.height,
+                w.albedo,
+            )
+            for w in spot.walls
+            if _on_far_side(w, focus, np.array(origin))
+        ]
+        self.spot = Place(
+            spot.focus, spot.kerb_m, routes, spot.crossings, spot.strips, walls,
+            moved(spot.parking), moved(spot.furniture), moved(spot.shelters), spot.signals,
+        )  # fmt: skip
+
+    def _draw_light(self, origin: tuple[float, float], angle: float) -> Light:
+        """The empty scene with all that stands still in it."""
+        rng, night = self.rng, self.conditions.night
+        size = self.conditions.height, self.conditions.width
+        grains = draw_grains(rng)
+        ambient = (_AMBIENT_NIGHT if night else _AMBIENT_DAY) * rng.uniform(0.8, 1.2)
+        ground = Ground(self.spot.strips)
+        albedo, nearest = draw_background(
+            self.camera, size, ground, (*origin, -angle), self.spot.walls, grains
+        )
+        if night:
+            albedo[albedo > 0.8] *= 0.25  # the sky is darker than what lamps light
+        sunlight = min(0.6 * self.effects["shadows"], 0.9)
+        glare = 1 + 1.5 * self.effects["glare"]
+        background = (ambient * albedo).astype(np.float32)
+        light = Light(
+            background, nearest, nearest.max(axis=1), grains, float(ambient), night, sunlight, glare
+        )
+        things = self._furnish()
+        stage, order = self._stage(things)
+        image = background.copy()
+        for i in order:
+            place(self.camera, self.sun, stage, i, 0.0, 0.0)
+        paint(image, (0, 0, size[1], size[0]), order, stage, light, True)
+        return light._replace(background=image, row_nearest=nearest.max(axis=1))
+
+    def _furnish(self) -> list[_Thing]:
+        """Draw what stands still, and remember leaves and flickering lamps, which do not."""
+        rng, things = self.rng, []
+        for pose in self.spot.parking:
+            if math.hypot(*pose[:2]) < _FAR_M:
+                class_id = TRUCK if rng.random() < 0.06 else CAR
+                things += self._parts(BODIES[class_id](rng), pose)
+        for pose in self.spot.shelters:
+            things += self._parts(furniture.shelter(), pose)
+        for pose in self._signal_poles():
+            things += self._parts(furniture.traffic_light(), pose)
+        free = [pose for pose in self.spot.furniture if self._is_ahead(pose)]
+        free = [free[i] for i in rng.permutation(len(free))]
+        focus_m = math.hypot(*_centre(self.spot.routes))
+        near = [pose for pose in free if 3.5 < pose[1] < 0.9 * focus_m]
+        far = [pose for pose in free if pose[1] >= 0.9 * focus_m and pose[1] < 70]
+        for _ in range(3):
+            if far and self.conditions.night:
+                height = float(rng.uniform(4.5, 6.5))
+                things += self._parts(furniture.lamp(height), pose := far.pop())
+                depth = 0.45 * self.effects["flicker"]
+                lit = self._parts(furniture.lamp_light(height), pose, flicker=min(depth, 1.0))
+                (self.still if depth else things).extend(lit)
+        for _ in range(round(3 * self.effects["occluders"])):
+            for choice in (near, far):
+                if choice:
+                    things += self._parts(self._draw_occluder(), choice.pop())
+        for number in range(round(3 * self.effects["leaves"])):
+            choice = near if near and (number % 2 or not far) else far
+            if choice:
+                self._plant(choice.pop(), things)
+        return things
+
+    def _draw_occluder(self) -> Body:
+        kind = self.rng.integers(3)
+        if kind == 0:
+            return furniture.pole(float(self.rng.uniform(4, 8)), float(self.rng.uniform(0.12, 0.3)))
+        if kind == 1:
+            return furniture.sign(self.rng)
+        return furniture.trunk(float(self.rng.uniform(3, 5)), float(self.rng.uniform(0.25, 0.5)))
+
+    def _plant(self, pose: Pose, things: list[_Thing]) -> None:
+        """A tree, whose leaves move."""
+        height, radius = float(self.rng.uniform(2.2, 3.6)), float(self.rng.uniform(0.9, 1.6))
+        things += self._parts(furniture.trunk(height, 0.25), pose)
+        leaves = self._parts(furniture.crown(self.rng, height + 0.6 * radius, radius), pose)
+        leaves[0].actor["phase0"] = self.rng.uniform(0.6, 1.4)  # hertz, until the first step
+        self.still += leaves
+
+    def _signal_poles(self) -> list[Pose]:
+        poles: dict[tuple[int, int], Pose] = {}
+        for route in self.spot.routes:
+            for gate in route.gates:
+                if gate.kind == SIGNAL and route.kind != WALK:
+                    x, y, heading = route.at(gate.at_m)
+                    right = 2.6 if route.kind == 2 else 1.4
+                    pose = (x + right * math.sin(heading), y - right * math.cos(heading), heading)
+                    poles[round(heading), round(heading + math.pi / 4)] = (
+                        *pose[:2],
+                        heading + math.pi,
+                    )
+        return list(poles.values())
+
+    def _is_ahead(self, pose: Pose) -> bool:
+        width, focal_px = self.conditions.width, self.camera.focal_px
+        return pose[1] > 3 and abs(pose[0]) / pose[1] < 0.55 * width / focal_px
+
+    def _parts(
+        self, body: Body, pose: Pose, user: User | None = None, flicker: float = 0.0
+    ) -> list[_Thing]:
+        things = []
+        for part in body.parts:
+            shapes, num_shadows = part.table(self.conditions.night)
+            actor = np.zeros(1, ACTOR)
+            actor["class_id"] = -1 if user is None else user.class_id
+            actor["track"] = -1 if user is None else user.track
+            actor["rear"], actor["front"] = part.rear, part.front
+            actor["half_width"], actor["height"] = body.half_width, body.height
+            actor["limb_reach"], actor["flicker"] = part.limb_reach, flicker
+            for name, value in zip(("x", "y", "heading"), pose, strict=True):
+                actor[f"{name}0"] = actor[f"{name}1"] = value
+            things.append(_Thing(shapes, num_shadows, actor, part.joint, user))
+        return things
+
+    def _stage(self, things: list[_Thing]) -> tuple[Stage, NDArray[np.int64]]:
+        """The arrays of things, and their order from far to near."""
+        if things != self._members:
+            self._members = things
+            ends = np.cumsum([0, *(len(thing.shapes) for thing in things)])
+            shapes = np.empty(ends[-1], SHAPE)
+            for thing, first, end in zip(things, ends, ends[1:], strict=False):
+                shapes[first:end] = thing.shapes
+                thing.actor["first_shape"], thing.actor["end_shape"] = first, end
+                thing.actor["first_body"] = first + thing.num_shadows
+            placed, views = np.zeros(len(shapes), PLACED), np.zeros(len(things), VIEW)
+            touched, shine = np.zeros((len(things), 4), np.int64), np.ones(len(things))
+            actors = np.empty(len(things), ACTOR)
+            self.stage = Stage(actors, shapes, placed, touched, shine, views)
+        for i, thing in enumerate(things):
+            self.stage.actors[i] = thing.actor[0]
+        self.stage.views["num_events"] = 0
+        return self.stage, far_to_near(self.stage.actors)
+
+    def _arrange(self) -> tuple[Stage, NDArray[np.int64]]:
+        """Set the second moment of all things to now, and make the arrays of those in reach."""
+        users = {user.track: user for user in self.traffic.users}
+        self.things = {track: t for track, t in self.things.items() if track in users}
+        time_s = self.traffic.time_s
+        things = []
+        for track, user in users.items():
+            is_new = track not in self.things
+            if is_new:
+                self.things[track] = self._parts(user.body, (0.0, 0.0, 0.0), user)
+            for thing in self.things[track]:
+                _advance_user(thing, user, is_new)
+                if self._in_reach(thing.actor[0]):
+                    things.append(thing)
+        for thing in self.still:
+            self._sway(thing, time_s)
+        return self._stage([*things, *self.still])
+
+    def _sway(self, thing: _Thing, time_s: float) -> None:
+        """Let leaves swing with the wind's gusts; ``driven`` keeps their frequency."""
+        actor = thing.actor
+        if actor["driven0"] == 0:
+            actor["driven0"] = actor["driven1"] = max(float(actor["phase0"][0]), 0.5)
+        gust = 0.55 + 0.45 * math.sin(1.1 * time_s + float(actor["x0"][0]))
+        for name, value in (
+            ("phase", 2 * math.pi * float(actor["driven0"][0]) * time_s),
+            ("vigour", gust * min(self.effects["leaves"], 3.0)),
+        ):
+            actor[f"{name}0"] = actor[f"{name}1"] if self.time_us else value
+            actor[f"{name}1"] = value
+
+    def _in_reach(self, actor: np.void) -> bool:
+        """Whether an actor may be in the frame."""
+        x, y = 0.5 * (actor["x0"] + actor["x1"]), 0.5 * (actor["y0"] + actor["y1"])
+        reach = max(actor["front"], -actor["rear"]) + (12.0 if self.conditions.night else 4.0)
+        edge = 0.5 * self.conditions.width / self.camera.focal_px
+        return bool(y > -reach and abs(x) < edge * max(y, 0) + reach * math.hypot(1, edge))
+
+    def advance(self, end_us: int) -> tuple[Stage, NDArray[np.int64]]:
+        """Let time pass until ``end_us``; returns the arrays of actors and their order."""
+        seconds = (end_us - self.time_us) * 1e-6
+        while seconds > 1e-9:
+            step_s = min(seconds, 0.05)
+            if self._planned_s <= 1e-9:
+                self.crowd.fill_up(_STEP_S)
+                self.traffic.decide()
+                self._planned_s = _STEP_S
+            self.traffic.move(step_s)
+            self._planned_s -= step_s
+            seconds -= step_s
+        self.time_us = end_us
+        self.stage, self.order = self._arrange()
+        return self.stage, self.order
+
+
+_EFFECTS = ("shadows", "glare", "flicker", "rain", "leaves", "shaking", "occluders")
+
+
+def _advance_user(thing: _Thing, user: User, is_new: bool) -> None:
+    """Make the last moment of a thing its first, and now its last."""
+    actor = thing.actor
+    stride = user.body.stride_m
+    values = dict(zip(("x", "y", "heading"), user.pose(thing.joint), strict=True))
+    values["driven"] = user.driven
+    values["phase"] = user.phase + (2 * math.pi * user.driven / stride if stride else 0.0)
+    values["vigour"] = min(user.speed / 0.8, 1.0) if user.walks else 1.0
+    for name, value in values.items():
+        old = float(actor[f"{name}1"][0])
+        if name == "heading" and not is_new:
+            value = old + (value - old + math.pi) % (2 * math.pi) - math.pi
+        actor[f"{name}0"] = value if is_new else old
+        actor[f"{name}1"] = value
+
+
+def _shifted(x: float, y: float, origin: tuple[float, float], angle: float) -> tuple[float, float]:
+    moved = turned(np.array([x - origin[0], y - origin[1]]), angle)
+    return float(moved[0]), float(moved[1])
+
+
+def _centre(routes: list[Route]) -> Array:
+    return np.mean([route.points.mean(axis=0) for route in routes], axis=0)
+
+
+def _on_far_side(wall: Wall, focus: Array, camera: Array) -> bool:
+    """Whether a wall does not stand between the camera and the road."""
+    start, end = np.array(wall.start), np.array(wall.end)
+    along = end - start
+    sides = [along[0] * (p - start)[1] - along[1] * (p - start)[0] for p in (focus, camera)]
+    return bool(sides[0] * sides[1] > 0)
+
+
+def _draw_view(
+    rng: np.random.Generator, spot: Place, size: tuple[int, int]
+) -> tuple[Camera, tuple[float, float], float]:
+    """A camera beside the road, and its position and rotation in the place."""
+    height, width = size
+    traffic = [route for route in spot.routes if route.kind != WALK]
+    best: tuple[float, float, float, Array, Array] | None = None
+    for _ in range(60):
+        half_view = math.radians(rng.uniform(30, 75) / 2)
+        away = float(np.clip(rng.uniform(13, 32) / (2 * math.tan(half_view)), 8.5, 42))
+        angle = rng.uniform(0.15, 0.6) if rng.random() < 0.5 else rng.uniform(0.9, 1.57)
+        angle = rng.choice([-1, 1]) * angle + rng.choice([0, math.pi])
+        aim = np.array(spot.focus) + rng.normal(0, 1.5, 2)
+        position = aim + away * np.array([math.cos(angle), math.sin(angle)])
+        apart = min(route.nearest(*position)[1] for route in traffic)
+        if best is None or apart > best[0]:
+            best = (apart, half_view, away, aim, position)
+        if apart > 2.6:
+            best = (apart, half_view, away, aim, position)
+            break
+    assert best is not None
+    _, half_view, away, aim, position = best
+    focal_px = 0.5 * max(width, 1.2 * height) / math.tan(half_view)
+    height_m = rng.uniform(4.0, 9.0)
+    below = (rng.uniform(-0.02, 0.14)) * height / focal_px  # the aim is below the middle
+    pitch = math.atan2(height_m, away) - below
+    camera = Camera(
+        focal_px, width / 2, height / 2, float(height_m), math.sin(pitch), math.cos(pitch)
+    )
+    turn = math.pi / 2 - math.atan2(*(aim - position)[::-1])
+    return camera, (float(position[0]), float(position[1])), turn
+
+
+@njit(cache=True, nogil=True)
+def _corner_range(
+    first: NDArray[np.float64], second: NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    """Bounds of the second rectangle in the axes of the first: along and across."""
+    cosine, sine = math.cos(first[2]), math.sin(first[2])
+    low_x, high_x, low_y, high_y = np.inf, -np.inf, np.inf, -np.inf
+    for i in range(4):
+        along = second[3] if i % 2 else -second[3]
+        across = second[4] if i >= 2 else -second[4]
+        x = second[0] + along * math.cos(second[2]) - across * math.sin(second[2]) - first[0]
+        y = second[1] + along * math.sin(second[2]) + across * math.cos(second[2]) - first[1]
+        a, b = cosine * x + sine * y, cosine * y - sine * x
+        low_x, high_x, low_y, high_y = min(low_x, a), max(high_x, a), min(low_y, b), max(high_y, b)
+    return low_x, high_x, low_y, high_y
+
+
+@njit(cache=True, nogil=True)
+def _votes(first: NDArray[np.float64], second: NDArray[np.float64]) -> int:
+    """For each side of the first rectangle that parts the two: +1 if the first is nearer, else -1.
+
+    The camera is at the origin. Returns 1 or -1, 0 if sides disagree, and 2 if none parts them.
+    """
+    low_x, high_x, low_y, high_y = _corner_range(first, second)
+    cosine, sine = math.cos(first[2]), math.sin(first[2])
+    camera_x = -(cosine * first[0] + sine * first[1])
+    camera_y = sine * first[0] - cosine * first[1]
+    nearer, farther, slack = False, False, 0.05
+    for beyond, ahead in (
+        (low_x - first[3], camera_x - first[3]),
+        (-high_x - first[3], -camera_x - first[3]),
+        (low_y - first[4], camera_y - first[4]),
+        (-high_y - first[4], -camera_y - first[4]),
+    ):
+        if beyond > -slack:
+            nearer, farther = nearer or ahead < 0, farther or ahead >= 0
+    if nearer and farther:
+        return 0
+    return 1 if nearer else -1 if farther else 2
+
+
+@njit(cache=True, nogil=True)
+def far_to_near(actors: NDArray[np.void]) -> NDArray[np.int64]:
+    """Order of painting: what hides something comes after it.
+
+    Of two footprints, rectangles that do not overlap, the one on the camera's side of a line that
+    parts them may hide the other.
+    """
+    number = len(actors)
+    boxes, order = np.empty((number, 5)), np.empty(number, np.int64)
+    away = np.empty(number)
+    for i in range(number):
+        heading = 0.5 * (actors[i].heading0 + actors[i].heading1)
+        middle = 0.5 * (actors[i].rear + actors[i].front)
+        boxes[i, 0] = 0.5 * (actors[i].x0 + actors[i].x1) + middle * math.cos(heading)
+        boxes[i, 1] = 0.5 * (actors[i].y0 + actors[i].y1) + middle * math.sin(heading)
+        boxes[i, 2], boxes[i, 3] = heading, 0.5 * (actors[i].front - actors[i].rear)
+        boxes[i, 4] = actors[i].half_width
+        away[i] = math.hypot(boxes[i, 0], boxes[i, 1])
+    behind = np.zeros((number, number), np.bool_)  # [i, j]: j must come before i
+    for i in range(number):
+        for j in range(i):
+            vote, other = _votes(boxes[i], boxes[j]), -_votes(boxes[j], boxes[i])
+            if vote == 2:
+                vote = other
+            elif other != -2 and other != vote:
+                vote = 0
+            if vote == -2 or vote == 2:
+                vote = 1 if away[i] < away[j] else -1
+            behind[i, j], behind[j, i] = vote == 1, vote == -1
+    left = np.ones(number, np.bool_)
+    for k in range(number):
+        best = -1
+        for needs_free in (True, False):
+            for i in range(number):
+                if not left[i] or (best >= 0 and away[i] <= away[best]):
+                    continue
+                if needs_free and np.any(behind[i] & left):
+                    continue
+                best = i
+            if best >= 0:
+                break
+        order[k], left[best] = best, False
+    return order

@@ -1,7 +1,10 @@
+"""Sets of simulated recordings: files, layout, contents, amounts, the command."""
+
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +15,24 @@ import pytest
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
 from etram_det.simulator.dataset import (
+    AMOUNTS,
     MANIFEST,
+    SIMULATOR_VERSION,
     SimulationSettings,
-    _plan,
+    plan_set,
     simulate,
     simulated_root,
 )
-from etram_det.simulator.event_camera import EventCamera, SensorSettings
-from etram_det.simulator.road_users import BODIES, CAR
-from etram_det.simulator.scene import draw_scene
+from etram_det.simulator.effects import EffectSettings
+from etram_det.simulator.pixels import SensorSettings
+from etram_det.simulator.places import PLACES
 from etram_det.tools.simulate import simulate_command
 from support import paths
 
 REFERENCE = paths.REFERENCE / "raw_etram"
 TINY = SimulationSettings(height=90, width=160, train=2, val=1, test=1, seconds=0.3)
-STREET = SimulationSettings(height=360, width=640, train=2, val=1, test=0, seconds=2.5)
-QUIET = SensorSettings(background_hz=0, hot_pixels=0)
+STREET = SimulationSettings(height=180, width=320, train=8, val=0, test=0, seconds=4.0)
+CALM = replace(STREET, train=3, seconds=2.0, effects=EffectSettings(share=0))
 
 
 def read_events(path: Path) -> dict[str, np.ndarray]:
@@ -49,6 +54,14 @@ def read_set(root: Path) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("street") / "set"
     simulate(root, STREET)
+    return root
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Traffic without rain, leaves and the like."""
+    root = tmp_path_factory.mktemp("calm") / "set"
+    simulate(root, CALM)
     return root
 
 
@@ -82,10 +95,15 @@ def test_names_number_days_and_nights_together(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "set" / MANIFEST).read_text())
     assert manifest["settings"]["train"] == 4
     assert manifest["settings"]["sensor"]["contrast_threshold"] == 0.36
+    assert manifest["simulator_version"] == SIMULATOR_VERSION
+    assert sorted(manifest["recordings"]) == sorted(
+        [*(name.removesuffix("_td.h5") for name in names), "val_day_0001", "test_day_0001"]
+    )
 
 
 def test_layout_is_that_of_etram(street: Path) -> None:
     with h5py.File(street / "train" / "train_day_0001_td.h5") as file:
+        assert dict(file.attrs) == {"simulator_version": SIMULATOR_VERSION}
         types = {name: file["events"][name].dtype for name in file["events"]}
         assert types == {
             "height": np.int64,
@@ -97,13 +115,13 @@ def test_layout_is_that_of_etram(street: Path) -> None:
         }
         assert file["events/t"].chunks == (32_768,)
         assert "32001" in file["events/t"]._filters  # blosc
-        assert (file["events/height"][()], file["events/width"][()]) == (360, 640)
+        assert (file["events/height"][()], file["events/width"][()]) == (180, 320)
     reference = np.load(next(REFERENCE.glob("train/*_bbox.npy")))
     boxes = np.load(street / "train" / "train_day_0001_bbox.npy")
     assert boxes.dtype == reference.dtype == BOX_DTYPE
     assert np.all(np.diff(boxes["t"]) >= 0)
     assert np.all(boxes["t"] % 33_333 == 0)
-    assert boxes["t"].max() == 75 * 33_333
+    assert boxes["t"].max() == 120 * 33_333
     assert np.all(boxes["class_confidence"] == 1)
 
 
@@ -111,66 +129,91 @@ def test_events_are_sorted_and_on_the_sensor(street: Path) -> None:
     for events, _ in read_set(street).values():
         assert np.all(np.diff(events["t"]) >= 0)
         assert events["t"][0] >= 0
-        assert 2.45e6 < events["t"][-1] <= 2.5e6
-        assert events["x"].max() <= 639
-        assert events["y"].max() <= 359
+        assert 3.95e6 < events["t"][-1] <= 4e6
+        assert events["x"].max() <= 319
+        assert events["y"].max() <= 179
         assert set(np.unique(events["p"])) == {0, 1}
-        rate = len(events["t"]) / 2.5
-        assert 0.05e6 < rate < 1.2e6
+        assert 0.01e6 < len(events["t"]) / 4 < 1e6
 
 
 def test_boxes_lie_in_the_frame(street: Path) -> None:
     for _, boxes in read_set(street).values():
         assert boxes["x"].min() >= 0
         assert boxes["y"].min() >= 0
-        assert boxes["w"].min() > 1
-        assert boxes["h"].min() > 1
-        assert (boxes["x"] + boxes["w"]).max() <= 640 + 1e-3
-        assert (boxes["y"] + boxes["h"]).max() <= 360 + 1e-3
+        assert boxes["w"].min() >= 1
+        assert boxes["h"].min() >= 1
+        assert np.maximum(boxes["w"], boxes["h"]).min() >= 5
+        assert (boxes["x"] + boxes["w"]).max() <= 320
+        assert (boxes["y"] + boxes["h"]).max() <= 180
 
 
-@pytest.mark.parametrize("night", [0.0, 1 / 3, 0.5])
-def test_neither_days_nor_nights_hold_back_one_class_for_good(night: float) -> None:
-    plans = _plan(SimulationSettings(train=18, val=0, test=0, night=night))
-    for is_night in {plan.night for plan in plans}:
-        late = [plan.late for plan in plans if plan.night == is_night]
-        assert len(set(late)) == 3
-        assert max(late.count(class_id) for class_id in late) <= len(late) / 3 + 1
-
-
-def test_all_classes_come_and_a_third_of_the_boxes_is_small(street: Path) -> None:
-    boxes = np.concatenate([b for _, b in read_set(street).values()])
-    assert set(boxes["class_id"]) == set(range(8))
-    area_at_half_size = boxes["w"] * boxes["h"] / 4
-    assert np.mean(area_at_half_size < 32**2) > 0.34
-    long_side_at_half_size = np.maximum(boxes["w"], boxes["h"]) / 2
-    assert np.mean(long_side_at_half_size < 5) < 0.02
-    assert np.median(long_side_at_half_size) > 10
-
-
-def test_boxes_hold_far_more_events_than_the_background(street: Path) -> None:
+def test_the_manifest_counts_what_the_files_hold(street: Path) -> None:
+    held = json.loads((street / MANIFEST).read_text())["recordings"]
     for name, (events, boxes) in read_set(street).items():
-        counts = np.zeros((360, 640))
-        covered = np.zeros((360, 640), bool)
-        end = 45 * 33_333
-        recent = slice(*np.searchsorted(events["t"], [end - 33_333, end]))
-        np.add.at(counts, (events["y"][recent], events["x"][recent]), 1)
-        for box in boxes[boxes["t"] == end]:
-            x0, y0 = int(box["x"]), int(box["y"])
-            covered[y0 : int(y0 + box["h"]) + 1, x0 : int(x0 + box["w"]) + 1] = True
-        assert counts[covered].mean() > 20 * counts[~covered].mean(), name
+        counts = held[name]
+        assert counts["events"] == len(events["t"])
+        assert counts["positive_events"] == events["p"].sum()
+        assert counts["boxes"] == len(boxes)
+        assert counts["tracks"] == len(np.unique(boxes["track_id"]))
+        assert 0 < counts["noise_events"] < counts["events"] + counts["lost_events"]
 
 
-def test_a_track_keeps_its_class_and_moves_smoothly(street: Path) -> None:
+def test_traffic_has_all_classes_stops_and_turns(street: Path) -> None:
+    boxes = [boxes for _, boxes in read_set(street).values()]
+    tracks = Counter(
+        class_id
+        for of_recording in boxes
+        for class_id in np.unique(of_recording[["class_id", "track_id"]])["class_id"].tolist()
+    )
+    assert set(tracks) == set(range(8))
+    assert max(tracks, key=lambda class_id: tracks[class_id]) in (0, 1)  # a pedestrian, or a car
+    areas = np.concatenate([b["w"] * b["h"] for b in boxes]) / 4 * 4  # with 360 rows, at half
+    assert np.mean(areas < 32**2) > 1 / 3
+    assert np.mean(areas > 96**2) > 0.02
+    total: Counter[str] = Counter()
+    for counts in json.loads((street / MANIFEST).read_text())["recordings"].values():
+        total.update(counts)
+    assert total["standing_boxes"] > 0.1 * total["boxes"]
+    assert total["turning_tracks"] > 0.1 * total["tracks"]
+    assert 0.4 < total["positive_events"] / total["events"] < 0.6
+    assert total["noise_events"] < 0.5 * total["events"]
+
+
+def test_boxes_hold_far_more_events_than_the_background(calm: Path) -> None:
+    """And their events come near to each of their sides."""
+    inside = outside = pixels_inside = 0
+    slack = []
+    for events, boxes in read_set(calm).values():
+        for end in range(10 * 33_333, 60 * 33_333, 33_333):
+            recent = slice(*np.searchsorted(events["t"], [end - 16_000, end]))
+            counts = np.zeros((180, 320))
+            np.add.at(counts, (events["y"][recent], events["x"][recent]), 1)
+            covered = np.zeros((180, 320), bool)
+            for box in boxes[boxes["t"] == end]:
+                x0, y0, w, h = (int(box[name]) for name in "xywh")
+                x1, y1 = x0 + w, y0 + h
+                covered[y0:y1, x0:x1] = True
+                columns = np.flatnonzero(counts[y0:y1, x0:x1].any(0))
+                if counts[y0:y1, x0:x1].sum() > 2 * (x1 - x0 + y1 - y0):
+                    slack.append((columns[0] + x1 - x0 - 1 - columns[-1]) / (x1 - x0))
+            inside += counts[covered].sum()
+            outside += counts[~covered].sum()
+            pixels_inside += covered.sum()
+    share = pixels_inside / (3 * 50 * 180 * 320)
+    assert inside / share > 15 * outside / (1 - share)
+    assert np.median(slack) < 0.12
+
+
+def test_a_track_keeps_its_class_and_moves_smoothly(calm: Path) -> None:
     num_tracks = 0
-    for _, boxes in read_set(street).values():
+    for _, boxes in read_set(calm).values():
         for track in np.unique(boxes["track_id"]):
             of_track = boxes[boxes["track_id"] == track]
             assert len(np.unique(of_track["class_id"])) == 1
             assert len(np.unique(of_track["t"])) == len(of_track)
             inside = of_track[
-                (of_track["x"] > 1) & (of_track["x"] + of_track["w"] < 639)
-                & (of_track["y"] + of_track["h"] < 359)
+                (of_track["x"] > 1) & (of_track["x"] + of_track["w"] < 319)
+                & (of_track["y"] + of_track["h"] < 179)
             ]  # fmt: skip
             ground = np.stack([inside["x"] + inside["w"] / 2, inside["y"] + inside["h"]], 1)
             steady = np.diff(inside["t"]) == 33_333
@@ -179,99 +222,43 @@ def test_a_track_keeps_its_class_and_moves_smoothly(street: Path) -> None:
                 num_tracks += 1
                 # Limbs swing and others pass in front, so single steps may differ.
                 jerk = np.abs(step - np.median(step, axis=0)).max(axis=1)
-                assert np.quantile(jerk, 0.8) < 4.0
-    assert num_tracks > 15
+                assert np.quantile(jerk, 0.8) < 6.0
+    assert num_tracks > 10
 
 
-def make_camera(night: bool, users: float, sensor: SensorSettings, seed: int = 3) -> EventCamera:
-    rng = np.random.default_rng(seed)
-    scene = draw_scene(rng, 180, 320, 1.0, night, users, late=6)
-    return EventCamera(scene, sensor, rng)
+@pytest.mark.parametrize("night", [0.0, 1 / 3, 0.5])
+def test_days_and_nights_have_all_places_and_their_share_of_effects(night: float) -> None:
+    plans = plan_set(SimulationSettings(train=96, val=0, test=0, night=night))
+    for is_night in {plan.conditions.night for plan in plans}:
+        those = [plan.conditions for plan in plans if plan.conditions.night == is_night]
+        assert {each.place for each in those} == set(PLACES)
+    having = Counter(
+        name for plan in plans for name, strength in plan.conditions.effects.items() if strength
+    )
+    for name in ("rain", "leaves", "shaking", "occluders", "shadows"):
+        assert having[name] == pytest.approx(24, abs=5), name
+    for name in ("glare", "flicker"):
+        assert having[name] == pytest.approx(24 if night else 0, abs=5), name
+    assert not any(p.conditions.effects["shadows"] for p in plans if p.conditions.night)
+    assert not any(p.conditions.effects["glare"] for p in plans if not p.conditions.night)
 
 
-def test_an_empty_street_gives_nothing_but_noise_at_its_rate() -> None:
-    sensor = SensorSettings(background_hz=0.5, hot_pixels=1e-4, hot_pixel_hz=200)
-    camera = make_camera(False, 0.0, sensor)
-    events = np.concatenate([camera.advance(t) for t in range(100_000, 2_000_001, 100_000)])
-    pixel, counts = np.unique(events["y"] * 320 + events["x"], return_counts=True)
-    hot = counts > 100
-    assert 1 <= hot.sum() <= 20
-    background = counts[~hot].sum()
-    expected = 180 * 320 * 0.5 * 2
-    assert abs(background - expected) < 5 * np.sqrt(expected)
-    assert abs(counts[hot].mean() - 400) < 100
-    assert abs(np.mean(events["p"]) - 0.5) < 0.03
+def test_strengths_are_passed_on_and_no_share_means_none() -> None:
+    effects = EffectSettings(share=1, rain=2.5, leaves=0)
+    for plan in plan_set(replace(TINY, effects=effects)):
+        assert plan.conditions.effects["rain"] == 2.5
+        assert plan.conditions.effects["leaves"] == 0
+    for plan in plan_set(replace(TINY, effects=EffectSettings(share=0))):
+        assert not any(plan.conditions.effects.values())
 
 
-def test_without_noise_an_empty_street_is_silent() -> None:
-    assert len(make_camera(False, 0.0, QUIET).advance(1_000_000)) == 0
-
-
-def test_a_pixel_rests_after_an_event() -> None:
-    events = make_camera(False, 6.0, replace(QUIET, refractory_us=2_000)).advance(300_000)
-    order = np.lexsort((events["t"], events["y"], events["x"]))
-    events = events[order]
-    same = (np.diff(events["x"].astype(int)) == 0) & (np.diff(events["y"].astype(int)) == 0)
-    assert same.sum() > 100
-    assert np.diff(events["t"])[same].min() >= 2_000
-
-
-def test_a_higher_threshold_gives_fewer_events() -> None:
-    low = make_camera(False, 6.0, replace(QUIET, contrast_threshold=0.2)).advance(300_000)
-    high = make_camera(False, 6.0, replace(QUIET, contrast_threshold=0.6)).advance(300_000)
-    assert 0 < len(high) < 0.5 * len(low)
-
-
-def test_night_is_dark_with_bright_lamps() -> None:
-    day, night = make_camera(False, 8.0, QUIET), make_camera(True, 8.0, QUIET)
-    assert np.median(night.image) < 0.2 * np.median(day.image)
-    assert (night.image > 1.5).any()  # lamps outshine white in daylight
-    assert not (day.image > 1.5).any()
-
-    def contrast(camera: EventCamera) -> float:
-        level = np.log(camera.light.background + camera.sensor.dark_level)
-        return float(np.std(level))
-
-    assert contrast(night) < 0.8 * contrast(day)
-
-
-def test_what_is_near_hides_what_is_far() -> None:
-    rng = np.random.default_rng(0)
-    scene = draw_scene(rng, 180, 320, 1.0, False, 8.0, late=6)
-    camera = EventCamera(scene, QUIET, rng)
-    free = camera.look()
-    drawn = np.flatnonzero(free["num_own"])
-    assert free["num_visible"][drawn[-1]] == free["num_own"][drawn[-1]]  # the nearest
-    assert np.all(free["num_visible"][drawn] <= free["num_own"][drawn])
-    # Put the first car right behind the first bus, and little of it is left.
-    actors = scene.actors.copy()
-    near = int(np.flatnonzero(np.isin(actors["class_id"], (3, 5)))[0])
-    far = int(np.flatnonzero(actors["class_id"] == CAR)[0])
-    actors = actors[[far, near]]
-    actors["enter_us"], actors["leave_us"] = 0, 10**6
-    actors["x"], actors["y"] = 0.0, (40.0, 36.0)
-    pair = EventCamera(replace(scene, actors=actors), QUIET, rng).look()
-    assert pair["num_visible"][1] == pair["num_own"][1] > 0
-    assert pair["num_visible"][0] < 0.5 * pair["num_own"][0]
-
-
-@pytest.mark.parametrize("class_id", range(8))
-def test_the_silhouette_has_the_size_of_its_class(class_id: int) -> None:
-    length_m, height_m = {
-        0: (0.3, 1.7), 1: (4.3, 1.6), 2: (1.8, 1.7), 3: (11.5, 3.1),
-        4: (2.0, 1.6), 5: (9.0, 3.5), 6: (16.5, 4.5), 7: (1.1, 1.35),
-    }[class_id]  # fmt: skip
-    body = BODIES[class_id](np.random.default_rng(1))
-    solid = body.table(night=False)
-    solid = solid[(solid["plane"] == 0) & (solid["effect"] == 0)]
-    reach_x = np.abs(np.cos(solid["angle"])) * solid["half_x"]
-    reach_x += np.abs(np.sin(solid["angle"])) * solid["half_z"]
-    reach_z = np.abs(np.sin(solid["angle"])) * solid["half_x"]
-    reach_z += np.abs(np.cos(solid["angle"])) * solid["half_z"]
-    length = (solid["x"] + reach_x).max() - (solid["x"] - reach_x).min()
-    assert length == pytest.approx(length_m, rel=0.25)
-    assert (solid["z"] + reach_z).max() == pytest.approx(height_m, rel=0.15)
-    assert (solid["z"] - reach_z).min() == pytest.approx(0.0, abs=0.25)
+def test_the_usual_amount_is_quick_and_standard_is_half_an_hour() -> None:
+    usual = SimulationSettings()
+    assert {name: getattr(usual, name) for name in AMOUNTS["quick"]} == AMOUNTS["quick"]
+    standard = AMOUNTS["standard"]
+    recordings = standard["train"] + standard["val"] + standard["test"]
+    assert 28 <= recordings * standard["seconds"] / 60 <= 32
+    assert AMOUNTS["quick"]["val"] >= 12
 
 
 def test_the_cached_set_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +303,32 @@ def test_a_set_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits of POSIX")
+def test_a_full_disk_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """In a process of its own, whose files may not grow beyond some kB."""
+    import multiprocessing
+
+    process = multiprocessing.get_context("fork").Process(target=_simulate_without_room,
+                                                          args=(tmp_path,))  # fmt: skip
+    process.start()
+    process.join()
+    assert process.exitcode == 27
+    assert list(tmp_path.iterdir()) == []
+
+
+def _simulate_without_room(folder: Path) -> None:
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        simulate(folder / "set", replace(TINY, seconds=1.0), workers=1)
+    except OSError as error:
+        os._exit(error.errno)
+    os._exit(0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -330,6 +343,21 @@ def test_impossible_settings_are_refused(changes: dict[str, float], message: str
         replace(TINY, **changes)
     with pytest.raises(UserError, match=r"^sensor.contrast_threshold: must be at least 0.01, got"):
         SensorSettings(contrast_threshold=0.0)
+    with pytest.raises(UserError, match=r"^sensor.threshold_mismatch: must be from 0 to 1, got 2$"):
+        SensorSettings(threshold_mismatch=2)
+    with pytest.raises(UserError, match=r"^effects.rain: must be from 0 to 10, got -1$"):
+        EffectSettings(rain=-1)
+    with pytest.raises(UserError, match=r"^effects.share: must be from 0 to 1, got 2$"):
+        EffectSettings(share=2)
+
+
+def test_more_traffic_than_there_is_room_for_is_refused(tmp_path: Path) -> None:
+    message = (
+        r"^traffic: must be at most about \d+ for the \w+ of train_day_0001, got 100: lower it"
+    )
+    with pytest.raises(UserError, match=message):
+        simulate(tmp_path / "set", replace(TINY, traffic=100), workers=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_writes_a_set_and_refuses_a_full_folder(
@@ -337,10 +365,13 @@ def test_command_writes_a_set_and_refuses_a_full_folder(
 ) -> None:
     output = tmp_path / "set"
     output.mkdir()
-    simulate_command(output, TINY)
+    simulate_command(output, TINY, preview=True)
     text = capsys.readouterr().out
     assert "wheelchair" in text
     assert "4 recordings of 0.3 s" in text
+    assert "turn by over 30 degrees" in text
+    assert "k events/s" in text
+    assert (output / "train_day_0001_preview.mp4").stat().st_size > 1000
     with pytest.raises(UserError, match="must be a new or empty folder, got .*set with some"):
         simulate_command(output, TINY)
     assert len(read_set(output)) == 4

@@ -1,0 +1,120 @@
+"""Labels of simulated recordings as eTraM has them, and what the labelled road users do."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.boxes import BOX_DTYPE
+from etram_det.simulator.event_camera import EventCamera
+
+LABEL_INTERVAL_US = 33_333
+
+# A road user is labelled if this share of its box is in the frame, this share of its pixels there
+# is not hidden by what is nearer, its longer side has so many pixels, and it has caused so many
+# events.
+_MIN_IN_FRAME = 0.2
+_MIN_VISIBLE = 0.4
+_MIN_SIDE_PX = 5.0
+_MIN_EVENTS = 20
+
+_STANDING_S = 1.0
+_STANDS_MS, _MOVES_MS = 0.05, 0.3
+_TURNS_RAD = math.radians(30)
+
+
+def boxes_now(camera: EventCamera) -> NDArray[Any]:
+    """The labels of this moment, as ``BOX_DTYPE``, one for each visible road user.
+
+    A box bounds the visible pixels of the silhouette: it is cut at the frame and where nearer ones
+    hide the road user.
+    """
+    views, actors = camera.look(), camera.stage.actors
+    height, width = camera.image.shape
+    parts: dict[int, list[int]] = defaultdict(list)
+    for i, track in enumerate(actors["track"].tolist()):
+        if track >= 0 and views["num_visible"][i] > 0 and views["num_events"][i] >= _MIN_EVENTS:
+            parts[track].append(i)
+    boxes = []
+    for track, of_track in parts.items():
+        whole, seen = _union(views["box"][of_track]), _union(views["seen"][of_track])
+        inside = np.clip(whole, 0, (width, height, width, height))
+        in_frame = _area(inside) / max(_area(whole), 1e-9)
+        unhidden = views["num_visible"][of_track].sum() / views["num_own"][of_track].sum()
+        sides = seen[2:] - seen[:2]
+        if in_frame < _MIN_IN_FRAME or unhidden < _MIN_VISIBLE or max(sides) < _MIN_SIDE_PX:
+            continue
+        boxes.append((*seen[:2], *sides, actors["class_id"][of_track[0]], track))
+    table = np.zeros(len(boxes), BOX_DTYPE)
+    table["t"], table["class_confidence"] = camera.now_us, 1
+    columns = np.array(boxes, np.float64).reshape(-1, 6).T
+    for name, column in zip(("x", "y", "w", "h", "class_id", "track_id"), columns, strict=True):
+        table[name] = column
+    return table
+
+
+def _union(bounds: NDArray[Any]) -> NDArray[Any]:
+    """Bounds ``[4]`` of rectangles ``[N, 4]``, u0 v0 u1 v1."""
+    return np.append(bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0))
+
+
+def _area(bounds: NDArray[Any]) -> float:
+    return float((bounds[2] - bounds[0]) * (bounds[3] - bounds[1]))
+
+
+@dataclass
+class _Track:
+    """What a labelled road user has done so far."""
+
+    labels: int = 0
+    still: int = 0  # labels in a row up to now at which it stands
+    longest: int = 0
+    fastest: float = 0.0
+    low: float = math.inf  # bounds of its heading
+    high: float = -math.inf
+
+    @property
+    def stands_and_moves(self) -> bool:
+        long = self.longest * LABEL_INTERVAL_US >= _STANDING_S * 1e6
+        return long and self.fastest > _MOVES_MS
+
+
+class Behaviour:
+    """What the labelled road users of a recording do."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[int, _Track] = defaultdict(_Track)
+
+    def add(self, camera: EventCamera, boxes: NDArray[Any]) -> None:
+        """Note the labelled road users of now."""
+        users = {user.track: user for user in camera.scene.traffic.users}
+        for number in boxes["track_id"].tolist():
+            if (user := users.get(number)) is None:
+                continue
+            track, heading = self._tracks[number], user.heading
+            track.labels += 1
+            track.still = track.still + 1 if user.speed < _STANDS_MS else 0
+            track.longest = max(track.longest, track.still)
+            track.fastest = max(track.fastest, user.speed)
+            track.low, track.high = min(track.low, heading), max(track.high, heading)
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of tracks and boxes: all, of turning tracks, of road users that stand and move.
+
+        A track turns if its heading changes by over 30 degrees while it is labelled. A road user
+        stands and moves if it keeps still for a second or more, and moves before or after.
+        """
+        tracks = self._tracks.values()
+        standing = [track.labels for track in tracks if track.stands_and_moves]
+        return {
+            "tracks": len(tracks),
+            "turning_tracks": sum(track.high - track.low > _TURNS_RAD for track in tracks),
+            "boxes": sum(track.labels for track in tracks),
+            "standing_tracks": len(standing),
+            "standing_boxes": sum(standing),
+        }

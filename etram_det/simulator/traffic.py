@@ -1,0 +1,423 @@
+"""Behaviour of road users: they follow, stop, queue, give way, wait, cross and halt.
+
+Vehicles, bicycles and trams follow the intelligent driver model (Treiber, Hennecke and Helbing,
+"Congested traffic states in empirical observations and microscopic simulations", Physical Review E
+62, 2000): with the speed ``v``, the free speed ``v0``, the gap ``s`` to an obstacle ahead and the
+speed ``dv`` at which it comes nearer,
+
+    acceleration = a * (1 - (v / v0)**4 - (s_wanted / s)**2),
+    s_wanted = s0 + v * T + v * dv / (2 * sqrt(a * b)).
+
+Red lights, stops, occupied crossings and others who have priority are obstacles that stand still.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from etram_det.simulator.body import Body
+from etram_det.simulator.road_users import BICYCLE, BODIES, BUS, TRAM
+from etram_det.simulator.routes import (
+    CROSSING,
+    HALT,
+    RAIL,
+    SIGNAL,
+    WALK,
+    Crossing,
+    Gate,
+    Meeting,
+    Route,
+    meeting,
+)
+
+# a, b, s0 and T of the model, in m/s², m and s.
+_ACCELERATION, _BRAKING, _STANDSTILL_M, _HEADWAY_S = 1.6, 2.2, 1.8, 1.1
+_HARDEST_MS2 = 7.0
+_LOOK_M = 45.0
+_AMBER_S, _CLEAR_S = 2.0, 1.5
+_GAP_S = 4.0  # that people and turning vehicles need
+_PAUSES_HZ = 0.07  # stops of somebody on foot in a second, to look around
+_STANDS_MS = 0.05
+
+
+@dataclass(eq=False)
+class User:
+    """A road user on its way.
+
+    Attributes:
+        track: number of the user.
+        class_id: of eTraM.
+        body: what it looks like.
+        route: its way.
+        s: position of its centre along it, in metres.
+        cruise: speed where nothing holds it up, in metres per second.
+        speed: of now.
+        lateral: metres to the left of the route.
+        wobble: metres by which a bicycle swerves.
+        pause_s: seconds that are left of a stop without a reason.
+        beside: a user that it walks with.
+    """
+
+    track: int
+    class_id: int
+    body: Body
+    route: Route
+    s: float
+    cruise: float
+    speed: float = 0.0
+    lateral: float = 0.0
+    wobble: float = 0.0
+    phase: float = 0.0
+    pause_s: float = 0.0
+    beside: User | None = None
+    acceleration: float = 0.0
+    driven: float = 0.0
+    next_gate: int = 0
+    waited_s: float = 0.0  # at the next gate
+    patience_s: float = 1.0  # that it spends at a kerb or stop
+
+    @property
+    def walks(self) -> bool:
+        """Whether it is on a footway."""
+        return self.route.kind == WALK
+
+    @property
+    def front(self) -> float:
+        """Position of its front along the route."""
+        return self.s + 0.5 * self.body.length
+
+    @property
+    def rear(self) -> float:
+        """Position of its rear along the route."""
+        return self.s - 0.5 * self.body.length
+
+    @property
+    def stands(self) -> bool:
+        """Whether it does not move."""
+        return self.speed < _STANDS_MS
+
+    @property
+    def heading(self) -> float:
+        """Direction of its route where it is, on the same turn all along."""
+        return self.route.at(self.s)[2]
+
+    def pose(self, joint: float = 0.0) -> tuple[float, float, float]:
+        """Position and heading of a part of the body, whose two axles are on the route."""
+        half = 0.05 if self.walks else 0.3 * (self.body.length if joint == 0 else 5.0)
+        x0, y0, h0 = self.route.at(self.s + joint - half)
+        x1, y1, h1 = self.route.at(self.s + joint + half)
+        middle = 0.5 * (h0 + h1)
+        heading = middle
+        if not self.walks:  # the chord, on the same turn as the route
+            chord = math.atan2(y1 - y0, x1 - x0)
+            heading = middle + (chord - middle + math.pi) % (2 * math.pi) - math.pi
+        lateral = self.lateral
+        if self.wobble:
+            # By the way, not by the time: it keeps still where it stands.
+            turn = 0.9 * self.driven + self.phase
+            lateral += self.wobble * math.sin(turn)
+            heading += 0.7 * self.wobble * math.cos(turn)
+        x, y = 0.5 * (x0 + x1), 0.5 * (y0 + y1)
+        return x - lateral * math.sin(middle), y + lateral * math.cos(middle), heading
+
+
+@dataclass
+class Signals:
+    """Traffic lights of two groups that take turns.
+
+    Attributes:
+        green_s: seconds of green of each group.
+        offset_s: of the cycle at time 0.
+    """
+
+    green_s: tuple[float, float]
+    offset_s: float
+
+    @classmethod
+    def changing_at(cls, green_s: tuple[float, float], group: int, time_s: float) -> Signals:
+        """Lights at which the green of a group ends at a time."""
+        end = green_s[0] if group == 0 else sum(green_s) + _AMBER_S + _CLEAR_S
+        return cls(green_s, end - time_s)
+
+    def left_s(self, group: int, time_s: float) -> tuple[float, float]:
+        """Seconds of green and of amber that are left for a group; 0 for none."""
+        pause = _AMBER_S + _CLEAR_S
+        into = (time_s + self.offset_s) % (sum(self.green_s) + 2 * pause)
+        if group == 1:
+            into -= self.green_s[0] + pause
+        green = self.green_s[group]
+        if 0 <= into < green:
+            return green - into, _AMBER_S
+        return 0.0, max(green + _AMBER_S - into, 0.0) if into >= green else 0.0
+
+
+def _is_in_the_way(route: Route, gate: Gate, walker: User) -> bool:
+    """Whether somebody on a crossing is where a route crosses it, or will soon be."""
+    x, y, _ = route.at(0.5 * (gate.at_m + 2.0 + gate.end_m))
+    walker_x, walker_y, heading = walker.pose()
+    away_x, away_y = x - walker_x, y - walker_y
+    away = math.hypot(away_x, away_y)
+    comes = away_x * math.cos(heading) + away_y * math.sin(heading) > 0
+    return away < (3.6 if comes else 1.8)
+
+
+def idm(speed: float, free: float, gap: float, approach: float) -> float:
+    """Acceleration of the intelligent driver model in m/s².
+
+    Args:
+        speed: of the vehicle in m/s.
+        free: speed that it would like, in m/s.
+        gap: metres to the obstacle; infinite for none.
+        approach: speed at which the gap closes, in m/s.
+    """
+    wanted = _STANDSTILL_M + max(
+        0.0,
+        speed * _HEADWAY_S + speed * approach / (2 * math.sqrt(_ACCELERATION * _BRAKING)),
+    )
+    free_road = 1 - (speed / max(free, 0.1)) ** 4
+    return _ACCELERATION * (free_road - (wanted / max(gap, 0.1)) ** 2)
+
+
+@dataclass
+class Traffic:
+    """All road users of a place.
+
+    Attributes:
+        rng: draws their decisions.
+        crossings: of the place.
+        signals: of the place, if there are any.
+        time_s: of now; the recording starts at 0.
+        users: those on their way.
+    """
+
+    rng: np.random.Generator
+    crossings: list[Crossing]
+    signals: Signals | None
+    time_s: float = 0.0
+    users: list[User] = field(default_factory=list)
+    num_tracks: int = 0
+    _meetings: dict[tuple[int, int], Meeting] = field(default_factory=dict)
+
+    def add(self, class_id: int, route: Route, s: float, cruise: float) -> User | None:
+        """Put a road user on a route, if there is room; people may come in pairs."""
+        body = BODIES[class_id](self.rng)
+        user = User(self.num_tracks, class_id, body, route, s, cruise)
+        self._draw_habits(user)
+        if not self._has_room(user):
+            return None
+        self.num_tracks += 1
+        self.users.append(user)
+        return user
+
+    def add_companion(self, other: User) -> User:
+        """Add somebody who walks beside a user."""
+        user = User(
+            self.num_tracks, other.class_id, BODIES[other.class_id](self.rng), other.route, other.s,
+            other.cruise, other.speed, other.lateral + 0.75, beside=other,
+        )  # fmt: skip
+        user.phase = float(self.rng.uniform(0, 6))
+        self.num_tracks += 1
+        self.users.append(user)
+        return user
+
+    def _draw_habits(self, user: User) -> None:
+        rng = self.rng
+        user.speed = min(user.cruise, float(user.route.limits[int(user.s)]))
+        user.next_gate = sum(gate.at_m < user.front for gate in user.route.gates)
+        user.phase = float(rng.uniform(0, 2 * math.pi))
+        user.patience_s = float(rng.uniform(0.5, 3.0))
+        if user.walks:
+            user.lateral = float(rng.uniform(-1.1, 1.1))
+        elif user.class_id == BICYCLE:
+            user.wobble = float(rng.uniform(0.08, 0.2))
+            user.lateral = float(rng.uniform(-0.2, 0.2))
+        elif user.route.kind != RAIL:
+            user.lateral = float(rng.uniform(-0.25, 0.25))
+        self.take_up_habits(user)
+
+    def take_up_habits(self, user: User) -> None:
+        """Draw what is special to a class."""
+        if user.class_id in (BUS, TRAM):
+            user.patience_s = float(self.rng.uniform(2.5, 7.0))
+
+    def room_m(self, user: User) -> float:
+        """Metres from either end of a vehicle to the next one on its way."""
+        room = math.inf
+        for other in self.users:
+            if other is user or other.walks:
+                continue
+            there = self._meeting(user.route, other.route).shared
+            centre = float(there[min(max(int(other.s), 0), len(there) - 1)])
+            if not math.isnan(centre):
+                apart = abs(centre - user.s) - 0.5 * (other.body.length + user.body.length)
+                room = min(room, apart)
+        return room
+
+    def _has_room(self, user: User) -> bool:
+        x, y, _ = user.pose()
+        for other in self.users:
+            if other.walks != user.walks:
+                continue
+            apart = 0.5 * (other.body.length + user.body.length)
+            apart = apart + 5.0 if not user.walks else 0.9
+            other_x, other_y, _ = other.pose()
+            if math.hypot(other_x - x, other_y - y) < apart:
+                met = self._meeting(user.route, other.route)
+                if user.walks or not math.isnan(met.shared[int(other.s)]):
+                    return False
+        return True
+
+    def _meeting(self, first: Route, second: Route) -> Meeting:
+        key = (id(first), id(second))
+        if key not in self._meetings:
+            self._meetings[key] = meeting(first, second)
+        return self._meetings[key]
+
+    def decide(self) -> None:
+        """Choose the accelerations of all."""
+        occupied, wanted = self._crossing_people()
+        for user in self.users:
+            if not user.walks:
+                user.acceleration = self._drive(user, occupied, wanted)
+
+    def move(self, seconds: float) -> None:
+        """Let time pass; users at the end of their route leave."""
+        self.time_s += seconds
+        for user in self.users:
+            if user.beside is not None and user.beside in self.users:
+                way = user.beside.s - user.s
+                user.speed, user.driven, user.s = way / seconds, user.driven + way, user.beside.s
+                continue
+            speed = self._walk(user, seconds) if user.walks else user.speed
+            if not user.walks:
+                user.speed = max(speed + user.acceleration * seconds, 0.0)
+                if user.speed < 0.08 and user.acceleration < 0.1:
+                    user.speed = 0.0
+            way = 0.5 * (speed + user.speed) * seconds
+            user.s, user.driven = user.s + way, user.driven + way
+            gates = user.route.gates
+            while user.next_gate < len(gates) and user.front > gates[user.next_gate].at_m + 0.2:
+                user.next_gate += 1
+                user.waited_s = 0.0
+            if user.stands:
+                user.waited_s += seconds
+        self.users = [user for user in self.users if user.s < user.route.length]
+
+    def _crossing_people(self) -> tuple[dict[int, list[User]], set[int]]:
+        """The people on each crossing, and the numbers of those at which people wait to cross."""
+        occupied, wanted = defaultdict(list), set()
+        for user in self.users:
+            if not user.walks:
+                continue
+            for i, gate in enumerate(user.route.gates):
+                if gate.at_m + 0.3 < user.s < gate.end_m:
+                    occupied[gate.number].append(user)
+                elif i == user.next_gate and user.stands and gate.at_m - user.s < 1.0:
+                    if user.waited_s > 0.5 * user.patience_s:
+                        wanted.add(gate.number)
+        return occupied, wanted
+
+    def _walk(self, user: User, seconds: float) -> float:
+        """Speed of somebody on foot or in a wheelchair, who stops at kerbs and where it likes."""
+        goal = user.cruise
+        on_crossing = any(gate.at_m - 1 < user.s < gate.end_m + 1 for gate in user.route.gates)
+        if user.pause_s > 0:
+            user.pause_s -= seconds
+            goal = 0.0
+        elif not on_crossing and self.rng.random() < _PAUSES_HZ * seconds:
+            user.pause_s = float(self.rng.uniform(1.3, 4.0))
+        elif user.next_gate < len(user.route.gates):
+            gate = user.route.gates[user.next_gate]
+            left = gate.at_m - user.front
+            if left < 0.4 and not self._may_cross(user, gate):
+                goal = 0.0
+        change = 2.5 * seconds
+        before = user.speed
+        user.speed = min(max(goal, before - change), before + change)
+        return before
+
+    def _may_cross(self, user: User, gate: Gate) -> bool:
+        crossing = self.crossings[gate.number]
+        if crossing.signal is not None and self.signals is not None:
+            return self.signals.left_s(crossing.signal, self.time_s)[0] > 2.0
+        if user.waited_s < 0.3 * user.patience_s and user.track % 3:
+            return False  # most look before they cross
+        for other in self.users:
+            if other.walks:
+                continue
+            for line in other.route.gates:
+                if line.kind != CROSSING or line.number != gate.number:
+                    continue
+                ahead = line.at_m - other.front
+                if ahead < 0 and other.rear < line.end_m + 0.5:
+                    return False
+                if 0 <= ahead < max(other.speed * _GAP_S, 0.0) and other.speed > 1.2:
+                    return False
+        return True
+
+    def _drive(self, user: User, occupied: dict[int, list[User]], wanted: set[int]) -> float:
+        """Acceleration of a vehicle: the least that any obstacle asks for."""
+        free = min(
+            user.cruise, float(user.route.limits[min(int(user.s), len(user.route.limits) - 1)])
+        )
+        least = idm(user.speed, free, math.inf, 0.0)
+        for gap, speed in self._obstacles(user, occupied, wanted):
+            least = min(least, idm(user.speed, free, gap, user.speed - speed))
+        return max(least, -_HARDEST_MS2)
+
+    def _obstacles(
+        self, user: User, occupied: dict[int, list[User]], wanted: set[int]
+    ) -> list[tuple[float, float]]:
+        """Gap to each obstacle in metres and its speed."""
+        found = [
+            (gate.at_m - user.front + _STANDSTILL_M - 0.4, 0.0)
+            for gate in user.route.gates[user.next_gate :]
+            if gate.at_m - user.front < _LOOK_M and self._must_stop(user, gate, occupied, wanted)
+        ]
+        for other in self.users:
+            if other is user or other.walks:
+                continue
+            met = self._meeting(user.route, other.route)
+            there = met.shared[min(max(int(other.s), 0), len(met.shared) - 1)]
+            if not math.isnan(there):
+                centre = other.s if other.route is user.route else float(there) + other.s % 1
+                gap = centre - 0.5 * other.body.length - user.front
+                if centre > user.s and gap < _LOOK_M:
+                    found.append((gap, other.speed))
+            elif met.conflict is not None:
+                gap = met.conflict[0] - 1.0 - user.front
+                if 0 < gap < _LOOK_M and self._yields(user, other, met.conflict):
+                    found.append((gap + _STANDSTILL_M, 0.0))
+        return found
+
+    def _must_stop(
+        self, user: User, gate: Gate, occupied: dict[int, list[User]], wanted: set[int]
+    ) -> bool:
+        left = gate.at_m - user.front
+        can_stop = left > user.speed**2 / (2 * 3.5) - 0.5
+        if gate.kind == SIGNAL:
+            assert self.signals is not None
+            green, _ = self.signals.left_s(gate.number, self.time_s)
+            return green == 0 and can_stop
+        if gate.kind == CROSSING:
+            if any(_is_in_the_way(user.route, gate, walker) for walker in occupied[gate.number]):
+                return can_stop
+            zebra = self.crossings[gate.number].signal is None
+            return zebra and gate.number in wanted and can_stop and user.route.kind != RAIL
+        assert gate.kind == HALT
+        return user.class_id in (BUS, TRAM) and (left > 2.0 or user.waited_s < user.patience_s)
+
+    def _yields(self, user: User, other: User, conflict: tuple[float, float, float, float]) -> bool:
+        """Whether a user keeps clear of the place where another crosses its way."""
+        _, _, start, end = conflict
+        if other.rear > end + 0.5:
+            return False
+        if other.front > start - 0.5:
+            return True  # it is there
+        if not user.route.turning or other.route.turning or other.stands:
+            return False
+        return start - other.front < max(other.speed, 2.0) * _GAP_S
