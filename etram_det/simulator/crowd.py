@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from etram_det.simulator.traffic import User
 
 # Share of each kind of way in the road users in view.
-_SHARES = {WALK: 0.46, ROAD: 0.49, CYCLE: 0.05}
+_SHARES = {WALK: 0.46, ROAD: 0.5, CYCLE: 0.04}
 _CLASSES = {
-    WALK: ((PEDESTRIAN, 0.97), (WHEELCHAIR, 0.03)),
+    WALK: ((PEDESTRIAN, 0.95), (WHEELCHAIR, 0.05)),
     ROAD: ((CAR, 0.86), (MOTORBIKE, 0.05), (TRUCK, 0.05), (BUS, 0.04)),
     CYCLE: ((BICYCLE, 1.0),),
     RAIL: ((TRAM, 1.0),),
@@ -42,7 +42,7 @@ _SPEED = {
     MOTORBIKE: (6.0, 12.0), TRUCK: (5.5, 9.0), TRAM: (5.0, 8.0), WHEELCHAIR: (0.8, 1.4),
 }  # fmt: skip
 # These come at least once in each so many seconds, whatever the mix.
-_RARE = (BUS, TRUCK, MOTORBIKE, TRAM, TRAM, BICYCLE, WHEELCHAIR)
+_RARE = (BUS, TRUCK, MOTORBIKE, BUS, MOTORBIKE, TRAM, TRAM, BICYCLE, WHEELCHAIR)
 _RARE_EVERY_S = 12.0
 _AHEAD_S = 12.0  # so long before they are in view they may come
 _PAIRS = 0.25  # share of pedestrians who walk with another
@@ -201,7 +201,7 @@ class Crowd:
             start, end = ranges.get(id(user.route), (math.inf, 0.0))
             return start - 6 < user.s < end - 6
 
-        for class_id in (MOTORBIKE, TRUCK, BUS) if self.rare else ():
+        for class_id in (TRUCK, MOTORBIKE, BUS) if self.rare else ():
             if any(user.class_id == class_id and is_near(user) for user in users):
                 continue
             body = BODIES[class_id](self.rng)

@@ -25,6 +25,7 @@ from etram_det.simulator.routes import (
     along,
     beside,
     crossing_gates,
+    resampled,
 )
 
 _LANE_M, _RAILS_M, _CYCLES_M, _PARKING_M, _FOOTWAY_M = 3.3, 1.9, 1.9, 2.2, 3.6
@@ -102,6 +103,10 @@ class _Street:
         """The line at a distance to the right of the middle, for either direction of travel."""
         return beside(self.centre, -offset) if ahead else beside(self.centre, offset)[::-1].copy()
 
+    def route(self, kind: int, offset: float, ahead: bool) -> Route:
+        """A way along such a line."""
+        return Route(kind, resampled(self.line(offset, ahead)))
+
     def ground(self, low: float, high: float, albedo: float, start: float, end: float) -> Strip:
         """The strip between two offsets to the left, and two positions along the road."""
         part = slice(max(int(start), 0), int(end) + 1)
@@ -120,9 +125,9 @@ class _Street:
         for start, end in markings:
             self._mark(place, start, end, tone)
         for ahead in (False, True):
-            place.routes.append(Route(CYCLE, self.line(self.cycles, ahead)))
+            place.routes.append(self.route(CYCLE, self.cycles, ahead))
             if self.rails:
-                place.routes.append(Route(RAIL, self.line(_RAILS_M, ahead)))
+                place.routes.append(self.route(RAIL, _RAILS_M, ahead))
         self._line_with_houses(place)
         place.kerb_m = kerb
         for side in (False, True):
@@ -172,14 +177,14 @@ class _Street:
     def lanes_both_ways(self, place: Place) -> None:
         """Add carriageway routes straight along the road."""
         place.routes += [
-            Route(ROAD, self.line(lane, ahead)) for lane in self.lanes for ahead in (False, True)
+            self.route(ROAD, lane, ahead) for lane in self.lanes for ahead in (False, True)
         ]
 
     def footways(self, place: Place) -> None:
         """Add people who keep to their side."""
         for ahead in (False, True):
-            line = self.line(self.footway, ahead)
-            place.routes += [Route(WALK, line), Route(WALK, line[::-1].copy())]
+            line = resampled(self.line(self.footway, ahead))
+            place.routes += [Route(WALK, way, weight=0.5) for way in (line, line[::-1].copy())]
 
     def zebra(self, place: Place, at: float, refuge: bool, weight: float = 0.8) -> None:
         """A crossing at a position along the road, and people who turn to cross there."""
@@ -217,8 +222,8 @@ class _Street:
     def _to_door(
         self, footway: Array, doors: Array, at: int, direction: int
     ) -> list[tuple[float, float]]:
-        """Points of a footway from a position on, and of a door up to 22 m away."""
-        end = min(max(at + direction * int(self.rng.integers(8, 23)), 0), len(footway) - 1)
+        """Points of a footway from a position on, and of a door up to 15 m away."""
+        end = min(max(at + direction * int(self.rng.integers(6, 16)), 0), len(footway) - 1)
         points = [*footway[at : end : direction * 4], footway[end], doors[end]]
         return [(float(x), float(y)) for x, y in points]
 
@@ -273,10 +278,10 @@ def _junction(rng: np.random.Generator, rails: bool) -> Place:
     beyond = kerb + 1.5
     # From the west and from the south; their opposites are these, turned by half a turn.
     ways = [
-        ([(-out, -lane), (out, -lane)], 1.0),
+        ([(-out, -lane), (out, -lane)], 0.4),
         ([(-out, -lane), (-near, -lane), (-half, -lane), (-half, -beyond), (-half, -out)], 1.0),
         ([(-out, -lane), (-near, -lane), (half, -lane), (half, beyond), (half, out)], 1.0),
-        ([(half, -out), (half, out)], 0.5),
+        ([(half, -out), (half, out)], 0.4),
         ([(half, -out), (half, -beyond), (half, -lane), (near, -lane), (out, -lane)], 1.0),
         ([(half, -out), (half, -beyond), (half, lane), (-near, lane), (-out, lane)], 1.0),
     ]
@@ -309,16 +314,16 @@ def _walks_around(rng: np.random.Generator, place: Place, x: float, y: float) ->
     """People at a junction: straight on; and between doors, around corners and over crossings."""
     for i in (-1, 1):
         place.routes += [
-            Route(WALK, along([(-i * _REACH_M, i * y), (i * _REACH_M, i * y)], 1.0), weight=0.5),
-            Route(WALK, along([(i * x, -i * _REACH_M), (i * x, i * _REACH_M)], 1.0), weight=0.5),
+            Route(WALK, along([(-i * _REACH_M, i * y), (i * _REACH_M, i * y)], 1.0), weight=0.3),
+            Route(WALK, along([(i * x, -i * _REACH_M), (i * x, i * _REACH_M)], 1.0), weight=0.3),
         ]
 
         def beside_main(i: int, j: int) -> list[tuple[float, float]]:
-            away = i * (x + rng.uniform(8, 18))
+            away = i * (x + rng.uniform(6, 13))
             return [(away, j * (y + 2.2)), (away, j * y)]
 
         def beside_side(i: int, j: int) -> list[tuple[float, float]]:
-            away = j * (y + rng.uniform(8, 18))
+            away = j * (y + rng.uniform(6, 13))
             return [(i * (x + 2.2), away), (i * x, away)]
 
         for j in (-1, 1):
@@ -407,9 +412,9 @@ def _tram_stop(rng: np.random.Generator, rails: bool) -> Place:
     street.fill(place, [(0, 2 * _REACH_M)])
     street.lanes_both_ways(place)
     street.footways(place)
-    street.zebra(place, _REACH_M + 13, refuge=False)
-    _halt(place, (9.0, -_RAILS_M), (-3.0, _RAILS_M))
-    _halt(place, (9.0, -street.lanes[0]), (17.0 - 24, street.lanes[0]))
+    street.zebra(place, _REACH_M + 8, refuge=False)
+    _halt(place, (4.0, -_RAILS_M), (-4.0, _RAILS_M))
+    _halt(place, (4.0, -street.lanes[0]), (-7.0, street.lanes[0]))
     return place
 
 

@@ -209,7 +209,7 @@ class Scene:
         height, radius = float(self.rng.uniform(2.2, 3.6)), float(self.rng.uniform(0.9, 1.6))
         things += self._parts(furniture.trunk(height, 0.25), pose)
         leaves = self._parts(furniture.crown(self.rng, height + 0.6 * radius, radius), pose)
-        leaves[0].actor["phase0"] = self.rng.uniform(0.6, 1.4)  # hertz, until the first step
+        leaves[0].actor["phase0"] = self.rng.uniform(1.2, 2.4)  # hertz, until the first step
         self.still += leaves
 
     def _signal_poles(self) -> list[Pose]:
@@ -289,7 +289,7 @@ class Scene:
         actor = thing.actor
         if actor["driven0"] == 0:
             actor["driven0"] = actor["driven1"] = max(float(actor["phase0"][0]), 0.5)
-        gust = 0.55 + 0.45 * math.sin(1.1 * time_s + float(actor["x0"][0]))
+        gust = 0.7 + 0.3 * math.sin(2.1 * time_s + float(actor["x0"][0]))
         for name, value in (
             ("phase", 2 * math.pi * float(actor["driven0"][0]) * time_s),
             ("vigour", gust * min(self.effects["leaves"], 3.0)),

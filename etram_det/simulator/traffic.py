@@ -40,7 +40,7 @@ _HARDEST_MS2 = 7.0
 _LOOK_M = 45.0
 _AMBER_S, _CLEAR_S = 2.0, 1.5
 _GAP_S = 4.0  # that people and turning vehicles need
-_PAUSES_HZ = 0.07  # stops of somebody on foot in a second, to look around
+_PAUSES_HZ = 0.11  # stops of somebody on foot in a second, to look around
 _STANDS_MS = 0.05
 
 

@@ -1,5 +1,6 @@
 """What identifies a set of recordings."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -118,3 +119,25 @@ def test_a_damaged_place_is_reported_with_its_file():
         place_in_plan(ours | {"epoch": 0, "step": -3}, ours, "last.ckpt")
     with pytest.raises(UserError, match="last.ckpt: must hold a place .* with its settings"):
         place_in_plan(ours | {"epoch": 0, "step": 3, "recordings": 5}, ours, "last.ckpt")
+
+
+def test_the_version_of_the_simulator_is_part_of_it(recordings, tmp_path):
+    before = recordings(200_000, 300_000)
+    facts, digest = identities(before), fingerprint(before)["digest"]
+    with h5py.File(tmp_path / "train" / "a_td.h5", "r+") as file:
+        file.attrs["simulator_version"] = 3
+    [fact] = fingerprint(before)["recordings"]
+    assert fact["simulator_version"] == 3
+    assert fingerprint(before)["digest"] != digest
+    now = identities(before)
+    assert (facts["a"][5], now["a"][5]) == (0, 3)
+    now["a"][4] = facts["a"][4]  # the attribute may need room
+    changes = changes_between(
+        {"settings": {}, "recordings": facts}, {"settings": {}, "recordings": now}
+    )
+    assert changes == ["1 of the training recordings is of another version of the simulator (a)"]
+    # A checkpoint that was written before the version was kept.
+    facts["a"] = facts["a"][:5]
+    assert not changes_between(
+        {"settings": {}, "recordings": facts}, {"settings": {}, "recordings": now}
+    )
