@@ -111,9 +111,12 @@ class ReadOut:
         read_us, kept, self.free_us = _read_out(
             np.ascontiguousarray(events["t"]), self.event_us, self.buffer, self.free_us
         )
-        self.num_lost += int(len(kept) - kept.sum())
+        if lost := int(len(kept) - kept.sum()):
+            self.num_lost += lost
+            events, read_us = events[kept], read_us[kept]
         events["t"] = read_us
-        events = np.concatenate([self.late, events[kept]])
+        if len(self.late):
+            events = np.concatenate([self.late, events])
         now = int(np.searchsorted(events["t"], end_us, side="right"))
         self.late = events[now:]
         return events[:now]
