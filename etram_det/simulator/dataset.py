@@ -157,7 +157,7 @@ class _Events:
         file.attrs[VERSION_ATTRIBUTE] = np.int64(SIMULATOR_VERSION)
         group = file.create_group("events")
         group["height"], group["width"] = np.int64(height), np.int64(width)
-        compression = hdf5plugin.Blosc(cname="zstd", clevel=5, shuffle=hdf5plugin.Blosc.BITSHUFFLE)
+        compression = hdf5plugin.Blosc(cname="zstd", clevel=3, shuffle=hdf5plugin.Blosc.BITSHUFFLE)
         self.datasets = {
             name: group.create_dataset(
                 name, (0,), dtype, maxshape=(None,), chunks=(_EVENTS_PER_CHUNK,), **compression

@@ -40,7 +40,7 @@ from etram_det.simulator.scene import Scene
 from etram_det.simulator.weather import Rain, Shake, draw_shake
 
 _MAX_STEP_PX = 1.0
-_LARGE_PX = 45.0  # bodies larger than this take longer steps, up to 2.5 times as long
+_LARGE_PX = 38.0  # bodies larger than this take longer steps, up to 2.5 times as long
 _FLICKER_STEPS = 8  # of a period of the mains
 MARGIN_PX = 8  # by which the background is larger than the frame on each side, for shaking
 
@@ -292,6 +292,8 @@ class EventCamera:
         height, width = self.image.shape
         now = self.stage.actors["track"].tolist()
         windows = [bounds for track, bounds in ends.items() if track not in now]
+        if not windows and all(track in ends for track in now):
+            return
         camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
         for i in self.order:
             place(camera, self.scene.sun, self.stage, i, 0.0, float(self.now_us))

@@ -38,18 +38,24 @@ def boxes_now(camera: EventCamera) -> NDArray[Any]:
     height, width = camera.image.shape
     parts: dict[int, list[int]] = defaultdict(list)
     for i, track in enumerate(actors["track"].tolist()):
-        if track >= 0 and views["num_visible"][i] > 0 and views["num_events"][i] >= _MIN_EVENTS:
+        if track >= 0:
             parts[track].append(i)
+    own, visible = views["num_own"].tolist(), views["num_visible"].tolist()
+    whole, seen, caused = views["box"].tolist(), views["seen"].tolist(), views["num_events"]
     boxes = []
     for track, of_track in parts.items():
-        whole, seen = _union(views["box"][of_track]), _union(views["seen"][of_track])
-        inside = np.clip(whole, 0, (width, height, width, height))
-        in_frame = _area(inside) / max(_area(whole), 1e-9)
-        unhidden = views["num_visible"][of_track].sum() / views["num_own"][of_track].sum()
-        sides = seen[2:] - seen[:2]
+        drawn = [i for i in of_track if visible[i]]
+        if not drawn or caused[drawn[0]] < _MIN_EVENTS:
+            continue
+        u0, v0, u1, v1 = _union([whole[i] for i in of_track])
+        inside = (max(u0, 0), max(v0, 0), min(u1, width), min(v1, height))
+        in_frame = _area(inside) / max(_area((u0, v0, u1, v1)), 1e-9)
+        unhidden = sum(visible[i] for i in drawn) / sum(own[i] for i in of_track)
+        x0, y0, x1, y1 = _union([seen[i] for i in drawn])
+        sides = (x1 - x0, y1 - y0)
         if in_frame < _MIN_IN_FRAME or unhidden < _MIN_VISIBLE or max(sides) < _MIN_SIDE_PX:
             continue
-        boxes.append((*seen[:2], *sides, actors["class_id"][of_track[0]], track))
+        boxes.append((x0, y0, *sides, int(actors["class_id"][drawn[0]]), track))
     table = np.zeros(len(boxes), BOX_DTYPE)
     table["t"], table["class_confidence"] = camera.now_us, 1
     columns = np.array(boxes, np.float64).reshape(-1, 6).T
@@ -58,13 +64,14 @@ def boxes_now(camera: EventCamera) -> NDArray[Any]:
     return table
 
 
-def _union(bounds: NDArray[Any]) -> NDArray[Any]:
-    """Bounds ``[4]`` of rectangles ``[N, 4]``, u0 v0 u1 v1."""
-    return np.append(bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0))
+def _union(bounds: list[list[float]]) -> tuple[float, float, float, float]:
+    """Bounds of rectangles, u0 v0 u1 v1."""
+    u0, v0, u1, v1 = zip(*bounds, strict=True)
+    return min(u0), min(v0), max(u1), max(v1)
 
 
-def _area(bounds: NDArray[Any]) -> float:
-    return float((bounds[2] - bounds[0]) * (bounds[3] - bounds[1]))
+def _area(bounds: tuple[float, float, float, float]) -> float:
+    return (bounds[2] - bounds[0]) * (bounds[3] - bounds[1])
 
 
 @dataclass

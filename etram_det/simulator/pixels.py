@@ -101,7 +101,7 @@ class Pixels(NamedTuple):
     reference: NDArray[np.float32]  # level of the last threshold crossing
     thresholds: NDArray[np.float32]  # [2, H, W], for negative and positive events
     last_us: NDArray[np.int64]  # time of the last event
-    changed: NDArray[np.bool_]  # [H] rows with pixels that may not be at rest
+    changed: NDArray[np.int64]  # [H, 2] first and last column that may not be at rest
     dark_level: float
     refractory_us: int
     lag_us: float  # time constant at intensity 1
@@ -127,7 +127,7 @@ def draw_pixels(
         level + apart.astype(np.float32),
         np.maximum(thresholds, least).astype(np.float32),
         np.full(image.shape, -sensor.refractory_us, np.int64),
-        np.zeros(len(image), np.bool_),
+        np.tile([image.shape[1], -1], (len(image), 1)),
         sensor.dark_level,
         sensor.refractory_us,
         1e6 / (2 * math.pi * sensor.bandwidth_hz),
@@ -246,11 +246,12 @@ def compare(
     image, last_image = pixels.image, pixels.last_image
     for row in range(window[1], window[3]):
         events = with_room(events, num_events, window[2] - window[0])
+        first, last = pixels.changed[row]
         for column in range(window[0], window[2]):
             if image[row, column] == last_image[row, column]:
                 continue
             last_image[row, column] = image[row, column]
-            pixels.changed[row] = True
+            first, last = min(first, column), max(last, column)
             light = image[row, column] + pixels.dark_level
             from_us = max(start_us, slice_us + pixels.seen_us[row, column])
             if pixels.level[row, column] != pixels.target[row, column]:
@@ -269,6 +270,7 @@ def compare(
             num_events = _follow(
                 pixels, row, column, new - behind + rest, from_us, end_us, 0.0, events, num_events
             )
+        pixels.changed[row, 0], pixels.changed[row, 1] = first, last
     return events, num_events
 
 
@@ -279,11 +281,12 @@ def settle_all(
     """End a slice: all pixels move towards their targets until ``end_us``."""
     height, width = pixels.image.shape
     for row in range(height):
-        if not pixels.changed[row]:
+        first, last = pixels.changed[row]
+        if last < first:
             continue
-        pixels.changed[row] = False
+        pixels.changed[row, 0], pixels.changed[row, 1] = width, -1
         events = with_room(events, num_events, width)
-        for column in range(width):
+        for column in range(first, last + 1):
             if pixels.level[row, column] != pixels.target[row, column]:
                 num_events = _settle(pixels, row, column, slice_us, end_us, events, num_events)
             pixels.seen_us[row, column] = 0.0

@@ -23,11 +23,18 @@ _LEAST_FILL = 6  # pixels of a row from which on its inner part is filled at onc
 _GRAIN_MASK = GRAIN_SIZE - 1
 _GRAINS_PER_M = 2.5
 
+# Rounding may differ; infinities and signs may not.
+_FAST = {"contract", "arcp"}
 # Half width, half height, corner, taper, ring of a shape, the largest size of its pixels along both
 # axes, and pixels per metre along both where these hardly vary, else 0.
 Form = tuple[float, float, float, float, float, float, float, float, float]
 # Its matrix: what it takes to get from a pixel to a / depth, b / depth and 1 / depth.
 Matrix = tuple[float, float, float, float, float, float, float, float, float]
+
+
+# A line on the screen, u = a * v + b, and the sign of the side of it that is outside.
+Line = tuple[float, float, float]
+Outline = tuple[Line, Line, Line, Line]
 
 
 class Light(NamedTuple):
@@ -73,7 +80,7 @@ def _pixel_m(across: float, down: float) -> float:
     return max(across, down) + 0.4 * min(across, down)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _cover(form: Form, m: Matrix, a: float, b: float, depth: float) -> float:
     """Share of a pixel that a shape covers, from its point ``(a, b)`` of the shape's plane."""
     half_x, half_z, corner, taper, ring, edge_x, edge_z, per_x, per_z = form
@@ -102,7 +109,7 @@ def _cover(form: Form, m: Matrix, a: float, b: float, depth: float) -> float:
     return min(0.5 - outside, 1.0) * thin
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
     """Texture in [-1, 1] at a point of a plane, in metres; it repeats every 25 m."""
     a, b = a * _GRAINS_PER_M, b * _GRAINS_PER_M
@@ -115,37 +122,62 @@ def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
     return upper * (1 - down) + lower * down
 
 
-@njit(cache=True, nogil=True, inline="always", error_model="numpy")
-def _clip(slope: float, at_0: float, low: float, high: float) -> tuple[float, float]:
-    """The part of an interval in which ``slope * u + at_0 <= 0``."""
-    if slope > 0:
-        return low, min(high, -at_0 / slope)
-    if slope < 0:
-        return max(low, -at_0 / slope), high
-    return (low, high) if at_0 <= 0 else (np.inf, -np.inf)
+@njit(cache=True, nogil=True, inline="always", error_model="numpy", fastmath=_FAST)
+def _line(slope: float, at_v: float, at_1: float) -> Line:
+    """Where ``slope * u + at_v * v + at_1 <= 0``: to the left or right of a line in u and v."""
+    if slope == 0:
+        return at_v, at_1, 0.0
+    return -at_v / slope, -at_1 / slope, slope
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _columns(
-    m: Matrix, form: Form, inner: bool, v: float, first: int, last: int
-) -> tuple[int, int]:
-    """The columns of ``first`` to ``last`` that a shape can cover, or that it covers wholly."""
-    a, b, w = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def _outline(m: Matrix, form: Form, inner: bool) -> Outline:
+    """The lines that bound what a shape can cover, or what it covers wholly."""
     slant = 0.5 * form[0] * form[3] / form[1]
     more_x = -max(form[5], form[2]) if inner else form[5]
     more_z = -max(form[6], form[2]) if inner else form[6]
     wide, high = form[0] * (1 - 0.5 * form[3]) + more_x, form[1] + more_z
-    u0, u1 = float(first), float(last)
-    u0, u1 = _clip(m[0] + slant * m[3] - wide * m[6], a + slant * b - wide * w, u0, u1)
-    u0, u1 = _clip(slant * m[3] - m[0] - wide * m[6], slant * b - a - wide * w, u0, u1)
-    u0, u1 = _clip(m[3] - high * m[6], b - high * w, u0, u1)
-    u0, u1 = _clip(-m[3] - high * m[6], -b - high * w, u0, u1)
-    if not u0 <= u1:
+    return (
+        _line(
+            m[0] + slant * m[3] - wide * m[6],
+            m[1] + slant * m[4] - wide * m[7],
+            m[2] + slant * m[5] - wide * m[8],
+        ),
+        _line(
+            slant * m[3] - m[0] - wide * m[6],
+            slant * m[4] - m[1] - wide * m[7],
+            slant * m[5] - m[2] - wide * m[8],
+        ),
+        _line(m[3] - high * m[6], m[4] - high * m[7], m[5] - high * m[8]),
+        _line(-m[3] - high * m[6], -m[4] - high * m[7], -m[5] - high * m[8]),
+    )
+
+
+@njit(cache=True, nogil=True, inline="always", error_model="numpy", fastmath=_FAST)
+def _clip(line: Line, v: float, low: float, high: float) -> tuple[float, float]:
+    """The part of an interval of a row on the inner side of a line."""
+    at = line[0] * v + line[1]
+    if line[2] > 0:
+        return low, min(high, at)
+    if line[2] < 0:
+        return max(low, at), high
+    return (low, high) if at <= 0 else (1.0, 0.0)
+
+
+@njit(cache=True, nogil=True, inline="always", error_model="numpy", fastmath=_FAST)
+def _columns(outline: Outline, v: float, first: int, last: int) -> tuple[int, int]:
+    """The columns of ``first`` to ``last`` inside an outline, in the row at ``v``."""
+    low, high = float(first), float(last)
+    low, high = _clip(outline[0], v, low, high)
+    low, high = _clip(outline[1], v, low, high)
+    low, high = _clip(outline[2], v, low, high)
+    low, high = _clip(outline[3], v, low, high)
+    if not low <= high:
         return first, first
-    return max(first, math.ceil(u0 - 0.5)), min(last, math.floor(u1 - 0.5) + 1)
+    return max(first, math.ceil(low - 0.5)), min(last, math.floor(high - 0.5) + 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _paint_solid(
     image: NDArray[np.float32],
     nearest: NDArray[np.float32],
@@ -161,18 +193,19 @@ def _paint_solid(
     value = np.float32(light.ambient * float(shape.albedo) + shone)
     grain, grain_seed = light.ambient * float(shape.albedo * shape.grain), float(shape.grain_seed)
     form, m, grains = _form(shape, spot), _matrix(spot), light.grains
+    outer, inner = _outline(m, form, False), _outline(m, form, True)
     fills = grain == 0 and not stays and form[0] > max(form[5], form[2])
     fills = fills and form[1] > max(form[6], form[2])
     first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
     for row in range(max(spot.v_from, window[1]), min(spot.v_to, window[3])):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
-        start, end = _columns(m, form, False, v, first, last)
+        start, end = _columns(outer, v, first, last)
         if start >= end:
             continue
         full_start, full_end = end, end
         if fills and end - start > _LEAST_FILL:
-            full_start, full_end = _columns(m, form, True, v, start, end)
+            full_start, full_end = _columns(inner, v, start, end)
             if full_start >= full_end:
                 full_start, full_end = end, end
         column = start
@@ -182,9 +215,9 @@ def _paint_solid(
                 if least * _SLACK > light.row_nearest[row]:
                     image[row, full_start:full_end] = value
                 else:
-                    for inner in range(full_start, full_end):
-                        if (m[6] * (inner + 0.5) + w_row) * _SLACK > nearest[row, inner]:
-                            image[row, inner] = value
+                    for inside in range(full_start, full_end):
+                        if (m[6] * (inside + 0.5) + w_row) * _SLACK > nearest[row, inside]:
+                            image[row, inside] = value
                 column = full_end
                 continue
             u = column + 0.5
@@ -203,7 +236,7 @@ def _paint_solid(
             column += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _paint_light(
     image: NDArray[np.float32],
     nearest: NDArray[np.float32],
@@ -218,16 +251,17 @@ def _paint_light(
     value = shine * light.glare * float(shape.light)
     form, m, background = _form(shape, spot), _matrix(spot), light.background
     shade = light.sunlight if cast else float(shape.light)
+    outer, inner = _outline(m, form, False), _outline(m, form, True)
     per_a, per_b = 1 / form[0], 1 / form[1]
     level = abs(m[6]) < 1e-12  # on the ground, a row has one depth
     first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
     for row in range(max(spot.v_from, window[1]), min(spot.v_to, window[3])):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
-        start, end = _columns(m, form, False, v, first, last)
+        start, end = _columns(outer, v, first, last)
         full_start, full_end = end, end
         if cast and start < end:
-            full_start, full_end = _columns(m, form, True, v, start, end)
+            full_start, full_end = _columns(inner, v, start, end)
         w, depth = w_row, 1 / w_row if level else 0.0
         for column in range(start, end):
             u = column + 0.5
@@ -305,7 +339,7 @@ def paint(
                 _paint_light(image, nearest, window, shapes[k], placed[k], light, stage.shine[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def look(
     far_to_near: NDArray[np.int64], stage: Stage, light: Light, owner: NDArray[np.int32]
 ) -> None:
@@ -329,13 +363,14 @@ def look(
             if shapes[k].effect != SOLID:
                 continue
             spot, form, m = placed[k], _form(shapes[k], placed[k]), _matrix(placed[k])
+            outer, inner = _outline(m, form, False), _outline(m, form, True)
             first, last = max(spot.u_from, 0), min(spot.u_to, width)
             for row in range(max(spot.v_from, 0), min(spot.v_to, height)):
                 v = row + 0.5
-                start, end = _columns(m, form, False, v, first, last)
+                start, end = _columns(outer, v, first, last)
                 if start >= end:
                     continue
-                full_start, full_end = _columns(m, form, True, v, start, end)
+                full_start, full_end = _columns(inner, v, start, end)
                 for column in range(start, end):
                     if owner[1, row, column] == i:
                         continue
