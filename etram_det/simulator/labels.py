@@ -15,10 +15,11 @@ from etram_det.simulator.event_camera import EventCamera
 
 LABEL_INTERVAL_US = 33_333
 
-# A road user is labelled if this share of its box is in the frame, this share of its pixels there
-# is not hidden by what is nearer, its longer side has so many pixels, and it has caused so many
-# events.
+# A road user is labelled if this share of its box is in the frame, or it fills this share of the
+# frame; this share of its pixels there is not hidden by what is nearer; its longer side has so many
+# pixels; and it has caused so many events.
 _MIN_IN_FRAME = 0.2
+_MIN_OF_FRAME = 0.02
 _MIN_VISIBLE = 0.4
 _MIN_SIDE_PX = 5.0
 _MIN_EVENTS = 20
@@ -53,6 +54,8 @@ def boxes_now(camera: EventCamera) -> NDArray[Any]:
         unhidden = sum(visible[i] for i in drawn) / sum(own[i] for i in of_track)
         x0, y0, x1, y1 = _union([seen[i] for i in drawn])
         sides = (x1 - x0, y1 - y0)
+        if sum(visible[i] for i in drawn) > _MIN_OF_FRAME * height * width:
+            in_frame = 1.0
         if in_frame < _MIN_IN_FRAME or unhidden < _MIN_VISIBLE or max(sides) < _MIN_SIDE_PX:
             continue
         boxes.append((x0, y0, *sides, int(actors["class_id"][drawn[0]]), track))
