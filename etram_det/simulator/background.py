@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.simulator.places import Strip, Wall
 from etram_det.simulator.projection import Camera
 from etram_det.simulator.rendering import GRAIN_SIZE
 from etram_det.simulator.routes import Array
+from etram_det.simulator.streets import Strip, Wall
 
 _TEXEL_M = 0.1
 _ROWS = 16  # rays of so many rows are followed at a time, which bounds the memory
