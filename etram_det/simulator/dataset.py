@@ -172,7 +172,7 @@ class _Events:
         self.number += len(events)
         self.positive += int(events["p"].sum())
         self.waiting.append(events)
-        if sum(len(x) for x in self.waiting) >= 8 * _EVENTS_PER_CHUNK:
+        if sum(len(x) for x in self.waiting) >= 2 * _EVENTS_PER_CHUNK:
             events = np.concatenate(self.waiting)
             whole = len(events) // _EVENTS_PER_CHUNK * _EVENTS_PER_CHUNK
             self._write(events[:whole])
