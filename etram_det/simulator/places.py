@@ -95,7 +95,12 @@ def _junction(rng: np.random.Generator, rails: bool) -> Place:
         place.routes.append(Route(CYCLE, sign * along(corner, 5.0), turning=True))
     _walks_around(rng, place, c + walk, kerb + walk)
     lines = [(-stop, -lane, 0), (half, -kerb - _STOP_M, 1), (-stop, -street.cycles, 0)]
-    lines += [(-stop, -RAILS_M, 0)]
+    _stop_at_lights(place, [*lines, (-stop, -RAILS_M, 0)])
+    return place
+
+
+def _stop_at_lights(place: Place, lines: list[tuple[float, float, int]]) -> None:
+    """Give routes their stop lines: x, y and group of lights, and their opposites."""
     for i, route in enumerate(place.routes):
         if route.kind == WALK:
             continue
@@ -107,7 +112,6 @@ def _junction(rng: np.random.Generator, rails: bool) -> Place:
                 if away < 1.2 and math.cos(turn) > 0.8:
                     gates.append(Gate(s, SIGNAL, group))
         place.routes[i] = replace(route, gates=tuple(gates))
-    return place
 
 
 def _walks_around(rng: np.random.Generator, place: Place, x: float, y: float) -> None:

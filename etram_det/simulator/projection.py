@@ -273,6 +273,31 @@ def _place_plane(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _rod_ends(
+    camera: Camera, shape: Any, pose: Point, x: float, z: float, angle: float
+) -> tuple[Point, Point]:
+    """Both ends of a rod in the camera's axes."""
+    ahead_x, ahead_y = math.cos(pose[2]), math.sin(pose[2])
+    half, offset = float(shape.half_x - shape.half_z), float(shape.offset)
+    is_along = shape.plane == ROD
+    along, rise = (half * math.cos(angle), half * math.sin(angle)) if is_along else (0.0, 0.0)
+    across = 0.0 if is_along else half
+    start = _turned(
+        camera,
+        pose[0] + (x - along) * ahead_x - (offset - across) * ahead_y,
+        pose[1] + (x - along) * ahead_y + (offset - across) * ahead_x,
+        z - rise - camera.height_m,
+    )
+    end = _turned(
+        camera,
+        pose[0] + (x + along) * ahead_x - (offset + across) * ahead_y,
+        pose[1] + (x + along) * ahead_y + (offset + across) * ahead_x,
+        z + rise - camera.height_m,
+    )
+    return start, end
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _place_shape(
     camera: Camera, sun: Sun, shape: Any, pose: Point, motion: Point, spot: Any
 ) -> tuple[float, float, float, float]:
@@ -288,22 +313,7 @@ def _place_shape(
     sine, cosine = math.sin(angle), math.cos(angle)
     plane, offset, tilt = shape.plane, float(shape.offset), float(shape.tilt)
     if plane == ROD or plane == AXLE:
-        half = float(shape.half_x - shape.half_z)
-        across = (offset, offset) if plane == ROD else (offset - half, offset + half)
-        along = half * cosine if plane == ROD else 0.0
-        rise = half * sine if plane == ROD else 0.0
-        start = _turned(
-            camera,
-            body_x + (x - along) * ahead_x - across[0] * ahead_y,
-            body_y + (x - along) * ahead_y + across[0] * ahead_x,
-            z - rise - camera.height_m,
-        )
-        end = _turned(
-            camera,
-            body_x + (x + along) * ahead_x - across[1] * ahead_y,
-            body_y + (x + along) * ahead_y + across[1] * ahead_x,
-            z + rise - camera.height_m,
-        )
+        start, end = _rod_ends(camera, shape, pose, x, z, angle)
         return _place_rod(camera, shape, spot, start, end)
     # Left of the heading is (-ahead_y, ahead_x). The camera is over the origin.
     camera_ahead = -(ahead_x * body_x + ahead_y * body_y)
