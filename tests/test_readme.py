@@ -87,7 +87,7 @@ def test_the_module_is_a_program():
 
 @pytest.mark.slow
 def test_the_first_command_trains_a_detector(tmp_path):
-    """Traffic of version 3 is hard for 400 steps, which reach an AP50 of 0.018, 0.007 on small ones.
+    """Traffic of version 3 is hard for 400 steps, which reach an AP50 of 0.018.
 
     How long it took is printed, not judged.
     """
