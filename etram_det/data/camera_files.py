@@ -16,7 +16,7 @@ from typing import Any
 from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings
 from etram_det.data.raw import RawRecording, no_box_file
-from etram_det.data.representation import FrameSettings
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings
 from etram_det.errors import UserError
 from etram_det.files import CACHE_VARIABLE, cache_folder, replacing
 
@@ -57,7 +57,7 @@ class CameraRecording(RawRecording):
     ) -> None:
         if box_path is None and require_labels:
             raise no_box_file(path)
-        decoded = _decoded(path, frame_settings.sensor_size)
+        decoded = _decoded(path, frame_settings.sensor_size or SENSOR_SIZE)
         try:
             super().__init__(
                 decoded, box_path, split, frame_settings, label_settings, require_labels

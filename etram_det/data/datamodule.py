@@ -80,9 +80,14 @@ class EventDataModule(pl.LightningDataModule):
             does, ``window`` between the bounds of the window itself. Raw recordings only.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does. Raw recordings only.
-        sensor_size: height and width of the sensor in pixels, for raw recordings that lack it.
+        sensor_size: height and width of the sensor in pixels, for raw recordings that lack it, or
+            state one that their events contradict.
         representation: ``stacked_histogram`` counts events by polarity in equal parts of the
             window, ``mixed_density`` sums polarities over its whole, half, quarter and so on.
+        time_unit: unit of the timestamps in HDF5 files: ``us``, ``ms``, ``ns`` or ``s``; unset for
+            microseconds, which are refused where the events leave no doubt that they are not.
+        clock: RAW files: ``recording`` takes off the camera's time at their start, as the readers
+            of Metavision and OpenEB do, and so their boxes; ``camera`` keeps it.
         interval_ms: time between labelled frames of raw recordings in ms, a multiple of
             ``window_ms``.
         jitter_ms: how far a label of raw recordings may lie off the interval, in ms.
@@ -128,8 +133,10 @@ class EventDataModule(pl.LightningDataModule):
         count_cutoff: int = 10,
         timing: Literal["events", "window"] = "events",
         downsample: Literal["sum", "nearest"] = "sum",
-        sensor_size: tuple[int, int] = (720, 1280),
+        sensor_size: tuple[int, int] | None = (720, 1280),
         representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+        time_unit: Literal["us", "ms", "ns", "s"] | None = None,
+        clock: Literal["recording", "camera"] = "recording",
         interval_ms: int = 100,
         jitter_ms: int = 2,
         filters: Sequence[str] = (),
@@ -153,7 +160,16 @@ class EventDataModule(pl.LightningDataModule):
         self.root, self.simulation = root, simulation
         self.input_size = size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
-            size, window_ms, bins, count_cutoff, timing, downsample, sensor_size, representation
+            input_size=size,
+            window_ms=window_ms,
+            bins=bins,
+            count_cutoff=count_cutoff,
+            timing=timing,
+            downsample=downsample,
+            sensor_size=sensor_size,
+            representation=representation,
+            time_unit=time_unit,
+            clock=clock,
         )
         self.label_settings = LabelSettings(class_names, interval_ms, jitter_ms, tuple(filters))
         self.class_names = class_names_of(class_names)

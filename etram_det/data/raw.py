@@ -28,7 +28,7 @@ from etram_det.data.recording import (
     Recording,
     Timeline,
 )
-from etram_det.data.representation import FrameSettings, Representation
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
 from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
 from etram_det.errors import UserError
 
@@ -76,7 +76,9 @@ class RawRecording(Recording):
         window_us = frame_settings.window_ms * 1000
         with _open_events(path) as events:
             _require_stored(events, path)
-            sensor_size = _sensor_size(events["t"].parent) or frame_settings.sensor_size
+            sensor_size = (
+                _sensor_size(events["t"].parent) or frame_settings.sensor_size or SENSOR_SIZE
+            )
             try:
                 timeline = labelled_timeline(
                     path, box_path, sensor_size, split, frame_settings, label_settings

@@ -17,6 +17,19 @@ OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
 
 
+@dataclass(frozen=True)
+class Note:
+    """What was inferred, assumed or doubtful when a recording was opened.
+
+    Attributes:
+        message: the same for all recordings that share it, without their names.
+        doubtful: whether the user should look at it before relying on the recording.
+    """
+
+    message: str
+    doubtful: bool = False
+
+
 class NoLabels(UserError):
     """A recording without any box."""
 
@@ -62,6 +75,7 @@ class Recording(ABC):
             file whose timestamp was behind an earlier one; empty where frames are stored as such.
         repaired_share: share of the file's events, in [0, 1], whose timestamp was behind an earlier
             one, once frames were read; 0 where that is not known.
+        notes: what was inferred, assumed or doubtful when it was opened.
     """
 
     def __init__(
@@ -82,6 +96,7 @@ class Recording(ABC):
         self.dropped = dict(timeline.dropped)
         self.events: dict[str, int] = {}
         self.repaired_share = 0.0
+        self.notes: list[Note] = []
 
     def __len__(self) -> int:
         return len(self.frame_end_us)

@@ -7,13 +7,15 @@ run is counted into the planes of its bin, which then stay in the processor's ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.errors import UserError
+
+SENSOR_SIZE = (720, 1280)  # height and width, assumed where nothing states them
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,14 @@ class FrameSettings:
             ``"nearest"`` keeps one of them, as RVT does (three events in four are lost at half
             size). Preprocessed recordings keep what they were stored with.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not
-            state their own.
+            state their own, or one that their events contradict; None for 720 and 1280 where
+            there is none, and for what the file states in any other case.
         representation: ``"stacked_histogram"`` or ``"mixed_density"``, as :class:`Representation`
             describes them.
+        time_unit: unit of the timestamps in HDF5 files; None for microseconds, which are refused
+            where span and rate of the events leave no doubt that they are something else.
+        clock: RAW files: ``"recording"`` takes off the camera's time at their start, as the readers
+            of Metavision and OpenEB do; ``"camera"`` keeps it.
     """
 
     input_size: tuple[int, int] | None = None
@@ -44,15 +51,17 @@ class FrameSettings:
     count_cutoff: int = 10
     timing: Literal["events", "window"] = "events"
     downsample: Literal["sum", "nearest"] = "sum"
-    sensor_size: tuple[int, int] = (720, 1280)
+    sensor_size: tuple[int, int] | None = SENSOR_SIZE
     representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram"
+    time_unit: Literal["us", "ms", "ns", "s"] | None = None
+    clock: Literal["recording", "camera"] = "recording"
 
     def __post_init__(self) -> None:
         for name in ("window_ms", "bins", "count_cutoff"):
             if (found := getattr(self, name)) < 1:
                 raise UserError(f"data.{name}: must be at least 1, got {found}: raise it")
-        for name in ("timing", "downsample", "representation"):
-            choices = get_args(get_type_hints(FrameSettings)[name])
+        for name in ("timing", "downsample", "representation", "time_unit", "clock"):
+            choices = _choices(get_type_hints(FrameSettings)[name])
             if (found := getattr(self, name)) not in choices:
                 raise UserError(f"data.{name}: must be one of {choices}, got {found!r}: choose one")
         most = int(np.iinfo(self.dtype).max)
@@ -78,6 +87,12 @@ class FrameSettings:
     def dtype(self) -> np.dtype[Any]:
         """Of a frame's counts."""
         return np.dtype(np.uint8 if self.representation == "stacked_histogram" else np.int8)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What a setting of a ``Literal``, or of one or None, may be."""
+    members = get_args(hint)
+    return members if get_origin(hint) is Literal else (*get_args(members[0]), None)
 
 
 def channels_of(bins: int, representation: str) -> int:

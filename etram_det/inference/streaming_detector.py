@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.representation import FrameSettings, Representation
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
 from etram_det.errors import UserError
 from etram_det.inference.engine import Engine, Precision, PyTorchEngine
 from etram_det.inference.placement import Placement, Resize
@@ -137,7 +137,7 @@ class StreamingDetector:
         )
         self.class_names = trained.class_names
         self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings
-        sensor_size = sensor_size or self.frame_settings.sensor_size
+        sensor_size = sensor_size or self.frame_settings.sensor_size or SENSOR_SIZE
         input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         self.placement = Placement.fitting(sensor_size, input_size, resize)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold

@@ -17,7 +17,7 @@ from etram_det.data.layouts import (
 )
 from etram_det.data.raw import labelled_timeline
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
-from etram_det.data.representation import FrameSettings
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
@@ -108,7 +108,7 @@ def _facts_of_boxes(
     paths: list[Path], split: str, frames: FrameSettings, labels: LabelSettings
 ) -> list[RecordingFacts]:
     """Facts from box files alone; those without usable labels are left out."""
-    height, width = frames.sensor_size
+    height, width = frames.sensor_size or SENSOR_SIZE
     input_height, input_width = frames.input_size or (height // 2, width // 2)
     scale = width / input_width, height / input_height
     facts = []
