@@ -15,8 +15,9 @@ from typing import Any
 
 from etram_det.data.hdf5_file import new_hdf5_file
 from etram_det.data.labels import LabelSettings
-from etram_det.data.raw import RawRecording, no_box_file
+from etram_det.data.raw import RawRecording
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings
+from etram_det.data.timeline import no_box_file
 from etram_det.errors import UserError
 from etram_det.files import CACHE_VARIABLE, cache_folder, replacing
 
@@ -64,7 +65,7 @@ class CameraRecording(RawRecording):
             )
         except UserError as error:  # of the same kind, but naming the file that is known
             raise type(error)(str(error).replace(str(decoded), str(path))) from error
-        self.name = path.stem.removesuffix("_td")
+        self.name, self.source = path.stem.removesuffix("_td"), path
 
 
 def _decoded(path: Path, default_size: tuple[int, int]) -> Path:

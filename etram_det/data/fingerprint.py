@@ -103,6 +103,8 @@ def place_in_plan(
 def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs between the training that wrote a checkpoint and the one of now, in words.
 
+    A setting that only the one of now knows has come with a later release: it changes nothing.
+
     Args:
         theirs: the checkpoint's ``settings`` by dotted name, and its training ``recordings`` as
             :func:`identities` returned them.
@@ -112,7 +114,7 @@ def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[
     settings = [
         f"{name} was {before.get(name)} and is {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
-        if _plain(before.get(name)) != _plain(now.get(name))
+        if name in before and _plain(before[name]) != _plain(now.get(name))
     ]
     return settings + _changed_recordings(theirs["recordings"], ours["recordings"], "training")
 

@@ -194,9 +194,10 @@ def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
 
 
 def _stored_settings(manifest: Path) -> dict[str, Any]:
-    """The settings that a folder was preprocessed with."""
+    """The settings that a folder was preprocessed with; newer ones have their defaults."""
+    newer = {name: getattr(FrameSettings(), name) for name in ("time_unit", "clock")}
     try:
-        return dict(json.loads(manifest.read_text())["settings"])
+        return newer | dict(json.loads(manifest.read_text())["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(manifest, error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ class Note:
     """What was inferred, assumed or doubtful when a recording was opened.
 
     Attributes:
-        message: the same for all recordings that share it, without their names.
+        message: what it is and what to do, without the recording's name.
         doubtful: whether the user should look at it before relying on the recording.
+        kind: what notes have in common that are logged as one; the message unless set.
     """
 
     message: str
     doubtful: bool = False
+    kind: str = ""
 
 
 class NoLabels(UserError):
@@ -76,6 +79,8 @@ class Recording(ABC):
         repaired_share: share of the file's events, in [0, 1], whose timestamp was behind an earlier
             one, once frames were read; 0 where that is not known.
         notes: what was inferred, assumed or doubtful when it was opened.
+        labels_without_events: boxes in whose windows there is no event; known in part before
+            :meth:`prepare`.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Recording(ABC):
         self.events: dict[str, int] = {}
         self.repaired_share = 0.0
         self.notes: list[Note] = []
+        self.labels_without_events = 0
 
     def __len__(self) -> int:
         return len(self.frame_end_us)
@@ -137,6 +143,23 @@ class Recording(ABC):
     def event_rate(self) -> float | None:
         """Events in a second, where that is known without reading them."""
         return None
+
+    @property
+    def num_events_to_index(self) -> int:
+        """Events that :meth:`prepare` has to read through; 0 where this was done before."""
+        return 0
+
+    def prepare(  # noqa: B027 (nothing to do where frames are stored)
+        self, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Read through the events once, where frames need that, and count labels without any.
+
+        Args:
+            progress: is called with a number of events that were read.
+
+        Raises:
+            UserError: the file is damaged where it is read.
+        """
 
     @abstractmethod
     def frames(self, start: int, stop: int) -> NDArray[Any]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from etram_det.errors import UserError
 
+# What -1 becomes in unsigned numbers is -1 too.
+POLARITIES = (0, 1, -1, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1)
 SENSOR_SIZE = (720, 1280)  # height and width, assumed where nothing states them
 
 
@@ -146,12 +148,15 @@ class Representation:
             frame: ``[channels, H, W]``, contiguous, overwritten.
             x: ``[E]`` columns on the sensor.
             y: ``[E]`` rows on the sensor.
-            p: ``[E]`` polarities, 0 and 1 or -1 and 1.
+            p: ``[E]`` polarities, 0 and 1 or -1 and 1; an unsigned -1 that wrapped (255 …) is -1.
             t_us: ``[E]`` timestamps inside the window, never descending.
             window_us: first and last microsecond of the window, both inside.
 
         Returns:
             The number of events outside the sensor, which were dropped.
+
+        Raises:
+            UserError: a polarity is something else.
         """
         if len(t_us) == 0:
             frame[:] = 0
@@ -162,10 +167,31 @@ class Representation:
             first_us, last_us = t_us[0], t_us[-1]
         is_histogram = self._settings.representation == "stacked_histogram"
         kernel = _count_events if is_histogram else _sum_polarities
-        return kernel(
+        num_outside = kernel(
             planes, self.shape[2], x, y, p, t_us, first_us, last_us,
             self._row, self._column, self._settings.count_cutoff,
         )  # fmt: skip
+        if num_outside < 0:
+            require_polarities(p)
+        return num_outside
+
+
+def require_polarities(p: NDArray[Any], name: str = "p") -> None:
+    """Refuse polarities ``[E]`` other than 0 and 1, or -1 and 1, however -1 has wrapped.
+
+    Args:
+        p: as they are stored.
+        name: of the column, for the message.
+
+    Raises:
+        UserError: naming the first of the others.
+    """
+    wrong = ~np.isin(p, POLARITIES)
+    if np.any(wrong):
+        raise UserError(
+            f"{name}: polarities must be 0 and 1, or -1 and 1, got {p[wrong.argmax()]}: write the "
+            "file with such polarities"
+        )
 
 
 def _target_of_source(source_size: int, target_size: int, downsample: str) -> NDArray[np.int32]:
@@ -214,6 +240,17 @@ def _first_of_bin(
     return low
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _sign(polarity: int) -> int:
+    """1 for ON, -1 for OFF, 0 for none of ``POLARITIES``."""
+    signed = np.int64(polarity)  # in which the largest unsigned number is -1
+    if signed == 1:
+        return 1
+    if signed == 0 or signed == -1:
+        return -1
+    return -1 if signed == 0xFF or signed == 0xFFFF or signed == 0xFFFFFFFF else 0
+
+
 @numba.njit(cache=True, nogil=True)
 def _count_events(
     planes: NDArray,
@@ -228,7 +265,7 @@ def _count_events(
     column: NDArray,
     count_cutoff: int,
 ) -> int:
-    """Count events into ``planes`` [2 * bins, H * W]; returns the events outside."""
+    """Count events into ``planes`` [2 * bins, H * W]; returns the events outside, -1 for faults."""
     bins = planes.shape[0] // 2
     num_outside = 0
     start = 0
@@ -246,7 +283,10 @@ def _count_events(
             target_x, target_y = column[source_x], row[source_y]
             if (target_x | target_y) < 0:  # either is -1: one branch to mispredict, not two
                 continue
-            channel = this_bin + bins if p[i] > 0 else this_bin
+            sign = _sign(p[i])
+            if sign == 0:
+                return -1
+            channel = this_bin + bins if sign > 0 else this_bin
             pixel = target_y * width + target_x
             if planes[channel, pixel] < count_cutoff:
                 planes[channel, pixel] += 1
@@ -268,7 +308,7 @@ def _sum_polarities(
     column: NDArray,
     count_cutoff: int,
 ) -> int:
-    """Running sums of polarities into ``planes`` [bins, H * W]; returns the events outside."""
+    """Running sums of polarities into ``planes`` [bins, H * W]; returns as ``_count_events``."""
     bins = planes.shape[0]
     running = np.zeros(planes.shape[1], np.int32)
     num_outside = 0
@@ -282,7 +322,10 @@ def _sum_polarities(
                 continue
             target_x, target_y = column[source_x], row[source_y]
             if (target_x | target_y) >= 0:
-                running[target_y * width + target_x] += 1 if p[i] > 0 else -1
+                sign = _sign(p[i])
+                if sign == 0:
+                    return -1
+                running[target_y * width + target_x] += sign
         for pixel in range(len(running)):
             planes[this_bin, pixel] = min(max(running[pixel], -count_cutoff), count_cutoff)
         start = stop

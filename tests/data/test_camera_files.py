@@ -151,7 +151,14 @@ def test_what_cannot_be_decoded_is_refused_by_name(tmp_path):
     path.write_bytes(evt2(random_events(0)))
     assert "must hold events, got none" in refusal(path)
     with h5py.File(tmp_path / "coded.hdf5", "w") as file:
-        file["CD/events"] = np.zeros(3, [("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
+        fields = np.dtype([("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((3,))
+        properties.set_filter(36559, h5py.h5z.FLAG_OPTIONAL)  # Prophesee's
+        space = h5py.h5s.create_simple((3,))
+        group = file.create_group("CD")
+        kind = h5py.h5t.py_create(fields)
+        h5py.h5d.create(group.id, b"events", kind, space, properties)
     assert "ECF filter, cannot be read: write it as DAT" in refusal(tmp_path / "coded.hdf5")
     (tmp_path / "a.dat").write_bytes(b"abc")
     (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\nxx")

@@ -193,7 +193,7 @@ def test_without_a_root_traffic_is_simulated_once(tmp_path, monkeypatch, caplog)
             data.setup("fit")
             data.prepare_data()
         assert len(data.recordings["train"]) == 2
-        (root,) = tmp_path.iterdir()
+        (root,) = tmp_path.glob("simulated-*")
         made = "made now and kept" if number == 1 else "kept"
         assert [record.getMessage() for record in caplog.records] == [
             f"data.root is not set: using simulated traffic, {made} in {root}"

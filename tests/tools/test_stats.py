@@ -19,7 +19,7 @@ TIMES = np.arange(1, 11) * 100_000
 
 @pytest.fixture(autouse=True)
 def _wide(tmp_path, monkeypatch):
-    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "user_cache"))
     monkeypatch.setenv("COLUMNS", "160")
 
 

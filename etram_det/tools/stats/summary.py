@@ -70,6 +70,8 @@ def _splits_table(splits: Mapping[str, Any]) -> Table:
         table.add_row(name, *(_number(found[key], pattern, unit) for found in splits.values()))
     dropped = [f"{sum(found['dropped'].values()):,}" for found in splits.values()]
     table.add_row("boxes between labelled frames or dropped", *dropped)
+    empty = [f"{found['labels_without_events']:,}" for found in splits.values()]
+    table.add_row("labels without any event in their windows", *empty)
     rates = [(found["events_per_second"] or {}).get("0.5") for found in splits.values()]
     table.add_row("million events a second, median", *(_number(r, ".2f", 10**6) for r in rates))
     return table
