@@ -70,7 +70,7 @@ class EventDataModule(pl.LightningDataModule):
             ``val`` and ``test``, or what RVT's preprocessing wrote. Unset: simulated traffic.
         simulation: the simulated traffic that is used where ``root`` is unset.
         class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
-            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
+            ``etram3``, ``gen1``, ``1mpx``, ``dsec`` for the names of that data set.
         input_size: height and width of the network's frames in pixels.
         window_ms: length of a frame's window, and the step from one frame to the next, in ms.
         bins: parts in time of a window; a frame has ``2 * bins`` channels, ``bins`` of a
@@ -93,7 +93,12 @@ class EventDataModule(pl.LightningDataModule):
             ``window_ms``.
         jitter_ms: how far a label of raw recordings may lie off the interval, in ms.
         filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
-            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
+            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``; ``only_named_classes``
+            drops class ids without a name, which are an error otherwise.
+        keep_unlabelled: train on recordings whose box file is empty, as background: at every
+            interval, a frame is labelled to show nothing. Unset, they are left out with a warning.
+            They always are in evaluation, where frames without labels do not count, as in RVT.
+            A missing box file is an error all the same.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.
@@ -127,7 +132,9 @@ class EventDataModule(pl.LightningDataModule):
         *,
         root: str | None = None,
         simulation: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
-        class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES,
+        class_names: (
+            Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"]
+        ) = ETRAM_CLASSES,
         input_size: tuple[int, int] = (360, 640),
         window_ms: int = 50,
         bins: int = 10,
@@ -141,6 +148,7 @@ class EventDataModule(pl.LightningDataModule):
         interval_ms: int = 100,
         jitter_ms: int = 2,
         filters: Sequence[str] = (),
+        keep_unlabelled: bool = False,
         subset: float | str | None = None,
         subset_seed: int = 0,
         num_steps: int = 5,
@@ -172,7 +180,9 @@ class EventDataModule(pl.LightningDataModule):
             time_unit=time_unit,
             clock=clock,
         )
-        self.label_settings = LabelSettings(class_names, interval_ms, jitter_ms, tuple(filters))
+        self.label_settings = LabelSettings(
+            class_names, interval_ms, jitter_ms, tuple(filters), keep_unlabelled
+        )
         self.class_names = class_names_of(class_names)
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed

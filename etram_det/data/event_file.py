@@ -36,7 +36,7 @@ _CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack i
 _PACKED = 100  # no real events shrink to less than a hundredth of their size
 _LONGEST_SIDE = 2**14
 _FIRST, _LATEST = 2**12, 2**14  # events that are looked at, at the ends of a file
-_VERSION = 1  # of the facts in the cache; raise it when they change
+_VERSION = 2  # of the facts in the cache; raise it when they change
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ def _read_facts(path: Path) -> EventFacts:
         file, times = t.dataset.file, t.ends()
         y, x, p = (columns[name].whole(columns[name].ends(), path) for name in "yxp")
         require_polarities(p, f"{path}: {columns['p'].name}")
+        _require_undivided(t.dataset.parent, path)
         sides = [np.quantile(each.astype(np.float64), 0.99) for each in (y, x)]
         size = _stated_sensor_size(file, t, path)
         outside = np.zeros(len(x), np.bool_) if size is None else (y >= size[0]) | (x >= size[1])
@@ -172,6 +173,16 @@ def _read_facts(path: Path) -> EventFacts:
             extent=(int(sides[0]) + 1, int(sides[1]) + 1),
             share_outside=float(outside.mean()),
             is_cut=is_cut(file, path),
+        )
+
+
+def _require_undivided(group: h5py.Group, path: Path) -> None:
+    """Refuse events that were divided: RVT's originals say by how much, which is 1 in all."""
+    divider = group.get("divider")
+    if _is_array(divider) and np.any(divider[()] != 1):
+        raise UserError(
+            f"{path}: {divider.name.lstrip('/')} must be 1, got {divider[()]}: write the file with "
+            "times in microseconds and coordinates in pixels, without a divider"
         )
 
 

@@ -23,12 +23,18 @@ ETRAM_CLASSES = (
 ETRAM3_CLASSES = ("pedestrian", "vehicle", "micro-mobility")
 GEN1_CLASSES = ("car", "pedestrian")
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car")
+DSEC_CLASSES = (
+    "pedestrian", "rider", "car", "bus", "truck", "bicycle", "motorcycle", "train",
+)  # fmt: skip
 CLASS_NAMES_OF = {
     "etram": ETRAM_CLASSES,
     "etram3": ETRAM3_CLASSES,
     "gen1": GEN1_CLASSES,
     "1mpx": ONE_MPX_CLASSES,
+    "dsec": DSEC_CLASSES,
 }
+_ONLY_NAMED = "only_named_classes"
+_UNNAMED = 2**32 - 1  # class id of boxes that this filter is to drop
 
 _NEEDED_FIELDS = ("t", "x", "y", "w", "h", "class_id")
 _OLD_NAMES = {"t": "ts", "class_confidence": "confidence"}
@@ -66,18 +72,23 @@ class LabelSettings:
 
     Attributes:
         class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
-            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
+            ``etram3``, ``gen1``, ``1mpx``, ``dsec`` for the names of that data set.
         interval_ms: raw recordings: labels are taken this far apart, in ms, a multiple of
             ``window_ms``.
         jitter_ms: raw recordings: how far a label time may lie off the interval, in ms.
         filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
-            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
+            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``; ``only_named_classes``
+            drops class ids without a name, which are an error otherwise.
+        keep_unlabelled: train on recordings whose box file is empty, as background: at every
+            interval, a frame is labelled to show nothing. Unset, they are left out with a warning.
+            They always are in evaluation, where frames without labels do not count, as in RVT.
     """
 
-    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES
+    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"] = ETRAM_CLASSES
     interval_ms: int = 100
     jitter_ms: int = 2
     filters: tuple[str, ...] = ()
+    keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", class_names_of(self.class_names))
@@ -136,7 +147,11 @@ def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
 
 
 def boxes_from(
-    array: NDArray[Any], path: Path, class_names: Sequence[str], time_unit: str = "us"
+    array: NDArray[Any],
+    path: Path,
+    class_names: Sequence[str],
+    filters: Sequence[str] = (),
+    time_unit: str = "us",
 ) -> NDArray[Any]:
     """Boxes read by the names of their fields, whatever their order and packing on disk.
 
@@ -145,6 +160,7 @@ def boxes_from(
             ``t`` and ``class_confidence``. Track ids default to 0, confidences to 1.
         path: the file it came from, for messages.
         class_names: names of the class ids.
+        filters: those that are applied later: ``only_named_classes`` allows ids without a name.
         time_unit: of the times in the array: ``"us"``, ``"ms"``, ``"ns"`` or ``"s"``.
 
     Returns:
@@ -172,17 +188,19 @@ def boxes_from(
             )
     array = np.ravel(array)
     class_id = array["class_id"]
-    unnamed = np.unique(class_id[(class_id < 0) | (class_id >= len(class_names))])
-    if len(unnamed):
+    is_unnamed = (class_id < 0) | (class_id >= len(class_names))
+    if _ONLY_NAMED not in filters and is_unnamed.any():
         raise UserError(
             f"{path}: class ids must be 0 to {len(class_names) - 1} ({', '.join(class_names)}), "
-            f"got {unnamed[:10].tolist()}: set data.class_names to a name for each class id"
+            f"got {np.unique(class_id[is_unnamed])[:10].tolist()}: set data.class_names to a name "
+            f"for each class id, or add {_ONLY_NAMED} to data.filters to drop these boxes"
         )
     boxes = np.zeros(len(array), BOX_DTYPE)
     boxes["class_confidence"] = 1
     for name, source in sources.items():
         if source in found:
             boxes[name] = array[source]
+    boxes["class_id"][is_unnamed] = _UNNAMED
     if time_unit != "us":
         boxes["t"] = Timestamps(array[sources["t"]], time_unit)[:]
     return boxes
@@ -218,6 +236,8 @@ FILTERS: dict[str, Callable[[NDArray[Any], tuple[int, int], str], NDArray[np.boo
     "max_width": lambda boxes, sensor_size, split: (
         (boxes["w"] <= 9 * sensor_size[1] // 10) | (split != "train")
     ),
+    # RVT's for 1 Mpx: three of Prophesee's seven classes have names.
+    _ONLY_NAMED: lambda boxes, sensor_size, split: boxes["class_id"] != _UNNAMED,
     # Prophesee's evaluation toolbox, for its 1280x720 sensor and for Gen1 (304x240).
     "prophesee": lambda boxes, sensor_size, split: _min_side(boxes, 20, diagonal=60),
     "prophesee_gen1": lambda boxes, sensor_size, split: _min_side(boxes, 10, diagonal=30),

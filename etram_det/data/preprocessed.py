@@ -22,6 +22,7 @@ from etram_det.data.labels import (
 )
 from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
+from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 
 # RVT writes stacked_histogram_dt=50_nbins=10, evlib stacked_histogram_dt50_nbins10.
@@ -46,8 +47,8 @@ class PreprocessedRecording(Recording):
 
     Raises:
         UserError: a file is missing or damaged, or holds other frames than expected.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but the filters left none.
+        NoLabels: there is no file of boxes.
+        NoUsableLabels: it has no boxes, or the filters left none.
     """
 
     def __init__(
@@ -73,10 +74,10 @@ class PreprocessedRecording(Recording):
             timeline = _stored_timeline(
                 label_path, representation, frame_end_us, sensor_size, split, label_settings
             )
-        except NoLabels:
-            if require_labels:
-                raise
-            timeline = Timeline(frame_end_us)
+        except NoLabels as error:
+            timeline = timeline_without_labels(
+                frame_end_us, error, split, frame_settings, label_settings, require_labels
+            )
         super().__init__(folder.name, path, sensor_size, shape[2:], timeline)
         self._count_cutoff = frame_settings.count_cutoff
 
@@ -146,7 +147,9 @@ def _stored_timeline(
     """Labels as RVT chose them, less what the filters take."""
     if not path.exists():
         raise NoLabels(f"{path}: must hold the boxes, got no such file: add it")
-    stored = boxes_from(load_array(path, "labels"), path, label_settings.class_names)
+    stored = boxes_from(
+        load_array(path, "labels"), path, label_settings.class_names, label_settings.filters
+    )
     first_box = load_numbers(path, "objframe_idx_2_label_idx")
     frame = load_numbers(representation / "objframe_idx_2_repr_idx.npy")
     if (
@@ -160,7 +163,7 @@ def _stored_timeline(
             f"and {frame.tolist()[-3:]} at their ends: preprocess again"
         )
     if len(stored) == 0:
-        raise NoLabels(f"{path}: must hold boxes, got none: take the recording out of its folder")
+        raise no_boxes(path)
     boxes, kept, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     if len(boxes) == 0:
         raise NoUsableLabels(

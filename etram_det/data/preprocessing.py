@@ -25,8 +25,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.folders import SPLITS
 from etram_det.data.labels import LabelSettings
-from etram_det.data.layouts import SPLITS, find_recordings, splits_of
+from etram_det.data.layouts import find_recordings, splits_of
 from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
@@ -196,6 +197,7 @@ def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
 def _stored_settings(manifest: Path) -> dict[str, Any]:
     """The settings that a folder was preprocessed with; newer ones have their defaults."""
     newer = {name: getattr(FrameSettings(), name) for name in ("time_unit", "clock")}
+    newer["keep_unlabelled"] = LabelSettings().keep_unlabelled
     try:
         return newer | dict(json.loads(manifest.read_text())["settings"])
     except (ValueError, KeyError, TypeError) as error:

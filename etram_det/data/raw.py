@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from etram_det.data.clock import LONGEST_US, Span, Timestamps, meet, require_ascending, unit_of
 from etram_det.data.event_file import Column, EventFacts, Size, event_facts, open_events
 from etram_det.data.labels import LabelSettings
-from etram_det.data.recording import OUTSIDE, REPAIRED, NoLabels, Note, Recording, Timeline
+from etram_det.data.recording import (
+    OUTSIDE,
+    REPAIRED,
+    NoLabels,
+    Note,
+    Recording,
+    recording_name,
+)
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
 from etram_det.data.time_index import TimeIndex, cached_time_index, is_indexed, without_events
-from etram_det.data.timeline import labelled_timeline, span_of_labels
+from etram_det.data.timeline import (
+    labelled_timeline,
+    span_of_labels,
+    timeline_without_labels,
+)
 from etram_det.errors import UserError
 
 # Share of the events outside a stated sensor: more are no stray ones, or its size is not believed.
@@ -39,8 +50,8 @@ class RawRecording(Recording):
 
     Raises:
         UserError: a file is damaged, or the settings do not fit it.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but none that belongs to a frame.
+        NoLabels: there is no box file.
+        NoUsableLabels: it has no boxes, or none that belongs to a frame.
     """
 
     def __init__(
@@ -79,10 +90,11 @@ class RawRecording(Recording):
             timeline = labelled_timeline(
                 path, box_path, sensor_size, split, frame_settings, label_settings, self._span
             )
-        except NoLabels:
-            if require_labels:
-                raise
-            timeline = Timeline(_consecutive_ends(self._span, path, window_us))
+        except NoLabels as error:
+            ends_us = _consecutive_ends(self._span, path, window_us)
+            timeline = timeline_without_labels(
+                ends_us, error, split, frame_settings, label_settings, require_labels
+            )
         input_size = frame_settings.input_size or (height // 2, width // 2)
         if input_size[0] > height or input_size[1] > width:
             raise UserError(
@@ -90,7 +102,7 @@ class RawRecording(Recording):
                 f"got {input_size}: lower it, to {[height // 2, width // 2]} for half of the "
                 "sensor's"
             )
-        super().__init__(path.stem.removesuffix("_td"), path, sensor_size, input_size, timeline)
+        super().__init__(recording_name(path), path, sensor_size, input_size, timeline)
         self.source = path  # for messages; the user knows a camera's file, not the decoded one
         self.notes = notes
         self._window_us = window_us

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,19 @@ from etram_det.errors import UserError
 
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
+# In the folder of a sequence of DSEC, with DSEC-Det's labels.
+DSEC_EVENTS = Path("events/left/events.h5")
+DSEC_BOXES = Path("object_detections/left/tracks.npy")
+# RVT's originals end in _td.dat.h5, all others in _td.h5, _td.raw and so on.
+_SUFFIXES = re.compile(r"(_td)?(\.(dat|raw))?\.(h5|hdf5|raw|dat|aedat4)", re.IGNORECASE)
+
+
+def recording_name(path: Path) -> str:
+    """Name of the recording in a file of events: without its suffixes; in DSEC, the sequence's."""
+    if path.parts[-3:] == DSEC_EVENTS.parts and len(path.parts) > len(DSEC_EVENTS.parts):
+        return path.parents[2].name
+    match = _SUFFIXES.search(path.name)
+    return path.name[: match.start()] if match and match.end() == len(path.name) else path.stem
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,11 @@ class NoLabels(UserError):
 
 
 class NoUsableLabels(NoLabels):
-    """There are boxes, but none is left after the filters and the rule for label times."""
+    """There is a box file, but no box is left after the filters and the rule for label times."""
+
+
+class NoBoxes(NoUsableLabels):
+    """There is a box file without any box: the recording shows nothing, or is not labelled."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +69,14 @@ class Timeline:
         label_boxes: ``[M]`` boxes of the labelled frames, in pixels of the sensor, with the
             fields of :data:`etram_det.boxes.BOX_DTYPE`.
         dropped: number of boxes left out, by reason.
+        background_frame: ``[N]`` int64, frames labelled to show nothing, ascending.
     """
 
     frame_end_us: NDArray[np.int64]
     label_frame: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     label_boxes: NDArray[Any] = field(default_factory=lambda: np.empty(0, BOX_DTYPE))
     dropped: dict[str, int] = field(default_factory=dict)
+    background_frame: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 class Recording(ABC):
@@ -71,7 +91,7 @@ class Recording(ABC):
         path: the file that holds the events or frames.
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames in pixels.
-        frame_end_us, label_frame, label_boxes: as in :class:`Timeline`.
+        frame_end_us, label_frame, label_boxes, background_frame: as in :class:`Timeline`.
         dropped: number of boxes left out and, of the frames that this process has read, events;
             by reason.
         events: number of events in the frames that this process has read, and of those in the
@@ -98,6 +118,7 @@ class Recording(ABC):
         self.frame_end_us = timeline.frame_end_us
         self.label_frame = timeline.label_frame
         self.label_boxes = timeline.label_boxes
+        self.background_frame = timeline.background_frame
         self.dropped = dict(timeline.dropped)
         self.events: dict[str, int] = {}
         self.repaired_share = 0.0
@@ -120,20 +141,20 @@ class Recording(ABC):
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """``[F]`` bool, true for frames that have labels."""
+        """``[F]`` bool, true for frames that have labels, or are labelled to show nothing."""
         labelled = np.zeros(len(self), np.bool_)
-        labelled[self.label_frame] = True
+        labelled[self.label_frame] = labelled[self.background_frame] = True
         return labelled
 
     def boxes(self, frame: int) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
         """The labels of one frame.
 
         Returns:
-            Boxes ``[M, 4]``, ``xyxy`` in pixels of the input frame, and class ids ``[M]``; None
-            where the frame is not labelled.
+            Boxes ``[M, 4]``, ``xyxy`` in pixels of the input frame, and class ids ``[M]``: none of
+            them where it is labelled to show nothing; None where the frame is not labelled.
         """
         first, last = np.searchsorted(self.label_frame, [frame, frame + 1])
-        if first == last:
+        if first == last and frame not in self.background_frame:
             return None
         boxes = self.label_boxes[first:last]
         in_frame = corners(boxes)

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.hdf5_file import new_hdf5_file, open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
-from etram_det.data.recording import REPAIRED, NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import REPAIRED, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
+from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 
 FRAMES_FILE = "sparse_frames.h5"
@@ -96,12 +97,17 @@ class SparseRecording(Recording):
             raise UserError(f"{path}: cannot be read ({error}): {_REMEDY}") from error
         require_same_settings(path, settings, self._shape[1:], frame_settings, label_settings)
         kept, dropped = apply_filters(boxes, sensor_size, split, label_settings.filters)
-        if require_labels and len(kept) == 0:
-            kind = NoUsableLabels if len(boxes) else NoLabels
-            raise kind(f"{path}: no label is left of {len(boxes)} boxes: change data.filters")
+        if require_labels and len(boxes) and len(kept) == 0:
+            raise NoUsableLabels(
+                f"{path}: no label is left of {len(boxes)} boxes: change data.filters"
+            )
         for reason, number in dropped_before.items():
             dropped[reason] = dropped.get(reason, 0) + number
         timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
+        if len(boxes) == 0:
+            timeline = timeline_without_labels(
+                frame_end_us, no_boxes(path), split, frame_settings, label_settings, require_labels
+            )
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
         self.events = num_events
         is_empty = np.diff(self._first_entry) == 0

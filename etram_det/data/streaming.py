@@ -340,15 +340,15 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
 
 
 def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
-    """Flip and zoom a chunk by its seed; frames left without a box become unlabelled."""
+    """Flip and zoom a chunk by its seed; frames whose boxes are all lost become unlabelled."""
     size = (chunk.frames.shape[2], chunk.frames.shape[3])
-    last_boxes = chunk.labels[-1][1] if chunk.labels else None
+    last_boxes = chunk.labels[-1][1] if chunk.labels else None  # perhaps none, of background
     augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
     labels = []
     for t, boxes, classes in chunk.labels:
-        boxes, classes = augmentation.apply_to_boxes(boxes, classes)
-        if len(boxes):
-            labels.append((t, boxes, classes))
+        left, left_classes = augmentation.apply_to_boxes(boxes, classes)
+        if len(left) or not len(boxes):
+            labels.append((t, left, left_classes))
     return replace(chunk, frames=augmentation.apply_to_frames(chunk.frames), labels=labels)
 
 

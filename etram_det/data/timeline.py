@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,19 @@ from etram_det.data.clock import (
     require_microseconds,
 )
 from etram_det.data.labels import LabelSettings, boxes_from, filter_boxes, left_out, load_array
-from etram_det.data.recording import NoLabels, NoUsableLabels, Timeline
+from etram_det.data.recording import (
+    DSEC_BOXES,
+    DSEC_EVENTS,
+    NoBoxes,
+    NoLabels,
+    NoUsableLabels,
+    Timeline,
+    recording_name,
+)
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
+_LEAD_US = 100_000  # RVT's: frames lead up to the first label for this long, at any label rate
 _MERGED_SHARE = 10  # times of one frame differ by less than a window over this
 
 
@@ -49,9 +57,9 @@ def label_times(
 ) -> list[int]:
     """The times that become labelled frames, by RVT's rule.
 
-    The first one is the first at or after one interval, so that frames lead up to it. Each later
-    one lies a whole number of intervals, give or take the jitter, after the one before it. Any
-    label rate fits, regular or not.
+    The first one is the first at or after one interval, or 100 ms where that is longer, so that
+    frames lead up to it. Each later one lies a whole number of intervals, give or take the jitter,
+    after the one before it. Any label rate fits, regular or not.
 
     Args:
         times_us: ``[L]`` times at which there are labels, ascending, each once.
@@ -61,7 +69,7 @@ def label_times(
     """
     accepted: list[int] = []
     # RVT's clocks start at 0 and its rule is exact; elsewhere the first event is a matter of luck.
-    least_us = origin_us + interval_us - (jitter_us if origin_us else 0)
+    least_us = origin_us + min(interval_us, _LEAD_US) - (jitter_us if origin_us else 0)
     for time in times_us[np.searchsorted(times_us, least_us) :].tolist():
         if accepted:
             elapsed = time - accepted[-1]
@@ -114,10 +122,50 @@ def frame_ends(
 
 def no_box_file(path: Path) -> NoLabels:
     """The error for a recording that lacks its box file."""
+    boxes: Path | str = f"{recording_name(path)}_bbox.npy"
+    if path.parts[-3:] == DSEC_EVENTS.parts:
+        boxes = path.parents[2] / DSEC_BOXES
     return NoLabels(
-        f"{path}: its boxes must be in {path.stem.removesuffix('_td')}_bbox.npy, got no such file: "
-        "add it or take the recording out of its folder"
+        f"{path}: its boxes must be in {boxes}, got no such file: add it or take the recording out "
+        "of its folder"
     )
+
+
+def no_boxes(path: Path) -> NoBoxes:
+    """The error for a box file without any box."""
+    return NoBoxes(
+        f"{path}: must hold boxes, got none: take the recording out of its folder, or set "
+        "data.keep_unlabelled to train on it as background"
+    )
+
+
+def timeline_without_labels(
+    frame_end_us: NDArray[np.int64],
+    error: NoLabels,
+    split: str,
+    frame_settings: FrameSettings,
+    label_settings: LabelSettings,
+    require_labels: bool,
+) -> Timeline:
+    """Frames of a recording that has no labels: as background, if it may be used at all.
+
+    Args:
+        frame_end_us: ``[F]`` ends of the frames' windows.
+        error: why there are no labels.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        frame_settings: how events become frames.
+        label_settings: whether, and how often, a frame is labelled to show nothing.
+        require_labels: whether labels are required.
+
+    Raises:
+        NoLabels: ``error``, if labels are required and the recording is no background.
+    """
+    if not require_labels:
+        return Timeline(frame_end_us)
+    if split != "train" or not (label_settings.keep_unlabelled and isinstance(error, NoBoxes)):
+        raise error
+    every = max(label_settings.interval_ms // frame_settings.window_ms, 1)
+    return Timeline(frame_end_us, background_frame=np.arange(every - 1, len(frame_end_us), every))
 
 
 def labelled_timeline(
@@ -143,8 +191,9 @@ def labelled_timeline(
     Raises:
         UserError: the file is damaged, the settings do not fit it, or its labels and the events
             share no time.
-        NoLabels: there are no boxes.
+        NoLabels: there is no box file.
         NoUsableLabels: there are boxes, but none that belongs to a frame.
+        NoBoxes: the box file is empty.
     """
     if box_path is None:
         raise no_box_file(path)
@@ -155,11 +204,9 @@ def labelled_timeline(
             f"data.interval_ms: must be a multiple of data.window_ms ({frame_settings.window_ms}), "
             f"got {label_settings.interval_ms}: set such a multiple"
         )
-    stored = _stored_boxes(box_path, label_settings.class_names, frame_settings.time_unit, events)
+    stored = _stored_boxes(box_path, label_settings, frame_settings.time_unit, events)
     if len(stored) == 0:
-        raise NoLabels(
-            f"{box_path}: must hold boxes, got none: take the recording out of its folder"
-        )
+        raise no_boxes(box_path)
     boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]
     time_of_box = merged_times(boxes["t"], min(jitter_us, window_us // _MERGED_SHARE))
@@ -173,7 +220,7 @@ def labelled_timeline(
     times = label_times(np.unique(time_of_box), interval_us, jitter_us, origin_us)
     if not times:
         raise NoUsableLabels(
-            f"{box_path}: no label at {label_settings.interval_ms} ms or later"
+            f"{box_path}: no label at {min(interval_us, _LEAD_US) // 1000} ms or later"
             f"{' after the first event' if origin_us else ''} among {len(stored)} "
             f"boxes{left_out(dropped)}: correct them, change data.filters, or take the recording "
             "out of its folder"
@@ -191,15 +238,16 @@ def labelled_timeline(
 
 
 def _stored_boxes(
-    path: Path, class_names: Sequence[str], time_unit: str | None, events: Span | None
+    path: Path, settings: LabelSettings, time_unit: str | None, events: Span | None
 ) -> NDArray[Any]:
     """All boxes of a file, times in microseconds; in the events' unit if that fits better."""
     array = load_array(path)
-    boxes = boxes_from(array, path, class_names)
+    names_and_filters = settings.class_names, settings.filters
+    boxes = boxes_from(array, path, *names_and_filters)
     boxes = boxes[boxes["t"] > np.iinfo(np.int64).min]  # not a number, where times are floats
     if time_unit in (None, "us") or events is None or len(boxes) == 0:
         return boxes
-    scaled = boxes_from(array, path, class_names, time_unit)
+    scaled = boxes_from(array, path, *names_and_filters, time_unit)
     shares = [
         common_share(events, (int(each["t"].min()), int(each["t"].max())))
         for each in (boxes, scaled)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from etram_det.data.findings import index_recordings, log_findings
+from etram_det.data.folders import SPLITS, boxes_name
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import (
-    SPLITS,
     boxes_without_recordings,
     find_recordings,
     splits_of,
@@ -123,8 +123,7 @@ def _facts_of_boxes(
         except NoUsableLabels as error:
             _log.warning("left out: %s", error)
             continue
-        name = path.stem.removesuffix("_bbox")
-        facts.append(_from_timeline(name, timeline, scale, None))
+        facts.append(_from_timeline(boxes_name(path), timeline, scale, None))
     warn_of_three_classes(split, [each.classes for each in facts], labels.class_names)
     return facts
 
