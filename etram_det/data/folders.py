@@ -182,7 +182,7 @@ def _holders(folder: Path, levels: int) -> list[Path]:
 
 
 def _downloaded_in(root: Path) -> list[Path]:
-    """The folder itself if it has splits, or what there is of ``Static/HDF5`` and ``Static/RAW``."""
+    """The folder itself if it has splits, or what there is of ``Static/HDF5`` and ``RAW`` in it."""
     if _has_splits(root):
         return [root]
     inside = {path.name.lower(): path for path in _subfolders(root)}
