@@ -67,7 +67,8 @@ class EventDataModule(pl.LightningDataModule):
 
     Args:
         root: folder of the recordings: eTraM's raw files, as downloaded or sorted into ``train``,
-            ``val`` and ``test``, or what RVT's preprocessing wrote. Unset: simulated traffic.
+            ``val`` and ``test``, downloads of Gen1, 1 Mpx and DSEC, or what RVT's preprocessing
+            wrote. Unset: simulated traffic.
         simulation: the simulated traffic that is used where ``root`` is unset.
         class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
             ``etram3``, ``gen1``, ``1mpx``, ``dsec`` for the names of that data set.
@@ -96,9 +97,8 @@ class EventDataModule(pl.LightningDataModule):
             and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``; ``only_named_classes``
             drops class ids without a name, which are an error otherwise.
         keep_unlabelled: train on recordings whose box file is empty, as background: at every
-            interval, a frame is labelled to show nothing. Unset, they are left out with a warning.
-            They always are in evaluation, where frames without labels do not count, as in RVT.
-            A missing box file is an error all the same.
+            interval, a frame is labelled to show nothing. Otherwise, and in evaluation, where
+            frames without labels do not count, as in RVT, they are left out with a warning.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.hdf5_file import open_hdf5
+from etram_det.data.hdf5_file import (
+    is_array,
+    is_cut,
+    is_there,
+    open_hdf5,
+    readable_length,
+)
 from etram_det.data.representation import POLARITIES, require_polarities
 from etram_det.errors import UserError
 from etram_det.files import cached_file, write_text
@@ -179,7 +185,7 @@ def _read_facts(path: Path) -> EventFacts:
 def _require_undivided(group: h5py.Group, path: Path) -> None:
     """Refuse events that were divided: RVT's originals say by how much, which is 1 in all."""
     divider = group.get("divider")
-    if _is_array(divider) and np.any(divider[()] != 1):
+    if is_array(divider) and np.any(divider[()] != 1):
         raise UserError(
             f"{path}: {divider.name.lstrip('/')} must be 1, got {divider[()]}: write the file with "
             "times in microseconds and coordinates in pixels, without a divider"
@@ -188,7 +194,7 @@ def _require_undivided(group: h5py.Group, path: Path) -> None:
 
 def _offset_us(file: h5py.File) -> int | None:
     offset = file.get("t_offset")
-    if not _is_array(offset) or offset.size != 1 or offset.dtype.kind not in "iu":
+    if not is_array(offset) or offset.size != 1 or offset.dtype.kind not in "iu":
         return None
     return int(np.ravel(offset[()])[0])
 
@@ -227,7 +233,7 @@ def _stated_sensor_size(file: h5py.File, column: Column, path: Path) -> Size | N
     """Height and width by ``height`` and ``width`` beside the events, or by attributes."""
     group = column.dataset.parent
     sources: list[Mapping[str, Any]] = [
-        {name: place[name][()] for name in ("height", "width") if _is_there(place.get(name), path)}
+        {name: place[name][()] for name in ("height", "width") if is_there(place.get(name), path)}
         for place in (group, file)
     ]
     sources += [column.dataset.attrs, group.attrs, file.attrs]
@@ -275,7 +281,7 @@ def _columns_at(file: h5py.File, place: str, path: Path) -> dict[str, Column] | 
         return None
     prefix = "" if place == "/" else f"{place}/"
     if hasattr(holder, "keys"):
-        arrays = {name: holder.get(name) for name in holder if _is_array(holder.get(name))}
+        arrays = {name: holder.get(name) for name in holder if is_array(holder.get(name))}
         places: dict[str, tuple[Any, str | int | None]] = {
             name: (array, None) for name, array in arrays.items()
         }
@@ -297,14 +303,10 @@ def _columns_at(file: h5py.File, place: str, path: Path) -> dict[str, Column] | 
                 f"{prefix}{matching[1]}: keep one of them"
             )
         dataset, part = places[matching[0]]
-        length = _readable_length(dataset, path)
+        length = readable_length(dataset, path)
         columns[column] = Column(dataset, part, f"{prefix}{matching[0]}", length)
         _require_numbers(columns[column], path)
     return columns
-
-
-def _is_array(item: Any) -> bool:
-    return hasattr(item, "shape") and hasattr(item, "dtype")
 
 
 def _lacking(file: h5py.File) -> str:
@@ -316,7 +318,7 @@ def _lacking(file: h5py.File) -> str:
     missing = [
         f"{place or 'events/'}{column}"
         for column, names in _NAMES.items()
-        if not any(name.lower() in names and _is_array(inside.get(name)) for name in inside)
+        if not any(name.lower() in names and is_array(inside.get(name)) for name in inside)
     ]
     found = ", ".join(f"{place}{each}" for each in inside) or f"{place or 'file'} empty"
     if not is_group and group is not None:
@@ -381,34 +383,3 @@ def _require_known_filters(dataset: h5py.Dataset, path: Path) -> None:
                 f"{path}: HDF5 filter {code} ({title.decode(errors='replace')}) is not known "
                 "here: write the file anew with h5repack -f GZIP=1"
             )
-
-
-def _is_there(item: Any, path: Path) -> bool:
-    """Whether this is an array that lies on the disk as a whole."""
-    if not _is_array(item) or not is_cut(item.file, path):
-        return _is_array(item)
-    start = item.id.get_offset()
-    return start is None or start + item.nbytes <= path.stat().st_size
-
-
-def is_cut(file: h5py.File, path: Path) -> bool:
-    """Whether the file on disk ends before what was written into it."""
-    return path.stat().st_size < file.id.get_filesize()
-
-
-def _readable_length(dataset: h5py.Dataset, path: Path) -> int:
-    """Number of leading rows that lie on the disk: all of them unless the file is cut."""
-    length = int(dataset.shape[0]) if dataset.ndim else 0
-    if not is_cut(dataset.file, path):
-        return length
-    size = path.stat().st_size
-    if dataset.chunks is None:
-        start = dataset.id.get_offset()
-        row = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64))
-        return 0 if start is None else min(max(size - start, 0) // row, length)
-    lost = [
-        chunk.chunk_offset[0]
-        for chunk in map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))
-        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size
-    ]
-    return min([length, *lost])

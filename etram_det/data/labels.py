@@ -80,8 +80,9 @@ class LabelSettings:
             and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``; ``only_named_classes``
             drops class ids without a name, which are an error otherwise.
         keep_unlabelled: train on recordings whose box file is empty, as background: at every
-            interval, a frame is labelled to show nothing. Unset, they are left out with a warning.
-            They always are in evaluation, where frames without labels do not count, as in RVT.
+            interval, a frame is labelled to show nothing. Otherwise, and in evaluation, where
+            frames without labels do not count, as in RVT, they are left out with a warning. A
+            missing box file is an error all the same.
     """
 
     class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"] = ETRAM_CLASSES

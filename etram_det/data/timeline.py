@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import BOX_DTYPE
 from etram_det.data.clock import (
     LONGEST_US,
     Span,
@@ -199,11 +200,7 @@ def labelled_timeline(
         raise no_box_file(path)
     window_us, interval_us = frame_settings.window_ms * 1000, label_settings.interval_ms * 1000
     jitter_us = label_settings.jitter_ms * 1000
-    if interval_us % window_us:
-        raise UserError(
-            f"data.interval_ms: must be a multiple of data.window_ms ({frame_settings.window_ms}), "
-            f"got {label_settings.interval_ms}: set such a multiple"
-        )
+    _require_multiple(label_settings.interval_ms, frame_settings.window_ms)
     stored = _stored_boxes(box_path, label_settings, frame_settings.time_unit, events)
     if len(stored) == 0:
         raise no_boxes(box_path)
@@ -211,25 +208,22 @@ def labelled_timeline(
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]
     time_of_box = merged_times(boxes["t"], min(jitter_us, window_us // _MERGED_SHARE))
     stored_times = np.unique(stored["t"])
+    first_us, last_us = int(stored_times[0]), int(stored_times[-1])
     if events is not None:
         require_microseconds(stored_times, events, box_path)
-        require_meeting(events, (int(stored_times[0]), int(stored_times[-1])), window_us, path)
+        require_meeting(events, (first_us, last_us), window_us, path)
         origin_us = origin_of(events, interval_us)
     else:  # within a day of 0, or of their own start
-        origin_us = 0 if stored_times[-1] <= LONGEST_US else int(stored_times[0]) - interval_us
+        origin_us = 0 if last_us <= LONGEST_US else first_us - interval_us
     times = label_times(np.unique(time_of_box), interval_us, jitter_us, origin_us)
     if not times:
+        start = " after the first event" if origin_us else ""
         raise NoUsableLabels(
-            f"{box_path}: no label at {min(interval_us, _LEAD_US) // 1000} ms or later"
-            f"{' after the first event' if origin_us else ''} among {len(stored)} "
-            f"boxes{left_out(dropped)}: correct them, change data.filters, or take the recording "
-            "out of its folder"
+            f"{box_path}: no label at {min(interval_us, _LEAD_US) // 1000} ms or later{start} "
+            f"among {len(stored)} boxes{left_out(dropped)}: correct them, change data.filters, or "
+            "take the recording out of its folder"
         )
-    if times[-1] - origin_us > LONGEST_US:
-        raise UserError(
-            f"{box_path}: label times must lie within a day of the recording's start at "
-            f"{origin_us} us, got {times[-1]}: correct them"
-        )
+    _require_within_a_day(times[-1], origin_us, box_path)
     frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us, origin_us)
     at_label = np.isin(time_of_box, times)
     dropped["boxes: between label times"] = int(np.count_nonzero(~at_label))
@@ -237,11 +231,29 @@ def labelled_timeline(
     return Timeline(frame_end_us, label_frame, boxes[at_label], dropped)
 
 
+def _require_multiple(interval_ms: int, window_ms: int) -> None:
+    if interval_ms % window_ms:
+        raise UserError(
+            f"data.interval_ms: must be a multiple of data.window_ms ({window_ms}), got "
+            f"{interval_ms}: set such a multiple"
+        )
+
+
+def _require_within_a_day(time_us: int, origin_us: int, path: Path) -> None:
+    if time_us - origin_us > LONGEST_US:
+        raise UserError(
+            f"{path}: label times must lie within a day of the recording's start at {origin_us} "
+            f"us, got {time_us}: correct them"
+        )
+
+
 def _stored_boxes(
     path: Path, settings: LabelSettings, time_unit: str | None, events: Span | None
 ) -> NDArray[Any]:
     """All boxes of a file, times in microseconds; in the events' unit if that fits better."""
     array = load_array(path)
+    if array.size == 0:
+        return np.empty(0, BOX_DTYPE)  # whatever its type
     names_and_filters = settings.class_names, settings.filters
     boxes = boxes_from(array, path, *names_and_filters)
     boxes = boxes[boxes["t"] > np.iinfo(np.int64).min]  # not a number, where times are floats

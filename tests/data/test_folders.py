@@ -254,8 +254,12 @@ def test_dsec_det_validates_on_its_own_sequences_unless_there_is_a_folder(tmp_pa
     assert splits_of(tmp_path / "few") == ["train"]
 
 
-def test_an_empty_box_file_leaves_its_recording_out_or_makes_it_background(tmp_path, caplog):
-    empty = LABELS[:0]
+@pytest.mark.parametrize("fields", [True, False])
+def test_an_empty_box_file_leaves_its_recording_out_or_makes_it_background(
+    tmp_path_factory, caplog, fields
+):
+    tmp_path = tmp_path_factory.mktemp("recordings") / "here"
+    empty = LABELS[:0] if fields else np.array([])
     for split in ("train", "val"):
         write_raw(tmp_path / split, f"{split} busy", EVENTS, LABELS)
         write_raw(tmp_path / split, f"{split} empty", EVENTS, empty)
