@@ -95,12 +95,12 @@ def unit_of(facts: EventFacts, num_pixels: int, unit: str | None, path: Path) ->
     ]
     is_known = facts.num_events >= _FEWEST_EVENTS
     if facts.has_fractions:
-        candidates = [each for each in plausible if each in ("s", "ms")]
+        candidates = [each for each in plausible if each != "ns"]
         if is_known and len(candidates) == 1:
             return candidates[0], True
         raise UserError(
             f"{path}: timestamps must be in microseconds, got fractions, such as {facts.first:g}: "
-            "set data.time_unit to their unit, s or ms"
+            "set data.time_unit to their unit, s, ms or us"
         )
     seems = next((each for each in ("us", "ms", "ns", "s") if each in plausible), "us")
     if not is_known or seems == "us":

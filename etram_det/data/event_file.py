@@ -89,6 +89,7 @@ class Column:
         """
         if values.dtype.kind != "f":
             return values
+        values = values.astype(np.float64)
         rounded = np.rint(values)
         wrong = ~(np.abs(rounded) < 2**31) | (rounded != values)
         if np.any(wrong):
@@ -324,7 +325,9 @@ def _lacking(file: h5py.File) -> str:
     if not is_group and group is not None:
         shape = getattr(group, "shape", None)
         found = f"events {getattr(group, 'dtype', '')} {shape}"
-    return f"{missing[0]} is missing, got {found}: fetch the file again"
+    return (
+        f"{missing[0]} is missing, got {found}: fetch the file again, or write it with such arrays"
+    )
 
 
 def _require_numbers(column: Column, path: Path) -> None:

@@ -184,13 +184,18 @@ def require_polarities(p: NDArray[Any], name: str = "p") -> None:
         name: of the column, for the message.
 
     Raises:
-        UserError: naming the first of the others.
+        UserError: naming the first of the others, or both 0 and -1.
     """
     wrong = ~np.isin(p, POLARITIES)
     if np.any(wrong):
         raise UserError(
             f"{name}: polarities must be 0 and 1, or -1 and 1, got {p[wrong.argmax()]}: write the "
             "file with such polarities"
+        )
+    if len(off := np.unique(p[p != 1])) > 1:
+        raise UserError(
+            f"{name}: polarities must be 0 and 1, or -1 and 1, got {' and '.join(map(str, off))}: "
+            "write the file with such polarities"
         )
 
 

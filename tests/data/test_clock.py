@@ -133,6 +133,19 @@ def test_seconds_with_fractions_are_inferred_and_said(tmp_path):
         opened(write_raw(tmp_path, "c", few, size=SIZE), False)
 
 
+def test_microseconds_with_fractions_are_read_where_they_are_no_milliseconds(tmp_path):
+    events = random_events(5000, 1.0, SIZE)
+    expected = opened(write_raw(tmp_path, "a", events, size=SIZE), False).frames(0, 20)
+    few, many = ({**each, "t": each["t"] + 0.25} for each in (events, random_events(60_000, 1.0)))
+    recording = opened(write_raw(tmp_path, "b", few, size=SIZE), False)
+    assert [note.message for note in recording.notes] == [
+        "its timestamps are in us, by span and rate (data.time_unit)"
+    ]
+    np.testing.assert_array_equal(recording.frames(0, 20), expected)
+    with pytest.raises(UserError, match=r"got fractions, .* data.time_unit to .*, s, ms or us$"):
+        opened(write_raw(tmp_path, "c", many, size=SIZE), False)
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("ms", 1e-3), ("ns", 1e3), ("s", 1e-6)])
 def test_label_times_in_another_unit_are_refused(tmp_path, unit, factor):
     times = np.arange(1, 600) * 33_333 * factor

@@ -60,6 +60,7 @@ FORMS = {
     "columns of other names": {f"{name}s": column for name, column in EVENTS.items()},
     "capitals": {f"events__{name.upper()}": column for name, column in EVENTS.items()},
     "floats": {f"events__{name}": column.astype(np.float64) for name, column in EVENTS.items()},
+    "halves": {**EVENTS, "x": EVENTS["x"].astype(np.float16), "y": EVENTS["y"].astype(np.float16)},
     "polarity as bool": {**EVENTS, "p": EVENTS["p"].astype(bool)},
     "polarity -1 and 1": {**EVENTS, "p": 2 * EVENTS["p"] - 1},
     "polarity 255 for -1": {**EVENTS, "p": (2 * EVENTS["p"] - 1).astype(np.uint8)},
@@ -103,6 +104,14 @@ REFUSED = {
     "another polarity": (
         ambiguous(events__p=EVENTS["p"] + 1),
         "events/p: polarities must be 0 and 1, or -1 and 1, got 2: write the file with such",
+    ),
+    "0 and 255": (
+        ambiguous(events__p=(255 * EVENTS["p"]).astype(np.uint8)),
+        "events/p: polarities must be 0 and 1, or -1 and 1, got 0 and 255: write the file with",
+    ),
+    "three polarities": (
+        ambiguous(events__p=(np.arange(3000) % 3 - 1).astype(np.int8)),
+        "events/p: polarities must be 0 and 1, or -1 and 1, got -1 and 0: write the file with",
     ),
     "five columns": ({"events": np.zeros((9, 5))}, r"got events float64 \(9, 5\)"),
 }
