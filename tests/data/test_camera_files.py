@@ -18,7 +18,7 @@ from etram_det.errors import UserError
 from support.camera_files import ENCODERS, dat, evt2
 from support.raw_files import boxes_at, random_events, write_raw
 
-FRAMES = FrameSettings(input_size=(24, 32))
+FRAMES = FrameSettings(input_size=(24, 32), clock="camera")
 RECORDINGS = os.environ.get("ETRAM_DET_RECORDINGS", "")
 
 
@@ -232,7 +232,7 @@ def test_damaged_files_end_in_frames_or_one_line(tmp_path, name):
     ],
 )
 def test_real_recordings_have_the_events_that_openeb_finds(name, size, number, first, last):
-    recording = open_recording(Path(RECORDINGS) / name, FrameSettings())
+    recording = open_recording(Path(RECORDINGS) / name, FrameSettings(clock="camera"))
     columns = columns_of(recording)
     assert recording.sensor_size == size
     assert len(columns["t"]) == number
