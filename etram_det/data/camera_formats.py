@@ -28,6 +28,7 @@ Columns = tuple[NDArray[Any], ...]  # x, y, t in microseconds and p of some even
 _BLOCK = 2**18  # bytes of RAW and DAT decoded at a time: at most 1.6 million events
 _SLICE = 2**20  # events of AEDAT4 decoded at a time: 32 MB
 _HEADER = 2**16  # bytes in which the lines of a header are looked for
+_XML = 2**24  # bytes of an AEDAT4 header; a length beyond is damage
 # A line of a header begins with a per cent sign and a blank and is text to its end. Some writers
 # leave the blank out; what follows must then be plain, as data too may begin with a per cent sign.
 _LINE = re.compile(rb"%(?: [^\x00-\x08\n-\x1f\x7f]*|[A-Za-z][\t -~]*)\r?\n")
@@ -277,11 +278,13 @@ def _evt_version(header: str) -> str:
 def _place_of_table(path: Path) -> int:
     """Where the table of packets is, by an AEDAT4 header, a FlatBuffer; -1 where it names none."""
     with path.open("rb") as file:
-        version, length = file.read(14), file.read(4)
-        header = file.read(int.from_bytes(length, "little") if len(length) == 4 else 0)
+        version, length = file.read(14), int.from_bytes(file.read(4), "little")
+        header = file.read(min(length, _XML))
     try:
         if version != b"#!AER-DAT4.0\r\n":
             raise ValueError("it does not begin as AEDAT 4.0")
+        if len(header) < min(length, _XML):
+            raise ValueError("the file ends within it")
         (root,) = struct.unpack_from("<I", header)
         (to_fields,) = struct.unpack_from("<i", header, root)
         size, _, _, field = struct.unpack_from("<4H", header, root - to_fields)

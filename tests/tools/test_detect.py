@@ -118,11 +118,76 @@ def test_files_of_cameras(name):
         rows = np.stack([events[column].astype(np.int64) for column in "xytp"], axis=1)
         eventcv.from_numpy(rows, sensor_size=(64, 48), time_unit="us").save(name)
     raw = write_raw(Path("data"), "same", events)
-    assert detect(name, raw) == 0
+    assert detect(name, raw, "--clock", "camera") == 0
     boxes, times = outcomes(name=Path(name).stem)
     expected, _ = outcomes(name="same")
     assert len(times) == video_of(Path("detections") / f"{Path(name).stem}.mp4")[0] == 3
     np.testing.assert_array_equal(boxes, expected)
+
+
+def test_the_clock_of_raw_files_is_the_recordings_unless_the_cameras_is_asked_for(capfd):
+    camera = random_events(6000, 0.12)
+    camera["t"] += 1570 << 12
+    Path("a.raw").write_bytes(ENCODERS["evt3.raw"](camera))
+    first = int(camera["t"][0])
+    for flags, start, line in [
+        ([], 1570 << 12, "times count from the recording's start: 6.430720 s of the camera's"),
+        (["--clock", "camera"], 0, "times are those of the camera's clock, which is at 6.430720 s"),
+    ]:
+        assert detect("a.raw", "--video", "false", *flags) == 0
+        assert outcomes(name="a")[1] == [first - start + 50_000 * (i + 1) for i in range(3)]
+        assert capfd.readouterr().err.count(f"a: {line}") == 1
+
+
+def test_events_off_the_sensor_and_assumed_sizes_are_reported(capfd):
+    """The training's sensor is not this recording's."""
+    write_random_checkpoint(
+        Path("random.ckpt"), FrameSettings(input_size=(48, 64), sensor_size=(480, 640))
+    )
+    events = random_events(4000, size=(480, 640))
+    outside = (events["x"] >= 128) | (events["y"] >= 128)
+    in_two = np.isin(events["t"], events["t"][0] + 50_000 * np.arange(1, 20))
+    dropped = int(np.count_nonzero(outside) + np.count_nonzero(outside & in_two))
+    header = b"% format EVT3;height=128;width=128\n% end\n"
+    Path("roi.raw").write_bytes(ENCODERS["evt3.raw"](events, header))
+    assert detect("roi.raw", "--video", "false") == 0
+    shown = capfd.readouterr()
+    assert (
+        "roi: more than a tenth of the events lie outside the sensor that it states, height 128 "
+        "and width 128: they are dropped; set sensor_size to [480, 640]"
+    ) in shown.err.splitlines()
+    share = dropped / (4000 + np.count_nonzero(in_two))
+    assert (
+        f"roi: {dropped:,} events outside the sensor were dropped, {share:.1%} of those read: use "
+        "--sensor-size if it has more than height 128, width 128"
+    ) in shown.out.splitlines()
+    assert detect("roi.raw", "--video", "false", "--sensor-size", "480", "640") == 0
+    shown = capfd.readouterr()
+    assert "height 480 and width 640 of sensor_size are used" in shown.err
+    assert "dropped" not in shown.out
+
+    Path("plain.raw").write_bytes(ENCODERS["evt2.raw"](events, b"% evt 2.0\n"))
+    assert detect("plain.raw", "--video", "false") == 0
+    assert (
+        "plain: it states no sensor size, height 720 and width 1280 are assumed (sensor_size), but "
+        "events fill only a corner: set sensor_size to [480, 640]"
+    ) in capfd.readouterr().err.splitlines()
+
+
+def test_repaired_timestamps_are_reported(capfd):
+    events = random_events(6000, 0.2)
+    events["t"][100] = 0
+    write_raw(Path("data"), "few", events)
+    events["t"][1000:] -= 20_000
+    write_raw(Path("data"), "many", events)
+    num_repaired = np.count_nonzero(np.maximum.accumulate(events["t"]) != events["t"])
+    assert detect("data", "--video", "false") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "few: events with a repaired timestamp: 1" in lines
+    assert (
+        f"many: {num_repaired / 6000:.0%} of its events have an earlier timestamp than the event "
+        "before and take that one: many are in a wrong frame or in none: repair the recording"
+    ) in lines
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
@@ -434,7 +499,7 @@ def test_memory_does_not_grow_with_the_recording(monkeypatch, seconds, windows):
 )
 def test_real_camera_files(capsys):
     files = [CAMERA_FILES / "evt2_sample.raw", CAMERA_FILES / "evt3_sample.raw"]
-    assert detect(*files, "--resize", "letterbox") == 0
+    assert detect(*files, "--resize", "letterbox", "--clock", "camera") == 0
     # 50 ms and 9 ms of events; a window that both ends belong to is followed by a last one.
     assert video_of("detections/evt2_sample.mp4") == (2, 360, 480, 20.0)
     assert video_of("detections/evt3_sample.mp4") == (1, 360, 640, 20.0)
