@@ -296,12 +296,13 @@ def _place_of_table(path: Path) -> int:
 
 def _blocks(path: Path, start: int, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
     """What follows the header, in whole words."""
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(_BLOCK):
-            size = dtype.itemsize
-            if len(block) >= size:
-                yield np.frombuffer(block[: len(block) // size * size], dtype)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            while len(block := file.read(_BLOCK)) >= dtype.itemsize:
+                yield np.frombuffer(block, dtype, len(block) // dtype.itemsize)
+    except OSError as error:
+        raise damaged(path, str(error)) from error
 
 
 @numba.njit(cache=True, nogil=True)

@@ -23,29 +23,14 @@ class Note:
     """What was inferred, assumed or doubtful when a recording was opened.
 
     Attributes:
-        message: the same for all recordings that share it, without their names.
+        message: what it is and what to do, without the recording's name.
         doubtful: whether the user should look at it before relying on the recording.
+        kind: what notes have in common that are logged as one; the message unless set.
     """
 
     message: str
     doubtful: bool = False
-
-
-def dropped_events(num_outside: int) -> str:
-    """What is reported of events outside the sensor."""
-    return f"{num_outside:,} events outside the sensor were dropped"
-
-
-def repaired_events(share: float) -> str:
-    """What is reported of a recording of which more than ``REPAIRED_SHARE`` was repaired.
-
-    Args:
-        share: of its events, in [0, 1], whose timestamp was behind an earlier one.
-    """
-    return (
-        f"{share:.0%} of its events have an earlier timestamp than the event before and take that "
-        "one: many are in a wrong frame or in none: repair the recording"
-    )
+    kind: str = ""
 
 
 class NoLabels(UserError):
@@ -165,3 +150,20 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+
+def dropped_events(num_outside: int) -> str:
+    """What is reported of events outside the sensor."""
+    return f"{num_outside:,} events outside the sensor were dropped"
+
+
+def repaired_events(share: float) -> str:
+    """What is reported of a recording of which more than ``REPAIRED_SHARE`` was repaired.
+
+    Args:
+        share: of its events, in [0, 1], whose timestamp was behind an earlier one.
+    """
+    return (
+        f"{share:.0%} of its events have an earlier timestamp than the event before and take that "
+        "one: many are in a wrong frame or in none: repair the recording"
+    )

@@ -18,6 +18,8 @@ import pytest
 from etram_det.cli.commands import run
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.layouts import recording_paths
+from etram_det.data.raw import RawRecording
+from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
 from etram_det.drawing import video
 from etram_det.errors import UserError
@@ -139,7 +141,7 @@ def test_the_clock_of_raw_files_is_the_recordings_unless_the_cameras_is_asked_fo
         assert capfd.readouterr().err.count(f"a: {line}") == 1
 
 
-def test_events_off_the_sensor_and_assumed_sizes_are_reported(capfd):
+def test_events_off_the_sensor_are_reported(capfd):
     """The training's sensor is not this recording's."""
     write_random_checkpoint(
         Path("random.ckpt"), FrameSettings(input_size=(48, 64), sensor_size=(480, 640))
@@ -152,26 +154,35 @@ def test_events_off_the_sensor_and_assumed_sizes_are_reported(capfd):
     Path("roi.raw").write_bytes(ENCODERS["evt3.raw"](events, header))
     assert detect("roi.raw", "--video", "false") == 0
     shown = capfd.readouterr()
-    assert (
-        "roi: more than a tenth of the events lie outside the sensor that it states, height 128 "
-        "and width 128: they are dropped; set sensor_size to [480, 640]"
-    ) in shown.err.splitlines()
     share = dropped / (4000 + np.count_nonzero(in_two))
     assert (
         f"roi: {dropped:,} events outside the sensor were dropped, {share:.1%} of those read: use "
         "--sensor-size if it has more than height 128, width 128"
     ) in shown.out.splitlines()
-    assert detect("roi.raw", "--video", "false", "--sensor-size", "480", "640") == 0
-    shown = capfd.readouterr()
-    assert "height 480 and width 640 of sensor_size are used" in shown.err
-    assert "dropped" not in shown.out
-
+    # Of a file that states no size, the training's is not assumed.
     Path("plain.raw").write_bytes(ENCODERS["evt2.raw"](events, b"% evt 2.0\n"))
-    assert detect("plain.raw", "--video", "false") == 0
-    assert (
-        "plain: it states no sensor size, height 720 and width 1280 are assumed (sensor_size), but "
-        "events fill only a corner: set sensor_size to [480, 640]"
-    ) in capfd.readouterr().err.splitlines()
+    for flags, size in {(): (720, 1280), ("--sensor-size", "480", "640"): (480, 640)}.items():
+        assert detect("plain.raw", "--video", "false", *flags) == 0
+        images = json.loads(Path("detections/plain_coco.json").read_text())["images"]
+        assert (images[0]["height"], images[0]["width"]) == size
+        assert "dropped" not in capfd.readouterr().out
+
+
+def test_notes_are_printed_once_in_the_commands_own_keys(monkeypatch, capfd):
+    opened = RawRecording.__init__
+
+    def with_notes(self, *arguments, **more):
+        opened(self, *arguments, **more)
+        self.notes += [Note("7 px are assumed: set data.sensor_size"), Note("is cut", True)]
+
+    monkeypatch.setattr(RawRecording, "__init__", with_notes)
+    assert detect(recording("data"), recording("data", "night_2"), "--video", "false") == 0
+    shown = capfd.readouterr().err
+    for name in ("night_1", "night_2"):
+        for note in ("7 px are assumed: set sensor_size", "is cut"):
+            assert shown.splitlines().count(f"{name}: {note}") == 1
+    bar = shown.rindex("11/11")
+    assert shown.index("night_1: is cut") < bar
 
 
 def test_repaired_timestamps_are_reported(capfd):
