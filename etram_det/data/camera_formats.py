@@ -41,7 +41,9 @@ _SENSORS = {
 }
 _DAT_EVENT = np.dtype([("t", "<u4"), ("place", "<u4")])
 _DAT_WRAP = 2**32
-_LATE_US = 10_000_000  # an event this much after a wrap may still have a timestamp before it
+# Of the range of a clock of hours: a longer fall is a wrap, and a longer rise takes it back, as the
+# timestamp before or this one is damaged. Not near a sum of few powers of two, so that both count.
+_TURN = 0.7
 # Wider than any coordinate that the format can hold: left to itself, eventcv drops events outside
 # the sensor without a word.
 _EVERYWHERE = (2**15, 2**15)
@@ -175,8 +177,8 @@ class DatFile(CameraFile):
             t, place = events["t"].astype(np.int64), events["place"]
             steps = np.diff(t, prepend=t[0] if last is None else last)
             last = int(t[-1])
-            forwards, backwards = steps < -_DAT_WRAP // 2, steps > _DAT_WRAP - _LATE_US
-            turns = wraps + np.cumsum(forwards.astype(np.int64) - backwards)
+            falls, rises = steps < -_TURN * _DAT_WRAP, steps > _TURN * _DAT_WRAP
+            turns = wraps + np.cumsum(falls.astype(np.int64) - rises)
             wraps = int(turns[-1])
             self.num_wraps = max(self.num_wraps, int(turns.max()))
             x, y = (place & 0x3FFF).astype(np.uint16), (place >> 14 & 0x3FFF).astype(np.uint16)
@@ -307,18 +309,21 @@ def _blocks(path: Path, start: int, dtype: np.dtype[Any]) -> Iterator[NDArray[An
 
 @numba.njit(cache=True, nogil=True)
 def _set_high(state: NDArray, steps: int, period: int) -> None:
-    """Take a TIME_HIGH word over: a fall by half of the clock's range or more is a wrap.
+    """Take a TIME_HIGH word over, in steps that are counted over all wraps.
 
-    ``state`` counts steps over all wraps, as OpenEB does it.
+    In EVT3, whose clock has a range of 16.8 s, a fall by half of it is a wrap, as for OpenEB.
     """
-    if state[_HIGH] < 0:
+    if state[_FIRST] < 0:
         state[_FIRST] = state[_HIGH] = steps
         return
-    before = state[_HIGH] % period
-    wrapped = before - steps >= period // 2
-    state[_WRAPS] += wrapped
-    state[_HIGH] += steps - before + period * wrapped
-    if steps != before:
+    step = steps - state[_HIGH] % period
+    if period == 1 << 12:
+        turn = int(step <= -(period // 2))
+    else:
+        turn = int(step < -_TURN * period) - int(step > _TURN * period)
+    state[_WRAPS] += turn
+    state[_HIGH] += step + period * turn
+    if step != 0:
         state[_LOW] = 0
 
 
@@ -333,7 +338,7 @@ def _decode_evt2(
         kind = word >> 28
         if kind == 0x8:  # TIME_HIGH
             _set_high(state, word & 0xFFFFFFF, 1 << 28)
-        elif kind <= 1 and state[_HIGH] >= 0:  # an event of this polarity
+        elif kind <= 1 and state[_FIRST] >= 0:  # an event of this polarity
             x[num_events], y[num_events] = word >> 11 & 0x7FF, word & 0x7FF
             t[num_events] = state[_HIGH] << 6 | word >> 22 & 0x3F
             p[num_events] = kind
@@ -350,7 +355,7 @@ def _decode_evt3(
     for i in range(len(words)):
         word = np.int64(words[i])
         kind, value = word >> 12, word & 0xFFF
-        valid = state[_HIGH] >= 0 and state[_ROW] >= 0
+        valid = state[_FIRST] >= 0 and state[_ROW] >= 0
         if kind == 0x0:  # ADDR_Y
             state[_ROW] = word & 0x7FF
         elif kind == 0x2 and valid:  # ADDR_X: one event

@@ -166,7 +166,7 @@ def test_a_clock_that_starts_anew_goes_on(tmp_path, name):
     bits = {"evt3.raw": 24, "evt2.raw": 34, "cd.dat": 32}[name]
     events = random_events(2000)
     steps = np.full(2000, 2**bits // 700)
-    steps[[300, 900]] = 2**bits // 3
+    steps[[300, 900]] = 2**bits // 4
     events["t"] = 2**bits - 2**bits // 100 + np.cumsum(steps)
     (tmp_path / name).write_bytes(ENCODERS[name](events))
     settings = FrameSettings(input_size=(24, 32), window_ms=60_000, clock="camera")
@@ -186,6 +186,17 @@ def test_events_late_across_a_wrap_stay_before_it(tmp_path):
     (tmp_path / "a.dat").write_bytes(dat(events))
     decoded = open_recording(tmp_path / "a.dat", FRAMES)
     np.testing.assert_array_equal(columns_of(decoded)["t"], events["t"])
+
+
+@pytest.mark.parametrize("bits", [0b1, 0b10, 0b11, 0b111])
+@pytest.mark.parametrize(("name", "lowest"), [("cd.dat", 29), ("evt2.raw", 31)])
+def test_a_damaged_timestamp_is_no_wrap(tmp_path, name, lowest, bits):
+    events = random_events(300)
+    whole = events["t"].copy()
+    events["t"][100] |= bits << lowest
+    (tmp_path / name).write_bytes(ENCODERS[name](events))
+    decoded = columns_of(open_recording(tmp_path / name, FRAMES))
+    np.testing.assert_array_equal(np.delete(decoded["t"], 100), np.delete(whole, 100))
 
 
 def test_aedat4_is_used_up_to_the_cut(tmp_path, caplog):
