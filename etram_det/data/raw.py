@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.clock import LONGEST_US, Span, Timestamps, meet, require_ascending, unit_of
-from etram_det.data.event_file import Column, EventFacts, Size, event_facts, open_events
+from etram_det.data.event_facts import EventFacts, event_facts
+from etram_det.data.event_file import Column, Size, open_events
 from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import OUTSIDE, REPAIRED, NoLabels, Note, Recording, Timeline
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
@@ -55,6 +56,7 @@ class RawRecording(Recording):
         window_us = frame_settings.window_ms * 1000
         facts = event_facts(path)
         sensor_size, notes = _sensor_size(facts, frame_settings.sensor_size)
+        notes += [Note(*note) for note in facts.notes]
         height, width = sensor_size
         unit, is_inferred = unit_of(facts, height * width, frame_settings.time_unit, path)
         if is_inferred:
@@ -62,8 +64,7 @@ class RawRecording(Recording):
         if facts.is_cut:
             notes.append(
                 Note(
-                    "the file was cut short: what comes before is used, "
-                    f"{facts.num_events:,} events",
+                    f"it was cut short, and what comes before is used, {facts.num_events:,} events",
                     doubtful=True,
                     kind="cut",
                 )
