@@ -23,7 +23,7 @@ from etram_det.data.event_file import (
 )
 from etram_det.data.representation import require_polarities
 from etram_det.errors import UserError
-from etram_det.files import cached_file, write_text
+from etram_det.files import cached_file, replacing
 
 if TYPE_CHECKING:
     import h5py
@@ -77,8 +77,10 @@ def event_facts(path: Path) -> EventFacts:
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there yet, or damaged
     facts = _read_facts(path)
-    with suppress(OSError):  # a full or read-only disk costs the time of another look
-        write_text(stored, json.dumps(asdict(facts)), str(os.getpid()))
+    writer = str(os.getpid())
+    # A full or read-only disk costs the time of another look, nothing else.
+    with suppress(OSError), replacing(stored, writer, kept=False) as unfinished:
+        unfinished.write_text(json.dumps(asdict(facts)))
     return facts
 
 

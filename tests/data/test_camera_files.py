@@ -199,7 +199,7 @@ def test_a_damaged_timestamp_is_no_wrap(tmp_path, name, lowest, bits):
     np.testing.assert_array_equal(np.delete(decoded["t"], 100), np.delete(whole, 100))
 
 
-def test_aedat4_is_used_up_to_the_cut(tmp_path, caplog):
+def test_aedat4_is_used_up_to_the_cut(tmp_path):
     events = random_events(200_000)
     rows = np.stack([events[column].astype(np.int64) for column in "xytp"], axis=1)
     path = tmp_path / "a.aedat4"
