@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.findings import log_findings
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import SPLITS, find_recordings, splits_of
 from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
@@ -129,11 +130,14 @@ def _tasks(
     """All recordings under ``root``, where they go, and the faults of those not to be opened."""
     splits = splits_of(root) if root.is_dir() else []
     faults: list[UserError] = []
-    tasks = [
-        _Task(recording, output / split / recording.name, layout, frames, labels)
-        for split in splits or SPLITS[:1]  # where there are none, the first says what is required
-        for recording in find_recordings(root, split, frames, labels, faults=faults)
-    ]
+    tasks = []
+    for split in splits or SPLITS[:1]:  # where there are none, the first says what is required
+        recordings = find_recordings(root, split, frames, labels, faults=faults)
+        log_findings(split, recordings)
+        tasks += [
+            _Task(recording, output / split / recording.name, layout, frames, labels)
+            for recording in recordings
+        ]
     if not tasks:
         raise faults[0]
     _require_stored_settings_fit(root, tasks[0].recording, frames, labels)
@@ -270,6 +274,7 @@ def _write(task: _Task) -> str | None:
     unfinished = parent / f".{name}.{uuid.uuid4().hex}{UNFINISHED}"
     unfinished.mkdir()
     try:
+        task.recording.prepare()
         batches = _batches(task.recording)
         if task.layout == "rvt":
             write_rvt(unfinished, task.recording, task.frames, batches)
@@ -300,6 +305,7 @@ def _counts(recording: Recording) -> dict[str, int]:
         "frames": len(recording),
         "labelled frames": int(np.count_nonzero(recording.labelled)),
         "boxes": len(recording.label_boxes),
+        "boxes without events": recording.labels_without_events,
         **{f"events: {name}": number for name, number in recording.events.items()},
         **{f"dropped {reason}": number for reason, number in recording.dropped.items()},
     }
