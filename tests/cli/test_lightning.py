@@ -138,7 +138,9 @@ def test_fit_validate_test_predict(capsys):
     assert metrics_of(version(2))["num_frames"] == 5
 
     few = ["--model.max_detections", "3", "--model.score_threshold", "0"]
+    capsys.readouterr()
     assert run(["predict", *SMALL_RAW, *few, "--ckpt_path", best]) == 0
+    assert f"detections are in {version(3)}/predictions\n" in capsys.readouterr().out
     boxes = np.load(version(3) / "predictions" / "test_day_0001_bbox.npy")
     assert len(boxes) > 0
     _, counts = np.unique(boxes["t"], return_counts=True)

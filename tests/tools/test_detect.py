@@ -95,6 +95,30 @@ def test_a_recording_becomes_a_video_and_boxes(capsys):
     assert "windows/s" in shown
     assert "median ms" in shown
     assert str(len(boxes)) in shown
+    assert shown.endswith("\nresults are in detections\n")
+
+
+def test_the_first_window_is_left_out_of_rate_and_latencies(monkeypatch, capsys):
+    detect_frame, waits_s = StreamingDetector.detect_frame, iter([2.0])
+
+    def slow_at_first(self, frame):
+        time.sleep(next(waits_s, 0))
+        return detect_frame(self, frame)
+
+    monkeypatch.setattr(StreamingDetector, "detect_frame", slow_at_first)
+    assert detect(recording("data"), "--video", "false") == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if "night_1" in line]
+    windows, rate, median_ms, slow_ms = map(float, cells[0][2:6])
+    assert windows == 11
+    assert rate > 6  # with the first one it would be under 5.5
+    assert slow_ms < 2000
+    assert rate < 1000 / median_ms
+
+
+def test_one_window_alone_has_no_rate(capsys):
+    assert detect(recording("data", seconds=0.04), "--video", "false") == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if "night_1" in line]
+    assert [cell.strip() for cell in cells[0][2:6]] == ["1", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(

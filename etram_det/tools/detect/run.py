@@ -47,7 +47,7 @@ class Measurements:
 
     Attributes:
         latencies_s: from asking for a window's events to its boxes, for each window.
-        elapsed_s: the time of it all, writing included.
+        elapsed_s: the time of all windows but the first, writing included.
         counts: detections by class id.
         faults: what is to be reported of its events.
     """
@@ -101,7 +101,7 @@ class Run:
                 for name, measured in self.finished.items():
                     for fault in measured.faults:
                         console.out(f"{name}: {self.in_own_keys(fault)}")
-                console.print(f"detections: {self.output}", highlight=False, soft_wrap=True)
+                console.print(f"results are in {self.output}", highlight=False, soft_wrap=True)
 
     def detect(self, given: Sequence[Path]) -> None:
         """Detect in all recordings; those that cannot be read are named at the end.
@@ -171,6 +171,8 @@ class Run:
                     measurements.counts.update(detections.classes.tolist())
                     results.add(frame, end_us, detections)
                     advance()
+                    if window == 0:  # it loads and compiles what runs from then on
+                        started_s = time.perf_counter()
             except KeyboardInterrupt:
                 raise UserError(
                     f"interrupted in {recording.path} after {window} of {len(recording)} windows: "
@@ -274,17 +276,19 @@ def _faults(recording: Recording) -> list[str]:
 
 
 def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> Group:
-    """Speed of each recording, and its detections by class; ``-`` where there was no window."""
+    """Speed of each recording, ``-`` where there is none to measure; its detections by class."""
     speed = _table("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
     for name, measured in finished.items():
         windows = len(measured.latencies_s)
-        # The first one loads and compiles what runs from then on.
-        latencies_s = measured.latencies_s[1:] or measured.latencies_s or [np.nan]
-        latencies_ms = 1000 * np.quantile(latencies_s, [0.5, 0.95])
-        rate = f"{windows / max(measured.elapsed_s, 1e-9):.1f}"
-        latencies = [f"{each:.1f}" if windows else "-" for each in latencies_ms]
-        speed.add_row(name, str(windows), rate, *latencies, str(measured.counts.total()))
-    speed.caption = "latency: from reading events to boxes, without the first window"
+        speeds = ["-"] * 3
+        if windows > 1:
+            latencies_ms = 1000 * np.quantile(measured.latencies_s[1:], [0.5, 0.95])
+            rate = (windows - 1) / max(measured.elapsed_s, 1e-9)
+            speeds = [f"{each:.1f}" for each in (rate, *latencies_ms)]
+        speed.add_row(name, str(windows), *speeds, str(measured.counts.total()))
+    speed.caption = (
+        "rate and ms without the first window; ms: from reading a window's events to its boxes"
+    )
     columns = {name: measured.counts for name, measured in finished.items()}
     if len(columns) > _MAX_COLUMNS:
         total = sum(columns.values(), Counter())
