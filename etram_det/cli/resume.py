@@ -7,10 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.cli.flags import BASELINE, configurations
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
 
@@ -141,7 +145,7 @@ def _described(differences: Sequence[Difference]) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
-    """The settings that differ so that it can show."""
+    """The settings that differ so that it can show; one newer than ``theirs`` had its default."""
     before, now = (
         {
             name: _class_of(value) if name.endswith(".class_path") else value
@@ -150,11 +154,19 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Dif
         }
         for config in (theirs, ours)
     )
+    before = {name: x for name, x in _baseline().items() if name in now} | before
     return [
         (name, before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
+
+
+@cache
+def _baseline() -> dict[str, Any]:
+    """Values of all settings in the baseline, by dotted name."""
+    text = (configurations() / BASELINE).read_text(encoding="utf-8")
+    return dict(dotted_items(yaml.safe_load(text)))
 
 
 def _class_of(class_path: Any) -> Any:
