@@ -1,4 +1,4 @@
-"""The learning-rate schedule."""
+"""The learning-rate schedule, and what a trainer must be set to for it and at all."""
 
 from __future__ import annotations
 
@@ -25,6 +25,24 @@ def require_steps(schedule: str, trainer: Trainer) -> None:
         raise UserError(
             f"trainer.max_steps: must be a number of steps for model.schedule {schedule}, got -1: "
             "set trainer.max_steps or trainer.max_epochs, or model.schedule to constant"
+        )
+
+
+def require_ranges(trainer: Trainer) -> None:
+    """Refuse settings of a trainer that Lightning takes and that mean nothing.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+        value = getattr(trainer, name)
+        if value is not None and value < least:
+            raise UserError(f"trainer.{name}: must be at least {least}, got {value:g}: raise it")
+    interval = trainer.val_check_interval
+    if isinstance(interval, (int, float)) and interval <= 0:
+        raise UserError(
+            f"trainer.val_check_interval: must be above 0, got {interval}: set a number of "
+            "steps, or a share of an epoch"
         )
 
 

@@ -294,7 +294,7 @@ def test_a_baseline_checkpoint_serves_an_adaptive_run():
     adaptive = [*config_of("size_aware_adaptive"), *SMALL, "--ckpt_path", last]
     assert run(["validate", *adaptive]) == 0
     assert run(["fit", *adaptive, "--trainer.max_steps", "4"]) == 0
-    assert state_of("size_aware_adaptive", 1)["loss.size_weight.adapted"]
+    assert state_of("size_aware_adaptive")["loss.size_weight.adapted"]
 
 
 def test_evaluation_settings_and_results(capsys):
@@ -312,7 +312,7 @@ def test_evaluation_settings_and_results(capsys):
     assert "test/AP50" not in shown  # Lightning's own list
     assert max(len(line) for line in shown.splitlines() if "│" in line) <= 80
 
-    folder = run_folder("baseline", 1)
+    folder = run_folder("baseline") / "test"
     results = json.loads((folder / "metrics.json").read_text())
     assert results["evaluation"]["pixel_frame"] == "native"
     assert results["evaluation"]["size_bins"]["rest"] == [4096, None]
