@@ -105,7 +105,7 @@ def _set_up_messages() -> None:
     logging.getLogger("etram_det").setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_for_user)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_of_use)
     # Known and of no use to someone who trains a detector.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
@@ -115,9 +115,11 @@ def _set_up_messages() -> None:
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within.*")
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Neither an advertisement nor what the line at the end says better."""
     message = record.getMessage()
-    return not any(package in message for package in ("litlogger", "litmodels"))
+    useless = ("litlogger", "litmodels", "Detected KeyboardInterrupt")
+    return not any(words in message for words in useless)
 
 
 def _overview() -> str:

@@ -50,10 +50,7 @@ from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunC
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.module import ARCHITECTURE, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer
-from etram_det.training.schedule import require_ranges, require_steps
-
-# The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+from etram_det.training.schedule import require_precision, require_ranges, require_steps
 
 _DESCRIPTION = (
     "Settings come from the package's baseline.yaml, which goes over the defaults below, then from "
@@ -103,8 +100,6 @@ class SettingsParser(LightningArgumentParser):
 
 class EtramCLI(LightningCLI):
     """LightningCLI with this project's module, data, callbacks and rules for checkpoints."""
-
-    trainer: RunTrainer
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that can be set by their own keys, and link what must agree."""
@@ -257,12 +252,7 @@ class EtramCLI(LightningCLI):
         require_packages(self._get(self.config, "trainer").logger)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        precision = str(config.get("precision") or PRECISIONS[0])
-        if precision not in PRECISIONS and precision not in ("32", "bf16", "16"):
-            raise UserError(
-                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, got {precision}: "
-                "set one of them"
-            )
+        require_precision(config.get("precision"))
         callbacks = [
             *callbacks,
             RunProgressBar(),
@@ -289,9 +279,8 @@ class EtramCLI(LightningCLI):
         except (TypeError, ValueError) as error:  # what Lightning raises for settings
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         require_ranges(made)
-        trainer = cast(RunTrainer, made)
-        trainer.place = self._place()
-        return trainer
+        self.place = cast(RunTrainer, made).place = self._place()
+        return made
 
     def _set_seed(self) -> None:
         try:
@@ -306,8 +295,12 @@ class EtramCLI(LightningCLI):
             self.config_init[subcommand].verbose = False
         try:
             super()._run_subcommand(subcommand)
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes one of
+                raise KeyboardInterrupt from None
+            raise
         except (MemoryError, OSError, RuntimeError) as error:
-            fault = in_one_line(error, str(self.trainer.place.folder or self.trainer.place.parent))
+            fault = in_one_line(error, str(self.place.folder or self.place.parent))
             if fault is None:
                 raise
             last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
@@ -333,7 +326,7 @@ class EtramCLI(LightningCLI):
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Let a resumed run log to its own run folder, and log which settings have changed."""
-        place, run = self.trainer.place, run_folder_of(str(self.ckpt_path))
+        place, run = self.place, run_folder_of(str(self.ckpt_path))
         is_own = run is not None and run.parent.resolve() == place.parent.resolve()
         if place.folder is None and is_own:
             place.folder, place.steps_before = run, checkpoint.step

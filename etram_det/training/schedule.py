@@ -9,6 +9,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from etram_det.errors import UserError
 
+# The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def require_steps(schedule: str, trainer: Trainer) -> None:
     """Refuse a training of no steps, or an endless one of a schedule that falls over all steps.
@@ -25,6 +28,19 @@ def require_steps(schedule: str, trainer: Trainer) -> None:
         raise UserError(
             f"trainer.max_steps: must be a number of steps for model.schedule {schedule}, got -1: "
             "set trainer.max_steps or trainer.max_epochs, or model.schedule to constant"
+        )
+
+
+def require_precision(precision: str | int | None) -> None:
+    """Refuse a ``trainer.precision`` that states and losses do not take.
+
+    Raises:
+        UserError: naming those that they take.
+    """
+    if str(precision or PRECISIONS[0]) not in (*PRECISIONS, "32", "bf16", "16"):
+        raise UserError(
+            f"trainer.precision: must be one of {', '.join(PRECISIONS)}, got {precision}: "
+            "set one of them"
         )
 
 
