@@ -127,9 +127,12 @@ def _set_up_messages() -> None:
 def _is_of_use(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning is neither advertisement nor about devices that are not there.
 
-    Nor does it say twice which checkpoint is read.
+    Nor does it say twice which checkpoint is read, or that a run was interrupted.
     """
-    useless = ("litlogger", "litmodels", "available: False", "LOCAL_RANK: ", "Restoring states")
+    useless = (
+        "litlogger", "litmodels", "available: False", "LOCAL_RANK: ", "Restoring states",
+        "Detected KeyboardInterrupt",
+    )  # fmt: skip
     return not any(words in record.getMessage() for words in useless)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etram_det.checkpoint.file import Checkpoint, parameters_by_part, read_checkpoint
+from etram_det.cli.resume import newest_if_named
 from etram_det.progress import screen
 from etram_det.report.tables import parameters_table, settings_table, summary_tables
 
@@ -24,12 +25,13 @@ def checkpoint_command(file: Path, json: bool = False) -> None:
     The file alone is read, without running code that it may hold.
 
     Args:
-        file: the checkpoint (.ckpt).
+        file: the checkpoint (.ckpt); ``last`` or ``best`` for that of the newest run in ``runs``.
         json: write JSON to standard output instead of tables.
 
     Raises:
         UserError: if the file is missing, damaged or no checkpoint.
     """
+    file = Path(newest_if_named(file, "file"))
     checkpoint = read_checkpoint(file, "file")
     checkpoint.require_own("file")
     facts = facts_of(checkpoint) | {"file": str(file), "bytes": file.stat().st_size}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etram_det.cli.flags import in_own_keys
+from etram_det.cli.resume import newest_if_named
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision
@@ -46,7 +47,7 @@ def detect_command(
     Args:
         files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
             ``preprocess`` or RVT made of one, or folders of any of these.
-        ckpt_path: checkpoint of the detector (.ckpt); required.
+        ckpt_path: the detector's checkpoint; ``last``, ``best``: that of the newest run; required.
         output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1].
         nms: IoU above which the lower-scored of two boxes of a class is dropped.
@@ -73,7 +74,7 @@ def detect_command(
     """
     if ckpt_path is None:
         raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
-    trained = read_detector(ckpt_path.expanduser())
+    trained = read_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
     settings = replace(
         _frame_settings(trained, window_ms, input_size, downsample),
         # Of these recordings, not of those of the training.
