@@ -12,8 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-
 from etram_det.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,42 +51,6 @@ def open_hdf5(
             yield opened.enter_context(file)
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
         raise UserError(f"{path}: cannot be read as HDF5 ({error}): {remedy}") from error
-
-
-def is_array(item: Any) -> bool:
-    """Whether this is an array, rather than a group or nothing."""
-    return hasattr(item, "shape") and hasattr(item, "dtype")
-
-
-def is_there(item: Any, path: Path) -> bool:
-    """Whether this is an array that lies on the disk as a whole."""
-    if not is_array(item) or not is_cut(item.file, path):
-        return is_array(item)
-    start = item.id.get_offset()
-    return start is None or start + item.nbytes <= path.stat().st_size
-
-
-def is_cut(file: h5py.File, path: Path) -> bool:
-    """Whether the file on disk ends before what was written into it."""
-    return path.stat().st_size < file.id.get_filesize()
-
-
-def readable_length(dataset: h5py.Dataset, path: Path) -> int:
-    """Number of leading rows that lie on the disk: all of them unless the file is cut."""
-    length = int(dataset.shape[0]) if dataset.ndim else 0
-    if not is_cut(dataset.file, path):
-        return length
-    size = path.stat().st_size
-    if dataset.chunks is None:
-        start = dataset.id.get_offset()
-        row = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64))
-        return 0 if start is None else min(max(size - start, 0) // row, length)
-    lost = [
-        chunk.chunk_offset[0]
-        for chunk in map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))
-        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size
-    ]
-    return min([length, *lost])
 
 
 class _PaddedFile(io.RawIOBase):

@@ -17,6 +17,7 @@ from etram_det.errors import UserError
 
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
+REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
 # In the folder of a sequence of DSEC, with DSEC-Det's labels.
 DSEC_EVENTS = Path("events/left/events.h5")
 DSEC_BOXES = Path("object_detections/left/tracks.npy")
@@ -191,3 +192,20 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+
+def dropped_events(num_outside: int) -> str:
+    """What is reported of events outside the sensor."""
+    return f"{num_outside:,} events outside the sensor were dropped"
+
+
+def repaired_events(share: float) -> str:
+    """What is reported of a recording of which more than ``REPAIRED_SHARE`` was repaired.
+
+    Args:
+        share: of its events, in [0, 1], whose timestamp was behind an earlier one.
+    """
+    return (
+        f"{share:.0%} of its events have an earlier timestamp than the event before and take that "
+        "one: many are in a wrong frame or in none: repair the recording"
+    )
