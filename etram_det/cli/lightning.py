@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -334,10 +334,49 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     """
     # TensorFloat-32 for what stays in float32; does nothing on machines without it.
     torch.set_float32_matmul_precision("high")
+    return _parsed(EtramCLI, args, run)
+
+
+def data_of_fit(args: Sequence[str]) -> EventDataModule:
+    """The data that ``fit`` would train on, without its network and trainer.
+
+    Args:
+        args: what follows ``python -m etram_det fit``.
+
+    Raises:
+        UserError: a setting or file does not fit; the message names it.
+    """
+    return _parsed(_DataOfFit, ["fit", *args], run=True).datamodule
+
+
+class _DataOfFit(EtramCLI):
+    """The settings of ``fit``, of which nothing but the data is made."""
+
+    def before_instantiate_classes(self) -> None:
+        """Look for nothing: no logger is made."""
+
+    def instantiate_classes(self) -> None:
+        """Make the data, by a parser of its own: the others make all or nothing."""
+        parser = ArgumentParser()
+        parser.add_class_arguments(EventDataModule, "data")
+        settings = parser.parse_object({"data": self.config.fit.data.as_dict()})
+        self.datamodule = parser.instantiate_classes(settings).data
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+_Settings = TypeVar("_Settings", bound=EtramCLI)
+
+
+def _parsed(kind: type[_Settings], args: Sequence[str], run: bool) -> _Settings:
     settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:
-        return EtramCLI(
+        return kind(
             DetectionModule,
             EventDataModule,
             args=[args[0], *settings] if run else settings,

@@ -50,6 +50,8 @@ class PreprocessedRecording(Recording):
         NoUsableLabels: there are boxes, but the filters left none.
     """
 
+    layout = "RVT's"
+
     def __init__(
         self,
         folder: Path,

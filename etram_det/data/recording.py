@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from etram_det.errors import UserError
 
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
+REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Recording(ABC):
     Attributes:
         name: name of the recording, without folder or suffix.
         path: the file that holds the events or frames.
+        source: the same file as the user knows it, which for a camera's is not the decoded one.
+        layout: name of the layout in which it was found.
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames in pixels.
         frame_end_us, label_frame, label_boxes: as in :class:`Timeline`.
@@ -83,6 +86,8 @@ class Recording(ABC):
             :meth:`prepare`.
     """
 
+    layout: ClassVar[str]
+
     def __init__(
         self,
         name: str,
@@ -92,7 +97,7 @@ class Recording(ABC):
         timeline: Timeline,
     ) -> None:
         self.name = name
-        self.path = path
+        self.path = self.source = path
         self.sensor_size = sensor_size
         self.input_size = input_size
         self.frame_end_us = timeline.frame_end_us
@@ -145,6 +150,16 @@ class Recording(ABC):
         return None
 
     @property
+    def num_events(self) -> int | None:
+        """Events of all of it, where that is known without reading them."""
+        return None
+
+    @property
+    def event_span_us(self) -> tuple[int, int] | None:
+        """First and last timestamp of its events in µs, where they are there."""
+        return None
+
+    @property
     def num_events_to_index(self) -> int:
         """Events that :meth:`prepare` has to read through; 0 where this was done before."""
         return 0
@@ -170,3 +185,20 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+
+def dropped_events(num_outside: int) -> str:
+    """What is reported of events outside the sensor."""
+    return f"{num_outside:,} events outside the sensor were dropped"
+
+
+def repaired_events(share: float) -> str:
+    """What is reported of a recording of which more than ``REPAIRED_SHARE`` was repaired.
+
+    Args:
+        share: of its events, in [0, 1], whose timestamp was behind an earlier one.
+    """
+    return (
+        f"{share:.0%} of its events have an earlier timestamp than the event before and take that "
+        "one: many are in a wrong frame or in none: repair the recording"
+    )
