@@ -22,7 +22,6 @@ from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
-from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.streaming import (
@@ -232,17 +231,6 @@ class EventDataModule(pl.LightningDataModule):
                     log_findings(name, recordings)
                 self.recordings[name] = recordings
                 self._identities[name] = identities(recordings)
-        if line := self.ignored_setting([r for name in splits for r in self.recordings[name]]):
-            rank_zero_info(line)
-
-    def ignored_setting(self, recordings: Sequence[Recording]) -> str | None:
-        """The setting that some recordings do not follow, in a line; None if they follow all."""
-        if self.frame_settings.downsample == "sum" and any(
-            isinstance(each, PreprocessedRecording) and each.input_size != each.sensor_size
-            for each in recordings
-        ):
-            return "data.downsample: sum has no effect on frames that are stored already"
-        return None
 
     @property
     def folder(self) -> Path:

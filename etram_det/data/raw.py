@@ -65,7 +65,7 @@ class RawRecording(Recording):
             notes.append(
                 Note(
                     "the file was cut short: what comes before is used, "
-                    f"{facts.num_events:,} events",
+                    f"{facts.num_events:,} events: fetch the file again",
                     doubtful=True,
                     kind="cut",
                 )

@@ -162,7 +162,8 @@ def test_a_cut_file_is_used_as_far_as_it_goes_and_said(tmp_path):
     (note,) = recording.notes
     assert note.doubtful
     assert note.message == (
-        f"the file was cut short: what comes before is used, {facts.num_events:,} events"
+        f"the file was cut short: what comes before is used, {facts.num_events:,} events: "
+        "fetch the file again"
     )
     ours = recording.frames(0, len(recording))
     num_whole = len(ours) - 1  # the last window holds part of its events

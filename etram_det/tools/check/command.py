@@ -58,11 +58,9 @@ def check_command(
     sheet = output.expanduser() / SHEET
     num_shown = write_sheet(sheet, splits, data)
     remarks += [*remarks_of(splits), *_missing(names, data)]
-    if ignored := data.ignored_setting([each for split in splits for each in split.recordings]):
-        remarks.append(Finding(ignored))
     doubts = [each.text for each in remarks if each.is_doubtful]
     console = screen(width=WIDTH)
-    console.print(summary_of(splits, remarks, data, shutil.disk_usage(sheet.parent).free))
+    console.print(summary_of(splits, remarks, data, shutil.disk_usage(".").free))
     if num_shown:
         console.out(f"{num_shown} labelled frames: {sheet}")
     console.out("What to set:" if doubts else "Nothing is doubtful.", style="bold")

@@ -43,7 +43,6 @@ def write_sheet(path: Path, splits: Sequence[SplitFindings], data: EventDataModu
         for split in labelled
         for picture in _pictures(split, _PICTURES // len(labelled), data)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
     if pictures:
         with replacing(path) as unfinished:
             unfinished.write_bytes(cv2.imencode(".png", _grid(pictures)[..., ::-1])[1].tobytes())

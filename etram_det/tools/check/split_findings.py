@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.findings import findings, index_recordings
@@ -25,6 +27,7 @@ from etram_det.errors import UserError
 
 _STRAY = 0.01  # of the events outside the sensor: more are no stray ones
 _OUTSIDE_FRAME = 0.05  # of the boxes: more are no road users that have just left it
+_MAX_NAMES = 3
 _MAX_KINDS = 4  # of faults that are shown, each by one example
 _log = logging.getLogger("etram_det.data")  # above those of all its modules
 
@@ -155,7 +158,7 @@ class _Gatherer(logging.Handler):
 def remarks_of(splits: Sequence[SplitFindings]) -> list[Finding]:
     """What was inferred, assumed, left out or doubtful in any split, each with what to do."""
     recordings = [each for split in splits for each in split.recordings]
-    faults = [str(fault) for split in splits for fault in split.faults]
+    faults = sorted(str(fault) for split in splits for fault in split.faults)
     return [
         *_kinds(faults, len(recordings) + len(faults)),
         *_merged(splits),
@@ -170,9 +173,13 @@ def _kinds(faults: Sequence[str], total: int) -> Iterator[Finding]:
     kinds: dict[str, list[str]] = {}
     for fault in faults:
         kinds.setdefault(re.sub(r"\S*[/\\]\S*|\S*_(td|bbox)\S*|\d+", "", fault), []).append(fault)
-    for same in list(kinds.values())[:_MAX_KINDS]:
-        first = ", the first" if len(same) > 1 else ""
-        yield Finding(f"{len(same)} of {total} recordings cannot be used{first}: {same[0]}", True)
+    for first, *others in list(kinds.values())[:_MAX_KINDS]:
+        text = f"{1 + len(others)} of {total} recordings cannot be used: {first}"
+        files = [Path(place).name for each in others if os.sep in (place := each.split(": ")[0])]
+        if files:
+            more = f" and {len(files) - _MAX_NAMES} more" if len(files) > _MAX_NAMES else ""
+            text += f"; nor can {', '.join(files[:_MAX_NAMES])}{more}"
+        yield Finding(text, True)
     if len(kinds) > _MAX_KINDS:
         others = sum(map(len, list(kinds.values())[_MAX_KINDS:]))
         yield Finding(f"{others} more cannot be used for other reasons: correct these first", True)
