@@ -181,8 +181,10 @@ def _kinds(faults: Sequence[str], total: int) -> Iterator[Finding]:
             text += f"; nor can {', '.join(files[:_MAX_NAMES])}{more}"
         yield Finding(text, True)
     if len(kinds) > _MAX_KINDS:
-        others = sum(map(len, list(kinds.values())[_MAX_KINDS:]))
-        yield Finding(f"{others} more cannot be used for other reasons: correct these first", True)
+        num_more = sum(map(len, list(kinds.values())[_MAX_KINDS:]))
+        yield Finding(
+            f"{num_more} more cannot be used for other reasons: correct these first", True
+        )
 
 
 def _merged(splits: Sequence[SplitFindings]) -> list[Finding]:
