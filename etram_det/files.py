@@ -60,7 +60,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, writer: str = "") -> Iterator[Path]:
+def replacing(path: Path, writer: str = "", kept: bool = True) -> Iterator[Path]:
     """Write a file atomically: beside ``path``, then moved into place once it is on the disk.
 
     Whatever stops the writing leaves ``path`` as it was. What a killed process leaves beside it
@@ -69,6 +69,7 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     Args:
         path: file to write, new or not; its folder is made if need be.
         writer: name of the process among those that may write the same file at the same time.
+        kept: whether it must outlive a power cut, for which it is waited; not so in a cache.
 
     Yields:
         The file to write.
@@ -80,7 +81,10 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}{writer and f'.{writer}'}{UNFINISHED}")
     try:
         yield unfinished
-        move_into_place(unfinished, path)
+        if kept:
+            move_into_place(unfinished, path)
+        else:
+            os.replace(unfinished, path)
     except OSError as error:
         if error.filename == str(unfinished):
             error.filename = str(path)  # the name that the user knows

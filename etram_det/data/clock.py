@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from etram_det.errors import UserError
 
 if TYPE_CHECKING:
-    from etram_det.data.event_file import Column, EventFacts
+    from etram_det.data.event_facts import EventFacts
+    from etram_det.data.event_file import Column
 
 Span = tuple[int, int]
 

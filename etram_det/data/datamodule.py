@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
+from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.streaming import (
@@ -45,7 +45,6 @@ _SPLITS = {
     "test": ("test",),
     "predict": ("predict",),
 }
-_GRACE_S = 20  # from SIGTERM to the end of a loading process
 
 
 class EventDataModule(pl.LightningDataModule):
@@ -370,7 +369,7 @@ class EventDataModule(pl.LightningDataModule):
         if self.num_workers:
             loads_apart = {
                 "multiprocessing_context": self.multiprocessing_context,
-                "worker_init_fn": _outlive_signals,
+                "worker_init_fn": outlive_signals,
                 # Training and its validation come back to their loaders.
                 "persistent_workers": name in ("train", "val"),
             }
@@ -378,7 +377,7 @@ class EventDataModule(pl.LightningDataModule):
         if name == "train" and self.on_unreadable_recording == "skip":
             shape = (0, self.in_channels, *self.input_size)
             no_frames = np.empty(shape, self.frame_settings.dtype)
-        return DataLoader(
+        return UndisturbedLoader(
             ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),
             batch_sampler=plan,
             collate_fn=partial(collate, num_steps=self.num_steps),
@@ -388,18 +387,6 @@ class EventDataModule(pl.LightningDataModule):
             generator=torch.Generator(),
             **loads_apart,
         )
-
-
-def _outlive_signals(_: int) -> None:
-    """Prepare a loading process for signals that reach all processes of a job at once.
-
-    SLURM and shells send them to all of a job. Training then writes its checkpoint between two
-    steps, for which it needs its loaders; these end with it, or some seconds after SIGTERM.
-    """
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
 
 
 def _random_lanes(sampling: str, train_lanes: int) -> int:

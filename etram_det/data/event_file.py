@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.hdf5_file import open_hdf5
-from etram_det.data.representation import POLARITIES, require_polarities
+from etram_det.data.representation import POLARITIES
 from etram_det.errors import UserError
-from etram_det.files import cached_file, write_text
 
 if TYPE_CHECKING:
     import h5py
@@ -34,9 +31,7 @@ _PLACES = ("events", "CD/events", "CD", "/")
 _ECF = 36559  # number of Prophesee's filter
 _CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack it once
 _PACKED = 100  # no real events shrink to less than a hundredth of their size
-_LONGEST_SIDE = 2**14
-_FIRST, _LATEST = 2**12, 2**14  # events that are looked at, at the ends of a file
-_VERSION = 1  # of the facts in the cache; raise it when they change
+FIRST, LATEST = 2**12, 2**14  # events that are looked at, at the ends of a file
 
 
 @dataclass(frozen=True)
@@ -94,92 +89,9 @@ class Column:
 
     def ends(self) -> NDArray[Any]:
         """Values of the first and the last events, without those between."""
-        if len(self) <= _FIRST + _LATEST:
+        if len(self) <= FIRST + LATEST:
             return self[:]
-        return np.concatenate([self[:_FIRST], self[-_LATEST:]])
-
-
-@dataclass(frozen=True)
-class EventFacts:
-    """What the ends of a file of events show, cached: opening it again reads nothing.
-
-    Attributes:
-        num_events: of all of the file, or of what is left of it.
-        first: first timestamp, as it is stored.
-        last: the latest timestamp at the end, as it is stored.
-        has_fractions: whether timestamps are no whole numbers.
-        offset_us: microseconds that the file says to add to them (DSEC's ``t_offset``).
-        sensor_size: height and width of the sensor, as the file states them.
-        extent: height and width that all but a hundredth of the events looked at fit in.
-        share_outside: share of these events, in [0, 1], outside the stated sensor.
-        is_cut: whether the file ends before what was written into it.
-    """
-
-    num_events: int
-    first: float
-    last: float
-    has_fractions: bool
-    offset_us: int | None
-    sensor_size: Size | None
-    extent: Size
-    share_outside: float
-    is_cut: bool
-
-
-def event_facts(path: Path) -> EventFacts:
-    """What the ends of a file of events show, from the cache if it is known.
-
-    Raises:
-        UserError: the file is damaged or holds no events, or their columns are not what they must
-            be.
-    """
-    try:
-        stored = cached_file("event_facts", path, str(_VERSION), ".json")
-        facts = json.loads(stored.read_text())
-        sizes = {name: facts[name] and tuple(facts[name]) for name in ("sensor_size", "extent")}
-        return EventFacts(**facts | sizes)
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # not there yet, or damaged
-    facts = _read_facts(path)
-    with suppress(OSError):  # a full or read-only disk costs the time of another look
-        write_text(stored, json.dumps(asdict(facts)), str(os.getpid()))
-    return facts
-
-
-def _read_facts(path: Path) -> EventFacts:
-    with open_events(path) as columns:
-        t = columns["t"]
-        file, times = t.dataset.file, t.ends()
-        y, x, p = (columns[name].whole(columns[name].ends(), path) for name in "yxp")
-        require_polarities(p, f"{path}: {columns['p'].name}")
-        sides = [np.quantile(each.astype(np.float64), 0.99) for each in (y, x)]
-        size = _stated_sensor_size(file, t, path)
-        outside = np.zeros(len(x), np.bool_) if size is None else (y >= size[0]) | (x >= size[1])
-        with np.errstate(invalid="ignore"):
-            has_fractions = bool(times.dtype.kind == "f" and np.any(times != np.rint(times)))
-        first, last = times[0].item(), times[-_LATEST:].max().item()
-        if not (np.isfinite(first) and np.isfinite(last)):
-            raise UserError(
-                f"{path}: {t.name} must hold times, got {first} to {last}: fetch the file again"
-            )
-        return EventFacts(
-            num_events=len(t),
-            first=first,
-            last=last,
-            has_fractions=has_fractions,
-            offset_us=_offset_us(file),
-            sensor_size=size,
-            extent=(int(sides[0]) + 1, int(sides[1]) + 1),
-            share_outside=float(outside.mean()),
-            is_cut=is_cut(file, path),
-        )
-
-
-def _offset_us(file: h5py.File) -> int | None:
-    offset = file.get("t_offset")
-    if not _is_array(offset) or offset.size != 1 or offset.dtype.kind not in "iu":
-        return None
-    return int(np.ravel(offset[()])[0])
+        return np.concatenate([self[:FIRST], self[-LATEST:]])
 
 
 @contextmanager
@@ -212,30 +124,6 @@ def open_events(path: Path) -> Iterator[dict[str, Column]]:
         yield columns
 
 
-def _stated_sensor_size(file: h5py.File, column: Column, path: Path) -> Size | None:
-    """Height and width by ``height`` and ``width`` beside the events, or by attributes."""
-    group = column.dataset.parent
-    sources: list[Mapping[str, Any]] = [
-        {name: place[name][()] for name in ("height", "width") if _is_there(place.get(name), path)}
-        for place in (group, file)
-    ]
-    sources += [column.dataset.attrs, group.attrs, file.attrs]
-    for source in sources:
-        if "height" in source and "width" in source:
-            height, width = source["height"], source["width"]
-            try:
-                sides = int(np.ravel(height)[0]), int(np.ravel(width)[0])
-            except (IndexError, OverflowError, TypeError, ValueError):
-                sides = (0, 0)  # no numbers at all
-            if not all(2 <= side <= _LONGEST_SIDE for side in sides):
-                raise UserError(
-                    f"{path}: the sensor's sides must be 2 to {_LONGEST_SIDE} px, "
-                    f"got {height} and {width}: correct them in the file"
-                )
-            return sides
-    return None
-
-
 def _columns(file: h5py.File, path: Path) -> dict[str, Column]:
     """The one set of columns in a file."""
     found = {
@@ -264,7 +152,7 @@ def _columns_at(file: h5py.File, place: str, path: Path) -> dict[str, Column] | 
         return None
     prefix = "" if place == "/" else f"{place}/"
     if hasattr(holder, "keys"):
-        arrays = {name: holder.get(name) for name in holder if _is_array(holder.get(name))}
+        arrays = {name: holder.get(name) for name in holder if is_array(holder.get(name))}
         places: dict[str, tuple[Any, str | int | None]] = {
             name: (array, None) for name, array in arrays.items()
         }
@@ -292,7 +180,8 @@ def _columns_at(file: h5py.File, place: str, path: Path) -> dict[str, Column] | 
     return columns
 
 
-def _is_array(item: Any) -> bool:
+def is_array(item: Any) -> bool:
+    """Whether what a file holds under some name is an array."""
     return hasattr(item, "shape") and hasattr(item, "dtype")
 
 
@@ -305,7 +194,7 @@ def _lacking(file: h5py.File) -> str:
     missing = [
         f"{place or 'events/'}{column}"
         for column, names in _NAMES.items()
-        if not any(name.lower() in names and _is_array(inside.get(name)) for name in inside)
+        if not any(name.lower() in names and is_array(inside.get(name)) for name in inside)
     ]
     found = ", ".join(f"{place}{each}" for each in inside) or f"{place or 'file'} empty"
     if not is_group and group is not None:
@@ -337,7 +226,7 @@ def _require_numbers(column: Column, path: Path) -> None:
 
 def _order_of(matrix: h5py.Dataset, place: str, path: Path) -> dict[str, int]:
     """Index of each column of a matrix ``[N, 4]``: x before y, t ascends, p has two values."""
-    rows = np.concatenate([matrix[:_FIRST], matrix[max(len(matrix) - _LATEST, _FIRST) :]])
+    rows = np.concatenate([matrix[:FIRST], matrix[max(len(matrix) - LATEST, FIRST) :]])
     of_p = [i for i in range(4) if np.isin(rows[:, i], POLARITIES).all()]
     of_t = [
         i
@@ -372,10 +261,10 @@ def _require_known_filters(dataset: h5py.Dataset, path: Path) -> None:
             )
 
 
-def _is_there(item: Any, path: Path) -> bool:
+def is_there(item: Any, path: Path) -> bool:
     """Whether this is an array that lies on the disk as a whole."""
-    if not _is_array(item) or not is_cut(item.file, path):
-        return _is_array(item)
+    if not is_array(item) or not is_cut(item.file, path):
+        return is_array(item)
     start = item.id.get_offset()
     return start is None or start + item.nbytes <= path.stat().st_size
 

@@ -6,10 +6,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
 _MAX_NAMES = 3
@@ -103,18 +106,24 @@ def place_in_plan(
 def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs between the training that wrote a checkpoint and the one of now, in words.
 
-    A setting that only the one of now knows has come with a later release: it changes nothing.
+    A setting of frames or labels that is newer than the checkpoint had its default there.
 
     Args:
         theirs: the checkpoint's ``settings`` by dotted name, and its training ``recordings`` as
             :func:`identities` returned them.
         ours: the same, as it is now.
     """
-    before, now = theirs["settings"], ours["settings"]
+    defaults = {
+        f"data.{each.name}": each.default
+        for of in (FrameSettings, LabelSettings)
+        for each in fields(of)
+        if f"data.{each.name}" in ours["settings"]
+    }
+    before, now = defaults | dict(theirs["settings"]), ours["settings"]
     settings = [
         f"{name} was {before.get(name)} and is {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
-        if name in before and _plain(before[name]) != _plain(now.get(name))
+        if _plain(before.get(name)) != _plain(now.get(name))
     ]
     return settings + _changed_recordings(theirs["recordings"], ours["recordings"], "training")
 

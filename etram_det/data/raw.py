@@ -10,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.clock import LONGEST_US, Span, Timestamps, meet, require_ascending, unit_of
-from etram_det.data.event_file import Column, EventFacts, Size, event_facts, open_events
+from etram_det.data.event_facts import EventFacts, event_facts
+from etram_det.data.event_file import Column, Size, open_events
 from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import OUTSIDE, REPAIRED, NoLabels, Note, Recording, Timeline
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
-from etram_det.data.time_index import TimeIndex, cached_time_index, is_indexed, without_events
+from etram_det.data.time_index import (
+    TimeIndex,
+    cached_time_index,
+    stored_time_index,
+    without_events,
+)
 from etram_det.data.timeline import labelled_timeline, span_of_labels
 from etram_det.errors import UserError
 
@@ -57,6 +63,7 @@ class RawRecording(Recording):
         window_us = frame_settings.window_ms * 1000
         facts = event_facts(path)
         sensor_size, notes = _sensor_size(facts, frame_settings.sensor_size)
+        notes += [Note(*note) for note in facts.notes]
         height, width = sensor_size
         unit, is_inferred = unit_of(facts, height * width, frame_settings.time_unit, path)
         if is_inferred:
@@ -64,8 +71,7 @@ class RawRecording(Recording):
         if facts.is_cut:
             notes.append(
                 Note(
-                    "the file was cut short: what comes before is used, "
-                    f"{facts.num_events:,} events: fetch the file again",
+                    f"it was cut short, and what comes before is used, {facts.num_events:,} events",
                     doubtful=True,
                     kind="cut",
                 )
@@ -97,6 +103,7 @@ class RawRecording(Recording):
         self._window_us = window_us
         self._representation = Representation(sensor_size, input_size, frame_settings)
         self._time_index: TimeIndex | None = None
+        self._is_prepared = False
         self._count_labels_without_events(np.empty((0, 2), np.int64))
 
     def event_rate(self) -> float | None:  # noqa: D102
@@ -113,14 +120,16 @@ class RawRecording(Recording):
 
     @property
     def num_events_to_index(self) -> int:  # noqa: D102
-        known = self._time_index is not None or is_indexed(self.path, self._clock)
-        return 0 if known else self._num_events
+        return 0 if self._is_prepared or self._stored_index() is not None else self._num_events
 
     def prepare(self, progress: Callable[[int], None] | None = None) -> None:  # noqa: D102
-        with open_events(self.path) as columns:
-            index = self._index(columns["t"], progress)
+        # It is not kept: each loading process reads it for itself, as it may be large.
+        if (index := self._stored_index()) is None:
+            with open_events(self.path) as columns:
+                index = self._index(columns["t"], progress)
         self._count_labels_without_events(index.gap_us)
-        self._time_index = None  # each loading process reads it for itself: it may be large
+        self._note_repaired(index)
+        self._is_prepared = True
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         ends = self.frame_end_us[start:stop].tolist()
@@ -164,9 +173,15 @@ class RawRecording(Recording):
             index = cached_time_index(self.path, self._timestamps(column), self._clock, progress)
         except UserError as error:
             raise UserError(f"{self.source}: {error}") from error
+        self._note_repaired(index)
+        return index
+
+    def _stored_index(self) -> TimeIndex | None:
+        return stored_time_index(self.path, self._num_events, self._clock)
+
+    def _note_repaired(self, index: TimeIndex) -> None:
         self.repaired_share = index.num_repaired / self._num_events
         self.events[REPAIRED] = index.num_repaired
-        return index
 
     def _add_offset(
         self, offset_us: int, box_path: Path | None, window_us: int, notes: list[Note]

@@ -167,13 +167,13 @@ class Representation:
             first_us, last_us = t_us[0], t_us[-1]
         is_histogram = self._settings.representation == "stacked_histogram"
         kernel = _count_events if is_histogram else _sum_polarities
-        num_outside = kernel(
+        if p.dtype.kind == "f" or p.min() < -1 or p.max() > 1:
+            require_polarities(p)
+            p = p == 1  # the others are -1 that has wrapped
+        return kernel(
             planes, self.shape[2], x, y, p, t_us, first_us, last_us,
             self._row, self._column, self._settings.count_cutoff,
         )  # fmt: skip
-        if num_outside < 0:
-            require_polarities(p)
-        return num_outside
 
 
 def require_polarities(p: NDArray[Any], name: str = "p") -> None:
@@ -240,17 +240,6 @@ def _first_of_bin(
     return low
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _sign(polarity: int) -> int:
-    """1 for ON, -1 for OFF, 0 for none of ``POLARITIES``."""
-    signed = np.int64(polarity)  # in which the largest unsigned number is -1
-    if signed == 1:
-        return 1
-    if signed == 0 or signed == -1:
-        return -1
-    return -1 if signed == 0xFF or signed == 0xFFFF or signed == 0xFFFFFFFF else 0
-
-
 @numba.njit(cache=True, nogil=True)
 def _count_events(
     planes: NDArray,
@@ -265,7 +254,7 @@ def _count_events(
     column: NDArray,
     count_cutoff: int,
 ) -> int:
-    """Count events into ``planes`` [2 * bins, H * W]; returns the events outside, -1 for faults."""
+    """Count events into ``planes`` [2 * bins, H * W]; returns the events outside."""
     bins = planes.shape[0] // 2
     num_outside = 0
     start = 0
@@ -283,10 +272,7 @@ def _count_events(
             target_x, target_y = column[source_x], row[source_y]
             if (target_x | target_y) < 0:  # either is -1: one branch to mispredict, not two
                 continue
-            sign = _sign(p[i])
-            if sign == 0:
-                return -1
-            channel = this_bin + bins if sign > 0 else this_bin
+            channel = this_bin + bins if p[i] > 0 else this_bin
             pixel = target_y * width + target_x
             if planes[channel, pixel] < count_cutoff:
                 planes[channel, pixel] += 1
@@ -308,7 +294,7 @@ def _sum_polarities(
     column: NDArray,
     count_cutoff: int,
 ) -> int:
-    """Running sums of polarities into ``planes`` [bins, H * W]; returns as ``_count_events``."""
+    """Running sums of polarities into ``planes`` [bins, H * W]; returns the events outside."""
     bins = planes.shape[0]
     running = np.zeros(planes.shape[1], np.int32)
     num_outside = 0
@@ -322,10 +308,7 @@ def _sum_polarities(
                 continue
             target_x, target_y = column[source_x], row[source_y]
             if (target_x | target_y) >= 0:
-                sign = _sign(p[i])
-                if sign == 0:
-                    return -1
-                running[target_y * width + target_x] += sign
+                running[target_y * width + target_x] += 1 if p[i] > 0 else -1
         for pixel in range(len(running)):
             planes[this_bin, pixel] = min(max(running[pixel], -count_cutoff), count_cutoff)
         start = stop

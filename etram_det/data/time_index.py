@@ -118,14 +118,23 @@ def without_events(
     return outside | ((gap >= 0) & (gap_us[gap, 1] > end_us))
 
 
-def is_indexed(path: Path, clock: str) -> bool:
-    """Whether the cache holds the index of a recording.
+def stored_time_index(path: Path, num_events: int, clock: str = "") -> TimeIndex | None:
+    """The index of a recording from the user's cache; None where it is not there, or damaged.
 
     Args:
-        path: the recording.
-        clock: what else its times follow from.
+        path: the recording. A file changed since has another index.
+        num_events: in it.
+        clock: what its times follow from beside the file, such as their unit.
     """
-    return _place_in_cache(path, clock).is_file()
+    try:
+        numbers = load_numbers(_place_in_cache(path, clock))
+    except (OSError, UserError):
+        return None
+    num_gaps = int(numbers[1]) if len(numbers) > 1 else 0
+    if numbers.shape != (2 + 2 * num_gaps - (-num_events // BLOCK),):
+        return None
+    gaps = numbers[2 : 2 + 2 * num_gaps].reshape(-1, 2)
+    return TimeIndex(numbers[2 + 2 * num_gaps :], int(numbers[0]), gaps)
 
 
 def cached_time_index(
@@ -141,33 +150,20 @@ def cached_time_index(
         clock: what else these follow from, such as their unit.
         progress: as in :meth:`TimeIndex.build`.
     """
-    stored = _place_in_cache(path, clock)
-    num_blocks = -(-len(times) // BLOCK)
-    if (found := _stored_index(stored, num_blocks)) is not None:
+    if (found := stored_time_index(path, len(times), clock)) is not None:
         return found
+    stored = _place_in_cache(path, clock)
     with one_at_a_time(stored):  # whoever waited finds what the first one has made
-        if (found := _stored_index(stored, num_blocks)) is not None:
+        if (found := stored_time_index(path, len(times), clock)) is not None:
             return found
         index = TimeIndex.build(times, progress)
         head = [index.num_repaired, len(index.gap_us)]
+        writer = str(os.getpid())
         # A full or read-only disk costs the time of another pass, nothing else.
-        with contextlib.suppress(OSError), replacing(stored, str(os.getpid())) as unfinished:
+        with contextlib.suppress(OSError), replacing(stored, writer, kept=False) as unfinished:
             with unfinished.open("wb") as file:
                 np.save(file, np.concatenate([head, index.gap_us.ravel(), index.block_time_us]))
     return index
-
-
-def _stored_index(path: Path, num_blocks: int) -> TimeIndex | None:
-    """The index in a file of the cache; None where it is not there, or damaged."""
-    try:
-        numbers = load_numbers(path)
-    except UserError:
-        return None
-    num_gaps = int(numbers[1]) if len(numbers) > 1 else 0
-    if numbers.shape != (2 + 2 * num_gaps + num_blocks,):
-        return None
-    gaps = numbers[2 : 2 + 2 * num_gaps].reshape(-1, 2)
-    return TimeIndex(numbers[2 + 2 * num_gaps :], int(numbers[0]), gaps)
 
 
 def _place_in_cache(path: Path, clock: str) -> Path:

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from etram_det.data.event_file import event_facts
+from etram_det.data.event_facts import event_facts
 from etram_det.data.layouts import open_recording
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
@@ -162,8 +162,7 @@ def test_a_cut_file_is_used_as_far_as_it_goes_and_said(tmp_path):
     (note,) = recording.notes
     assert note.doubtful
     assert note.message == (
-        f"the file was cut short: what comes before is used, {facts.num_events:,} events: "
-        "fetch the file again"
+        f"it was cut short, and what comes before is used, {facts.num_events:,} events"
     )
     ours = recording.frames(0, len(recording))
     num_whole = len(ours) - 1  # the last window holds part of its events
@@ -222,7 +221,7 @@ def test_facts_are_cached_until_the_file_changes(tmp_path, monkeypatch):
     first = event_facts(path)
     assert first.num_events == 3000
     with monkeypatch.context() as patch:
-        patch.setattr("etram_det.data.event_file._read_facts", None)  # would fail if called
+        patch.setattr("etram_det.data.event_facts._read_facts", None)  # would fail if called
         assert event_facts(path) == first
     write_raw(tmp_path, "a", random_events(2000))
     assert event_facts(path).num_events == 2000

@@ -1,0 +1,152 @@
+"""Settings of an evaluation that follow the checkpoint: its frames, labels, recordings, rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from etram_det.checkpoint.file import Checkpoint
+from etram_det.cli.flags import RENAMED
+from etram_det.data.labels import class_names_of
+from etram_det.errors import UserError
+from etram_det.types import dotted_items
+
+# Files: they follow where no other folder of recordings is given.
+_OF_FILES = ("root", "time_unit", "subset", "subset_seed")
+# All that decides which recordings, frames and labels there are, what counts as found, and how
+# numbers are rounded, so that an evaluation gives the metrics of the training. What only decides
+# how fast and where it works, how training chunks are drawn and what is written stays as it is.
+_FOLLOWED = {
+    "data": (
+        *_OF_FILES,
+        *("simulation", "class_names", "input_size", "window_ms", "bins", "count_cutoff"),
+        *("timing", "downsample", "sensor_size", "representation", "clock"),
+        *("interval_ms", "jitter_ms", "filters", "num_steps", "eval_lanes"),
+    ),
+    "model": (
+        *("score_threshold", "nms_threshold", "max_detections"),
+        *("protocol", "size_bins", "pixel_frame", "class_groups"),
+    ),
+    "trainer": ("precision",),
+}
+
+
+def trained_settings(
+    checkpoint: Checkpoint, known: Collection[str], *given_root: str | None
+) -> dict[str, dict[str, Any]]:
+    """What an evaluation takes from a checkpoint, by section and name.
+
+    Args:
+        checkpoint: one of this project.
+        known: dotted names of the settings that this release has.
+        *given_root: ``data.root``, where the user has set it.
+
+    Returns:
+        Plain values; of ``data`` nothing where the checkpoint holds nothing of it.
+
+    Raises:
+        UserError: if the folder that it was trained on is gone, or its settings are damaged.
+    """
+    stored = {
+        "data": {**checkpoint.frame_settings, **_section(checkpoint, "data")},
+        "model": {**_section(checkpoint, "model"), **checkpoint.settings},
+        "trainer": _section(checkpoint, "trainer"),
+    }
+    left_out: tuple[str, ...] = ()
+    if given_root and not _is_same_folder(stored["data"].get("root"), *given_root):
+        left_out = _OF_FILES
+    found = {
+        section: {name: values[name] for name in names if name in values and name not in left_out}
+        for (section, names), values in zip(_FOLLOWED.items(), stored.values(), strict=True)
+    }
+    theirs = found["data"].get("root")
+    if theirs is not None and not Path(str(theirs)).expanduser().is_dir():
+        raise UserError(
+            f"data.root: must be a folder of recordings, got none: that of the checkpoint's "
+            f"training, {theirs}, is not there: set data.root"
+        )
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(found))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint.path}: its settings must be plain values, got others ({error}): the "
+            "checkpoint is damaged: use another one, or copy it again"
+        ) from error
+    return {section: _known(values, f"{section}.", known) for section, values in plain.items()}
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings in a line that can stand for a ``--config`` file."""
+    return yaml.safe_dump(dict(settings), default_flow_style=True, width=2**20)
+
+
+def described(
+    theirs: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[str]:
+    """A line of what follows the checkpoint, and one of what was given against it.
+
+    Args:
+        theirs: what the checkpoint brings, as :func:`trained_settings` returns it.
+        before: the configuration without the checkpoint, by section and name.
+        now: the configuration with it.
+    """
+    settings, first, last = (dict(dotted_items(each)) for each in (theirs, before, now))
+    followed, given = [], []
+    for name, value in settings.items():
+        was, own, is_now = (_comparable(name, x) for x in (first.get(name), value, last.get(name)))
+        if is_now != own:
+            given.append(
+                f"{name}: {last.get(name)} as given, the checkpoint was trained with {value}"
+            )
+        elif was != own:
+            followed.append(f"{name} {value}")
+    if followed:
+        yield f"ckpt_path: settings that follow the checkpoint: {', '.join(followed)}"
+    if given:
+        yield "; ".join(given)
+    if not theirs["data"]:
+        frames = ", ".join(f"{name} {now['data'][name]}" for name in ("input_size", "window_ms"))
+        yield (
+            "ckpt_path: holds no settings of frames and labels: using those of the "
+            f"configuration ({frames}, …)"
+        )
+
+
+def _section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """A section of the configuration of a checkpoint's run, by the names of this release."""
+    settings = checkpoint.config.get(name)
+    if not isinstance(settings, Mapping):
+        return {}
+    prefix = f"{name}."
+    return {
+        RENAMED.get(prefix + each, prefix + each).removeprefix(prefix): value
+        for each, value in settings.items()
+    }
+
+
+def _known(settings: Mapping[str, Any], prefix: str, known: Collection[str]) -> dict[str, Any]:
+    """The settings that this release has; those of a group are looked at one by one."""
+    found = {}
+    for name, value in settings.items():
+        if f"{prefix}{name}" in known:
+            found[name] = value
+        elif isinstance(value, Mapping) and (inner := _known(value, f"{prefix}{name}.", known)):
+            found[name] = inner
+    return found
+
+
+def _is_same_folder(one: Any, other: str | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return Path(str(one)).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """A value of which there is one form only."""
+    if name == "data.class_names" and value is not None:
+        return list(class_names_of(value))
+    return str(Path(value).expanduser().resolve()) if name == "data.root" and value else value
