@@ -368,16 +368,21 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     return _parsed(EtramCLI, args, run)
 
 
-def data_of_fit(args: Sequence[str]) -> EventDataModule:
+def data_of_fit(args: Sequence[str]) -> tuple[EventDataModule, tuple[str, ...]]:
     """The data that ``fit`` would train on, without its network and trainer.
 
     Args:
         args: what follows ``python -m etram_det fit``.
 
+    Returns:
+        The data, and the splits that ``fit`` needs of it.
+
     Raises:
         UserError: a setting or file does not fit; the message names it.
     """
-    return _parsed(_DataOfFit, ["fit", *args], run=True).datamodule
+    cli = _parsed(_DataOfFit, ["fit", *args], run=True)
+    validates = cli.config.fit.trainer.limit_val_batches != 0
+    return cli.datamodule, ("train", "val") if validates else ("train",)
 
 
 class _DataOfFit(EtramCLI):

@@ -167,9 +167,12 @@ def splits_of(root: Path) -> list[str]:
 
 def layout_of(recording: Recording, split: str) -> str:
     """Name of the layout in which a recording of a split was found."""
-    is_sorted = not isinstance(recording, RawRecording) or (
-        recording.source.parent.name.lower() == split
-    )
+    folder = recording.source.parent.as_posix().lower()
+    if not isinstance(recording, RawRecording):
+        return recording.layout
+    if folder.endswith("/events/left"):
+        return "DSEC"
+    is_sorted = re.search(rf"filelist\d*/{split}$", folder) is None and folder.endswith(f"/{split}")
     return recording.layout if is_sorted else f"{recording.layout}, as downloaded"
 
 

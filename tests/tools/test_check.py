@@ -217,7 +217,8 @@ DOUBTS = {
     "and h must be pixels of the sensor, x from the left: correct them, or set data.sensor_size",
     _no_boxes: "1 of 4 recordings cannot be used: {root}/val/val_day_1_td.h5: its boxes must be in "
     "val_day_1_bbox.npy, got no such file: add it",
-    _no_val: "val: no recordings, which fit needs: add val/ to {root}",
+    _no_val: "val: no recordings, which fit needs: add val/ to {root}, or set "
+    "trainer.limit_val_batches to 0",
     _milliseconds: "1 of 4 recordings cannot be used: {root}/test/test_day_1_td.h5: timestamps "
     "must be in microseconds, got 200,000 events within 0.001019 s",
 }
@@ -339,3 +340,10 @@ def test_it_is_a_program(root, tmp_path):
     assert done.stdout.endswith("12 labelled frames: check/check.png\nNothing is doubtful.\n")
     _no_val(root)
     assert subprocess.run(command, check=False, capture_output=True, cwd=tmp_path).returncode == 1
+
+
+def test_without_validation_no_split_for_it_is_needed(root, capsys):
+    _no_val(root)
+    code, above, _ = check(root, capsys, "--trainer.limit_val_batches", "0")
+    assert code == 0
+    assert "of train test" in above

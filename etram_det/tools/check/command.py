@@ -47,7 +47,8 @@ def check_command(
     Raises:
         UserError: a setting does not fit, or there are no recordings.
     """
-    data = data_of_fit([*fit_flags, *([] if root is None else ["--data.root", str(root)])])
+    own = [] if root is None else ["--data.root", str(root)]
+    data, needed = data_of_fit([*fit_flags, *own])
     if data.root is None:
         raise UserError("root: must be a folder of recordings, got none: use check ROOT")
     names = splits_of(data.folder) if data.folder.is_dir() else []
@@ -57,7 +58,7 @@ def check_command(
     _sample(splits, data)
     sheet = output.expanduser() / SHEET
     num_shown = write_sheet(sheet, splits, data)
-    remarks += [*remarks_of(splits), *_missing(names, data)]
+    remarks += [*remarks_of(splits), *_missing(names, needed, data.folder)]
     doubts = [each.text for each in remarks if each.is_doubtful]
     console = screen(width=WIDTH)
     console.print(summary_of(splits, remarks, data, shutil.disk_usage(".").free))
@@ -79,13 +80,13 @@ def _sample(splits: Sequence[SplitFindings], data: EventDataModule) -> None:
             progress(done, number)
 
 
-def _missing(names: Sequence[str], data: EventDataModule) -> list[Finding]:
+def _missing(names: Sequence[str], needed: Sequence[str], folder: Path) -> list[Finding]:
     """Splits that fit needs and that are not there."""
     if not names:
         text = "no train/, val/ or test/: checked for detect and predict only: to train, sort the "
         return [Finding(f"{text}recordings with their boxes into such folders")]
     return [
-        Finding(f"{name}: no recordings, which fit needs: add {name}/ to {data.folder}", True)
-        for name in ("train", "val")
-        if name not in names
+        Finding(f"{name}: no recordings, which fit needs: add {name}/ to {folder}{remedy}", True)
+        for name, remedy in (("train", ""), ("val", ", or set trainer.limit_val_batches to 0"))
+        if name in needed and name not in names
     ]

@@ -13,6 +13,7 @@ from rich.text import Text
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.recording import Recording
 from etram_det.data.sparse import SparseRecording
+from etram_det.report.tables import BETWEEN_LABEL_TIMES
 from etram_det.tools.check.split_findings import (
     Finding,
     SplitFindings,
@@ -54,6 +55,11 @@ def summary_of(
     return Group(*map(Text, lines), _table(splits), *map(Text, after))
 
 
+def _reason(name: str) -> str:
+    """Why boxes are no labels."""
+    return f"  {name}, not used" if name == BETWEEN_LABEL_TIMES else f"  dropped: {name}"
+
+
 def _size(splits: Sequence[SplitFindings]) -> str:
     """Of the sparse cache of all splits."""
     num_bytes = sum(split.cache_bytes for split in splits)
@@ -74,7 +80,7 @@ def _table(splits: Sequence[SplitFindings]) -> Table:
             table.add_row(name, *cells)
         if name == _BOXES:
             for reason in reasons:
-                table.add_row(f"  left out: {reason}", *(f"{each[reason]:,}" for each in dropped))
+                table.add_row(_reason(reason), *(f"{each[reason]:,}" for each in dropped))
     return table
 
 
