@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -352,63 +352,22 @@ def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
             action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
-def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+def lightning_cli(
+    args: Sequence[str], run: bool = True, kind: type[EtramCLI] = EtramCLI
+) -> EtramCLI:
     """Parse and instantiate, and by default run, one of Lightning's commands.
 
     Args:
         args: what follows ``python -m etram_det``; the command first.
         run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
             what is returned are ready to be used.
+        kind: what reads the command line.
 
     Raises:
         UserError: a setting or file does not fit; the message names it.
     """
     # TensorFloat-32 for what stays in float32; does nothing on machines without it.
     torch.set_float32_matmul_precision("high")
-    return _parsed(EtramCLI, args, run)
-
-
-def data_of_fit(args: Sequence[str]) -> tuple[EventDataModule, tuple[str, ...]]:
-    """The data that ``fit`` would train on, without its network and trainer.
-
-    Args:
-        args: what follows ``python -m etram_det fit``.
-
-    Returns:
-        The data, and the splits that ``fit`` needs of it.
-
-    Raises:
-        UserError: a setting or file does not fit; the message names it.
-    """
-    cli = _parsed(_DataOfFit, ["fit", *args], run=True)
-    validates = cli.config.fit.trainer.limit_val_batches != 0
-    return cli.datamodule, ("train", "val") if validates else ("train",)
-
-
-class _DataOfFit(EtramCLI):
-    """The settings of ``fit``, of which nothing but the data is made."""
-
-    def before_instantiate_classes(self) -> None:
-        """Look for nothing: no logger is made."""
-
-    def instantiate_classes(self) -> None:
-        """Make the data, by a parser of its own: the others make all or nothing."""
-        parser = ArgumentParser()
-        parser.add_class_arguments(EventDataModule, "data")
-        settings = parser.parse_object({"data": self.config.fit.data.as_dict()})
-        self.datamodule = parser.instantiate_classes(settings).data
-
-    def _set_seed(self) -> None:
-        """Nothing is drawn."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
-
-
-_Settings = TypeVar("_Settings", bound=EtramCLI)
-
-
-def _parsed(kind: type[_Settings], args: Sequence[str], run: bool) -> _Settings:
     settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:

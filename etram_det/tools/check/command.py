@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from etram_det.cli.lightning import data_of_fit
+from etram_det.cli.data_of_fit import data_of_fit
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.layouts import splits_of
 from etram_det.data.subset import warn_of_unknown_names
