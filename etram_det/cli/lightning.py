@@ -352,13 +352,16 @@ def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
             action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
-def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+def lightning_cli(
+    args: Sequence[str], run: bool = True, kind: type[EtramCLI] = EtramCLI
+) -> EtramCLI:
     """Parse and instantiate, and by default run, one of Lightning's commands.
 
     Args:
         args: what follows ``python -m etram_det``; the command first.
         run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
             what is returned are ready to be used.
+        kind: what reads the command line.
 
     Raises:
         UserError: a setting or file does not fit; the message names it.
@@ -368,7 +371,7 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:
-        return EtramCLI(
+        return kind(
             DetectionModule,
             EventDataModule,
             args=[args[0], *settings] if run else settings,

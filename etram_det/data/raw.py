@@ -49,6 +49,8 @@ class RawRecording(Recording):
         NoUsableLabels: there are boxes, but none that belongs to a frame.
     """
 
+    layout = "raw eTraM"
+
     def __init__(
         self,
         path: Path,
@@ -97,7 +99,6 @@ class RawRecording(Recording):
                 "sensor's"
             )
         super().__init__(path.stem.removesuffix("_td"), path, sensor_size, input_size, timeline)
-        self.source = path  # for messages; the user knows a camera's file, not the decoded one
         self.notes = notes
         self._window_us = window_us
         self._representation = Representation(sensor_size, input_size, frame_settings)
@@ -108,6 +109,14 @@ class RawRecording(Recording):
     def event_rate(self) -> float | None:  # noqa: D102
         first, last = self._span
         return self._num_events / ((last - first) / 1e6) if last > first else None
+
+    @property
+    def num_events(self) -> int:  # noqa: D102
+        return self._num_events
+
+    @property
+    def event_span_us(self) -> Span:  # noqa: D102
+        return self._span
 
     @property
     def num_events_to_index(self) -> int:  # noqa: D102
