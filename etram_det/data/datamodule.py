@@ -215,6 +215,8 @@ class EventDataModule(pl.LightningDataModule):
         """
         root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
         root, splits = root.expanduser(), _SPLITS[stage]
+        if stage == "fit" and self.trainer is not None and self.trainer.limit_val_batches == 0:
+            splits = ("train",)  # validation is turned off
         for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
@@ -319,7 +321,7 @@ class EventDataModule(pl.LightningDataModule):
         return {
             "settings": settings | {"number of processes": world_size},
             "recordings": self._identities["train"],
-            "validation": self._identities["val"],
+            **({"validation": self._identities["val"]} if "val" in self._identities else {}),
         }
 
     def dropped_boxes(self, split: str) -> dict[str, int]:
