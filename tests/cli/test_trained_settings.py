@@ -134,7 +134,7 @@ def with_root(root, **others):
     return checkpoint
 
 
-def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, capfd):
+def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, caplog, capfd):
     [recording] = (trained / "cache").rglob("val/*_td.h5")
     root = str(recording.parent.parent)
     with_root(root)
@@ -150,13 +150,17 @@ def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, cap
     ) in capfd.readouterr().err
     # What belongs to other files than those that are given stays with them.
     assert run(["validate", "--ckpt_path", LAST, "--data.root", root, *QUIET]) == 0
+    line = f"data.root: {root} as given, the checkpoint was trained with gone"
+    assert line in caplog.messages
     assert metrics_of(RUN / "validate_1") == pytest.approx(metrics_of(RUN), abs=1e-6)
 
 
 def test_a_checkpoint_without_its_run_says_what_is_used_instead(folder, trained, caplog):
     checkpoint = read_checkpoint(LAST, mapped=False)
     known = ["data.bins", "data.root", "model.max_detections", "data.simulation.height"]
+    known += ["trainer.precision", "trainer.max_steps", "data.train_lanes", "data.seed"]
     whole = trained_settings(checkpoint, known)
+    assert whole["trainer"] == {"precision": "32-true"}
     assert whole["data"] == {"root": None, "simulation": {"height": 96}, "bins": 4}
     del checkpoint.content["provenance"]
     part = trained_settings(checkpoint, known)
