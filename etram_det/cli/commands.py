@@ -16,7 +16,12 @@ from jsonargparse import auto_cli
 
 from etram_det import __version__
 from etram_det.cli.flags import PlainHelpFormatter, in_own_keys, tool_arguments
-from etram_det.cli.messages import is_for_user, message_and_code, quiet_writers
+from etram_det.cli.messages import (
+    MessageHandler,
+    is_for_user,
+    message_and_code,
+    quiet_writers,
+)
 from etram_det.errors import StoppedBySignal, UserError
 from etram_det.progress import screen
 
@@ -101,11 +106,15 @@ def _tool(command: str) -> Callable[..., None]:
 
 
 def _set_up_messages() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # What other libraries log below a warning is for their developers.
+    handlers = [MessageHandler()]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers)
     logging.getLogger("etram_det").setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_for_user)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_of_use)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # builds its cache
+    for module in ("utilities.rank_zero", "accelerators.cuda"):
+        logging.getLogger(f"pytorch_lightning.{module}").addFilter(_is_of_use)
     # Known and of no use to someone who trains a detector.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
@@ -116,10 +125,15 @@ def _set_up_messages() -> None:
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    """Neither an advertisement nor what the line at the end says better."""
-    message = record.getMessage()
-    useless = ("litlogger", "litmodels", "Detected KeyboardInterrupt")
-    return not any(words in message for words in useless)
+    """Whether a message of Lightning is neither advertisement nor about devices that are not there.
+
+    Nor does it say twice which checkpoint is read, or that a run was interrupted.
+    """
+    useless = (
+        "litlogger", "litmodels", "available: False", "LOCAL_RANK: ", "Restoring states",
+        "Detected KeyboardInterrupt",
+    )  # fmt: skip
+    return not any(words in record.getMessage() for words in useless)
 
 
 def _overview() -> str:

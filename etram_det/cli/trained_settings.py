@@ -49,7 +49,7 @@ def trained_settings(
     """
     data = {**checkpoint.frame_settings, **_section(checkpoint, "data")}
     model, trainer = checkpoint.settings, _section(checkpoint, "trainer")
-    left_out = _NOT_FOLLOWED
+    left_out: tuple[str, ...] = _NOT_FOLLOWED
     if given_root and not _is_same_folder(data.get("root"), *given_root):
         left_out += _OF_FILES
     found = {

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
+from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
@@ -230,6 +231,10 @@ class EventDataModule(pl.LightningDataModule):
                     found, k = recordings, self.num_classes
                     recordings = choose_subset(found, self.subset, k, self.subset_seed)
                     rank_zero_info(f"data.subset: {name} has {in_words(recordings, found, k)}")
+                is_first = getattr(rank_zero_only, "rank", 0) == 0  # one reports
+                index_recordings(recordings, shown=is_first)
+                if is_first:
+                    log_findings(name, recordings)
                 self.recordings[name] = recordings
                 self._identities[name] = identities(recordings)
         if self.frame_settings.downsample == "sum" and any(

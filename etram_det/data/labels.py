@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.data.clock import Timestamps
 from etram_det.errors import UserError
 
 ETRAM_CLASSES = (
@@ -134,7 +135,9 @@ def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> NDArray[Any]:
+def boxes_from(
+    array: NDArray[Any], path: Path, class_names: Sequence[str], time_unit: str = "us"
+) -> NDArray[Any]:
     """Boxes read by the names of their fields, whatever their order and packing on disk.
 
     Args:
@@ -142,9 +145,10 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> N
             ``t`` and ``class_confidence``. Track ids default to 0, confidences to 1.
         path: the file it came from, for messages.
         class_names: names of the class ids.
+        time_unit: of the times in the array: ``"us"``, ``"ms"``, ``"ns"`` or ``"s"``.
 
     Returns:
-        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file.
+        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file, times in microseconds.
 
     Raises:
         UserError: a needed field is missing, or a class id has no name.
@@ -179,6 +183,8 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> N
     for name, source in sources.items():
         if source in found:
             boxes[name] = array[source]
+    if time_unit != "us":
+        boxes["t"] = Timestamps(array[sources["t"]], time_unit)[:]
     return boxes
 
 
@@ -270,54 +276,3 @@ def apply_filters(
         dropped[f"boxes: {name}"] = int(np.count_nonzero(~keep))
         kept = kept[keep]
     return kept, dropped
-
-
-def label_times(times_us: NDArray[np.int64], interval_us: int, jitter_us: int) -> list[int]:
-    """The times that become labelled frames, by RVT's rule.
-
-    The first one is the first at or after one interval, so that frames lead up to it. Each later
-    one lies a whole number of intervals, give or take the jitter, after the one before it. Any
-    label rate fits, regular or not.
-
-    Args:
-        times_us: ``[L]`` times at which there are labels, ascending, each once.
-        interval_us: time between labelled frames.
-        jitter_us: how far a time may lie off a whole number of intervals.
-    """
-    accepted: list[int] = []
-    for time in times_us[np.searchsorted(times_us, interval_us) :].tolist():
-        if accepted:
-            elapsed = time - accepted[-1]
-            intervals = round(elapsed / interval_us)
-            if intervals == 0 or abs(elapsed - intervals * interval_us) > jitter_us:
-                continue
-        accepted.append(time)
-    return accepted
-
-
-def frame_ends(
-    label_times_us: list[int], interval_us: int, window_us: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ends of the windows that lead up to and connect labelled frames, by RVT's rule.
-
-    Windows go back from the first label for as long as they start at 0 or later. Between two
-    labels they are spread evenly, so that each label lies at the end of a window.
-
-    Args:
-        label_times_us: times of the labelled frames, ascending.
-        interval_us: time between labelled frames, a multiple of the window.
-        window_us: length of a window.
-
-    Returns:
-        ``[F]`` ends of the windows, and ``[N]`` the frame of each label time.
-    """
-    if not label_times_us:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    first = label_times_us[0]
-    ends = [np.arange(first - (first // window_us - 1) * window_us, first + 1, window_us)]
-    for this, following in zip(label_times_us, label_times_us[1:], strict=False):
-        num_frames = round((following - this) / interval_us) * (interval_us // window_us)
-        ends.append(np.linspace(this, following, num_frames + 1).astype(np.int64)[1:])
-    frame_end_us = np.concatenate(ends)
-    labelled = np.cumsum([len(part) for part in ends]) - 1
-    return frame_end_us, labelled

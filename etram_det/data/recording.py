@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from etram_det.errors import UserError
 
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
+REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class Note:
     """What was inferred, assumed or doubtful when a recording was opened.
 
     Attributes:
-        message: the same for all recordings that share it, without their names.
+        message: what it is and what to do, without the recording's name.
         doubtful: whether the user should look at it before relying on the recording.
+        kind: what notes have in common that are logged as one; the message unless set.
     """
 
     message: str
     doubtful: bool = False
+    kind: str = ""
 
 
 class NoLabels(UserError):
@@ -76,6 +80,8 @@ class Recording(ABC):
         repaired_share: share of the file's events, in [0, 1], whose timestamp was behind an earlier
             one, once frames were read; 0 where that is not known.
         notes: what was inferred, assumed or doubtful when it was opened.
+        labels_without_events: boxes in whose windows there is no event; known in part before
+            :meth:`prepare`.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class Recording(ABC):
         self.events: dict[str, int] = {}
         self.repaired_share = 0.0
         self.notes: list[Note] = []
+        self.labels_without_events = 0
 
     def __len__(self) -> int:
         return len(self.frame_end_us)
@@ -138,6 +145,23 @@ class Recording(ABC):
         """Events in a second, where that is known without reading them."""
         return None
 
+    @property
+    def num_events_to_index(self) -> int:
+        """Events that :meth:`prepare` has to read through; 0 where this was done before."""
+        return 0
+
+    def prepare(  # noqa: B027 (nothing to do where frames are stored)
+        self, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Read through the events once, where frames need that, and count labels without any.
+
+        Args:
+            progress: is called with a number of events that were read.
+
+        Raises:
+            UserError: the file is damaged where it is read.
+        """
+
     @abstractmethod
     def frames(self, start: int, stop: int) -> NDArray[Any]:
         """Frames ``start`` to ``stop`` (not included), ``[stop - start, channels, H, W]``.
@@ -147,3 +171,20 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+
+def dropped_events(num_outside: int) -> str:
+    """What is reported of events outside the sensor."""
+    return f"{num_outside:,} events outside the sensor were dropped"
+
+
+def repaired_events(share: float) -> str:
+    """What is reported of a recording of which more than ``REPAIRED_SHARE`` was repaired.
+
+    Args:
+        share: of its events, in [0, 1], whose timestamp was behind an earlier one.
+    """
+    return (
+        f"{share:.0%} of its events have an earlier timestamp than the event before and take that "
+        "one: many are in a wrong frame or in none: repair the recording"
+    )

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from etram_det.errors import UserError
 
+# What -1 becomes in unsigned numbers is -1 too.
+POLARITIES = (0, 1, -1, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1)
 SENSOR_SIZE = (720, 1280)  # height and width, assumed where nothing states them
 
 
@@ -146,12 +148,15 @@ class Representation:
             frame: ``[channels, H, W]``, contiguous, overwritten.
             x: ``[E]`` columns on the sensor.
             y: ``[E]`` rows on the sensor.
-            p: ``[E]`` polarities, 0 and 1 or -1 and 1.
+            p: ``[E]`` polarities, 0 and 1 or -1 and 1; an unsigned -1 that wrapped (255 …) is -1.
             t_us: ``[E]`` timestamps inside the window, never descending.
             window_us: first and last microsecond of the window, both inside.
 
         Returns:
             The number of events outside the sensor, which were dropped.
+
+        Raises:
+            UserError: a polarity is something else.
         """
         if len(t_us) == 0:
             frame[:] = 0
@@ -162,10 +167,31 @@ class Representation:
             first_us, last_us = t_us[0], t_us[-1]
         is_histogram = self._settings.representation == "stacked_histogram"
         kernel = _count_events if is_histogram else _sum_polarities
+        if p.dtype.kind == "f" or p.min() < -1 or p.max() > 1:
+            require_polarities(p)
+            p = p == 1  # the others are -1 that has wrapped
         return kernel(
             planes, self.shape[2], x, y, p, t_us, first_us, last_us,
             self._row, self._column, self._settings.count_cutoff,
         )  # fmt: skip
+
+
+def require_polarities(p: NDArray[Any], name: str = "p") -> None:
+    """Refuse polarities ``[E]`` other than 0 and 1, or -1 and 1, however -1 has wrapped.
+
+    Args:
+        p: as they are stored.
+        name: of the column, for the message.
+
+    Raises:
+        UserError: naming the first of the others.
+    """
+    wrong = ~np.isin(p, POLARITIES)
+    if np.any(wrong):
+        raise UserError(
+            f"{name}: polarities must be 0 and 1, or -1 and 1, got {p[wrong.argmax()]}: write the "
+            "file with such polarities"
+        )
 
 
 def _target_of_source(source_size: int, target_size: int, downsample: str) -> NDArray[np.int32]:

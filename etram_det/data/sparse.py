@@ -104,6 +104,8 @@ class SparseRecording(Recording):
         timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
         self.events = num_events
+        is_empty = np.diff(self._first_entry) == 0
+        self.labels_without_events = int(np.count_nonzero(is_empty[self.label_frame]))
         self._window_us = int(settings["window_ms"]) * 1000
         self._dtype = frame_settings.dtype
         lower = frame_settings.count_cutoff < settings["count_cutoff"]

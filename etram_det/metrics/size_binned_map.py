@@ -127,10 +127,12 @@ class SizeBinnedMAP(Metric):
             recording: name of each frame's recording.
             time_us: ``[N]`` int64, time of each frame in its recording.
             scale: ``[N, 2]``, sensor pixels per pixel of the boxes, in x and y.
+
+        Raises:
+            ValueError: an argument is not as long as ``labels``, or of another shape.
         """
-        num_frames = len(labels)
-        assert num_frames == len(detections) == len(recording) == len(time_us) == len(scale)
-        if num_frames == 0:
+        _require_shapes(detections, labels, recording, time_us, scale)
+        if len(labels) == 0:
             return
         names = [name.encode() for name in recording]
         padded = labels.classes.shape[1]
@@ -203,3 +205,39 @@ class SizeBinnedMAP(Metric):
                 )
         scale = state["scale"].astype(np.float64)
         return EvaluationFrames(np.array(recording, dtype=str), time_us, scale, labels, detections)
+
+
+def _require_shapes(
+    detections: Sequence[Detections],
+    labels: Labels,
+    recording: Sequence[str],
+    time_us: Tensor,
+    scale: Tensor,
+) -> None:
+    """Refuse arguments of ``update`` that do not fit together; shapes alone are on the host."""
+    num_frames, padded = len(labels), labels.boxes.shape[1:2]
+    for name, given in (("detections", detections), ("recording", recording)):
+        if len(given) != num_frames:
+            raise ValueError(
+                f"{name}: must have one entry for each of {num_frames} frames in labels, got "
+                f"{len(given)}: use one for each frame"
+            )
+    shapes = [
+        ("time_us", time_us, (num_frames,)),
+        ("scale", scale, (num_frames, 2)),
+        ("labels.boxes", labels.boxes, (num_frames, *padded, 4)),
+        ("labels.classes", labels.classes, (num_frames, *padded)),
+    ]
+    for i, found in enumerate(detections):
+        number = len(found.classes)
+        shapes += [
+            (f"detections[{i}].boxes", found.boxes, (number, 4)),
+            (f"detections[{i}].classes", found.classes, (number,)),
+            (f"detections[{i}].objectness", found.objectness, (number,)),
+            (f"detections[{i}].class_confidence", found.class_confidence, (number,)),
+        ]
+    for name, tensor, shape in shapes:
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name}: must be of shape {list(shape)}, got {list(tensor.shape)}: use this shape"
+            )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
-from etram_det.files import UNFINISHED, cache_folder, move_into_place
+from etram_det.files import UNFINISHED, cache_folder, move_into_place, one_at_a_time
 from etram_det.simulator.event_camera import EventCamera, SensorSettings
 from etram_det.simulator.road_users import BUS, TRAM, TRUCK
 from etram_det.simulator.scene import draw_scene
@@ -295,7 +295,7 @@ def simulated_root(
 ) -> tuple[Path, bool]:
     """The folder of a set in the user's cache; the set is made if it is missing.
 
-    Two processes may ask at the same time: both get the set of the first to finish.
+    Of several processes that ask at the same time, one makes it and the others wait.
 
     Args:
         settings: what to simulate.
@@ -308,10 +308,8 @@ def simulated_root(
     root = cache_folder() / f"simulated-{settings.height}x{settings.width}-{settings.key}"
     if (root / MANIFEST).is_file():
         return root, False
-    try:
+    with one_at_a_time(root):
+        if (root / MANIFEST).is_file():
+            return root, False
         simulate(root, settings, workers, progress)
-    except (OSError, UserError):
-        if not (root / MANIFEST).is_file():
-            raise
-        return root, False
     return root, True

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.checkpoint.file import Checkpoint, parameters_by_part, read_checkpoint
 from etram_det.cli.resume import newest_if_named
 from etram_det.progress import screen
 from etram_det.report.tables import parameters_table, settings_table, summary_tables
@@ -59,7 +59,7 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "resumes": checkpoint.has_optimizer and checkpoint.resume is not None,
         "best": checkpoint.best,
-        "parameters": checkpoint.parameters_by_part(),
+        "parameters": parameters_by_part(checkpoint.detector_tensors),
         "settings": checkpoint.settings,
         "provenance": checkpoint.provenance or None,
         "validation": checkpoint.validation,

@@ -307,7 +307,7 @@ def test_evaluation_settings_and_results(capsys):
     shown = capsys.readouterr().out
     assert "areas in native px²: tiny 0 to 400, small 400 to 4096, rest from 4096" in shown
     assert "of 1 recording;" in shown
-    assert "between label times" in shown
+    assert "boxes between the label times that data.interval_ms selects" in shown
     assert "score at least 0.01" in shown
     assert "test/AP50" not in shown  # Lightning's own list
     assert max(len(line) for line in shown.splitlines() if "│" in line) <= 80

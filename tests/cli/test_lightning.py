@@ -138,8 +138,11 @@ def test_fit_validate_test_predict(capsys):
     assert metrics_of(version() / "test")["num_frames"] == 5
 
     few = ["--model.max_detections", "3", "--model.score_threshold", "0"]
+    capsys.readouterr()
     assert run(["predict", *SMALL_RAW, *few, "--ckpt_path", best]) == 0
-    boxes = np.load(version() / "predict" / "predictions" / "test_day_0001_bbox.npy")
+    folder = version() / "predict" / "predictions"
+    assert f"detections are in {folder}\n" in capsys.readouterr().out
+    boxes = np.load(folder / "test_day_0001_bbox.npy")
     assert len(boxes) > 0
     _, counts = np.unique(boxes["t"], return_counts=True)
     assert (counts == 3).all()

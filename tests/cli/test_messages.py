@@ -4,8 +4,11 @@ import errno
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,11 +19,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from etram_det.cli.commands import run
-from etram_det.cli.messages import in_one_line, is_for_user, quiet_writers
+from etram_det.cli.messages import MessageHandler, in_one_line, is_for_user, quiet_writers
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.raw import RawRecording
 from etram_det.errors import UserError
 from etram_det.models.detector import Detector
+from etram_det.progress import shown_progress
 from support.paths import ROOT
 from support.raw_files import boxes_at, random_events, write_raw
 
@@ -305,3 +309,57 @@ def test_one_process_logs_what_all_would_log_alike(monkeypatch):
         monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
         assert is_for_user(line) == prints
         assert is_for_user(warning)  # of a trouble of its own
+
+
+def test_a_message_does_not_stand_in_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    handler = MessageHandler()
+    with shown_progress("night_1") as progress:
+        progress(1, 3)
+        record = logging.LogRecord("etram_det", logging.WARNING, "", 0, "a cut file", (), None)
+        handler.emit(record)
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    lines = re.split(r"[\r\n]+", shown)
+    assert "a cut file" in [line.strip() for line in lines]
+    assert not any("a cut file" in line and "night_1" in line for line in lines)
+
+
+def in_a_process_of_its_own(*arguments):
+    """What a command prints where no library was set up before, output and errors together."""
+    environment = {name: x for name, x in os.environ.items() if name != "MPLCONFIGDIR"}
+    environment |= {"MPLCONFIGDIR": str(Path("matplotlib").resolve()), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "etram_det", *arguments],
+        env=environment,
+        text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout
+
+
+def test_fit_and_validate_print_nothing_that_misleads():
+    bars = [each for each in FIT if each != "--trainer.enable_progress_bar"]
+    bars.remove("false")
+    shown = in_a_process_of_its_own(*bars)
+    best = Path("runs/size_aware/version_0/checkpoints/best.ckpt")
+    shown += in_a_process_of_its_own("validate", *bars[1:], "--ckpt_path", str(best))
+    for noise in ("FLOPs", "fontManager", "font cache", "available:", "Restoring states"):
+        assert noise not in shown
+    # Each part of the network, and their sum, where Lightning's summary stood.
+    parameters = dict(re.findall(r"│ (backbone stage \d|fpn|head|all) +│ +([\d,]+) │", shown))
+    *parts, total = (int(number.replace(",", "")) for number in parameters.values())
+    assert len(parts) == 6
+    assert sum(parts) == total > 0
+    lines = shown.splitlines()
+    assert "`Trainer.fit` stopped: `max_steps=10` reached." in lines
+    [place] = [line for line in lines if "best checkpoint" in line]
+    assert place.startswith("best checkpoint (val/AP")
+    assert any(line.startswith("report: runs/") for line in lines)
+
+
+def test_lightnings_summary_can_be_turned_off(capsys):
+    assert run([*FIT, "--trainer.enable_model_summary", "false"]) == 0
+    assert "backbone stage" not in capsys.readouterr().out

@@ -12,10 +12,9 @@ from etram_det.data.labels import (
     LabelSettings,
     boxes_from,
     filter_boxes,
-    frame_ends,
-    label_times,
     load_array,
 )
+from etram_det.data.timeline import frame_ends, label_times
 from etram_det.errors import UserError
 from support.raw_files import boxes_at
 

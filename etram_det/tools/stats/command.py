@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import (
     SPLITS,
@@ -15,9 +17,9 @@ from etram_det.data.layouts import (
     splits_of,
     warn_of_three_classes,
 )
-from etram_det.data.raw import labelled_timeline
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings
+from etram_det.data.timeline import labelled_timeline
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
@@ -36,7 +38,7 @@ def stats_command(
 ) -> None:
     """Describe the labels of recordings: classes, sizes, rates, day and night; advise thresholds.
 
-    Events are not read, and need not be there: the boxes alone will do.
+    Events need not be there: the boxes alone will do. Where they are, timestamps are read once.
 
     Args:
         root: folder of the recordings, in any layout, or of box files only.
@@ -78,6 +80,8 @@ def _facts(
         lone_boxes = boxes_without_recordings(root, split, labels.class_names)
         if split in (with_recordings := splits_of(root)):
             recordings = find_recordings(root, split, frames, labels)
+            index_recordings(recordings)
+            log_findings(split, recordings)
             splits[split] = [facts_of(each) for each in recordings]
             if lone_boxes:
                 _log.warning(
@@ -101,7 +105,8 @@ def facts_of(recording: Recording) -> RecordingFacts:
     timeline = Timeline(
         recording.frame_end_us, recording.label_frame, recording.label_boxes, recording.dropped
     )
-    return _from_timeline(recording.name, timeline, recording.scale, recording.event_rate())
+    facts = _from_timeline(recording.name, timeline, recording.scale, recording.event_rate())
+    return replace(facts, labels_without_events=recording.labels_without_events)
 
 
 def _facts_of_boxes(
