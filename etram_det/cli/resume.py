@@ -145,7 +145,8 @@ def folder_of_runs(
     for kind, own in loggers:
         if kind in _LOCAL_LOGGERS:
             version, name = own.get("version"), own.get("name", _LIGHTNINGS_NAME)
-            folder = Path(own["save_dir"]) / (name or "")
+            # As TensorBoard's logger reads it.
+            folder = Path(os.path.expandvars(own["save_dir"])).expanduser() / (name or "")
             numbered = version if isinstance(version, str) else f"version_{version}"
             return folder, None if version is None else folder / numbered
     names = [own.get("name") for _, own in loggers] + [before.get("name"), _LIGHTNINGS_NAME]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,15 @@ def _known(settings: Mapping[str, Any], prefix: str, known: Collection[str]) -> 
 def _is_same_folder(one: Any, other: str | None) -> bool:
     if one is None or other is None:
         return one is other
-    return Path(str(one)).expanduser().resolve() == Path(other).expanduser().resolve()
+    return _absolute(str(one)) == _absolute(other)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _comparable(name: str, value: Any) -> Any:
     """A value of which there is one form only."""
     if name == "data.class_names" and value is not None:
         return list(class_names_of(value))
-    return str(Path(value).expanduser().resolve()) if name == "data.root" and value else value
+    return _absolute(value) if name == "data.root" and value else value

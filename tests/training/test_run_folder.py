@@ -128,6 +128,17 @@ def test_numbers_go_up_and_are_given_once():
     assert place.make() == place.make() == Path("runs/version_3")
 
 
+def test_a_home_is_found_in_names_of_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    logger = TensorBoardLogger("~/runs", name="$HOME_OF_RUNS")
+    monkeypatch.setenv("HOME_OF_RUNS", "mine")
+    settings = {"save_dir": "~/runs", "name": "mine"}
+    runs, _ = folder_of_runs({"trainer": {"logger": TENSORBOARD | {"init_args": settings}}})
+    trainer = RunTrainer(logger=logger, accelerator="cpu", enable_progress_bar=False)
+    trainer.place = RunPlace(runs)
+    assert trainer.log_dir == logger.log_dir == str(tmp_path / "runs" / "mine" / "version_0")
+
+
 def test_loggers_write_into_the_run_folder_unless_they_have_another_place():
     settings = {"TB": ("a/b", TensorBoardLogger), "CSV": ("a", CSVLogger)}
     loggers = [kind(folder) for folder, kind in settings.values()]
