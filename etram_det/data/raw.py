@@ -157,6 +157,11 @@ class RawRecording(Recording):
         )
 
     def _timestamps(self, column: Column) -> Timestamps:
+        if len(column) != self._num_events:
+            raise UserError(
+                f"{self.source}: must hold {self._num_events} events, as when it was opened, got "
+                f"{len(column)}: fetch the file again, then start anew"
+            )
         return Timestamps(column, self._unit, self._offset_us)
 
     def _index(self, column: Column, progress: Callable[[int], None] | None = None) -> TimeIndex:

@@ -87,7 +87,7 @@ def test_file_cut_short_in_the_middle_of_an_epoch(capfd, monkeypatch):
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 5, lambda: cut(recording()))
         line = the_line_of(capfd, run(FIT))
-    assert f"{recording()}: cannot be read as HDF5" in line
+    assert f"{recording()}: was cut short" in line
     recording().write_bytes(content)
     assert run([*FIT, "--resume", "auto"]) == 0
 
@@ -96,7 +96,7 @@ def test_file_cut_short_ends_the_run_from_a_loading_process_too(capfd, monkeypat
     with monkeypatch.context() as patches:
         on_call(patches, EventDataModule, "train_dataloader", 1, lambda: cut(recording()))
         line = the_line_of(capfd, run([*FIT, "--data.num_workers", "1"]))
-    assert f"{recording()}: cannot be read as HDF5" in line
+    assert f"{recording()}: was cut short" in line
 
 
 def test_read_error_of_the_disk(capfd, monkeypatch):
@@ -117,7 +117,7 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     skips = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
     assert len(skips) == 2
     assert skips[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
-    assert f"{recording()}: cannot be read as HDF5" in skips[0]
+    assert f"{recording()}: was cut short" in skips[0]
     assert skips[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     [count] = last["callbacks"]["BadRecordings"].values()
@@ -162,7 +162,7 @@ def test_evaluation_never_skips(capfd, monkeypatch):
     with monkeypatch.context() as patches:
         on_call(patches, EventDataModule, "val_dataloader", 1, lambda: cut(damaged))
         line = the_line_of(capfd, run([*FIT, "--data.on_unreadable_recording", "skip"]))
-    assert f"{damaged}: cannot be read as HDF5" in line
+    assert f"{damaged}: was cut short" in line
 
 
 def skipping_batches(num_workers):

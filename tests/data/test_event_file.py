@@ -172,6 +172,14 @@ def test_a_cut_file_is_used_as_far_as_it_goes_and_said(tmp_path):
     np.testing.assert_array_equal(ours, whole(write_raw(tmp_path, "part", last)))
 
 
+def test_a_file_that_is_cut_while_it_is_used_is_refused(tmp_path):
+    recording = open_recording(interleaved(tmp_path / "a.h5"), FRAMES)
+    recording.frames(0, 2)
+    cut(recording.path, 0.7)
+    with pytest.raises(UserError, match=r"a.h5: must hold 3000 events, as when it was opened, got"):
+        recording.frames(2, 4)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_a_file_of_which_a_column_is_gone_is_refused(tmp_path, share):
     path = cut(write_raw(tmp_path, "a", random_events(20_000)), share)
