@@ -214,6 +214,8 @@ class EventDataModule(pl.LightningDataModule):
             UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
         """
         root, splits = self.folder, _SPLITS[stage]
+        if stage == "fit" and self.trainer is not None and self.trainer.limit_val_batches == 0:
+            splits = ("train",)  # validation is turned off
         for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
@@ -332,7 +334,7 @@ class EventDataModule(pl.LightningDataModule):
         return {
             "settings": settings | {"number of processes": world_size},
             "recordings": self._identities["train"],
-            "validation": self._identities["val"],
+            **({"validation": self._identities["val"]} if "val" in self._identities else {}),
         }
 
     def dropped_boxes(self, split: str) -> dict[str, int]:
