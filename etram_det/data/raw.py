@@ -26,6 +26,7 @@ from etram_det.errors import UserError
 
 # Share of the events outside a stated sensor: more are no stray ones, or its size is not believed.
 _STRAY, _CONTRADICTED = 0.01, 0.1
+_CORNER = 0.4  # share of an assumed sensor below which the events may fill a smaller one
 
 
 class RawRecording(Recording):
@@ -219,7 +220,7 @@ def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note
         note = f"its file does not state the sensor's size, {size[1]}x{size[0]} px is assumed"
         if height > size[0] or width > size[1]:
             note, kind = f"{note}, but {reached}: those outside are dropped", "beyond the sensor"
-        elif 2 * height <= size[0] and 2 * width <= size[1]:
+        elif height * width < _CORNER * size[0] * size[1]:
             note, kind = f"{note}, but {reached} only", "a corner of the sensor"
         else:
             return size, [Note(f"{note}: set data.sensor_size if it is another")]
