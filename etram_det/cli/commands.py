@@ -2,7 +2,7 @@
 
 Every command reads its settings from flags and YAML; ``python -m etram_det COMMAND --help`` says
 what they mean. A user's mistake ends with one line on standard error and exit code 2, a fault
-that shows only at run time with 1.
+that shows only at run time, or what check finds doubtful, with 1.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ LIGHTNING_COMMANDS = {
 }
 # Each command, its module in etram_det.tools, and what it does.
 TOOLS = {
+    "check": ("check.command", "show what fit would make of recordings, before training"),
     "simulate": ("simulate", "make a set of simulated traffic"),
     "preprocess": ("preprocess", "prepare recordings once, to load them fast"),
     "stats": ("stats.command", "describe the labels of recordings"),
@@ -53,8 +54,8 @@ def run(args: Sequence[str]) -> int:
         args: what follows ``python -m etram_det``.
 
     Returns:
-        Exit code: 0 when done, 2 for a user's mistake, 1 for a fault at run time, 128 and the
-        signal's number for a run that a signal has ended.
+        Exit code: 0 when done, 2 for a user's mistake, 1 for a fault at run time or doubtful data,
+        128 and the signal's number for a run that a signal has ended.
     """
     _set_up_messages()
     command = args[0] if args else "--help"
@@ -62,7 +63,7 @@ def run(args: Sequence[str]) -> int:
     start = "\n" if command in LIGHTNING_COMMANDS else ""
     try:
         with quiet_writers():
-            _run(command, args[1:])
+            return _run(command, args[1:])
     except StoppedBySignal as stop:
         screen(stderr=True).out(f"{start}etram_det: {stop}")
         return stop.exit_code
@@ -75,15 +76,14 @@ def run(args: Sequence[str]) -> int:
             message = in_own_keys(message, _tool(command))
         screen(stderr=True).out(f"{start if code == 1 else ''}etram_det: error: {message}")
         return code
-    return 0
 
 
-def _run(command: str, args: Sequence[str]) -> None:
+def _run(command: str, args: Sequence[str]) -> int:
     if command in LIGHTNING_COMMANDS:
         importlib.import_module("etram_det.cli.lightning").lightning_cli([command, *args])
     elif command in TOOLS:
         function = _tool(command)
-        auto_cli(
+        code = auto_cli(
             function,
             args=tool_arguments(args, function),
             prog=f"python -m etram_det {command}",
@@ -91,6 +91,7 @@ def _run(command: str, args: Sequence[str]) -> None:
             exit_on_error=False,
             formatter_class=PlainHelpFormatter,
         )
+        return code or 0
     elif command in ("-h", "--help"):
         screen().out(_overview(), end="")
     elif command == "--version":
@@ -98,9 +99,10 @@ def _run(command: str, args: Sequence[str]) -> None:
     else:
         known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
         raise UserError(f"{command}: no such command: choose one of {known}")
+    return 0
 
 
-def _tool(command: str) -> Callable[..., None]:
+def _tool(command: str) -> Callable[..., int | None]:
     module = importlib.import_module(f"etram_det.tools.{TOOLS[command][0]}")
     return getattr(module, f"{command.replace('-', '_')}_command")
 

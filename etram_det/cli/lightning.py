@@ -303,9 +303,9 @@ class EtramCLI(LightningCLI):
             fault = in_one_line(error, str(self.place.folder or self.place.parent))
             if fault is None:
                 raise
-            last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
-            if subcommand == "fit" and last and Path(last).is_file():
-                fault += f"; {last} is complete: use --resume auto to go on from it"
+            kept = RunCheckpoint.of(self.trainer)
+            if subcommand == "fit" and kept and Path(kept.last_model_path).is_file():
+                fault += f"; {kept.last_model_path} is complete: use --resume auto to go on from it"
             raise UserError(fault, exit_code=1) from error
 
     def _prepare(self, subcommand: str) -> None:
@@ -313,8 +313,9 @@ class EtramCLI(LightningCLI):
         checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
             require_steps(self.model.hparams.schedule, self.trainer)
-            if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
+            if kept := RunCheckpoint.of(self.trainer):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
+        self.datamodule.trainer = self.trainer  # as it will be: it says which splits are needed
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
         if checkpoint is not None:
@@ -352,13 +353,16 @@ def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
             action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
-def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+def lightning_cli(
+    args: Sequence[str], run: bool = True, kind: type[EtramCLI] = EtramCLI
+) -> EtramCLI:
     """Parse and instantiate, and by default run, one of Lightning's commands.
 
     Args:
         args: what follows ``python -m etram_det``; the command first.
         run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
             what is returned are ready to be used.
+        kind: what reads the command line.
 
     Raises:
         UserError: a setting or file does not fit; the message names it.
@@ -368,7 +372,7 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:
-        return EtramCLI(
+        return kind(
             DetectionModule,
             EventDataModule,
             args=[args[0], *settings] if run else settings,

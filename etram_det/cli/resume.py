@@ -34,6 +34,7 @@ _WITHOUT_EFFECT = (
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
 _MAX_LOGGED = 3  # differences to a run that is passed over
 _RUNS = "runs"  # where runs are kept, unless a logger or the trainer has another folder
+_LIGHTNINGS_NAME = "lightning_logs"  # of runs whose loggers have none
 _LOCAL_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose folder is the run folder
 # Dotted name of a setting, its value in a checkpoint's run and now.
 Difference = tuple[str, Any, Any]
@@ -143,10 +144,12 @@ def folder_of_runs(
     ]
     for kind, own in loggers:
         if kind in _LOCAL_LOGGERS:
-            version, folder = own.get("version"), Path(own["save_dir"]) / (own.get("name") or "")
+            version, name = own.get("version"), own.get("name", _LIGHTNINGS_NAME)
+            # As TensorBoard's logger reads it.
+            folder = Path(os.path.expandvars(own["save_dir"])).expanduser() / (name or "")
             numbered = version if isinstance(version, str) else f"version_{version}"
             return folder, None if version is None else folder / numbered
-    names = [own.get("name") for _, own in loggers] + [before.get("name"), "lightning_logs"]
+    names = [own.get("name") for _, own in loggers] + [before.get("name"), _LIGHTNINGS_NAME]
     folder = Path(trainer.get("default_root_dir") or before.get("save_dir") or _RUNS)
     return folder / next(filter(None, names)), None
 

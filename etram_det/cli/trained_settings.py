@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,20 @@ from etram_det.data.labels import class_names_of
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
 
-# Files: they follow where no other folder of recordings is given.
-_OF_FILES = ("root", "time_unit", "subset", "subset_seed")
-# All that decides which recordings, frames and labels there are, what counts as found, and how
-# numbers are rounded, so that an evaluation gives the metrics of the training. What only decides
-# how fast and where it works, how training chunks are drawn and what is written stays as it is.
-_FOLLOWED = {
-    "data": (
-        *_OF_FILES,
-        *("simulation", "class_names", "input_size", "window_ms", "bins", "count_cutoff"),
-        *("timing", "downsample", "sensor_size", "representation", "clock"),
-        *("interval_ms", "jitter_ms", "filters", "num_steps", "eval_lanes"),
-    ),
-    "model": (
-        *("score_threshold", "nms_threshold", "max_detections"),
-        *("protocol", "size_bins", "pixel_frame", "class_groups"),
-    ),
-    "trainer": ("precision",),
-}
+# What only decides how fast and where it works, which split is predicted, and how training chunks
+# are drawn. All else of the data follows: which recordings, frames and labels there are, and the
+# chunks and lanes on which rounding depends, so that an evaluation gives the training's metrics.
+_NOT_FOLLOWED = (
+    *("train_lanes", "sampling", "augmentation", "seed", "predict_split"),
+    *("num_workers", "pin_memory", "multiprocessing_context", "on_unreadable_recording"),
+)
+# Properties of the recordings: they follow where no other folder of them is given.
+_OF_FILES = ("time_unit", "subset", "subset_seed")
+# What decides which detections there are and what counts as found.
+_OF_EVALUATION = (
+    *("score_threshold", "nms_threshold", "max_detections"),
+    *("protocol", "size_bins", "pixel_frame", "class_groups"),
+)
 
 
 def trained_settings(
@@ -51,20 +48,18 @@ def trained_settings(
     Raises:
         UserError: if the folder that it was trained on is gone, or its settings are damaged.
     """
-    stored = {
-        "data": {**checkpoint.frame_settings, **_section(checkpoint, "data")},
-        "model": {**_section(checkpoint, "model"), **checkpoint.settings},
-        "trainer": _section(checkpoint, "trainer"),
-    }
-    left_out: tuple[str, ...] = ()
-    if given_root and not _is_same_folder(stored["data"].get("root"), *given_root):
-        left_out = _OF_FILES
+    data = {**checkpoint.frame_settings, **_section(checkpoint, "data")}
+    model, trainer = checkpoint.settings, _section(checkpoint, "trainer")
+    left_out: tuple[str, ...] = _NOT_FOLLOWED
+    if given_root and not _is_same_folder(data.get("root"), *given_root):
+        left_out += _OF_FILES
     found = {
-        section: {name: values[name] for name in names if name in values and name not in left_out}
-        for (section, names), values in zip(_FOLLOWED.items(), stored.values(), strict=True)
+        "data": {name: value for name, value in data.items() if name not in left_out},
+        "model": {name: model[name] for name in _OF_EVALUATION if name in model},
+        "trainer": {name: trainer[name] for name in ("precision",) if name in trainer},
     }
-    theirs = found["data"].get("root")
-    if theirs is not None and not Path(str(theirs)).expanduser().is_dir():
+    theirs = data.get("root")
+    if theirs is not None and not given_root and not Path(str(theirs)).expanduser().is_dir():
         raise UserError(
             f"data.root: must be a folder of recordings, got none: that of the checkpoint's "
             f"training, {theirs}, is not there: set data.root"
@@ -142,11 +137,15 @@ def _known(settings: Mapping[str, Any], prefix: str, known: Collection[str]) -> 
 def _is_same_folder(one: Any, other: str | None) -> bool:
     if one is None or other is None:
         return one is other
-    return Path(str(one)).expanduser().resolve() == Path(other).expanduser().resolve()
+    return _absolute(str(one)) == _absolute(other)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _comparable(name: str, value: Any) -> Any:
     """A value of which there is one form only."""
     if name == "data.class_names" and value is not None:
         return list(class_names_of(value))
-    return str(Path(value).expanduser().resolve()) if name == "data.root" and value else value
+    return _absolute(value) if name == "data.root" and value else value

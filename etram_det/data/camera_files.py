@@ -39,6 +39,8 @@ class CameraRecording(RawRecording):
     Arguments and errors are those of :class:`RawRecording`.
     """
 
+    layout = "camera files"
+
     def __init__(
         self,
         path: Path,

@@ -22,7 +22,6 @@ from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
 from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
-from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.streaming import (
@@ -224,8 +223,9 @@ class EventDataModule(pl.LightningDataModule):
         Raises:
             UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
         """
-        root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
-        root, splits = root.expanduser(), _SPLITS[stage]
+        root, splits = self.folder, _SPLITS[stage]
+        if stage == "fit" and self.trainer is not None and self.trainer.limit_val_batches == 0:
+            splits = ("train",)  # validation is turned off
         for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
@@ -235,22 +235,32 @@ class EventDataModule(pl.LightningDataModule):
                 )
                 if not self.recordings:
                     warn_of_unknown_names(self.subset, root)
-                if self.subset is not None:
-                    found, k = recordings, self.num_classes
-                    recordings = choose_subset(found, self.subset, k, self.subset_seed)
-                    rank_zero_info(f"data.subset: {name} has {in_words(recordings, found, k)}")
+                recordings = self.subset_of(recordings, name)
                 is_first = getattr(rank_zero_only, "rank", 0) == 0  # one reports
                 index_recordings(recordings, shown=is_first)
                 if is_first:
                     log_findings(name, recordings)
                 self.recordings[name] = recordings
                 self._identities[name] = identities(recordings)
-        if self.frame_settings.downsample == "sum" and any(
-            isinstance(each, PreprocessedRecording) and each.input_size != each.sensor_size
-            for name in splits
-            for each in self.recordings[name]
-        ):
-            rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the recordings: ``root``, or that of the simulated traffic."""
+        root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
+        return root.expanduser()
+
+    def subset_of(self, recordings: Sequence[Recording], split: str) -> list[Recording]:
+        """The part of a split's recordings that is set; all of them if none is.
+
+        Raises:
+            UserError: the subset does not fit.
+        """
+        if self.subset is None:
+            return list(recordings)
+        chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)
+        words = in_words(chosen, recordings, self.num_classes)
+        rank_zero_info(f"data.subset: {split} has {words}")
+        return chosen
 
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
@@ -334,7 +344,7 @@ class EventDataModule(pl.LightningDataModule):
         return {
             "settings": settings | {"number of processes": world_size},
             "recordings": self._identities["train"],
-            "validation": self._identities["val"],
+            **({"validation": self._identities["val"]} if "val" in self._identities else {}),
         }
 
     def dropped_boxes(self, split: str) -> dict[str, int]:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from etram_det.data.recording import Recording
+from etram_det.errors import UserError
 from etram_det.progress import shown_progress
 
 _MAX_NAMES = 3
+_STRAY = 0.01  # of a recording's labels without events: fewer are those at its ends
 _log = logging.getLogger(__name__)
 
 
-def index_recordings(recordings: Sequence[Recording], shown: bool = True) -> None:
+def index_recordings(
+    recordings: Sequence[Recording], shown: bool = True, faults: list[UserError] | None = None
+) -> list[Recording]:
     """Read through the timestamps of recordings, where this was not done before.
 
     Of several processes that share a cache, one reads a recording and the others wait for it.
@@ -21,6 +25,11 @@ def index_recordings(recordings: Sequence[Recording], shown: bool = True) -> Non
     Args:
         recordings: to be prepared for reading frames.
         shown: whether a bar shows the progress.
+        faults: where this is a list, recordings that are damaged are left out, and what is wrong
+            with them is added to it.
+
+    Returns:
+        The recordings that can be read.
 
     Raises:
         UserError: a recording is damaged where it is read.
@@ -39,8 +48,16 @@ def index_recordings(recordings: Sequence[Recording], shown: bool = True) -> Non
             done += num_events
             progress(done, total)
 
+        readable = []
         for recording in recordings:
-            recording.prepare(advance)
+            try:
+                recording.prepare(advance)
+                readable.append(recording)
+            except UserError as error:
+                if faults is None:
+                    raise
+                faults.append(error)
+    return readable
 
 
 def log_findings(split: str, recordings: Sequence[Recording]) -> None:
@@ -78,7 +95,7 @@ def findings(recordings: Sequence[Recording]) -> list[tuple[str, bool]]:
                 f"{sum(each.labels_without_events for each in empty):,} labels have no event in "
                 f"their windows, as where a recording has stopped early or paused: {listed}{more}: "
                 "they stay labels: correct the recordings, or leave them out by data.subset",
-                True,
+                any(each.labels_without_events > _STRAY * len(each.label_boxes) for each in empty),
             )
         )
     return lines

@@ -72,7 +72,7 @@ def place_in_plan(
 
     Args:
         theirs: as :func:`changes_between` takes it, with the ``epoch``, its ``step`` and the
-            ``validation`` recordings, which older checkpoints do not hold.
+            ``validation`` recordings, which older checkpoints and runs without one do not hold.
         ours: the same without a place, as it is now.
         source: the checkpoint, for messages.
 
@@ -85,7 +85,7 @@ def place_in_plan(
         UserError: if ``theirs`` is damaged.
     """
     epoch, step = theirs.get("epoch"), theirs.get("step")
-    validation = theirs.get("validation", ours["validation"])
+    validation = theirs.get("validation", {})
     parts = (theirs.get("settings"), theirs.get("recordings"), validation)
     if not (isinstance(epoch, int) and isinstance(step, int) and min(epoch, step) >= 0) or not all(
         isinstance(part, Mapping) for part in parts
@@ -95,7 +95,9 @@ def place_in_plan(
             f"got step {step} of epoch {epoch}: the checkpoint is damaged, use another one"
         )
     changes = changes_between(theirs, ours)
-    others = _changed_recordings(validation, ours["validation"], "validation")
+    others = []
+    if "validation" in theirs and "validation" in ours:
+        others = _changed_recordings(validation, ours["validation"], "validation")
     plan = "training cannot go on exactly where the checkpoint stopped, its epoch starts anew"
     metrics = "metrics do not compare with those before the checkpoint, the best one included"
     found = ((plan, changes), (metrics, others))

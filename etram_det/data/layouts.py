@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,7 +117,7 @@ def warn_of_three_classes(
         classes: ``[M]`` class ids of each recording's boxes.
         class_names: the classes that are asked for.
     """
-    highest = max((ids.max(initial=0) for ids in classes), default=0)
+    highest = max((int(ids.max()) for ids in classes if len(ids)), default=len(ETRAM_CLASSES))
     if tuple(class_names) == ETRAM_CLASSES and highest < len(ETRAM3_CLASSES):
         _log.warning(
             "%s: no box has a class id above %d, though 8 classes are asked for: if these are "
@@ -181,6 +182,17 @@ def recording_paths(path: Path) -> list[Path]:
 def splits_of(root: Path) -> list[str]:
     """The splits of which there are recordings under ``root``, in any of the layouts."""
     return [split for split in SPLITS if _openers(root, split, ETRAM3_CLASSES, False)]
+
+
+def layout_of(recording: Recording, split: str) -> str:
+    """Name of the layout in which a recording of a split was found."""
+    folder = recording.source.parent.as_posix().lower()
+    if not isinstance(recording, RawRecording):
+        return recording.layout
+    if folder.endswith("/events/left"):
+        return "DSEC"
+    is_sorted = re.search(rf"filelist\d*/{split}$", folder) is None and folder.endswith(f"/{split}")
+    return recording.layout if is_sorted else f"{recording.layout}, as downloaded"
 
 
 def names_under(root: Path) -> set[str]:

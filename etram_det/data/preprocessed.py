@@ -20,7 +20,7 @@ from etram_det.data.labels import (
     load_numbers,
     packed,
 )
-from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import NoLabels, Note, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
 from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
@@ -51,6 +51,8 @@ class PreprocessedRecording(Recording):
         NoUsableLabels: it has no boxes, or the filters left none.
     """
 
+    layout = "RVT's"
+
     def __init__(
         self,
         folder: Path,
@@ -80,6 +82,9 @@ class PreprocessedRecording(Recording):
             )
         super().__init__(folder.name, path, sensor_size, shape[2:], timeline)
         self._count_cutoff = frame_settings.count_cutoff
+        if frame_settings.downsample == "sum" and factor > 1:
+            line = "data.downsample: sum has no effect on frames that are stored already"
+            self.notes.append(Note(line))
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         with open_hdf5(self.path, "preprocess again") as file:

@@ -37,6 +37,7 @@ from etram_det.errors import UserError
 
 # Share of the events outside a stated sensor: more are no stray ones, or its size is not believed.
 _STRAY, _CONTRADICTED = 0.01, 0.1
+_CORNER = 0.4  # share of an assumed sensor below which the events may fill a smaller one
 
 
 class RawRecording(Recording):
@@ -59,6 +60,8 @@ class RawRecording(Recording):
         NoLabels: there is no box file.
         NoUsableLabels: it has no boxes, or none that belongs to a frame.
     """
+
+    layout = "raw eTraM"
 
     def __init__(
         self,
@@ -109,7 +112,6 @@ class RawRecording(Recording):
                 "sensor's"
             )
         super().__init__(recording_name(path), path, sensor_size, input_size, timeline)
-        self.source = path  # for messages; the user knows a camera's file, not the decoded one
         self.notes = notes
         self._window_us = window_us
         self._representation = Representation(sensor_size, input_size, frame_settings)
@@ -120,6 +122,14 @@ class RawRecording(Recording):
     def event_rate(self) -> float | None:  # noqa: D102
         first, last = self._span
         return self._num_events / ((last - first) / 1e6) if last > first else None
+
+    @property
+    def num_events(self) -> int:  # noqa: D102
+        return self._num_events
+
+    @property
+    def event_span_us(self) -> Span:  # noqa: D102
+        return self._span
 
     @property
     def num_events_to_index(self) -> int:  # noqa: D102
@@ -222,7 +232,7 @@ def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note
         note = f"its file does not state the sensor's size, {size[1]}x{size[0]} px is assumed"
         if height > size[0] or width > size[1]:
             note, kind = f"{note}, but {reached}: those outside are dropped", "beyond the sensor"
-        elif 2 * height <= size[0] and 2 * width <= size[1]:
+        elif height * width < _CORNER * size[0] * size[1]:
             note, kind = f"{note}, but {reached} only", "a corner of the sensor"
         else:
             return size, [Note(f"{note}: set data.sensor_size if it is another")]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,8 @@ class Recording(ABC):
     Attributes:
         name: name of the recording, without folder or suffix.
         path: the file that holds the events or frames.
+        source: the same file as the user knows it, which for a camera's is not the decoded one.
+        layout: name of the layout in which it was found.
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames in pixels.
         frame_end_us, label_frame, label_boxes, background_frame: as in :class:`Timeline`.
@@ -104,6 +106,8 @@ class Recording(ABC):
             :meth:`prepare`.
     """
 
+    layout: ClassVar[str]
+
     def __init__(
         self,
         name: str,
@@ -113,7 +117,7 @@ class Recording(ABC):
         timeline: Timeline,
     ) -> None:
         self.name = name
-        self.path = path
+        self.path = self.source = path
         self.sensor_size = sensor_size
         self.input_size = input_size
         self.frame_end_us = timeline.frame_end_us
@@ -164,6 +168,16 @@ class Recording(ABC):
 
     def event_rate(self) -> float | None:
         """Events in a second, where that is known without reading them."""
+        return None
+
+    @property
+    def num_events(self) -> int | None:
+        """Events of all of it, where that is known without reading them."""
+        return None
+
+    @property
+    def event_span_us(self) -> tuple[int, int] | None:
+        """First and last timestamp of its events in µs, where they are there."""
         return None
 
     @property

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numba
@@ -56,6 +57,8 @@ class SparseRecording(Recording):
     apply; all other settings must be those it was made with. Arguments and errors are those of
     :class:`~etram_det.data.preprocessed.PreprocessedRecording`.
     """
+
+    layout = "sparse cache"
 
     def __init__(
         self,
@@ -188,6 +191,30 @@ def require_same_settings(
             f"data.{name}: must be {stored[name]}, with which {path} was preprocessed, got "
             f"{wanted[name]}: set it so, or preprocess again"
         )
+
+
+def estimated_size(recording: Recording, settings: Mapping[str, Any], number: int) -> int:
+    """Bytes of a recording in the cache, by some of its frames, encoded as all of them would be.
+
+    Args:
+        recording: with frames; one that is in the cache already takes what it takes.
+        settings: as in :func:`write_sparse`.
+        number: frames to encode, spread evenly.
+
+    Raises:
+        UserError: the recording is damaged where it is read.
+        OSError: there is no room for these frames among the temporary files.
+    """
+    if isinstance(recording, SparseRecording):
+        return recording.path.stat().st_size
+    places = np.unique(np.linspace(0, len(recording) - 1, number + 2)[1:-1].round().astype(int))
+    with TemporaryDirectory() as folder:
+        frames = (recording.frames(place, place + 1) for place in places.tolist())
+        write_sparse(Path(folder), recording, settings, frames)
+        path = Path(folder) / FRAMES_FILE
+        with open_hdf5(path, _REMEDY) as file:
+            of_frames = file["entries"].id.get_storage_size()
+        return path.stat().st_size + round(of_frames * (len(recording) / len(places) - 1))
 
 
 def write_sparse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,12 @@ class RunTrainer(Trainer):
         if not isinstance(logger, FolderLogger) or has_version(logger):
             return
         assert self.place is not None
-        own, logs = Path(logger.root_dir), self.place.logs or self.place.parent
-        saves_there = Path(logger.save_dir) in (logs.parent, Path(self.default_root_dir))
+        own, saved_in = (
+            Path(os.path.expandvars(each)).expanduser()
+            for each in (logger.root_dir, logger.save_dir)
+        )
+        logs = self.place.logs or self.place.parent
+        saves_there = saved_in in (logs.parent, Path(self.default_root_dir))
         if own.resolve() != logs.resolve() and not (saves_there and own.name == _LOGGERS_NAME):
             return
         steps = self.place.steps_before

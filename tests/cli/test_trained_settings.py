@@ -11,6 +11,7 @@ import yaml
 
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli.commands import run
+from etram_det.cli.lightning import lightning_cli
 from etram_det.cli.resume import newest_if_named, run_folder_of
 from etram_det.cli.trained_settings import trained_settings
 from support.random_checkpoint import write_random_checkpoint
@@ -34,14 +35,19 @@ QUIET = ["--data.num_workers", "0", "--trainer.enable_progress_bar", "false"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder with one run on simulated traffic, and the traffic."""
+def fitted(tmp_path_factory):
+    """A folder with one run on simulated traffic, the traffic, and what the run detected last."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("ETRAM_DET_CACHE", str(folder / "cache"))
-        assert run(FIT) == 0
-    return folder
+        cli = lightning_cli(FIT)
+    return folder, cli.model.metric.result.frames.detections
+
+
+@pytest.fixture(scope="module")
+def trained(fitted):
+    return fitted[0]
 
 
 @pytest.fixture
@@ -61,15 +67,20 @@ def metrics_of(folder):
 
 @pytest.mark.parametrize("files", [["--config", "size_aware"], []])
 def test_the_checkpoint_alone_gives_the_metrics_of_its_training(
-    files, folder, trained, caplog, capsys
+    files, folder, fitted, caplog, capsys
 ):
-    made = {path: path.stat().st_mtime_ns for path in (trained / "cache").rglob("*")}
-    expected = metrics_of(RUN)
-    assert expected["num_boxes"] > 0
+    cache, expected = fitted[0] / "cache", metrics_of(RUN)
+    made = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     capsys.readouterr()
-    assert run(["validate", *files, "--ckpt_path", LAST, *QUIET]) == 0
+    cli = lightning_cli(["validate", *files, "--ckpt_path", LAST, *QUIET])
     assert metrics_of(RUN / "validate") == pytest.approx(expected, abs=1e-6)
-    assert {path: path.stat().st_mtime_ns for path in (trained / "cache").rglob("*")} == made
+    # A network of three steps finds nothing, but its detections are the same.
+    found = cli.model.metric.result.frames.detections
+    assert len(found) == len(fitted[1]) >= 20 * expected["num_frames"] > 0
+    for name in ("boxes", "scores", "classes", "frame"):
+        ours, theirs = getattr(found, name), getattr(fitted[1], name)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6), name
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == made
     [line] = [each for each in caplog.messages if "settings that follow the checkpoint" in each]
     for words in ("data.input_size [48, 80]", "data.simulation.height 96", "data.bins 4"):
         assert words in line
@@ -134,7 +145,7 @@ def with_root(root, **others):
     return checkpoint
 
 
-def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, capfd):
+def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, caplog, capfd):
     [recording] = (trained / "cache").rglob("val/*_td.h5")
     root = str(recording.parent.parent)
     with_root(root)
@@ -150,13 +161,17 @@ def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, cap
     ) in capfd.readouterr().err
     # What belongs to other files than those that are given stays with them.
     assert run(["validate", "--ckpt_path", LAST, "--data.root", root, *QUIET]) == 0
+    line = f"data.root: {root} as given, the checkpoint was trained with gone"
+    assert line in caplog.messages
     assert metrics_of(RUN / "validate_1") == pytest.approx(metrics_of(RUN), abs=1e-6)
 
 
 def test_a_checkpoint_without_its_run_says_what_is_used_instead(folder, trained, caplog):
     checkpoint = read_checkpoint(LAST, mapped=False)
     known = ["data.bins", "data.root", "model.max_detections", "data.simulation.height"]
+    known += ["trainer.precision", "trainer.max_steps", "data.train_lanes", "data.seed"]
     whole = trained_settings(checkpoint, known)
+    assert whole["trainer"] == {"precision": "32-true"}
     assert whole["data"] == {"root": None, "simulation": {"height": 96}, "bins": 4}
     del checkpoint.content["provenance"]
     part = trained_settings(checkpoint, known)

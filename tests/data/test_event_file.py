@@ -218,6 +218,9 @@ def test_an_assumed_sensor_is_said_and_doubted_where_events_contradict(tmp_path)
     assert doubtful
     assert "1280x720 px is assumed, but its events reach 34" in corner
     assert corner.endswith(" only: set data.sensor_size")
+    _, ((vga, doubtful),) = notes(path("vga", (480, 640)))
+    assert doubtful
+    assert "but its events reach 63" in vga
     assert notes(path("davis", (260, 346)), sensor_size=(260, 346))[0] == (260, 346)
     size, ((beyond, doubtful),) = notes(path("roi", (480, 640), (128, 128)), sensor_size=None)
     assert size == (128, 128)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ModelSummary
+from pytorch_lightning.callbacks import Callback, ModelSummary
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from etram_det import __version__
@@ -25,6 +25,7 @@ from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, parameters_table, summary_tables
 from etram_det.training.callbacks.loggers import show_picture
+from etram_det.training.callbacks.run_checkpoint import RunCheckpoint
 from etram_det.types import Batch, Detections
 
 FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
@@ -80,12 +81,19 @@ class ResultsWriter(Callback):
             screen(width=FILE_WIDTH).print(parameters_table(counts))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print where the best checkpoint lies."""
-        kept = trainer.checkpoint_callback
-        if isinstance(kept, ModelCheckpoint) and kept.best_model_path and trainer.is_global_zero:
-            best = "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
-            with above_bars():
-                screen().print(f"best checkpoint{best}: {kept.best_model_path}", soft_wrap=True)
+        """Print where the best checkpoint lies, or the last one where there was no validation."""
+        kept = RunCheckpoint.of(trainer)
+        if kept is None or not trainer.is_global_zero:
+            return
+        if kept.best_model_path:
+            score = f"{kept.monitor} {kept.best_model_score:.3f}"
+            text = f"best checkpoint ({score}): {kept.best_model_path}"
+        elif kept.last_model_path:
+            text = f"last checkpoint: {kept.last_model_path}"
+        else:
+            return
+        with above_bars():
+            screen().print(text, soft_wrap=True)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Report the split that was evaluated, except for Lightning's sanity check."""

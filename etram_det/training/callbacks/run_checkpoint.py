@@ -113,6 +113,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._saved_step: int | None = None
         self._saved_at_s = 0.0
 
+    @staticmethod
+    def of(trainer: Any) -> RunCheckpoint | None:
+        """The one of a trainer, whatever other checkpoint callbacks it has; None without one."""
+        return next((each for each in trainer.callbacks if isinstance(each, RunCheckpoint)), None)
+
     def require_monitor_among(self, names: Sequence[str]) -> None:
         """Refuse to monitor a metric that is not among the ``names`` that a validation logs.
 
