@@ -87,7 +87,7 @@ class StreamingDetector:
         >>> network = Detector(num_classes=2, embed_dim=8, dim_head=4)
         >>> trained = TrainedDetector(network, ("pedestrian", "car"), FrameSettings())
         >>> detector = StreamingDetector(trained, sensor_size=(96, 128))  # or "best.ckpt"
-        >>> window = {name: np.arange(90) for name in "xypt"}  # pixels, 0 or 1, microseconds
+        >>> window = {"x": np.arange(90), "y": np.arange(90), "p": np.arange(90) % 2, "t": np.arange(90)}
         >>> detections = detector(window)
         >>> detections.boxes.shape, detections.scores.shape  # xyxy in pixels of the sensor
         ((0, 4), (0,))
