@@ -87,8 +87,8 @@ class StreamingDetector:
         >>> network = Detector(num_classes=2, embed_dim=8, dim_head=4)
         >>> trained = TrainedDetector(network, ("pedestrian", "car"), FrameSettings())
         >>> detector = StreamingDetector(trained, sensor_size=(96, 128))  # or "best.ckpt"
-        >>> window = {"x": np.arange(90), "y": np.arange(90), "p": np.arange(90) % 2, "t": np.arange(90)}
-        >>> detections = detector(window)
+        >>> t = np.arange(90)
+        >>> detections = detector({"x": t, "y": t, "p": t % 2, "t": t})  # pixels, 0 or 1, µs
         >>> detections.boxes.shape, detections.scores.shape  # xyxy in pixels of the sensor
         ((0, 4), (0,))
         >>> detector.reset()  # before the next recording
