@@ -86,13 +86,13 @@ def unit_of(facts: EventFacts, num_pixels: int, unit: str | None, path: Path) ->
     if unit is not None:
         return unit, False
     span_s = {each: (facts.last - facts.first) * us / 1e6 for each, us in _US.items()}
-    rates = {
-        each: facts.num_events / num_pixels / max(seconds, 1e-6) for each, seconds in span_s.items()
-    }
+    # A pause or a clock that jumps makes the whole slow, but not its ends.
+    stored = (facts.num_events / max(facts.last - facts.first, 1e-9), *facts.end_rates)
+    rates = {each: [rate / us * 1e6 / num_pixels for rate in stored] for each, us in _US.items()}
     plausible = [
         each
-        for each, rate in rates.items()
-        if rate <= _GREATEST_RATE and (rate >= _LEAST_RATE or span_s[each] < _SHORTEST_SLOW_S)
+        for each, of in rates.items()
+        if min(of) <= _GREATEST_RATE and (max(of) >= _LEAST_RATE or span_s[each] < _SHORTEST_SLOW_S)
     ]
     is_known = facts.num_events >= _FEWEST_EVENTS
     if facts.has_fractions:
@@ -108,7 +108,8 @@ def unit_of(facts: EventFacts, num_pixels: int, unit: str | None, path: Path) ->
         return "us", False
     raise UserError(
         f"{path}: timestamps must be in microseconds, got {facts.num_events:,} events within "
-        f"{span_s['us']:,.6g} s, which is {rates['us']:.2g} a second for each pixel of the sensor: "
+        f"{span_s['us']:,.6g} s, which is {rates['us'][0]:.2g} a second for each pixel of the "
+        "sensor: "
         f"they seem to be in {seems}: set data.time_unit to {seems}, or to us if they are not"
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etram_det.data.event_file import (
     LATEST,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import h5py
 
 NOTES = "etram_det_notes"  # attribute of files that were decoded from a camera's
-_VERSION = 2  # of the facts in the cache; raise it when they change
+_VERSION = 3  # of the facts in the cache; raise it when they change
 _LONGEST_SIDE = 2**14
 
 
@@ -41,6 +42,7 @@ class EventFacts:
         num_events: of all of the file, or of what is left of it.
         first: first timestamp, as it is stored.
         last: the latest timestamp at the end, as it is stored.
+        end_rates: events per unit of time, as it is stored, at the start and at the end.
         has_fractions: whether timestamps are no whole numbers.
         offset_us: microseconds that the file says to add to them (DSEC's ``t_offset``).
         sensor_size: height and width of the sensor, as the file states them.
@@ -53,6 +55,7 @@ class EventFacts:
     num_events: int
     first: float
     last: float
+    end_rates: tuple[float, float]
     has_fractions: bool
     offset_us: int | None
     sensor_size: Size | None
@@ -72,7 +75,10 @@ def event_facts(path: Path) -> EventFacts:
     try:
         stored = cached_file("event_facts", path, str(_VERSION), ".json")
         facts = json.loads(stored.read_text())
-        sizes = {name: facts[name] and tuple(facts[name]) for name in ("sensor_size", "extent")}
+        sizes = {
+            name: facts[name] and tuple(facts[name])
+            for name in ("sensor_size", "extent", "end_rates")
+        }
         return EventFacts(**facts | sizes)
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there yet, or damaged
@@ -105,6 +111,7 @@ def _read_facts(path: Path) -> EventFacts:
             num_events=len(t),
             first=first,
             last=last,
+            end_rates=_end_rates(times),
             has_fractions=has_fractions,
             offset_us=_offset_us(file),
             sensor_size=size,
@@ -113,6 +120,15 @@ def _read_facts(path: Path) -> EventFacts:
             is_cut=is_cut(file, path),
             notes=json.loads(file.attrs.get(NOTES, "[]")),
         )
+
+
+def _end_rates(times: NDArray[Any]) -> tuple[float, float]:
+    quarter = max(len(times) // 4, 1)
+    first, last = (
+        len(each) / max(float(each.max()) - float(each.min()), 1e-9)
+        for each in (times[:quarter], times[-quarter:])
+    )
+    return first, last
 
 
 def _require_undivided(group: h5py.Group, path: Path) -> None:
