@@ -2,12 +2,19 @@
 
 import io
 import sys
+from weakref import WeakSet
 
+import pytest
 from rich.table import Table
 from tqdm import tqdm
 
 from etram_det.progress import above_bars, screen, shown_progress
 from support.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _no_bars_of_other_tests(monkeypatch):
+    monkeypatch.setattr(tqdm, "_instances", WeakSet(), raising=False)
 
 
 def wide_table():

@@ -311,5 +311,10 @@ def simulated_root(
     with one_at_a_time(root):
         if (root / MANIFEST).is_file():
             return root, False
-        simulate(root, settings, workers, progress)
+        try:
+            simulate(root, settings, workers, progress)
+        except (OSError, UserError):  # where no lock was to be had, another one may have made it
+            if not (root / MANIFEST).is_file():
+                raise
+            return root, False
     return root, True

@@ -335,7 +335,8 @@ def test_it_gives_numpy_arrays_and_needs_no_lightning(checkpoint):
 import sys
 import numpy as np
 from etram_det import StreamingDetector
-found = StreamingDetector("random.ckpt", device="cpu")({name: np.arange(9) for name in "xypt"})
+t = np.arange(9)
+found = StreamingDetector("random.ckpt", device="cpu")({"x": t, "y": t, "p": t % 2, "t": t})
 arrays = (found.boxes, found.objectness, found.class_confidence, found.classes, found.scores)
 assert len(found) and all(type(array) is np.ndarray for array in arrays)
 assert [str(array.dtype) for array in arrays] == ["float32"] * 3 + ["int64", "float32"]

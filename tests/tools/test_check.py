@@ -99,7 +99,7 @@ def test_settings_are_those_of_fit(root, tmp_path, capsys):
     head, below = shown.partition("\nof ")[0], " ".join(shown.partition("What to set:")[2].split())
     assert "frames of 16x12 px and 100 ms, 8 classes, labels every 200 ms" in " ".join(head.split())
     assert cells(shown, "recordings, unusable", 3) == ["1, 0"] * 3
-    assert cells(shown, "labelled of all frames", 3) == ["5 of 10"] * 3
+    assert cells(shown, "labelled of all frames", 3) == ["5 of 9"] * 3  # at 0.1, 0.3 … 0.9 s
     unknown = f"names that no recording under {root} has: val_day_2: correct them"
     assert f"- data.subset: names.txt has {unknown}" in below
 
