@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.event_file import (
+    FIRST,
     LATEST,
     Column,
     Size,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import h5py
 
 NOTES = "etram_det_notes"  # attribute of files that were decoded from a camera's
-_VERSION = 3  # of the facts in the cache; raise it when they change
+_VERSION = 4  # of the facts in the cache; raise it when they change
 _LONGEST_SIDE = 2**14
 
 
@@ -42,6 +43,8 @@ class EventFacts:
         num_events: of all of the file, or of what is left of it.
         first: first timestamp, as it is stored.
         last: the latest timestamp at the end, as it is stored.
+        num_strays: events at the start that are far before all others.
+        first_steady: the first timestamp behind these, as it is stored.
         end_rates: events per unit of time, as it is stored, at the start and at the end.
         has_fractions: whether timestamps are no whole numbers.
         offset_us: microseconds that the file says to add to them (DSEC's ``t_offset``).
@@ -55,6 +58,8 @@ class EventFacts:
     num_events: int
     first: float
     last: float
+    num_strays: int
+    first_steady: float
     end_rates: tuple[float, float]
     has_fractions: bool
     offset_us: int | None
@@ -107,10 +112,13 @@ def _read_facts(path: Path) -> EventFacts:
             raise UserError(
                 f"{path}: {t.name} must hold times, got {first} to {last}: fetch the file again"
             )
+        num_strays = _num_strays(times[:FIRST])
         return EventFacts(
             num_events=len(t),
             first=first,
             last=last,
+            num_strays=num_strays,
+            first_steady=np.sort(times[:FIRST])[num_strays].item(),
             end_rates=_end_rates(times),
             has_fractions=has_fractions,
             offset_us=_offset_us(file),
@@ -120,6 +128,16 @@ def _read_facts(path: Path) -> EventFacts:
             is_cut=is_cut(file, path),
             notes=json.loads(file.attrs.get(NOTES, "[]")),
         )
+
+
+def _num_strays(times: NDArray[Any]) -> int:
+    """How many timestamps ``[E]`` are before the others by a thousand times what these span."""
+    ascending = np.sort(times).astype(np.float64)
+    most = len(ascending) // 100
+    gaps = ascending[1 : most + 1] - ascending[:most]
+    spans = ascending[-1] - ascending[1 : most + 1]
+    found = np.flatnonzero(gaps > 1000 * np.maximum(spans, 1e-9))
+    return int(found[-1]) + 1 if len(found) else 0
 
 
 def _end_rates(times: NDArray[Any]) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from etram_det.data.time_index import (
     without_events,
 )
 from etram_det.data.timeline import (
+    BEFORE_EVENTS,
     labelled_timeline,
     span_of_labels,
     timeline_without_labels,
@@ -37,6 +38,7 @@ from etram_det.errors import UserError
 
 # Share of the events outside a stated sensor: more are no stray ones, or its size is not believed.
 _STRAY, _CONTRADICTED = 0.01, 0.1
+_STRAY_US = 3600 * 10**6  # before all others: no pause, but faulty timestamps
 _CORNER = 0.4  # share of an assumed sensor below which the events may fill a smaller one
 
 
@@ -92,6 +94,7 @@ class RawRecording(Recording):
         self._num_events = facts.num_events
         ends = Timestamps(np.array([facts.first, facts.last]), unit)
         self._span: Span = int(ends[:1][0]), int(ends[1:][0])
+        self._leave_out_strays(facts, notes)
         require_ascending(self._span, ends.wrap_us, path)
         if facts.offset_us is not None:
             self._add_offset(facts.offset_us, box_path, window_us, notes)
@@ -111,6 +114,9 @@ class RawRecording(Recording):
                 f"got {input_size}: lower it, to {[height // 2, width // 2]} for half of the "
                 "sensor's"
             )
+        if early := timeline.dropped.get(BEFORE_EVENTS):
+            note = f"{early:,} boxes lie before its first event and are left out"
+            notes.append(Note(note, True, BEFORE_EVENTS))
         super().__init__(recording_name(path), path, sensor_size, input_size, timeline)
         self.notes = notes
         self._window_us = window_us
@@ -200,6 +206,15 @@ class RawRecording(Recording):
     def _note_repaired(self, index: TimeIndex) -> None:
         self.repaired_share = index.num_repaired / self._num_events
         self.events[REPAIRED] = index.num_repaired
+
+    def _leave_out_strays(self, facts: EventFacts, notes: list[Note]) -> None:
+        """Start behind the few events that lie hours before all others, as a stamp of 0 does."""
+        steady = int(Timestamps(np.array([facts.first_steady]), self._unit)[:][0])
+        before_us = steady - self._span[0]
+        if facts.num_strays and before_us >= _STRAY_US:
+            self._span = steady, self._span[1]
+            note = f"its first {facts.num_strays} events lie {before_us / 3.6e9:,.1f} hours before "
+            notes.append(Note(f"{note}the others and are left out", True, "strays"))
 
     def _add_offset(
         self, offset_us: int, box_path: Path | None, window_us: int, notes: list[Note]

@@ -30,6 +30,7 @@ from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
 _LEAD_US = 100_000  # RVT's: frames lead up to the first label for this long, at any label rate
+BEFORE_EVENTS = "boxes: before the first event"  # among the reasons of Timeline.dropped
 _MERGED_SHARE = 10  # times of one frame differ by less than a window over this
 
 
@@ -226,7 +227,10 @@ def labelled_timeline(
     _require_within_a_day(times[-1], origin_us, box_path)
     frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us, origin_us)
     at_label = np.isin(time_of_box, times)
-    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label))
+    early = int(np.count_nonzero(time_of_box < origin_us))
+    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label)) - early
+    if early:
+        dropped[BEFORE_EVENTS] = early
     label_frame = frame_of_time[np.searchsorted(times, time_of_box[at_label])]
     return Timeline(frame_end_us, label_frame, boxes[at_label], dropped)
 

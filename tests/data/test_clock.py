@@ -199,7 +199,7 @@ def test_timestamps_that_wrap_are_refused_by_name_and_strays_are_not(tmp_path):
     wrapped = {**events, "t": (stray % 2**32).astype(np.uint32)}
     with pytest.raises(UserError, match=r"\d us first and 999890 us last, a wrap at 32 bits: add"):
         opened(write_raw(tmp_path, "c", wrapped, size=SIZE), False)
-    wrapped["t"][0] = 0
+    wrapped["t"][:3000] = np.arange(3000)
     place = int(np.argmax(stray >= 2**32))
     recording = opened(write_raw(tmp_path, "a", wrapped, size=SIZE), False, time_unit="us")
     message = (
@@ -221,3 +221,32 @@ def test_gaps_of_minutes_are_read_to_the_end(tmp_path):
     assert len(recording) == 12_040
     frames = [recording.frames(i, i + 1).sum() for i in (0, 18, 6000, 12_022, 12_039)]
     assert [each > 0 for each in frames] == [True, True, False, True, True]
+
+
+def test_labels_before_the_first_event_are_left_out_and_said(tmp_path):
+    times = np.arange(100_000, 6_000_000, 100_000)
+    path = written(tmp_path, "a", boxes_at(times), shift=5_000_000, seconds=0.9)
+    recording = opened(path)
+    assert recording.frame_end_us[0] - 50_000 >= 5_000_000
+    assert recording.dropped["boxes: before the first event"] == 50
+    assert recording.dropped["boxes: between label times"] == 0
+    assert len(recording.label_boxes) == 9
+    (note,) = recording.notes
+    assert note.message == "50 boxes lie before its first event and are left out"
+    assert note.doubtful
+
+
+@pytest.mark.parametrize("strays", [1, 7])
+def test_few_events_hours_before_all_others_do_not_start_the_recording(tmp_path, strays):
+    events = random_events(40_000, 2.0, SIZE)
+    events["t"] += OFFSET_US
+    events["t"][:strays] = np.arange(strays)
+    times = np.arange(100_000, 2_000_000, 100_000) + OFFSET_US
+    recording = opened(write_raw(tmp_path, "a", events, boxes_at(times), SIZE))
+    assert len(recording) == 37
+    assert [note.message for note in recording.notes] == [
+        f"its first {strays} events lie 10.2 hours before the others and are left out"
+    ]
+    unlabelled = opened(write_raw(tmp_path, "b", events, size=SIZE), False)
+    assert len(unlabelled) == 40
+    assert unlabelled.frames(0, 40).sum() > 30_000
