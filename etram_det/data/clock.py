@@ -23,6 +23,7 @@ LONGEST_US = 24 * 3600 * 10**6
 # (1.1 Gev/s of 0.9 Mpx in the fastest of today's sensors, in bursts only); a moving scene gives
 # some 1 to 30, and noise alone more than the lower one.
 _LEAST_RATE, _GREATEST_RATE = 0.002, 200.0
+STRAY = 64  # events in a row whose timestamps are behind: fewer are strays, not a wrap
 _FEWEST_EVENTS = 1000  # on which rates are judged
 _SHORTEST_SLOW_S = 60  # a low rate is no more than a quiet scene in a shorter recording
 # Share of time that labels and events have in common, of the two together: in the right unit, and
@@ -134,6 +135,28 @@ def require_ascending(events: Span, wrap_us: int, path: Path) -> None:
             f"{', a wrap at 32 bits' if wrap else ''}: {remedy}, and write it with 64-bit "
             "timestamps"
         )
+
+
+def require_unwrapped(timestamps: NDArray[np.int64], start: int, wrap: int) -> None:
+    """Refuse timestamps ``[E]`` that wrap: repaired, all later ones would be the same.
+
+    Args:
+        timestamps: in any unit.
+        start: number of the first one in its file, for messages.
+        wrap: by how much they would fall.
+
+    Raises:
+        UserError: naming the event behind the wrap.
+    """
+    falls = np.flatnonzero(timestamps[:-1] - timestamps[1:] >= wrap // 2)
+    for place in falls.tolist():
+        before, behind = timestamps[place], timestamps[place + 1 : place + 1 + STRAY]
+        if behind.max() <= before - wrap // 2:
+            raise UserError(
+                f"timestamps must ascend, got a wrap from {before} to {behind[0]} at event "
+                f"{start + place + 1:,}: write it with 64-bit timestamps, {wrap} added to those "
+                "behind the wrap"
+            )
 
 
 def meet(events: Span, labels: Span, window_us: int) -> bool:

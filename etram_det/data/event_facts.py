@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.clock import require_unwrapped
 from etram_det.data.event_file import (
     FIRST,
     LATEST,
@@ -113,6 +114,12 @@ def _read_facts(path: Path) -> EventFacts:
                 f"{path}: {t.name} must hold times, got {first} to {last}: fetch the file again"
             )
         num_strays = _num_strays(times[:FIRST])
+        if times.dtype.kind in "iu":
+            end = times[-LATEST:].astype(np.int64)
+            try:
+                require_unwrapped(end, len(t) - len(end), 2**32)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
         return EventFacts(
             num_events=len(t),
             first=first,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.clock import Span, Timestamps
+from etram_det.data.clock import STRAY, Span, Timestamps, require_unwrapped
 from etram_det.data.labels import load_numbers
 from etram_det.errors import UserError
 from etram_det.files import cached_file, one_at_a_time, replacing
@@ -28,7 +28,6 @@ BLOCK = 2**14  # events from one timestamp of the index to the next
 _READ = 64 * BLOCK  # events read at a time while the index is made: 8 MB of timestamps
 _VERSION = 2  # of the index on disk; raise it when what is stored changes
 _GAP_US = 5_000  # without events, from which on a gap is kept
-_STRAY = 64  # events in a row whose timestamps are behind: fewer are strays, not a wrap
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class TimeIndex:
         num_repaired = 0
         latest = np.iinfo(np.int64).min
         for start in range(0, len(times), _READ):
-            timestamps = _timestamps(times, start, start + _READ + _STRAY)
-            _require_unwrapped(timestamps, start, getattr(times, "wrap_us", 2**32))
+            timestamps = _timestamps(times, start, start + _READ + STRAY)
+            require_unwrapped(timestamps, start, getattr(times, "wrap_us", 2**32))
             timestamps = timestamps[:_READ]
             repaired = np.maximum.accumulate(np.maximum(timestamps, latest))
             num_repaired += int(np.count_nonzero(repaired != timestamps))
@@ -168,19 +167,6 @@ def cached_time_index(
 
 def _place_in_cache(path: Path, clock: str) -> Path:
     return cached_file("time_index", path, f"{BLOCK}|{_VERSION}|{clock}", ".npy")
-
-
-def _require_unwrapped(timestamps: NDArray[np.int64], start: int, wrap_us: int) -> None:
-    """Refuse timestamps ``[E]`` that wrap: repaired, all later ones would be the same."""
-    falls = np.flatnonzero(timestamps[:-1] - timestamps[1:] >= wrap_us // 2)
-    for place in falls.tolist():
-        before, behind = timestamps[place], timestamps[place + 1 : place + 1 + _STRAY]
-        if behind.max() <= before - wrap_us // 2:
-            raise UserError(
-                f"timestamps must ascend, got a wrap from {before} to {behind[0]} us at event "
-                f"{start + place + 1:,}: write it with 64-bit timestamps, {wrap_us} us added to "
-                "those behind the wrap"
-            )
 
 
 def _timestamps(times: Times, start: int, stop: int) -> NDArray[np.int64]:

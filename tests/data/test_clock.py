@@ -203,11 +203,16 @@ def test_timestamps_that_wrap_are_refused_by_name_and_strays_are_not(tmp_path):
     place = int(np.argmax(stray >= 2**32))
     recording = opened(write_raw(tmp_path, "a", wrapped, size=SIZE), False, time_unit="us")
     message = (
-        rf"a_td.h5: timestamps must ascend, got a wrap from \d+ to \d+ us at event {place:,}: "
-        r"write it with 64-bit timestamps, 4294967296 us added"
+        rf"a_td.h5: timestamps must ascend, got a wrap from \d+ to \d+ at event {place:,}: "
+        r"write it with 64-bit timestamps, 4294967296 added"
     )
     with pytest.raises(UserError, match=message):
         recording.prepare()
+    short = {name: column[15_000:25_000] for name, column in wrapped.items()}
+    with pytest.raises(
+        UserError, match=rf"d_td.h5: .* a wrap .* at event {place - 15_000:,}: write"
+    ):
+        opened(write_raw(tmp_path, "d", short, size=SIZE), False)
     stray[20_000:20_010] = 0
     recording = opened(write_raw(tmp_path, "b", {**events, "t": stray}, size=SIZE), False)
     recording.prepare()
