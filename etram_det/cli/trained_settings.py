@@ -76,7 +76,7 @@ def trained_settings(
 
 def as_yaml(settings: Mapping[str, Any]) -> str:
     """Settings in a line that can stand for a ``--config`` file."""
-    return yaml.safe_dump(dict(settings), default_flow_style=True, width=2**20)
+    return yaml.safe_dump(dict(settings), default_flow_style=True, width=2**20, sort_keys=False)
 
 
 def described(
