@@ -24,7 +24,7 @@ _NOT_FOLLOWED = (
     *("num_workers", "pin_memory", "multiprocessing_context", "on_unreadable_recording"),
 )
 # Properties of the recordings: they follow where no other folder of them is given.
-_OF_FILES = ("time_unit", "subset", "subset_seed")
+_OF_FILES = ("time_unit", "clock", "sensor_size", "subset", "subset_seed")
 # What decides which detections there are and what counts as found.
 _OF_EVALUATION = (
     *("score_threshold", "nms_threshold", "max_detections"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,15 +87,8 @@ def unit_of(facts: EventFacts, num_pixels: int, unit: str | None, path: Path) ->
     """
     if unit is not None:
         return unit, False
-    span_s = {each: (facts.last - facts.first) * us / 1e6 for each, us in _US.items()}
-    # A pause or a clock that jumps makes the whole slow, but not its ends.
-    stored = (facts.num_events / max(facts.last - facts.first, 1e-9), *facts.end_rates)
-    rates = {each: [rate / us * 1e6 / num_pixels for rate in stored] for each, us in _US.items()}
-    plausible = [
-        each
-        for each, of in rates.items()
-        if min(of) <= _GREATEST_RATE and (max(of) >= _LEAST_RATE or span_s[each] < _SHORTEST_SLOW_S)
-    ]
+    rates, plausible = plausible_units(facts, num_pixels)
+    span_s = (facts.last - facts.first) * _US["us"] / 1e6
     is_known = facts.num_events >= _FEWEST_EVENTS
     if facts.has_fractions:
         candidates = [each for each in plausible if each != "ns"]
@@ -109,10 +103,72 @@ def unit_of(facts: EventFacts, num_pixels: int, unit: str | None, path: Path) ->
         return "us", False
     raise UserError(
         f"{path}: timestamps must be in microseconds, got {facts.num_events:,} events within "
-        f"{span_s['us']:,.6g} s, which is {rates['us'][0]:.2g} a second for each pixel of the "
+        f"{span_s:,.6g} s, which is {rates['us'][0]:.2g} a second for each pixel of the "
         "sensor: "
         f"they seem to be in {seems}: set data.time_unit to {seems}, or to us if they are not"
     )
+
+
+def plausible_units(facts: EventFacts, num_pixels: int) -> tuple[dict[str, list[float]], list[str]]:
+    """Events of a pixel per second in each unit, and the units in which these can be.
+
+    Args:
+        facts: what is known of the file.
+        num_pixels: of the sensor.
+
+    Returns:
+        By unit, rates over all of the recording, at its start and at its end; and the units.
+    """
+    span_s = {each: (facts.last - facts.first) * us / 1e6 for each, us in _US.items()}
+    # A pause or a clock that jumps makes the whole slow, but not its ends.
+    stored = (facts.num_events / max(facts.last - facts.first, 1e-9), *facts.end_rates)
+    rates = {each: [rate / us * 1e6 / num_pixels for rate in stored] for each, us in _US.items()}
+    plausible = [
+        each
+        for each, of in rates.items()
+        if min(of) <= _GREATEST_RATE and (max(of) >= _LEAST_RATE or span_s[each] < _SHORTEST_SLOW_S)
+    ]
+    return rates, plausible
+
+
+def require_unit_of_labels(
+    events: Span, times_us: NDArray[np.int64], units: Collection[str], path: Path
+) -> None:
+    """Refuse timestamps whose labels leave no doubt that they are not in microseconds.
+
+    Args:
+        events: first and last timestamp of the events, read as microseconds.
+        times_us: ``[L]`` times of the labels, ascending, each once.
+        units: in which the rate of the events is plausible.
+        path: the file of the events, for messages.
+
+    Raises:
+        UserError: naming the unit that they seem to have, and the labels with them.
+    """
+    if len(times_us) < 2:
+        return
+    labels = int(times_us[0]), int(times_us[-1])
+    spacing_us = float(np.median(np.diff(times_us)))
+    share = common_share(events, labels)
+    for unit in (each for each in units if each != "us"):
+        scaled = events[0] * _US[unit], events[1] * _US[unit]
+        alone = (
+            share < _LEAST_IN_COMMON
+            and _is_label_spacing(spacing_us)
+            and common_share(scaled, labels) > _LEAST_MEETING
+        )
+        both = (
+            share > _LEAST_MEETING
+            and not _is_label_spacing(spacing_us)
+            and _is_label_spacing(spacing_us * _US[unit])
+        )
+        if alone or both:
+            what = "timestamps and label times seem" if both else "timestamps seem"
+            raise UserError(
+                f"{path}: timestamps must be in microseconds, got {events[0]} to {events[1]} for "
+                f"labels from {labels[0]} to {labels[1]} us: its {what} to be in {unit}: set "
+                f"data.time_unit to {unit}, or to us if they are not"
+            )
 
 
 def require_ascending(events: Span, wrap_us: int, path: Path) -> None:
@@ -209,7 +265,7 @@ def require_microseconds(times_us: NDArray[np.int64], events: Span, path: Path) 
     if len(times_us) < _FEWEST_TIMES:
         return
     labels = float(times_us[0]), float(times_us[-1])
-    spacing_us = (labels[1] - labels[0]) / (len(times_us) - 1)
+    spacing_us = float(np.median(np.diff(times_us)))
     if _is_label_spacing(spacing_us) or common_share(events, labels) > _LEAST_IN_COMMON:
         return
     for unit in ("ms", "s", "ns"):

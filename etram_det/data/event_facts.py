@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import h5py
 
 NOTES = "etram_det_notes"  # attribute of files that were decoded from a camera's
-_VERSION = 4  # of the facts in the cache; raise it when they change
+_VERSION = 5  # of the facts in the cache; raise it when they change
 _LONGEST_SIDE = 2**14
 
 
@@ -52,6 +52,7 @@ class EventFacts:
         sensor_size: height and width of the sensor, as the file states them.
         extent: height and width that all but a hundredth of the events looked at fit in.
         share_outside: share of these events, in [0, 1], outside the stated sensor.
+        matrix_order: of the columns of a matrix, such as ``"t, x, y, p"``; empty for others.
         is_cut: whether the file ends before what was written into it.
         notes: of who decoded it from a camera's file: message, whether doubtful, kind of each.
     """
@@ -68,6 +69,7 @@ class EventFacts:
     extent: Size
     share_outside: float
     is_cut: bool
+    matrix_order: str = ""
     notes: Sequence[tuple[str, bool, str]] = ()
 
 
@@ -126,15 +128,21 @@ def _read_facts(path: Path) -> EventFacts:
             last=last,
             num_strays=num_strays,
             first_steady=np.sort(times[:FIRST])[num_strays].item(),
-            end_rates=_end_rates(times),
+            end_rates=_end_rates(times, len(t)),
             has_fractions=has_fractions,
             offset_us=_offset_us(file),
             sensor_size=size,
             extent=(int(sides[0]) + 1, int(sides[1]) + 1),
             share_outside=float(outside.mean()),
             is_cut=is_cut(file, path),
+            matrix_order=_matrix_order(columns),
             notes=json.loads(file.attrs.get(NOTES, "[]")),
         )
+
+
+def _matrix_order(columns: Mapping[str, Column]) -> str:
+    places = {column.part: name for name, column in columns.items()}
+    return ", ".join(places[i] for i in range(4)) if 0 in places else ""
 
 
 def _num_strays(times: NDArray[Any]) -> int:
@@ -147,13 +155,13 @@ def _num_strays(times: NDArray[Any]) -> int:
     return int(found[-1]) + 1 if len(found) else 0
 
 
-def _end_rates(times: NDArray[Any]) -> tuple[float, float]:
-    quarter = max(len(times) // 4, 1)
-    first, last = (
-        len(each) / max(float(each.max()) - float(each.min()), 1e-9)
-        for each in (times[:quarter], times[-quarter:])
-    )
-    return first, last
+def _end_rates(times: NDArray[Any], num_events: int) -> tuple[float, float]:
+    """Events per unit of time at the start and at the end, of the timestamps looked at there."""
+    first, last = times[:FIRST], times[-LATEST:]
+    if num_events <= FIRST + LATEST:  # those looked at are all, and one row
+        first, last = times[: max(num_events // 4, 1)], times[-max(num_events // 4, 1) :]
+    rates = (len(each) / max(float(each.max() - each.min()), 1e-9) for each in (first, last))
+    return next(rates), next(rates)
 
 
 def _require_undivided(group: h5py.Group, path: Path) -> None:

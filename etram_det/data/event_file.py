@@ -229,7 +229,14 @@ def _require_numbers(column: Column, path: Path) -> None:
 
 def _order_of(matrix: h5py.Dataset, place: str, path: Path) -> dict[str, int]:
     """Index of each column of a matrix ``[N, 4]``: x before y, t ascends, p has two values."""
-    rows = np.concatenate([matrix[:FIRST], matrix[max(len(matrix) - LATEST, FIRST) :]])
+    length = _readable_length(matrix, path)
+    if length == 0 and is_cut(matrix.file, path):
+        raise UserError(
+            f"{path}: was cut short, and nothing is left of {place}: fetch the file again"
+        )
+    rows = np.concatenate(
+        [matrix[: min(FIRST, length)], matrix[max(length - LATEST, FIRST) : length]]
+    )
     of_p = [i for i in range(4) if np.isin(rows[:, i], POLARITIES).all()]
     of_t = [
         i

@@ -93,8 +93,9 @@ def findings(recordings: Sequence[Recording]) -> list[tuple[str, bool]]:
         lines.append(
             (
                 f"{sum(each.labels_without_events for each in empty):,} labels have no event in "
-                f"their windows, as where a recording has stopped early or paused: {listed}{more}: "
-                "they stay labels: correct the recordings, or leave them out by data.subset",
+                "their windows, as where a recording has stopped early or paused, or clocks "
+                f"differ: {listed}{more}: they stay labels: correct the recordings, or leave them "
+                "out by data.subset",
                 any(each.labels_without_events > _STRAY * len(each.label_boxes) for each in empty),
             )
         )

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.clock import LONGEST_US, Span, Timestamps, meet, require_ascending, unit_of
+from etram_det.data.clock import (
+    LONGEST_US,
+    Span,
+    Timestamps,
+    meet,
+    plausible_units,
+    require_ascending,
+    unit_of,
+)
 from etram_det.data.event_facts import EventFacts, event_facts
 from etram_det.data.event_file import Column, Size, open_events
 from etram_det.data.labels import LabelSettings
@@ -29,7 +37,9 @@ from etram_det.data.time_index import (
     without_events,
 )
 from etram_det.data.timeline import (
+    AFTER_EVENTS,
     BEFORE_EVENTS,
+    WITHOUT_TIME,
     labelled_timeline,
     span_of_labels,
     timeline_without_labels,
@@ -38,7 +48,9 @@ from etram_det.errors import UserError
 
 # Share of the events outside a stated sensor: more are no stray ones, or its size is not believed.
 _STRAY, _CONTRADICTED = 0.01, 0.1
-_STRAY_US = 3600 * 10**6  # before all others: no pause, but faulty timestamps
+_MANY_EMPTY, _FEW_WINDOWS = 0.1, 100  # share of the windows, and number: less is a short pause
+_QUIET, _LONG_HOURS = 0.1, 0.25  # events of a pixel per second, over longer than this
+_STRAY_US = 60 * 10**6  # before all others: no pause, but faulty timestamps
 _CORNER = 0.4  # share of an assumed sensor below which the events may fill a smaller one
 
 
@@ -80,6 +92,9 @@ class RawRecording(Recording):
         notes += [Note(*note) for note in facts.notes]
         height, width = sensor_size
         unit, is_inferred = unit_of(facts, height * width, frame_settings.time_unit, path)
+        rates, units = plausible_units(facts, height * width)
+        if facts.matrix_order:
+            notes.append(Note(f"the columns of its matrix are taken as {facts.matrix_order}"))
         if is_inferred:
             notes.append(Note(f"its timestamps are in {unit}, by span and rate (data.time_unit)"))
         if facts.is_cut:
@@ -100,7 +115,14 @@ class RawRecording(Recording):
             self._add_offset(facts.offset_us, box_path, window_us, notes)
         try:
             timeline = labelled_timeline(
-                path, box_path, sensor_size, split, frame_settings, label_settings, self._span
+                path,
+                box_path,
+                sensor_size,
+                split,
+                frame_settings,
+                label_settings,
+                self._span,
+                units,
             )
         except NoLabels as error:
             ends_us = _consecutive_ends(self._span, path, window_us)
@@ -114,9 +136,14 @@ class RawRecording(Recording):
                 f"got {input_size}: lower it, to {[height // 2, width // 2]} for half of the "
                 "sensor's"
             )
-        if early := timeline.dropped.get(BEFORE_EVENTS):
-            note = f"{early:,} boxes lie before its first event and are left out"
-            notes.append(Note(note, True, BEFORE_EVENTS))
+        for reason in (BEFORE_EVENTS, AFTER_EVENTS, WITHOUT_TIME):
+            if count := timeline.dropped.get(reason):
+                what = reason.removeprefix("boxes: ")
+                notes.append(Note(f"{count:,} boxes {what} are left out", True, reason))
+        hours = (self._span[1] - self._span[0]) / 3.6e9
+        if box_path is None and "ns" in units and max(rates["us"]) < _QUIET and hours > _LONG_HOURS:
+            note = f"its events span {hours:,.1f} hours, and are few for that: if their timestamps "
+            notes.append(Note(f"{note}are in ns, set data.time_unit", True, "slow"))
         super().__init__(recording_name(path), path, sensor_size, input_size, timeline)
         self.notes = notes
         self._window_us = window_us
@@ -146,7 +173,11 @@ class RawRecording(Recording):
         if (index := self._stored_index()) is None:
             with open_events(self.path) as columns:
                 index = self._index(columns["t"], progress)
-        self._count_labels_without_events(index.gap_us)
+        empty = self._count_labels_without_events(index.gap_us)
+        if not self._is_prepared and empty.mean() > _MANY_EMPTY and empty.sum() > _FEW_WINDOWS:
+            note = f"{empty.sum():,} of its {len(empty):,} windows hold no event, as in a pause or "
+            note += "where its clock jumps"
+            self.notes.append(Note(note, True, "windows without events"))
         self._note_repaired(index)
         self._is_prepared = True
 
@@ -213,8 +244,8 @@ class RawRecording(Recording):
         before_us = steady - self._span[0]
         if facts.num_strays and before_us >= _STRAY_US:
             self._span = steady, self._span[1]
-            note = f"its first {facts.num_strays} events lie {before_us / 3.6e9:,.1f} hours before "
-            notes.append(Note(f"{note}the others and are left out", True, "strays"))
+            note = f"its first {facts.num_strays} events lie {before_us / 1e6:,.0f} s before the "
+            notes.append(Note(f"{note}others and are left out", True, "strays"))
 
     def _add_offset(
         self, offset_us: int, box_path: Path | None, window_us: int, notes: list[Note]
@@ -232,9 +263,10 @@ class RawRecording(Recording):
         self._span, self._offset_us = shifted, offset_us
         notes.append(Note("its t_offset is added to its timestamps", kind="t_offset"))
 
-    def _count_labels_without_events(self, gap_us: NDArray[np.int64]) -> None:
+    def _count_labels_without_events(self, gap_us: NDArray[np.int64]) -> NDArray[np.bool_]:
         empty = without_events(self.frame_end_us, self._window_us, self._span, gap_us)
         self.labels_without_events = int(np.count_nonzero(empty[self.label_frame]))
+        return empty
 
 
 def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note]]:
@@ -253,7 +285,10 @@ def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note
             return size, [Note(f"{note}: set data.sensor_size if it is another")]
         return size, [Note(f"{note}: set data.sensor_size", True, kind)]
     note = f"its file states a sensor of {size[1]}x{size[0]} px, but {reached}"
-    if facts.share_outside > _CONTRADICTED and given and height <= given[0] and width <= given[1]:
+    fits = given and height <= given[0] and width <= given[1]
+    # The default is used like a size that was set only where the events fill it.
+    is_set = given != SENSOR_SIZE or height * width >= _CORNER * SENSOR_SIZE[0] * SENSOR_SIZE[1]
+    if facts.share_outside > _CONTRADICTED and given and fits and is_set:
         note = f"{note}: data.sensor_size, {given[1]}x{given[0]}, is used"
         return given, [Note(note, True, "another sensor than stated")]
     if facts.share_outside > _STRAY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from etram_det.data.clock import (
     common_share,
     require_meeting,
     require_microseconds,
+    require_unit_of_labels,
 )
 from etram_det.data.labels import LabelSettings, boxes_from, filter_boxes, left_out, load_array
 from etram_det.data.recording import (
@@ -30,7 +32,11 @@ from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
 _LEAD_US = 100_000  # RVT's: frames lead up to the first label for this long, at any label rate
-BEFORE_EVENTS = "boxes: before the first event"  # among the reasons of Timeline.dropped
+# Among the reasons of Timeline.dropped.
+BEFORE_EVENTS = "boxes: before the first event"
+AFTER_EVENTS = "boxes: long after the last event"
+WITHOUT_TIME = "boxes: without a time"
+_FAR_US = 60 * 10**6  # behind the events, and as long as these: later labels lead through nothing
 _MERGED_SHARE = 10  # times of one frame differ by less than a window over this
 
 
@@ -178,6 +184,7 @@ def labelled_timeline(
     frame_settings: FrameSettings,
     label_settings: LabelSettings,
     events: Span | None = None,
+    units: Collection[str] = (),
 ) -> Timeline:
     """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames.
 
@@ -189,6 +196,7 @@ def labelled_timeline(
         frame_settings: how events become frames.
         label_settings: which boxes become labels.
         events: first and last timestamp of the events; None where these are not there.
+        units: in which the rate of the events is plausible; only looked at where none is set.
 
     Raises:
         UserError: the file is damaged, the settings do not fit it, or its labels and the events
@@ -203,6 +211,9 @@ def labelled_timeline(
     jitter_us = label_settings.jitter_ms * 1000
     _require_multiple(label_settings.interval_ms, frame_settings.window_ms)
     stored = _stored_boxes(box_path, label_settings, frame_settings.time_unit, events)
+    num_stored = len(stored)
+    stored = stored[stored["t"] > np.iinfo(np.int64).min]  # no numbers, where times are floats
+    num_untimed = num_stored - len(stored)
     if len(stored) == 0:
         raise no_boxes(box_path)
     boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
@@ -211,12 +222,16 @@ def labelled_timeline(
     stored_times = np.unique(stored["t"])
     first_us, last_us = int(stored_times[0]), int(stored_times[-1])
     if events is not None:
+        if frame_settings.time_unit is None:
+            require_unit_of_labels(events, stored_times, units, path)
         require_microseconds(stored_times, events, box_path)
         require_meeting(events, (first_us, last_us), window_us, path)
         origin_us = origin_of(events, interval_us)
     else:  # within a day of 0, or of their own start
         origin_us = 0 if last_us <= LONGEST_US else first_us - interval_us
-    times = label_times(np.unique(time_of_box), interval_us, jitter_us, origin_us)
+    far_us = LONGEST_US + last_us if events is None else _far_behind(events)
+    usable = time_of_box[time_of_box <= far_us]
+    times = label_times(np.unique(usable), interval_us, jitter_us, origin_us)
     if not times:
         start = " after the first event" if origin_us else ""
         raise NoUsableLabels(
@@ -228,11 +243,17 @@ def labelled_timeline(
     frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us, origin_us)
     at_label = np.isin(time_of_box, times)
     early = int(np.count_nonzero(time_of_box < origin_us))
-    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label)) - early
-    if early:
-        dropped[BEFORE_EVENTS] = early
+    late = len(time_of_box) - len(usable)
+    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label)) - early - late
+    reasons = {BEFORE_EVENTS: early, AFTER_EVENTS: late, WITHOUT_TIME: num_untimed}
+    dropped |= {reason: count for reason, count in reasons.items() if count}
     label_frame = frame_of_time[np.searchsorted(times, time_of_box[at_label])]
     return Timeline(frame_end_us, label_frame, boxes[at_label], dropped)
+
+
+def _far_behind(events: Span) -> int:
+    """The last time at which a label may lie; it counts as one without events after the last."""
+    return events[1] + max(_FAR_US, events[1] - events[0])
 
 
 def _require_multiple(interval_ms: int, window_ms: int) -> None:
@@ -260,7 +281,6 @@ def _stored_boxes(
         return np.empty(0, BOX_DTYPE)  # whatever its type
     names_and_filters = settings.class_names, settings.filters
     boxes = boxes_from(array, path, *names_and_filters)
-    boxes = boxes[boxes["t"] > np.iinfo(np.int64).min]  # not a number, where times are floats
     if time_unit in (None, "us") or events is None or len(boxes) == 0:
         return boxes
     scaled = boxes_from(array, path, *names_and_filters, time_unit)
@@ -279,6 +299,6 @@ def span_of_labels(path: Path) -> Span | None:
     """
     array = load_array(path)
     names = [name for name in ("t", "ts") if name in (array.dtype.names or ())]
-    if not names or array.size == 0:
-        return None
-    return int(array[names[0]].min()), int(array[names[0]].max())
+    times = array[names[0]] if names else np.empty(0)
+    times = times[np.isfinite(times)] if times.dtype.kind in "iuf" else times[:0]
+    return (int(times.min()), int(times.max())) if len(times) else None

@@ -237,7 +237,7 @@ def test_labels_before_the_first_event_are_left_out_and_said(tmp_path):
     assert recording.dropped["boxes: between label times"] == 0
     assert len(recording.label_boxes) == 9
     (note,) = recording.notes
-    assert note.message == "50 boxes lie before its first event and are left out"
+    assert note.message == "50 boxes before the first event are left out"
     assert note.doubtful
 
 
@@ -250,8 +250,75 @@ def test_few_events_hours_before_all_others_do_not_start_the_recording(tmp_path,
     recording = opened(write_raw(tmp_path, "a", events, boxes_at(times), SIZE))
     assert len(recording) == 37
     assert [note.message for note in recording.notes] == [
-        f"its first {strays} events lie 10.2 hours before the others and are left out"
+        f"its first {strays} events lie 36,607 s before the others and are left out"
     ]
     unlabelled = opened(write_raw(tmp_path, "b", events, size=SIZE), False)
     assert len(unlabelled) == 40
     assert unlabelled.frames(0, 40).sum() > 30_000
+
+
+@pytest.mark.parametrize("labels_in_ms", [True, False])
+def test_milliseconds_of_a_long_recording_are_seen_too(tmp_path, labels_in_ms):
+    times = np.arange(100_000, 10_000_000, 100_000)
+    boxes = boxes_at(times // 1000 if labels_in_ms else times)
+    path = written(tmp_path, "a", boxes, scale=1 / 1000, num_events=300_000, seconds=10.0)
+    for require_labels in (True, False):
+        with pytest.raises(UserError, match=r"seem to be in ms: set data.time_unit to ms"):
+            opened(path, require_labels)
+    assert len(opened(path, time_unit="ms").label_boxes) == 99
+
+
+@pytest.mark.parametrize("labels_in_ns", [True, False])
+def test_nanoseconds_at_usual_rates_are_seen_by_the_labels(tmp_path, labels_in_ns):
+    times = np.arange(100_000, 4_000_000, 100_000)
+    boxes = boxes_at(times * 1000 if labels_in_ns else times)
+    path = written(tmp_path, "a", boxes, scale=1000, num_events=400_000, seconds=4.0)
+    with pytest.raises(UserError, match=r"a_td.h5: .* seem to be in ns: set data.time_unit to ns"):
+        opened(path)
+    recording = opened(path, time_unit="ns")
+    assert (len(recording), len(recording.label_boxes)) == (78, 39)
+    (tmp_path / "a_bbox.npy").unlink()
+    (note,) = opened(path, require_labels=False).notes
+    assert note.doubtful
+    assert "are in ns, set data.time_unit" in note.message
+
+
+def test_seconds_of_a_long_recording_are_inferred_too(tmp_path):
+    events = random_events(300_000, 10.0, SIZE)
+    events["t"] = events["t"] / 1e6
+    recording = opened(write_raw(tmp_path, "a", events, size=SIZE), False)
+    assert [note.message for note in recording.notes] == [
+        "its timestamps are in s, by span and rate (data.time_unit)"
+    ]
+    assert len(recording) == 200
+
+
+def test_hours_of_empty_windows_are_doubtful(tmp_path):
+    events = random_events(40_000, 2.0, SIZE)
+    events["t"][20_000:] += 3600 * 10**6
+    times = np.append(np.arange(100_000, 900_000, 100_000), 3_601_900_000)
+    recording = opened(write_raw(tmp_path, "a", events, boxes_at(times), SIZE))
+    recording.prepare()
+    (note,) = recording.notes
+    assert note.doubtful
+    assert note.message.startswith("71,999 of its 72,038 windows hold no event, as in a pause or")
+
+
+def test_a_label_long_behind_the_events_does_not_make_windows(tmp_path):
+    times = np.append(np.arange(100_000, 2_000_000, 100_000), 36_000_000_000)
+    recording = opened(written(tmp_path, "a", boxes_at(times)))
+    assert len(recording) == 38
+    assert recording.dropped["boxes: long after the last event"] == 1
+    assert [note.message for note in recording.notes] == [
+        "1 boxes long after the last event are left out"
+    ]
+
+
+def test_boxes_without_a_time_are_counted(tmp_path):
+    boxes = boxes_at(np.arange(100_000, 2_000_000, 100_000))
+    fields = [(name, "<f8" if name == "t" else boxes.dtype[name]) for name in boxes.dtype.names]
+    untimed = boxes.astype(fields)
+    untimed["t"][::2] = np.nan
+    recording = opened(written(tmp_path, "a", untimed))
+    assert recording.dropped["boxes: without a time"] == 10
+    assert [note.doubtful for note in recording.notes] == [True]

@@ -181,6 +181,24 @@ def test_a_cut_file_is_used_as_far_as_it_goes_and_said(tmp_path):
     np.testing.assert_array_equal(ours, whole(write_raw(tmp_path, "part", last)))
 
 
+def test_the_order_of_a_matrix_is_said_and_a_cut_one_is_used(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["height"], file["width"] = SIZE
+        rows = file.create_dataset("events", (3000, 4), np.int64, chunks=(500, 4))
+        for start in range(0, 3000, 500):
+            rows[start : start + 500] = matrix("txyp")[start : start + 500]
+            file.flush()
+    order = "the columns of its matrix are taken as t, x, y, p"
+    assert [note.message for note in open_recording(path, FRAMES).notes] == [order]
+    recording = open_recording(cut(path, 0.7), FRAMES)
+    assert [note.message for note in recording.notes][0] == order
+    assert 500 <= recording.num_events < 2500
+    assert recording.frames(0, 3).sum() > 100
+    with pytest.raises(UserError, match="was cut short, and nothing is left of events"):
+        open_recording(cut(path, 0.1), FRAMES)
+
+
 def test_a_file_that_is_cut_while_it_is_used_is_refused(tmp_path):
     recording = open_recording(interleaved(tmp_path / "a.h5"), FRAMES)
     recording.frames(0, 2)

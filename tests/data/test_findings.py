@@ -39,9 +39,9 @@ def root(tmp_path):
 
 
 LABELS = (
-    "19 labels have no event in their windows, as where a recording has stopped early or paused: "
-    "9 of 19 of train_day_1, 6 of 19 of train_day_3, 4 of 19 of train_day_2: they stay labels: "
-    "correct the recordings, or leave them out by data.subset"
+    "19 labels have no event in their windows, as where a recording has stopped early or paused, "
+    "or clocks differ: 9 of 19 of train_day_1, 6 of 19 of train_day_3, 4 of 19 of train_day_2: "
+    "they stay labels: correct the recordings, or leave them out by data.subset"
 )
 
 

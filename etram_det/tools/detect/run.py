@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from etram_det.data.layouts import recording_paths
@@ -130,12 +131,13 @@ class Run:
                             f"{path}: another recording is named {recording.name} too: detect in "
                             "it apart, with another --output"
                         )
+                    recording.prepare()
                 except UserError as error:
                     failures.append(error)
                     continue
                 for note in recording.notes:
                     bar.console.out(f"{recording.name}: {self.in_own_keys(note.message)}")
-                task = bar.add_task(recording.name, total=len(recording))
+                task = bar.add_task(escape(recording.name), total=len(recording))
                 failure = self._detect_in(recording, placement, partial(bar.advance, task))
                 failures += [failure] if failure else []
         if failures and num_given == 1:
@@ -285,7 +287,7 @@ def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> G
             latencies_ms = 1000 * np.quantile(measured.latencies_s[1:], [0.5, 0.95])
             rate = (windows - 1) / max(measured.elapsed_s, 1e-9)
             speeds = [f"{each:.1f}" for each in (rate, *latencies_ms)]
-        speed.add_row(name, str(windows), *speeds, str(measured.counts.total()))
+        speed.add_row(escape(name), str(windows), *speeds, str(measured.counts.total()))
     speed.caption = (
         "rate and ms without the first window; ms: from reading a window's events to its boxes"
     )
@@ -304,5 +306,5 @@ def _table(first: str, others: Iterable[str]) -> Table:
     table = Table()
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(escape(name), justify="right", overflow="fold")
     return table
