@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE, corners
 from etram_det.errors import UserError
 
+_LATE_US = 100_000  # windows lead back to the start of the clock, which is this near to 0
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
 REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
@@ -132,6 +133,13 @@ class Recording(ABC):
 
     def __len__(self) -> int:
         return len(self.frame_end_us)
+
+    @property
+    def start_us(self) -> int:
+        """Where its clock starts: 0 as in RVT, or its first window if that is much later."""
+        ends = self.frame_end_us[:2].tolist()
+        start = 2 * ends[0] - ends[1] if len(ends) == 2 else 0
+        return 0 if start < _LATE_US else start
 
     def label_areas(self) -> NDArray[np.float32]:
         """Areas ``[M]`` of all labels in square pixels of the input frame."""

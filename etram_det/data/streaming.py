@@ -227,6 +227,7 @@ class Chunk:
         fault: why the recording is unreadable, in which case there are no frames.
         num_outside: events in the frames' windows that lay outside the sensor and were dropped.
         repaired_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
+        start_us: where the recording's clock starts.
     """
 
     request: ChunkRequest
@@ -238,6 +239,7 @@ class Chunk:
     fault: str | None = None
     num_outside: int = 0
     repaired_share: float = 0.0
+    start_us: int = 0
 
 
 @dataclass(eq=False)
@@ -288,6 +290,7 @@ class ChunkDataset(Dataset[Chunk]):
             scale,
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
             repaired_share=recording.repaired_share,
+            start_us=recording.start_us,
         )
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed)
@@ -336,6 +339,7 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         faults={b: chunk.fault for b, chunk in lanes if chunk.fault is not None},
         num_outside={b: chunk.num_outside for b, chunk in lanes if chunk.num_outside},
         repaired_share={b: chunk.repaired_share for b, chunk in lanes if chunk.repaired_share},
+        start_us={b: chunk.start_us for b, chunk in lanes if chunk.start_us},
     )
 
 

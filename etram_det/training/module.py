@@ -227,6 +227,7 @@ class DetectionModule(pl.LightningModule):
             recording=[batch.recording[i] for i in lane.tolist()],
             time_us=batch.time_us.flatten()[labels.frame],
             scale=batch.scale[lane],
+            start_us=torch.tensor([batch.start_us.get(i, 0) for i in lane.tolist()]),
         )
 
     def on_validation_epoch_start(self) -> None:

@@ -66,6 +66,7 @@ def test_windows_start_with_the_first_event_of_a_clock_that_starts_anywhere(tmp_
     assert recording.frame_end_us[-1] == OFFSET_US + 1_900_000
     assert len(recording.label_boxes) == 19
     assert recording.labels_without_events == 0
+    assert recording.start_us == OFFSET_US + 50_000  # with its first window
     frames = recording.frames(0, len(recording))
     assert np.all(frames.sum(axis=(1, 2, 3)) > 500)
 

@@ -36,6 +36,7 @@ class FakeRecording:
         self.frame_end_us = 50_000 * np.arange(1, num_frames + 1)
         self.dropped = {}
         self.repaired_share = 0.25 * index
+        self.start_us = 1000 * index
 
     def __len__(self):
         return len(self.frame_end_us)

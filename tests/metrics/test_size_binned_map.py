@@ -36,7 +36,7 @@ def found(boxes, classes, confidence, objectness=None):
 NOTHING = found([], [], [])
 
 
-def add(metric, frames, recording="a", scale=1.0):
+def add(metric, frames, recording="a", scale=1.0, start=None):
     """Update with frames of (label boxes, label classes, detections, time in us)."""
     boxes, classes, detections, times = zip(*frames, strict=True)
     labels = Labels.stack(
@@ -50,6 +50,7 @@ def add(metric, frames, recording="a", scale=1.0):
         [recording] * len(frames),
         torch.tensor(times),
         torch.full((len(frames), 2), scale),
+        None if start is None else torch.full((len(frames),), start),
     )
 
 
@@ -243,6 +244,16 @@ def test_prophesee_filter_at_its_bounds(protocol, scale):
     result = metrics_of(metric)
     assert (result["num_boxes"], result["num_frames"], result["AP"]) == (2, 1, 1)
     assert (result["num_dropped_labels"], result["num_dropped_detections"]) == (6, 6)
+
+
+def test_protocols_count_from_the_start_of_a_recordings_clock():
+    boxes = [[0, 0, 80, 80]]
+    detections = found(boxes, [0], [0.9])
+    for start in (0, 50_000_000_000):
+        metric = SizeBinnedMAP(class_names=["car"], protocol="prophesee")
+        times = [start + 100_000, start + 500_000, start + 600_000, start + 700_000]
+        add(metric, [(boxes, [0], detections, time) for time in times], start=start)
+        assert metrics_of(metric)["num_frames"] == 2
 
 
 def test_labelled_frame_without_boxes_holds_false_positives_only_in_full():
