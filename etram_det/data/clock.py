@@ -119,9 +119,10 @@ def plausible_units(facts: EventFacts, num_pixels: int) -> tuple[dict[str, list[
     Returns:
         By unit, rates over all of the recording, at its start and at its end; and the units.
     """
-    span_s = {each: (facts.last - facts.first) * us / 1e6 for each, us in _US.items()}
+    span = max(facts.last_steady - facts.first_steady, 1e-9)
+    span_s = {each: span * us / 1e6 for each, us in _US.items()}
     # A pause or a clock that jumps makes the whole slow, but not its ends.
-    stored = (facts.num_events / max(facts.last - facts.first, 1e-9), *facts.end_rates)
+    stored = (facts.num_events / span, *facts.end_rates)
     rates = {each: [rate / us * 1e6 / num_pixels for rate in stored] for each, us in _US.items()}
     plausible = [
         each
@@ -206,10 +207,11 @@ def require_unwrapped(timestamps: NDArray[np.int64], start: int, wrap: int) -> N
     """
     falls = np.flatnonzero(timestamps[:-1] - timestamps[1:] >= wrap // 2)
     for place in falls.tolist():
-        before, behind = timestamps[place], timestamps[place + 1 : place + 1 + STRAY]
-        if behind.max() <= before - wrap // 2:
+        before = timestamps[max(place + 1 - STRAY, 0) : place + 1]
+        behind = timestamps[place + 1 : place + 1 + STRAY]
+        if behind.max() <= before.min() - wrap // 2:
             raise UserError(
-                f"timestamps must ascend, got a wrap from {before} to {behind[0]} at event "
+                f"timestamps must ascend, got a wrap from {before[-1]} to {behind[0]} at event "
                 f"{start + place + 1:,}: write it with 64-bit timestamps, {wrap} added to those "
                 "behind the wrap"
             )

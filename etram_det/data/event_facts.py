@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import h5py
 
 NOTES = "etram_det_notes"  # attribute of files that were decoded from a camera's
-_VERSION = 5  # of the facts in the cache; raise it when they change
+_VERSION = 6  # of the facts in the cache; raise it when they change
 _LONGEST_SIDE = 2**14
 
 
@@ -46,6 +46,7 @@ class EventFacts:
         last: the latest timestamp at the end, as it is stored.
         num_strays: events at the start that are far before all others.
         first_steady: the first timestamp behind these, as it is stored.
+        last_steady: the latest timestamp at the end but for few that are far behind all others.
         end_rates: events per unit of time, as it is stored, at the start and at the end.
         has_fractions: whether timestamps are no whole numbers.
         offset_us: microseconds that the file says to add to them (DSEC's ``t_offset``).
@@ -62,6 +63,7 @@ class EventFacts:
     last: float
     num_strays: int
     first_steady: float
+    last_steady: float
     end_rates: tuple[float, float]
     has_fractions: bool
     offset_us: int | None
@@ -128,6 +130,7 @@ def _read_facts(path: Path) -> EventFacts:
             last=last,
             num_strays=num_strays,
             first_steady=np.sort(times[:FIRST])[num_strays].item(),
+            last_steady=_last_steady(times[-LATEST:]),
             end_rates=_end_rates(times, len(t)),
             has_fractions=has_fractions,
             offset_us=_offset_us(file),
@@ -155,13 +158,23 @@ def _num_strays(times: NDArray[Any]) -> int:
     return int(found[-1]) + 1 if len(found) else 0
 
 
+def _last_steady(times: NDArray[Any]) -> float:
+    """The latest of the timestamps ``[E]`` that are not far behind the others."""
+    num_strays = _num_strays(-times.astype(np.float64))
+    return np.sort(times)[len(times) - 1 - num_strays].item()
+
+
 def _end_rates(times: NDArray[Any], num_events: int) -> tuple[float, float]:
     """Events per unit of time at the start and at the end, of the timestamps looked at there."""
     first, last = times[:FIRST], times[-LATEST:]
     if num_events <= FIRST + LATEST:  # those looked at are all, and one row
         first, last = times[: max(num_events // 4, 1)], times[-max(num_events // 4, 1) :]
-    rates = (len(each) / max(float(each.max() - each.min()), 1e-9) for each in (first, last))
-    return next(rates), next(rates)
+    ends = (np.quantile(each.astype(np.float64), (0.01, 0.99)) for each in (first, last))
+    rates = [
+        0.98 * size / max(high - low, 1e-9)
+        for size, (low, high) in zip((len(first), len(last)), ends, strict=True)
+    ]
+    return float(rates[0]), float(rates[1])
 
 
 def _require_undivided(group: h5py.Group, path: Path) -> None:

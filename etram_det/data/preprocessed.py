@@ -86,6 +86,11 @@ class PreprocessedRecording(Recording):
             line = "data.downsample: sum has no effect on frames that are stored already"
             self.notes.append(Note(line))
 
+    @property
+    def start_us(self) -> int:
+        """0, as RVT's clocks have it."""
+        return 0
+
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         with open_hdf5(self.path, "preprocess again") as file:
             frames = file["data"][start:stop]

@@ -122,7 +122,7 @@ class RawRecording(Recording):
                 frame_settings,
                 label_settings,
                 self._span,
-                units,
+                units if facts.last == facts.last_steady else (),  # a clock that jumps misleads
             )
         except NoLabels as error:
             ends_us = _consecutive_ends(self._span, path, window_us)

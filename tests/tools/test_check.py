@@ -199,8 +199,8 @@ def _milliseconds(root):
 
 DOUBTS = {
     _cut_events: "5 labels have no event in their windows, as where a recording has stopped early "
-    "or paused: 5 of 10 of train_day_1: they stay labels: correct the recordings, or leave them "
-    "out by data.subset",
+    "or paused, or clocks differ: 5 of 10 of train_day_1: they stay labels: correct the "
+    "recordings, or leave them out by data.subset",
     _unreadable: "1 of 4 recordings cannot be used: {root}/val/val_day_1_td.h5: cannot be read as "
     "HDF5",
     _small_sensor: "1 of 4 recordings (train_day_1): its file states a sensor of 32x24 px, but its "
