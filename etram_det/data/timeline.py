@@ -218,8 +218,9 @@ def labelled_timeline(
         raise no_boxes(box_path)
     boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]
-    time_of_box = merged_times(boxes["t"], min(jitter_us, window_us // _MERGED_SHARE))
-    stored_times = np.unique(stored["t"])
+    tolerance_us = min(jitter_us, window_us // _MERGED_SHARE)
+    time_of_box = merged_times(boxes["t"], tolerance_us)
+    stored_times = np.unique(merged_times(np.sort(stored["t"]), tolerance_us))
     first_us, last_us = int(stored_times[0]), int(stored_times[-1])
     if events is not None:
         if frame_settings.time_unit is None:

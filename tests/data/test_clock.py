@@ -170,6 +170,9 @@ def test_times_of_one_frame_that_differ_by_microseconds_are_one(tmp_path):
     np.testing.assert_array_equal(ours.label_frame, theirs.label_frame)
     assert len(ours.label_boxes) == len(theirs.label_boxes) == 76
     assert ours.boxes(1)[1].tolist() == [0, 3, 5, 1]  # in the order of their times
+    spread = exact.copy()
+    spread["t"] += np.tile([0, 600, 1200, 1900], 19)
+    assert len(opened(written(tmp_path, "e", spread)).label_boxes) == 76
     apart = opened(written(tmp_path, "c", rounded), jitter_ms=0)
     assert len(apart.label_boxes) == 19
     fast = boxes_at(np.arange(100_000, 1_900_000, 1_000))  # 1000 labelled times a second
