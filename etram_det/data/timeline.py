@@ -221,6 +221,8 @@ def labelled_timeline(
     tolerance_us = min(jitter_us, window_us // _MERGED_SHARE)
     time_of_box = merged_times(boxes["t"], tolerance_us)
     stored_times = np.unique(merged_times(np.sort(stored["t"]), tolerance_us))
+    if len(stored_times) == 1:  # seconds, say, which are a microsecond apart
+        stored_times = np.unique(stored["t"])
     first_us, last_us = int(stored_times[0]), int(stored_times[-1])
     if events is not None:
         if frame_settings.time_unit is None:
