@@ -127,7 +127,9 @@ def plausible_units(facts: EventFacts, num_pixels: int) -> tuple[dict[str, list[
     plausible = [
         each
         for each, of in rates.items()
-        if min(of) <= _GREATEST_RATE and (max(of) >= _LEAST_RATE or span_s[each] < _SHORTEST_SLOW_S)
+        # Microseconds are believed wherever they can be, others only where they fit throughout.
+        if (min(of) if each == "us" else max(of)) <= _GREATEST_RATE
+        and (max(of) >= _LEAST_RATE or span_s[each] < _SHORTEST_SLOW_S)
     ]
     return rates, plausible
 

@@ -36,6 +36,7 @@ CLASS_NAMES_OF = {
 _ONLY_NAMED = "only_named_classes"
 _UNNAMED = 2**32 - 1  # class id of boxes that this filter is to drop
 
+NO_TIME = np.iinfo(np.int64).min  # of boxes whose time is no finite number
 _NEEDED_FIELDS = ("t", "x", "y", "w", "h", "class_id")
 _OLD_NAMES = {"t": "ts", "class_confidence": "confidence"}
 # What np.load raises for files that are missing, cut short or overwritten.
@@ -165,7 +166,8 @@ def boxes_from(
         time_unit: of the times in the array: ``"us"``, ``"ms"``, ``"ns"`` or ``"s"``.
 
     Returns:
-        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file, times in microseconds.
+        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file, times in microseconds, or
+        ``NO_TIME``.
 
     Raises:
         UserError: a needed field is missing, or a class id has no name.
@@ -201,9 +203,11 @@ def boxes_from(
     for name, source in sources.items():
         if source in found:
             boxes[name] = array[source]
+    untimed = ~np.isfinite(array[sources["t"]])
     boxes["class_id"][is_unnamed] = _UNNAMED
     if time_unit != "us":
         boxes["t"] = Timestamps(array[sources["t"]], time_unit)[:]
+    boxes["t"][untimed] = NO_TIME
     return boxes
 
 

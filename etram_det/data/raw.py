@@ -89,22 +89,10 @@ class RawRecording(Recording):
         window_us = frame_settings.window_ms * 1000
         facts = event_facts(path)
         sensor_size, notes = _sensor_size(facts, frame_settings.sensor_size)
-        notes += [Note(*note) for note in facts.notes]
         height, width = sensor_size
         unit, is_inferred = unit_of(facts, height * width, frame_settings.time_unit, path)
         rates, units = plausible_units(facts, height * width)
-        if facts.matrix_order:
-            notes.append(Note(f"the columns of its matrix are taken as {facts.matrix_order}"))
-        if is_inferred:
-            notes.append(Note(f"its timestamps are in {unit}, by span and rate (data.time_unit)"))
-        if facts.is_cut:
-            notes.append(
-                Note(
-                    f"it was cut short, and what comes before is used, {facts.num_events:,} events",
-                    doubtful=True,
-                    kind="cut",
-                )
-            )
+        notes += _notes_of(facts, unit if is_inferred else None)
         self._unit, self._offset_us = unit, 0
         self._num_events = facts.num_events
         ends = Timestamps(np.array([facts.first, facts.last]), unit)
@@ -267,6 +255,21 @@ class RawRecording(Recording):
         empty = without_events(self.frame_end_us, self._window_us, self._span, gap_us)
         self.labels_without_events = int(np.count_nonzero(empty[self.label_frame]))
         return empty
+
+
+def _notes_of(facts: EventFacts, inferred_unit: str | None) -> list[Note]:
+    """What is to be known of a file beside its sensor and its labels."""
+    notes = [Note(*note) for note in facts.notes]
+    if facts.matrix_order:
+        notes.append(Note(f"the columns of its matrix are taken as {facts.matrix_order}"))
+    if inferred_unit is not None:
+        notes.append(
+            Note(f"its timestamps are in {inferred_unit}, by span and rate (data.time_unit)")
+        )
+    if facts.is_cut:
+        cut = f"it was cut short, and what comes before is used, {facts.num_events:,} events"
+        notes.append(Note(cut, doubtful=True, kind="cut"))
+    return notes
 
 
 def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note]]:

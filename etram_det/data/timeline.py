@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
 from etram_det.data.clock import (
     LONGEST_US,
     Span,
@@ -18,7 +17,14 @@ from etram_det.data.clock import (
     require_microseconds,
     require_unit_of_labels,
 )
-from etram_det.data.labels import LabelSettings, boxes_from, filter_boxes, left_out, load_array
+from etram_det.data.labels import (
+    NO_TIME,
+    LabelSettings,
+    boxes_from,
+    filter_boxes,
+    left_out,
+    load_array,
+)
 from etram_det.data.recording import (
     DSEC_BOXES,
     DSEC_EVENTS,
@@ -210,30 +216,16 @@ def labelled_timeline(
     window_us, interval_us = frame_settings.window_ms * 1000, label_settings.interval_ms * 1000
     jitter_us = label_settings.jitter_ms * 1000
     _require_multiple(label_settings.interval_ms, frame_settings.window_ms)
-    stored = _stored_boxes(box_path, label_settings, frame_settings.time_unit, events)
-    num_stored = len(stored)
-    stored = stored[stored["t"] > np.iinfo(np.int64).min]  # no numbers, where times are floats
-    num_untimed = num_stored - len(stored)
-    if len(stored) == 0:
-        raise no_boxes(box_path)
+    stored, num_untimed = _stored_boxes(box_path, label_settings, frame_settings.time_unit, events)
     boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]
     tolerance_us = min(jitter_us, window_us // _MERGED_SHARE)
     time_of_box = merged_times(boxes["t"], tolerance_us)
-    stored_times = np.unique(merged_times(np.sort(stored["t"]), tolerance_us))
-    if len(stored_times) == 1:  # seconds, say, which are a microsecond apart
-        stored_times = np.unique(stored["t"])
-    first_us, last_us = int(stored_times[0]), int(stored_times[-1])
-    if events is not None:
-        if frame_settings.time_unit is None:
-            require_unit_of_labels(events, stored_times, units, path)
-        require_microseconds(stored_times, events, box_path)
-        require_meeting(events, (first_us, last_us), window_us, path)
-        origin_us = origin_of(events, interval_us)
-    else:  # within a day of 0, or of their own start
-        origin_us = 0 if last_us <= LONGEST_US else first_us - interval_us
-    far_us = LONGEST_US + last_us if events is None else _far_behind(events)
-    usable = time_of_box[time_of_box <= far_us]
+    origin_us = _checked_origin(
+        path, box_path, np.sort(stored["t"]), tolerance_us, frame_settings, interval_us,
+        events, units,
+    )  # fmt: skip
+    usable = time_of_box if events is None else time_of_box[time_of_box <= _far_behind(events)]
     times = label_times(np.unique(usable), interval_us, jitter_us, origin_us)
     if not times:
         start = " after the first event" if origin_us else ""
@@ -252,6 +244,30 @@ def labelled_timeline(
     dropped |= {reason: count for reason, count in reasons.items() if count}
     label_frame = frame_of_time[np.searchsorted(times, time_of_box[at_label])]
     return Timeline(frame_end_us, label_frame, boxes[at_label], dropped)
+
+
+def _checked_origin(
+    path: Path,
+    box_path: Path,
+    times_us: NDArray[np.int64],
+    tolerance_us: int,
+    frame_settings: FrameSettings,
+    interval_us: int,
+    events: Span | None,
+    units: Collection[str],
+) -> int:
+    """Where a recording starts, once its labels ``[M]``, ascending, fit its events."""
+    frame_times = np.unique(merged_times(times_us, tolerance_us))
+    if len(frame_times) == 1:  # seconds, say, which are a microsecond apart
+        frame_times = np.unique(times_us)
+    first_us, last_us = int(times_us[0]), int(times_us[-1])
+    if events is None:  # within a day of 0, or of their own start
+        return 0 if last_us <= LONGEST_US else first_us - interval_us
+    if frame_settings.time_unit is None:
+        require_unit_of_labels(events, frame_times, units, path)
+    require_microseconds(frame_times, events, box_path)
+    require_meeting(events, (first_us, last_us), frame_settings.window_ms * 1000, path)
+    return origin_of(events, interval_us)
 
 
 def _far_behind(events: Span) -> int:
@@ -277,21 +293,31 @@ def _require_within_a_day(time_us: int, origin_us: int, path: Path) -> None:
 
 def _stored_boxes(
     path: Path, settings: LabelSettings, time_unit: str | None, events: Span | None
-) -> NDArray[Any]:
-    """All boxes of a file, times in microseconds; in the events' unit if that fits better."""
+) -> tuple[NDArray[Any], int]:
+    """Boxes of a file, in microseconds or the unit that fits better; number of those untimed."""
     array = load_array(path)
     if array.size == 0:
-        return np.empty(0, BOX_DTYPE)  # whatever its type
+        raise no_boxes(path)  # whatever its type
+    boxes, num_untimed = _timed(boxes_from(array, path, settings.class_names, settings.filters))
+    if len(boxes) == 0:
+        raise UserError(
+            f"{path}: boxes must have times, got {num_untimed} without: fetch the file again"
+        )
+    if time_unit in (None, "us") or events is None:
+        return boxes, num_untimed
     names_and_filters = settings.class_names, settings.filters
-    boxes = boxes_from(array, path, *names_and_filters)
-    if time_unit in (None, "us") or events is None or len(boxes) == 0:
-        return boxes
-    scaled = boxes_from(array, path, *names_and_filters, time_unit)
+    scaled, _ = _timed(boxes_from(array, path, *names_and_filters, time_unit))
     shares = [
         common_share(events, (int(each["t"].min()), int(each["t"].max())))
         for each in (boxes, scaled)
     ]
-    return scaled if shares[1] > shares[0] else boxes
+    return (scaled if shares[1] > shares[0] else boxes), num_untimed
+
+
+def _timed(boxes: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """The boxes that have a time, and the number of the others."""
+    timed = boxes[boxes["t"] != NO_TIME]
+    return timed, len(boxes) - len(timed)
 
 
 def span_of_labels(path: Path) -> Span | None:

@@ -326,3 +326,17 @@ def test_boxes_without_a_time_are_counted(tmp_path):
     recording = opened(written(tmp_path, "a", untimed))
     assert recording.dropped["boxes: without a time"] == 10
     assert [note.doubtful for note in recording.notes] == [True]
+    untimed["t"] = np.inf
+    path = written(tmp_path, "b", untimed)
+    settings = LabelSettings(keep_unlabelled=True)
+    with pytest.raises(UserError, match=r"b_bbox.npy: boxes must have times, got 19 without"):
+        RawRecording(path, tmp_path / "b_bbox.npy", "train", FrameSettings(), settings)
+
+
+def test_few_labels_at_the_start_of_a_long_recording_are_no_other_unit(tmp_path):
+    busy, quiet = random_events(400_000, 1.0, SIZE), random_events(1_000, 299.0, SIZE)
+    quiet["t"] += 1_000_000
+    events = {name: np.append(column, quiet[name]) for name, column in busy.items()}
+    boxes = boxes_at([100_000, 200_000, 300_000])
+    recording = opened(write_raw(tmp_path, "a", events, boxes, SIZE))
+    assert len(recording.label_boxes) == 3
