@@ -151,6 +151,13 @@ def test_files_of_cameras(name):
     np.testing.assert_array_equal(boxes, expected)
 
 
+def test_names_in_brackets_are_shown_as_they_are(capsys):
+    assert detect(recording(".", "a[bold]b"), "--video", "false") == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("a[bold]b") == 2  # in both tables
+    assert "a[bold]b" in shown.err  # beside the bar
+
+
 def test_the_clock_of_raw_files_is_the_recordings_unless_the_cameras_is_asked_for(capfd):
     camera = random_events(6000, 0.12)
     camera["t"] += 1570 << 12
