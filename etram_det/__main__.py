@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
 from etram_det.cli.commands import run
@@ -17,7 +18,9 @@ def main() -> None:
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left needs no traceback at Ctrl-C
+    sys.exit(code)
 
 
 def keep_freed_memory() -> None:

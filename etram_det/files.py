@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import platformdirs
+from filelock import FileLock
 
 if TYPE_CHECKING:
     import h5py
@@ -22,8 +24,47 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("etram_det"))
 
 
+def cached_file(folder: str, source: Path, made_with: str, suffix: str) -> Path:
+    """The place in the cache of what is made of a file; another one once the file has changed.
+
+    Args:
+        folder: in the cache, for files of one kind.
+        source: the file that it is made of.
+        made_with: all else that it follows from.
+        suffix: of its name.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = source.stat()
+    key = f"{source.resolve()}|{status.st_size}|{status.st_mtime_ns}|{made_with}"
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return cache_folder() / folder / f"{name}{suffix}"
+
+
 @contextmanager
-def replacing(path: Path, writer: str = "") -> Iterator[Path]:
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process after the other make what is kept at ``path``: the first does the work.
+
+    Where no lock can be had, as on a disk that cannot be written, all go on at once.
+
+    Args:
+        path: file or folder of the cache.
+    """
+    lock = FileLock(cache_folder() / "locks" / f"{path.name}.lock")
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def replacing(path: Path, writer: str = "", kept: bool = True) -> Iterator[Path]:
     """Write a file atomically: beside ``path``, then moved into place once it is on the disk.
 
     Whatever stops the writing leaves ``path`` as it was. What a killed process leaves beside it
@@ -32,6 +73,7 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     Args:
         path: file to write, new or not; its folder is made if need be.
         writer: name of the process among those that may write the same file at the same time.
+        kept: whether it must outlive a power cut, for which it is waited; not so in a cache.
 
     Yields:
         The file to write.
@@ -43,7 +85,10 @@ def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}{writer and f'.{writer}'}{UNFINISHED}")
     try:
         yield unfinished
-        move_into_place(unfinished, path)
+        if kept:
+            move_into_place(unfinished, path)
+        else:
+            os.replace(unfinished, path)
     except OSError as error:
         if error.filename == str(unfinished):
             error.filename = str(path)  # the name that the user knows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -48,7 +50,7 @@ def progress_bar(transient: bool = False) -> Progress:
 
 @contextmanager
 def shown_progress(what: str, transient: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar for one task, while the work is done.
+    """A bar for one task, from when its numbers are first known until the work is done.
 
     Args:
         what: is counted.
@@ -57,6 +59,29 @@ def shown_progress(what: str, transient: bool = False) -> Iterator[Callable[[int
     Yields:
         A function to call with how many are done, of how many.
     """
-    with progress_bar(transient) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = progress_bar(transient)
+    task = bar.add_task(what, total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextmanager
+def above_bars() -> Iterator[None]:
+    """What is printed meanwhile stands above Lightning's bars; in a file, on lines of its own."""
+    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if tqdm is None or not tqdm._instances:
+        yield
+    elif sys.stdout.isatty():
+        with tqdm.external_write_mode():
+            yield
+    else:
+        sys.stdout.write("\n")  # the bar's line has not ended
+        yield

@@ -142,6 +142,7 @@ class Batch(_Container):
             were dropped.
         repaired_share: for each lane that has some, the share of its recording's events, in
             [0, 1], whose timestamp was behind an earlier one and was repaired.
+        start_us: for each lane whose recording's clock does not start at 0, where it does.
     """
 
     events: Tensor
@@ -156,6 +157,7 @@ class Batch(_Container):
     faults: dict[int, str] = field(default_factory=dict)
     num_outside: dict[int, int] = field(default_factory=dict)
     repaired_share: dict[int, float] = field(default_factory=dict)
+    start_us: dict[int, int] = field(default_factory=dict)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for copies that overlap with computing."""

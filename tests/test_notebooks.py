@@ -94,6 +94,10 @@ def test_inspect_checkpoint(place, trained, monkeypatch):
     assert "7 wheelchair" in shown
     assert re.search(r"model.embed_dim\s+│ 8 ", shown)
     assert re.search(r"data.simulation.height\s+│ 96 ", shown)
+    # Which states settle depends on the detector: it is measured, not claimed.
+    growth = re.search(r"growth of the cell states in the second half: (.*)", shown)[1]
+    stages = dict(re.findall(r"(stage \d) ([+-]\d+%)", growth))
+    assert list(stages) == ["stage 1", "stage 2", "stage 3", "stage 4"]
     # Weights, pictures, features, memory twice, AP, its difference, two pictures.
     assert num_plots(outputs) == 8
 

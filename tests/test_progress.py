@@ -1,11 +1,20 @@
-"""The one place that prints."""
+"""The one place that prints, and bars."""
 
+import io
 import sys
+from weakref import WeakSet
 
+import pytest
 from rich.table import Table
+from tqdm import tqdm
 
-from etram_det.progress import screen
+from etram_det.progress import above_bars, screen, shown_progress
 from support.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _no_bars_of_other_tests(monkeypatch):
+    monkeypatch.setattr(tqdm, "_instances", WeakSet(), raising=False)
 
 
 def wide_table():
@@ -38,3 +47,68 @@ def test_a_terminal_has_its_own_width(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "70")
     assert screen(width=200).width == 70
+
+
+class Terminal(io.StringIO):
+    """A terminal without a height: text and carriage returns, no other control characters."""
+
+    def isatty(self):
+        return True
+
+    def lines(self):
+        lines = []
+        for line in self.getvalue().split("\n"):
+            shown = ""
+            for part in line.split("\r"):
+                shown = part + shown[len(part) :]
+            lines.append(shown.rstrip())
+        return lines
+
+
+def terminal_of(monkeypatch):
+    """A terminal in place of output and errors; in a fixture, pytest would take them back."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def test_a_bar_shows_only_once_there_is_something_to_count(monkeypatch):
+    terminal = terminal_of(monkeypatch)
+    with shown_progress("recordings", transient=True):
+        pass
+    assert terminal.getvalue() == ""
+    with shown_progress("recordings") as progress:
+        progress(1, 2)
+    assert "recordings" in terminal.getvalue()
+    assert "1/2" in terminal.getvalue()
+
+
+def test_without_a_terminal_a_bar_that_counts_nothing_prints_nothing(capsys):
+    with shown_progress("recordings"):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_printed_stands_above_lightnings_bars(monkeypatch):
+    terminal = terminal_of(monkeypatch)
+    with tqdm(total=8, file=sys.stdout, ncols=60) as bar:
+        bar.update(8)
+        with above_bars():
+            screen().out("`Trainer.fit` stopped")
+    above, below, *rest = terminal.lines()
+    assert above == "`Trainer.fit` stopped"
+    assert below.startswith("100%|")
+    assert rest == [""]
+
+
+def test_in_a_file_it_starts_its_own_line(capsys):
+    with tqdm(total=8, file=sys.stdout, ncols=60):
+        with above_bars():
+            screen().out("best checkpoint")
+    with above_bars():
+        screen().out("no bar")
+    shown = capsys.readouterr().out
+    assert "\nbest checkpoint\n" in shown
+    assert shown.endswith("\nno bar\n")
+    assert "\n\nno bar" not in shown

@@ -187,16 +187,21 @@ class Checkpoint:
                 "python -m etram_det import-rvt for RVT's"
             )
 
-    def parameters_by_part(self) -> dict[str, int]:
-        """Number of the detector's parameters by part; running statistics are none."""
-        counts: Counter[str] = Counter()
-        for name, tensor in self.detector_tensors.items():
-            if name.endswith(STATISTICS):
-                continue
-            stage = re.match(r"backbone\.stages\.(\d+)\.", name)
-            part = f"backbone stage {int(stage[1]) + 1}" if stage else name.partition(".")[0]
-            counts[part] += tensor.numel()
-        return dict(counts)
+
+def parameters_by_part(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Number of a detector's parameters by part; running statistics are none.
+
+    Args:
+        tensors: of the detector, by name, each ``[*]`` of any shape.
+    """
+    counts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if name.endswith(STATISTICS):
+            continue
+        stage = re.match(r"backbone\.stages\.(\d+)\.", name)
+        part = f"backbone stage {int(stage[1]) + 1}" if stage else name.partition(".")[0]
+        counts[part] += tensor.numel()
+    return dict(counts)
 
 
 def read_checkpoint(

@@ -2,7 +2,7 @@
 
 Every command reads its settings from flags and YAML; ``python -m etram_det COMMAND --help`` says
 what they mean. A user's mistake ends with one line on standard error and exit code 2, a fault
-that shows only at run time with 1.
+that shows only at run time, or what check finds doubtful, with 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from jsonargparse import auto_cli
 
 from etram_det import __version__
 from etram_det.cli.flags import PlainHelpFormatter, in_own_keys, tool_arguments
-from etram_det.cli.messages import is_for_user, message_and_code, quiet_writers
+from etram_det.cli.messages import (
+    MessageHandler,
+    is_for_user,
+    message_and_code,
+    quiet_writers,
+)
 from etram_det.errors import StoppedBySignal, UserError
 from etram_det.progress import screen
 
@@ -29,6 +34,7 @@ LIGHTNING_COMMANDS = {
 }
 # Each command, its module in etram_det.tools, and what it does.
 TOOLS = {
+    "check": ("check.command", "show what fit would make of recordings, before training"),
     "simulate": ("simulate", "make a set of simulated traffic"),
     "preprocess": ("preprocess", "prepare recordings once, to load them fast"),
     "stats": ("stats.command", "describe the labels of recordings"),
@@ -48,8 +54,8 @@ def run(args: Sequence[str]) -> int:
         args: what follows ``python -m etram_det``.
 
     Returns:
-        Exit code: 0 when done, 2 for a user's mistake, 1 for a fault at run time, 128 and the
-        signal's number for a run that a signal has ended.
+        Exit code: 0 when done, 2 for a user's mistake, 1 for a fault at run time or doubtful data,
+        128 and the signal's number for a run that a signal has ended.
     """
     _set_up_messages()
     command = args[0] if args else "--help"
@@ -57,7 +63,7 @@ def run(args: Sequence[str]) -> int:
     start = "\n" if command in LIGHTNING_COMMANDS else ""
     try:
         with quiet_writers():
-            _run(command, args[1:])
+            return _run(command, args[1:])
     except StoppedBySignal as stop:
         screen(stderr=True).out(f"{start}etram_det: {stop}")
         return stop.exit_code
@@ -70,15 +76,14 @@ def run(args: Sequence[str]) -> int:
             message = in_own_keys(message, _tool(command))
         screen(stderr=True).out(f"{start if code == 1 else ''}etram_det: error: {message}")
         return code
-    return 0
 
 
-def _run(command: str, args: Sequence[str]) -> None:
+def _run(command: str, args: Sequence[str]) -> int:
     if command in LIGHTNING_COMMANDS:
         importlib.import_module("etram_det.cli.lightning").lightning_cli([command, *args])
     elif command in TOOLS:
         function = _tool(command)
-        auto_cli(
+        code = auto_cli(
             function,
             args=tool_arguments(args, function),
             prog=f"python -m etram_det {command}",
@@ -86,6 +91,7 @@ def _run(command: str, args: Sequence[str]) -> None:
             exit_on_error=False,
             formatter_class=PlainHelpFormatter,
         )
+        return code or 0
     elif command in ("-h", "--help"):
         screen().out(_overview(), end="")
     elif command == "--version":
@@ -93,19 +99,24 @@ def _run(command: str, args: Sequence[str]) -> None:
     else:
         known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
         raise UserError(f"{command}: no such command: choose one of {known}")
+    return 0
 
 
-def _tool(command: str) -> Callable[..., None]:
+def _tool(command: str) -> Callable[..., int | None]:
     module = importlib.import_module(f"etram_det.tools.{TOOLS[command][0]}")
     return getattr(module, f"{command.replace('-', '_')}_command")
 
 
 def _set_up_messages() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # What other libraries log below a warning is for their developers.
+    handlers = [MessageHandler()]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=handlers)
     logging.getLogger("etram_det").setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_for_user)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # builds its cache
+    for module in ("utilities.rank_zero", "accelerators.cuda"):
+        logging.getLogger(f"pytorch_lightning.{module}").addFilter(_is_of_use)
     # Known and of no use to someone who trains a detector.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
@@ -115,9 +126,16 @@ def _set_up_messages() -> None:
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within.*")
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return not any(package in message for package in ("litlogger", "litmodels"))
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning is neither advertisement nor about devices that are not there.
+
+    Nor does it say twice which checkpoint is read, or that a run was interrupted.
+    """
+    useless = (
+        "litlogger", "litmodels", "available: False", "LOCAL_RANK: ", "Restoring states",
+        "Detected KeyboardInterrupt",
+    )  # fmt: skip
+    return not any(words in record.getMessage() for words in useless)
 
 
 def _overview() -> str:

@@ -139,7 +139,8 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``.
 
     A flag that is true or false may stand alone. Where the first parameter is a list without a
-    default, words that no flag takes are its values.
+    default, words that no flag takes are its values. Where it has a parameter
+    ``fit_flags``, flags of others are its values, and the first such word is its first parameter.
     """
     hints = get_type_hints(function)
     lists = {  # with the single words that may stand for a list
@@ -163,12 +164,18 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
 
     words: list[str] = []
     gathered: list[str] = []
+    flags: list[str] = []
+    own = {"", "-h", "--help", *(f"--{name}" for name in hints)}
     for flag, equals, values in found:
         if "resize" in hints:
             flag, values = _with_new_resize(flag, values)
         if flag in lists:
             is_whole = len(values) == 1 and (values[0] in lists[flag] or values[0][:1] == "[")
             words += [flag, *(values if is_whole or not values else [json.dumps(values)])]
+            continue
+        if "fit_flags" in hints and flag not in own:
+            flags += [f"{flag}={values[0]}"] if equals else [flag, *values[:1]]
+            gathered += values[1:]
             continue
         if flag in switches and not equals and values[:1] not in (["true"], ["false"]):
             words.append(f"{flag}=true")
@@ -177,9 +184,12 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
         elif flag:
             words += [flag, *values[:1]]
             del values[:1]
-        (gathered if gathers else words).extend(values)
+        (gathered if gathers or "fit_flags" in hints else words).extend(values)
     if end < len(args):
         words += ["--fit", json.dumps(args[end + 1 :])]
+    if "fit_flags" in hints:
+        root = [f"--{first.name}", gathered.pop(0)] if gathered else []
+        return [*words, *root, *gathered, *(["--fit_flags", json.dumps(flags)] if flags else [])]
     return [*([json.dumps(gathered)] if gathered else []), *words]
 
 

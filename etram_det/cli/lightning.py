@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from functools import reduce
 from operator import or_
@@ -15,7 +16,6 @@ from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -23,7 +23,14 @@ from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.cli.flags import PlainHelpFormatter, read_settings, settings_arguments
 from etram_det.cli.messages import in_one_line, with_nearest_setting
-from etram_det.cli.resume import chosen_checkpoint, log_changes
+from etram_det.cli.resume import (
+    chosen_checkpoint,
+    folder_of_runs,
+    log_changes,
+    newest_if_named,
+    run_folder_of,
+)
+from etram_det.cli.trained_settings import as_yaml, described, trained_settings
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
@@ -42,10 +49,8 @@ from etram_det.training.callbacks.results_writer import PredictionWriter, Result
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.module import ARCHITECTURE, DetectionModule
-from etram_det.training.schedule import require_steps
-
-# The rest of Lightning's turn weights or batches into another type, which states and losses refuse.
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+from etram_det.training.run_folder import RunPlace, RunTrainer
+from etram_det.training.schedule import require_precision, require_ranges, require_steps
 
 _DESCRIPTION = (
     "Settings come from the package's baseline.yaml, which goes over the defaults below, then from "
@@ -61,11 +66,13 @@ class SettingsParser(LightningArgumentParser):
     Attributes:
         files: for each setting that stands in a file of the user, by its dotted name, the last
             such file.
+        run_logger: ``save_dir`` and ``name`` of the logger that was set last, in a file.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**({"formatter_class": PlainHelpFormatter} | kwargs))
         self.files: dict[str, str] = {}
+        self.run_logger: dict[str, str] = {}
         self._has_baseline = False  # which is read before the user's files
 
     def settings(self) -> list[str]:
@@ -81,6 +88,10 @@ class SettingsParser(LightningArgumentParser):
         except ArgumentError as error:
             mistake = with_nearest_setting(str(error), self.settings())
             raise UserError(f"{path or '--config'}: {mistake}") from error
+        of_logger = "trainer.logger.init_args."
+        for name, value in config.items():
+            if value and name in (f"{of_logger}save_dir", f"{of_logger}name"):
+                self.run_logger[name.removeprefix(of_logger)] = value
         if self._has_baseline:
             self.files |= dict.fromkeys(config.keys(), path)
         self._has_baseline = True
@@ -146,27 +157,36 @@ class EtramCLI(LightningCLI):
             raise UserError(with_nearest_setting(str(error), own.settings())) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Let the network follow the checkpoint; all other settings stay as they were given.
+        """Let the network follow the checkpoint, and in an evaluation all that it was trained on.
 
         Lightning would let every stored setting override the command line.
         """
         if not self.config.get("subcommand"):
             return
         command = self.config.subcommand
+        evaluates = command != "fit"
         config = self.config[command]
-        self.ckpt_path = chosen_checkpoint(command, self._plain(config))
-        if command != "fit" and not self.ckpt_path:
+        runs, _ = self._folder_of_runs(config)
+        any_name = evaluates and not self._is_given("trainer.logger.init_args.name")
+        self.ckpt_path = chosen_checkpoint(command, self._plain(config), runs, any_name)
+        if evaluates and not self.ckpt_path:
             raise UserError(
                 f"ckpt_path: must be set for {command}, got nothing: use --ckpt_path FILE, or last "
                 "or best for that of the newest run"
             )
-        if self.ckpt_path and config.model.init_from and command == "fit":
-            message = (
-                "model.init_from: %s is not read, as training goes on from the weights of "
-                "ckpt_path %s"
-            )
-            _log.info(message, config.model.init_from, self.ckpt_path)
+        if (start := config.model.init_from) and not evaluates:
+            if self.ckpt_path:
+                message = (
+                    "model.init_from: %s is not read, as training goes on from the weights of "
+                    "ckpt_path %s"
+                )
+                _log.info(message, start, self.ckpt_path)
+            else:
+                config.model.init_from = newest_if_named(start, "model.init_from", runs.parent)
         self._checkpoint = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
+        if evaluates and self._checkpoint is not None:
+            self._follow(self._checkpoint, command)
+            config = self.config[command]
         stored = {} if self._checkpoint is None else self._checkpoint.settings
         channels = channels_of(config.data.bins, config.data.representation)
         require_same_data(stored, class_names_of(config.data.class_names), channels)
@@ -179,6 +199,30 @@ class EtramCLI(LightningCLI):
                 _log.info(message, name, theirs, ours)
             config.model[name] = theirs
 
+    def _follow(self, checkpoint: Checkpoint, command: str) -> None:
+        """Parse again with the checkpoint's settings over the baseline, under all that is given.
+
+        Raises:
+            UserError: if a setting of the checkpoint is not possible.
+        """
+        own: Any = self._parser(command)
+        before = self._plain(self.config[command])
+        root = (before["data"]["root"],) if self._is_given("data.root") else ()
+        theirs = trained_settings(checkpoint, own.settings(), *root)
+        words = [*self._args[:3], "--config", as_yaml(theirs), *self._args[3:]]  # after baseline
+        given = dict(own.files), dict(own.run_logger)
+        try:
+            self.config = self.parser.parse_args(words)
+        except (ArgumentError, UserError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self.ckpt_path}: must hold settings that are possible, got {reason}: the "
+                "checkpoint is damaged, or of another version: use another one"
+            ) from error
+        own.files, own.run_logger = given
+        for line in described(theirs, before, self._plain(self.config[command])):
+            _log.info(line)
+
     def _is_given(self, name: str) -> bool:
         """Whether the user has set a setting, in a file or by a flag."""
         own: Any = self._parser(self.config.subcommand)
@@ -186,20 +230,29 @@ class EtramCLI(LightningCLI):
         return name in own.files or any(arg.partition("=")[0] in flags for arg in self._args)
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
-        parser = self._parser(self.config.subcommand)
+        parser = self._parser(self.config.get("subcommand"))
         return json.loads(parser.dump(config, skip_none=False, format="json"))
+
+    def _folder_of_runs(self, config: Namespace) -> tuple[Path, Path | None]:
+        own: Any = self._parser(self.config.get("subcommand"))
+        return folder_of_runs(self._plain(config), own.run_logger)
+
+    def _place(self) -> RunPlace:
+        """Where the run folder is: in that of the checkpoint that is evaluated, if it has one."""
+        command = self.subcommand
+        runs, folder = self._folder_of_runs(self.config[command] if command else self.config)
+        if folder is None and command not in (None, "fit"):
+            run = run_folder_of(str(self.ckpt_path))
+            if run is not None and os.access(run, os.W_OK):
+                return RunPlace(run, command, first=command, logs=runs)
+        return RunPlace(runs, folder=folder)
 
     def before_instantiate_classes(self) -> None:
         """Look for the loggers' packages."""
         require_packages(self._get(self.config, "trainer").logger)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        precision = str(config.get("precision") or PRECISIONS[0])
-        if precision not in PRECISIONS and precision not in ("32", "bf16", "16"):
-            raise UserError(
-                f"trainer.precision: must be one of {', '.join(PRECISIONS)}, got {precision}: "
-                "set one of them"
-            )
+        require_precision(config.get("precision"))
         callbacks = [
             *callbacks,
             RunProgressBar(),
@@ -222,22 +275,12 @@ class EtramCLI(LightningCLI):
         if not any(isinstance(each, CheckpointIO) for each in plugins):
             plugins.append(AtomicCheckpointIO())
         try:
-            trainer = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
+            made = super()._instantiate_trainer(config | {"plugins": plugins}, callbacks)
         except (TypeError, ValueError) as error:  # what Lightning raises for settings
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-        for name, least in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
-            value = getattr(trainer, name)
-            if value is not None and value < least:
-                raise UserError(
-                    f"trainer.{name}: must be at least {least}, got {value:g}: raise it"
-                )
-        interval = trainer.val_check_interval
-        if isinstance(interval, (int, float)) and interval <= 0:
-            raise UserError(
-                f"trainer.val_check_interval: must be above 0, got {interval}: set a number of "
-                "steps, or a share of an epoch"
-            )
-        return trainer
+        require_ranges(made)
+        self.place = cast(RunTrainer, made).place = self._place()
+        return made
 
     def _set_seed(self) -> None:
         try:
@@ -252,13 +295,17 @@ class EtramCLI(LightningCLI):
             self.config_init[subcommand].verbose = False
         try:
             super()._run_subcommand(subcommand)
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes one of
+                raise KeyboardInterrupt from None
+            raise
         except (MemoryError, OSError, RuntimeError) as error:
-            fault = in_one_line(error, getattr(self.trainer.logger, "log_dir", None))
+            fault = in_one_line(error, str(self.place.folder or self.place.parent))
             if fault is None:
                 raise
-            last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
-            if subcommand == "fit" and last and Path(last).is_file():
-                fault += f"; {last} is complete: use --resume auto to go on from it"
+            kept = RunCheckpoint.of(self.trainer)
+            if subcommand == "fit" and kept and Path(kept.last_model_path).is_file():
+                fault += f"; {kept.last_model_path} is complete: use --resume auto to go on from it"
             raise UserError(fault, exit_code=1) from error
 
     def _prepare(self, subcommand: str) -> None:
@@ -266,8 +313,9 @@ class EtramCLI(LightningCLI):
         checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
             require_steps(self.model.hparams.schedule, self.trainer)
-            if isinstance(kept := self.trainer.checkpoint_callback, RunCheckpoint):
+            if kept := RunCheckpoint.of(self.trainer):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
+        self.datamodule.trainer = self.trainer  # as it will be: it says which splits are needed
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
         if checkpoint is not None:
@@ -279,7 +327,10 @@ class EtramCLI(LightningCLI):
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Let a resumed run log to its own run folder, and log which settings have changed."""
-        self._log_to_folder(Path(str(self.ckpt_path)).resolve().parent.parent, checkpoint.step)
+        place, run = self.place, run_folder_of(str(self.ckpt_path))
+        is_own = run is not None and run.parent.resolve() == place.parent.resolve()
+        if place.folder is None and is_own:
+            place.folder, place.steps_before = run, checkpoint.step
         log_changes(checkpoint, self._plain(self.config.fit))
         max_steps = self.trainer.max_steps
         if 0 <= max_steps <= checkpoint.step:
@@ -288,25 +339,6 @@ class EtramCLI(LightningCLI):
                 "nothing is left to train: raise trainer.max_steps to go on"
             )
             _log.info(message, checkpoint.step, max_steps)
-
-    def _log_to_folder(self, folder: Path, step: int) -> None:
-        """Let TensorBoard's logger go on in a run folder, if it is one of its own."""
-        loggers = self.trainer.loggers
-        first = loggers[0] if loggers else None
-        version = folder.name.removeprefix("version_")
-        if (
-            not isinstance(first, TensorBoardLogger)
-            or not version.isdecimal()
-            or folder.parent != Path(first.root_dir).resolve()
-        ):
-            return
-        settings = self.config.fit.trainer.logger
-        settings = settings[0] if isinstance(settings, list) else settings
-        arguments = dict(getattr(settings, "init_args", {"save_dir": first.save_dir}))
-        if arguments.get("version") is None:
-            # TensorBoard hides what a run has logged after its checkpoint, before it broke off.
-            going_on = arguments | {"version": int(version), "purge_step": step + 1}
-            self.trainer.loggers = [type(first)(**going_on), *loggers[1:]]
 
 
 def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
@@ -321,13 +353,16 @@ def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
             action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
-def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
+def lightning_cli(
+    args: Sequence[str], run: bool = True, kind: type[EtramCLI] = EtramCLI
+) -> EtramCLI:
     """Parse and instantiate, and by default run, one of Lightning's commands.
 
     Args:
         args: what follows ``python -m etram_det``; the command first.
         run: whether the command runs; where not, ``.model``, ``.datamodule`` and ``.trainer`` of
             what is returned are ready to be used.
+        kind: what reads the command line.
 
     Raises:
         UserError: a setting or file does not fit; the message names it.
@@ -337,13 +372,14 @@ def lightning_cli(args: Sequence[str], run: bool = True) -> EtramCLI:
     settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:
-        return EtramCLI(
+        return kind(
             DetectionModule,
             EventDataModule,
             args=[args[0], *settings] if run else settings,
             run=run,
             seed_everything_default=1,
             auto_configure_optimizers=False,
+            trainer_class=RunTrainer,
             save_config_callback=Provenance,
             save_config_kwargs={"overwrite": True, "arguments": args},
             parser_class=SettingsParser,

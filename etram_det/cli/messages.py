@@ -11,11 +11,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TextIO
 
 from jsonargparse import ArgumentError
 
 from etram_det.errors import UserError
+from etram_det.progress import above_bars
 
 _UNKNOWN_SETTING = re.compile(
     r"(?:Subcommand '\w+'|Group '(?P<group>[\w.]+)') does not accept option '(?P<key>[^']+)'.*"
@@ -135,6 +136,16 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
         return "interrupted", 1
     fault = in_one_line(error)
     return None if fault is None else (fault, 1)
+
+
+class MessageHandler(logging.StreamHandler[TextIO]):
+    """Prints messages on standard error, above the progress bars that are shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        self.stream = sys.stderr  # as it is now: a bar puts itself between while it is shown
+        with above_bars():
+            super().emit(record)
 
 
 def is_for_user(record: logging.LogRecord) -> bool:

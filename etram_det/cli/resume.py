@@ -7,10 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.cli.flags import BASELINE, configurations
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
 
@@ -29,18 +33,25 @@ _WITHOUT_EFFECT = (
 # Set once with the optimiser, which goes on as the checkpoint has it.
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
 _MAX_LOGGED = 3  # differences to a run that is passed over
+_RUNS = "runs"  # where runs are kept, unless a logger or the trainer has another folder
+_LIGHTNINGS_NAME = "lightning_logs"  # of runs whose loggers have none
+_LOCAL_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose folder is the run folder
 # Dotted name of a setting, its value in a checkpoint's run and now.
 Difference = tuple[str, Any, Any]
 
 _log = logging.getLogger(__name__)
 
 
-def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
+def chosen_checkpoint(
+    command: str, config: Mapping[str, Any], runs: Path | None = None, any_name: bool = False
+) -> str | None:
     """The file that ``ckpt_path`` and ``resume`` stand for, logged in a line.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         config: of the command, as plain values.
+        runs: folder of the runs of its name; that of its logger unless set.
+        any_name: whether ``last`` and ``best`` may be those of a run of another name.
 
     Returns:
         Its path, or None for a start from nothing.
@@ -49,22 +60,53 @@ def chosen_checkpoint(command: str, config: Mapping[str, Any]) -> str | None:
         UserError: if ``last`` or ``best`` is asked for and there is none.
     """
     path, resume = config.get("ckpt_path"), config.get("resume")
+    runs = runs or folder_of_runs(config)[0]
+    folder = (config.get("checkpoint") or {}).get("dirpath")
     is_requeued = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     if command == "fit" and (resume == "auto" or (is_requeued and resume != "never")):
-        if found := _newest_of_same_settings(_checkpoints(config, "last.ckpt"), config):
+        found = _checkpoints(runs, "last", folder)
+        if same := _newest_of_same_settings(found, config):
             instead = f", not from ckpt_path {path}: a new run would start there" if path else ""
-            _log.info("resume: going on from %s, after %d steps%s", *found, instead)
-            return str(found[0])
-    if path not in ("best", "last"):
-        return path
-    paths = _checkpoints(config, f"{path}.ckpt")
-    if not paths:
+            _log.info("resume: going on from %s, after %d steps%s", *same, instead)
+            return str(same[0])
+    return path and newest_if_named(path, "ckpt_path", runs.parent if any_name else runs, folder)
+
+
+def newest_if_named(
+    path: str | Path, setting: str, runs: Path = Path(_RUNS), folder: str | None = None
+) -> str:
+    """The newest checkpoint that ``last`` or ``best`` stands for, logged in a line.
+
+    Args:
+        path: one of these words, or the path of a checkpoint, which is returned as it is.
+        setting: what the user set to it, for messages.
+        runs: folder of runs, of one name or of any.
+        folder: of the checkpoints themselves, where they lie in no run folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    word = str(path)
+    if word not in ("best", "last"):
+        return word
+    found = _checkpoints(runs, word, folder)
+    if not found:
         raise UserError(
-            f"ckpt_path: {path} must be {path}.ckpt of an earlier run, got none in "
-            f"{_folder_of_runs(config)}: set it to the path of a checkpoint"
+            f"{setting}: {word} must be {word}.ckpt of an earlier run, got none in {runs}: set it "
+            "to the path of a checkpoint"
         )
-    _log.info("ckpt_path: %s", paths[0])
-    return str(paths[0])
+    _log.info("%s: %s", setting, found[0])
+    return str(found[0])
+
+
+def run_folder_of(checkpoint: str | Path) -> Path | None:
+    """The run folder that a checkpoint lies in; None for one that lies elsewhere."""
+    checkpoints = Path(checkpoint).resolve().parent
+    run = checkpoints.parent
+    is_run = any((run / name).is_file() for name in ("config.yaml", "provenance.json"))
+    if checkpoints.name != "checkpoints" or not is_run:
+        return None
+    return run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
 
 
 def log_changes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
@@ -81,21 +123,42 @@ def log_changes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         _log.info(message, ", ".join(kept))
 
 
-def _folder_of_runs(config: Mapping[str, Any]) -> Path:
-    """The folder whose ``version_<n>`` are the runs of a configuration."""
-    trainer = config["trainer"]
-    loggers = trainer.get("logger")
-    logger = loggers[0] if isinstance(loggers, list) and loggers else loggers
-    settings = logger.get("init_args", {}) if isinstance(logger, Mapping) else {}
-    folder = Path(settings.get("save_dir") or trainer.get("default_root_dir") or ".")
-    return folder / (settings.get("name") or "lightning_logs")
+def folder_of_runs(
+    config: Mapping[str, Any], logger: Mapping[str, str] | None = None
+) -> tuple[Path, Path | None]:
+    """The folder whose ``version_<n>`` are the runs of a configuration, whatever its loggers.
+
+    Args:
+        config: of a command, as plain values.
+        logger: ``save_dir`` and ``name`` of a logger that another one, or none, has replaced.
+
+    Returns:
+        The folder; and the run folder, where the configuration names it.
+    """
+    trainer, before = config["trainer"], logger or {}
+    chosen = trainer.get("logger")
+    loggers = [
+        (each["class_path"].rpartition(".")[2], each.get("init_args") or {})
+        for each in (chosen if isinstance(chosen, list) else [chosen])
+        if isinstance(each, Mapping)
+    ]
+    for kind, own in loggers:
+        if kind in _LOCAL_LOGGERS:
+            version, name = own.get("version"), own.get("name", _LIGHTNINGS_NAME)
+            # As TensorBoard's logger reads it.
+            folder = Path(os.path.expandvars(own["save_dir"])).expanduser() / (name or "")
+            numbered = version if isinstance(version, str) else f"version_{version}"
+            return folder, None if version is None else folder / numbered
+    names = [own.get("name") for _, own in loggers] + [before.get("name"), _LIGHTNINGS_NAME]
+    folder = Path(trainer.get("default_root_dir") or before.get("save_dir") or _RUNS)
+    return folder / next(filter(None, names)), None
 
 
-def _checkpoints(config: Mapping[str, Any], name: str) -> list[Path]:
-    """All checkpoints of a name in the runs of a configuration, the newest first."""
-    folder = (config.get("checkpoint") or {}).get("dirpath")
-    runs = _folder_of_runs(config)
-    found = Path(folder).glob(name) if folder else runs.glob(f"version_*/checkpoints/{name}")
+def _checkpoints(runs: Path, name: str, folder: str | None = None) -> list[Path]:
+    """All checkpoints of a name in a folder, or in the runs of one or any name, newest first."""
+    patterns = [f"version_*/checkpoints/{name}.ckpt", f"*/version_*/checkpoints/{name}.ckpt"]
+    place, patterns = (Path(folder), [f"{name}.ckpt"]) if folder else (runs, patterns)
+    found = {path for pattern in patterns for path in place.glob(pattern)}
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
@@ -141,7 +204,7 @@ def _described(differences: Sequence[Difference]) -> str:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
-    """The settings that differ so that it can show."""
+    """The settings that differ so that it can show; one newer than ``theirs`` had its default."""
     before, now = (
         {
             name: _class_of(value) if name.endswith(".class_path") else value
@@ -150,11 +213,19 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Dif
         }
         for config in (theirs, ours)
     )
+    before = {name: x for name, x in _baseline().items() if name in now} | before
     return [
         (name, before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
+
+
+@cache
+def _baseline() -> dict[str, Any]:
+    """Values of all settings in the baseline, by dotted name."""
+    text = (configurations() / BASELINE).read_text(encoding="utf-8")
+    return dict(dotted_items(yaml.safe_load(text)))
 
 
 def _class_of(class_path: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,14 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
+from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
-from etram_det.data.preprocessed import PreprocessedRecording
+from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.streaming import (
@@ -45,7 +45,6 @@ _SPLITS = {
     "test": ("test",),
     "predict": ("predict",),
 }
-_GRACE_S = 20  # from SIGTERM to the end of a loading process
 
 
 class EventDataModule(pl.LightningDataModule):
@@ -66,10 +65,11 @@ class EventDataModule(pl.LightningDataModule):
 
     Args:
         root: folder of the recordings: eTraM's raw files, as downloaded or sorted into ``train``,
-            ``val`` and ``test``, or what RVT's preprocessing wrote. Unset: simulated traffic.
+            ``val`` and ``test``, downloads of Gen1, 1 Mpx and DSEC, or what RVT's preprocessing
+            wrote. Unset: simulated traffic.
         simulation: the simulated traffic that is used where ``root`` is unset.
         class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
-            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
+            ``etram3``, ``gen1``, ``1mpx``, ``dsec`` for the names of that data set.
         input_size: height and width of the network's frames in pixels.
         window_ms: length of a frame's window, and the step from one frame to the next, in ms.
         bins: parts in time of a window; a frame has ``2 * bins`` channels, ``bins`` of a
@@ -80,14 +80,23 @@ class EventDataModule(pl.LightningDataModule):
             does, ``window`` between the bounds of the window itself. Raw recordings only.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does. Raw recordings only.
-        sensor_size: height and width of the sensor in pixels, for raw recordings that lack it.
+        sensor_size: height and width of the sensor in pixels, for raw recordings that lack it, or
+            state one that their events contradict.
         representation: ``stacked_histogram`` counts events by polarity in equal parts of the
             window, ``mixed_density`` sums polarities over its whole, half, quarter and so on.
+        time_unit: unit of the timestamps in HDF5 files: ``us``, ``ms``, ``ns`` or ``s``; unset for
+            microseconds, which are refused where the events leave no doubt that they are not.
+        clock: RAW files: ``recording`` takes off the camera's time at their start, as the readers
+            of Metavision and OpenEB do, and so their boxes; ``camera`` keeps it.
         interval_ms: time between labelled frames of raw recordings in ms, a multiple of
             ``window_ms``.
         jitter_ms: how far a label of raw recordings may lie off the interval, in ms.
         filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
-            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
+            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``; ``only_named_classes``
+            drops class ids without a name, which are an error otherwise.
+        keep_unlabelled: train on recordings whose box file is empty, as background: at every
+            interval, a frame is labelled to show nothing. Otherwise, and in evaluation, where
+            frames without labels do not count, as in RVT, they are left out with a warning.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.
@@ -121,18 +130,23 @@ class EventDataModule(pl.LightningDataModule):
         *,
         root: str | None = None,
         simulation: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
-        class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES,
+        class_names: (
+            Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"]
+        ) = ETRAM_CLASSES,
         input_size: tuple[int, int] = (360, 640),
         window_ms: int = 50,
         bins: int = 10,
         count_cutoff: int = 10,
         timing: Literal["events", "window"] = "events",
         downsample: Literal["sum", "nearest"] = "sum",
-        sensor_size: tuple[int, int] = (720, 1280),
+        sensor_size: tuple[int, int] | None = (720, 1280),
         representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+        time_unit: Literal["us", "ms", "ns", "s"] | None = None,
+        clock: Literal["recording", "camera"] = "recording",
         interval_ms: int = 100,
         jitter_ms: int = 2,
         filters: Sequence[str] = (),
+        keep_unlabelled: bool = False,
         subset: float | str | None = None,
         subset_seed: int = 0,
         num_steps: int = 5,
@@ -153,9 +167,20 @@ class EventDataModule(pl.LightningDataModule):
         self.root, self.simulation = root, simulation
         self.input_size = size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
-            size, window_ms, bins, count_cutoff, timing, downsample, sensor_size, representation
+            input_size=size,
+            window_ms=window_ms,
+            bins=bins,
+            count_cutoff=count_cutoff,
+            timing=timing,
+            downsample=downsample,
+            sensor_size=sensor_size,
+            representation=representation,
+            time_unit=time_unit,
+            clock=clock,
         )
-        self.label_settings = LabelSettings(class_names, interval_ms, jitter_ms, tuple(filters))
+        self.label_settings = LabelSettings(
+            class_names, interval_ms, jitter_ms, tuple(filters), keep_unlabelled
+        )
         self.class_names = class_names_of(class_names)
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
@@ -198,8 +223,9 @@ class EventDataModule(pl.LightningDataModule):
         Raises:
             UserError: the folder or a split is missing, or a recording is damaged or unlabelled.
         """
-        root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
-        root, splits = root.expanduser(), _SPLITS[stage]
+        root, splits = self.folder, _SPLITS[stage]
+        if stage == "fit" and self.trainer is not None and self.trainer.limit_val_batches == 0:
+            splits = ("train",)  # validation is turned off
         for name in splits:
             if name not in self.recordings:
                 predicts = name == "predict"
@@ -209,18 +235,32 @@ class EventDataModule(pl.LightningDataModule):
                 )
                 if not self.recordings:
                     warn_of_unknown_names(self.subset, root)
-                if self.subset is not None:
-                    found, k = recordings, self.num_classes
-                    recordings = choose_subset(found, self.subset, k, self.subset_seed)
-                    rank_zero_info(f"data.subset: {name} has {in_words(recordings, found, k)}")
+                recordings = self.subset_of(recordings, name)
+                is_first = getattr(rank_zero_only, "rank", 0) == 0  # one reports
+                index_recordings(recordings, shown=is_first)
+                if is_first:
+                    log_findings(name, recordings)
                 self.recordings[name] = recordings
                 self._identities[name] = identities(recordings)
-        if self.frame_settings.downsample == "sum" and any(
-            isinstance(each, PreprocessedRecording) and each.input_size != each.sensor_size
-            for name in splits
-            for each in self.recordings[name]
-        ):
-            rank_zero_info("data.downsample: sum has no effect on frames that are stored already")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the recordings: ``root``, or that of the simulated traffic."""
+        root = _simulated_root(self.simulation)[0] if self.root is None else Path(self.root)
+        return root.expanduser()
+
+    def subset_of(self, recordings: Sequence[Recording], split: str) -> list[Recording]:
+        """The part of a split's recordings that is set; all of them if none is.
+
+        Raises:
+            UserError: the subset does not fit.
+        """
+        if self.subset is None:
+            return list(recordings)
+        chosen = choose_subset(recordings, self.subset, self.num_classes, self.subset_seed)
+        words = in_words(chosen, recordings, self.num_classes)
+        rank_zero_info(f"data.subset: {split} has {words}")
+        return chosen
 
     def train_dataloader(self) -> DataLoader[Chunk]:
         """Batches of ``train_lanes`` lanes, the same number of them on all processes."""
@@ -304,7 +344,7 @@ class EventDataModule(pl.LightningDataModule):
         return {
             "settings": settings | {"number of processes": world_size},
             "recordings": self._identities["train"],
-            "validation": self._identities["val"],
+            **({"validation": self._identities["val"]} if "val" in self._identities else {}),
         }
 
     def dropped_boxes(self, split: str) -> dict[str, int]:
@@ -341,7 +381,7 @@ class EventDataModule(pl.LightningDataModule):
         if self.num_workers:
             loads_apart = {
                 "multiprocessing_context": self.multiprocessing_context,
-                "worker_init_fn": _outlive_signals,
+                "worker_init_fn": outlive_signals,
                 # Training and its validation come back to their loaders.
                 "persistent_workers": name in ("train", "val"),
             }
@@ -349,7 +389,7 @@ class EventDataModule(pl.LightningDataModule):
         if name == "train" and self.on_unreadable_recording == "skip":
             shape = (0, self.in_channels, *self.input_size)
             no_frames = np.empty(shape, self.frame_settings.dtype)
-        return DataLoader(
+        return UndisturbedLoader(
             ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),
             batch_sampler=plan,
             collate_fn=partial(collate, num_steps=self.num_steps),
@@ -359,18 +399,6 @@ class EventDataModule(pl.LightningDataModule):
             generator=torch.Generator(),
             **loads_apart,
         )
-
-
-def _outlive_signals(_: int) -> None:
-    """Prepare a loading process for signals that reach all processes of a job at once.
-
-    SLURM and shells send them to all of a job. Training then writes its checkpoint between two
-    steps, for which it needs its loaders; these end with it, or some seconds after SIGTERM.
-    """
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
 
 
 def _random_lanes(sampling: str, train_lanes: int) -> int:

@@ -6,11 +6,14 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from etram_det.data.hdf5_file import open_hdf5
+from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.simulator.dataset import VERSION_ATTRIBUTE
 
@@ -81,7 +84,7 @@ def place_in_plan(
 
     Args:
         theirs: as :func:`changes_between` takes it, with the ``epoch``, its ``step`` and the
-            ``validation`` recordings, which older checkpoints do not hold.
+            ``validation`` recordings, which older checkpoints and runs without one do not hold.
         ours: the same without a place, as it is now.
         source: the checkpoint, for messages.
 
@@ -94,7 +97,7 @@ def place_in_plan(
         UserError: if ``theirs`` is damaged.
     """
     epoch, step = theirs.get("epoch"), theirs.get("step")
-    validation = theirs.get("validation", ours["validation"])
+    validation = theirs.get("validation", {})
     parts = (theirs.get("settings"), theirs.get("recordings"), validation)
     if not (isinstance(epoch, int) and isinstance(step, int) and min(epoch, step) >= 0) or not all(
         isinstance(part, Mapping) for part in parts
@@ -104,7 +107,9 @@ def place_in_plan(
             f"got step {step} of epoch {epoch}: the checkpoint is damaged, use another one"
         )
     changes = changes_between(theirs, ours)
-    others = _changed_recordings(validation, ours["validation"], "validation")
+    others = []
+    if "validation" in theirs and "validation" in ours:
+        others = _changed_recordings(validation, ours["validation"], "validation")
     plan = "training cannot go on exactly where the checkpoint stopped, its epoch starts anew"
     metrics = "metrics do not compare with those before the checkpoint, the best one included"
     found = ((plan, changes), (metrics, others))
@@ -115,12 +120,20 @@ def place_in_plan(
 def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs between the training that wrote a checkpoint and the one of now, in words.
 
+    A setting of frames or labels that is newer than the checkpoint had its default there.
+
     Args:
         theirs: the checkpoint's ``settings`` by dotted name, and its training ``recordings`` as
             :func:`identities` returned them.
         ours: the same, as it is now.
     """
-    before, now = theirs["settings"], ours["settings"]
+    defaults = {
+        f"data.{each.name}": each.default
+        for of in (FrameSettings, LabelSettings)
+        for each in fields(of)
+        if f"data.{each.name}" in ours["settings"]
+    }
+    before, now = defaults | dict(theirs["settings"]), ours["settings"]
     settings = [
         f"{name} was {before.get(name)} and is {now.get(name)}"
         for name in sorted(before.keys() | now.keys())

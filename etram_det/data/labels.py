@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.data.clock import Timestamps
 from etram_det.errors import UserError
 
 ETRAM_CLASSES = (
@@ -22,13 +23,20 @@ ETRAM_CLASSES = (
 ETRAM3_CLASSES = ("pedestrian", "vehicle", "micro-mobility")
 GEN1_CLASSES = ("car", "pedestrian")
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car")
+DSEC_CLASSES = (
+    "pedestrian", "rider", "car", "bus", "truck", "bicycle", "motorcycle", "train",
+)  # fmt: skip
 CLASS_NAMES_OF = {
     "etram": ETRAM_CLASSES,
     "etram3": ETRAM3_CLASSES,
     "gen1": GEN1_CLASSES,
     "1mpx": ONE_MPX_CLASSES,
+    "dsec": DSEC_CLASSES,
 }
+_ONLY_NAMED = "only_named_classes"
+_UNNAMED = 2**32 - 1  # class id of boxes that this filter is to drop
 
+NO_TIME = np.iinfo(np.int64).min  # of boxes whose time is no finite number
 _NEEDED_FIELDS = ("t", "x", "y", "w", "h", "class_id")
 _OLD_NAMES = {"t": "ts", "class_confidence": "confidence"}
 # What np.load raises for files that are missing, cut short or overwritten.
@@ -65,18 +73,24 @@ class LabelSettings:
 
     Attributes:
         class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
-            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set.
+            ``etram3``, ``gen1``, ``1mpx``, ``dsec`` for the names of that data set.
         interval_ms: raw recordings: labels are taken this far apart, in ms, a multiple of
             ``window_ms``.
         jitter_ms: raw recordings: how far a label time may lie off the interval, in ms.
         filters: names of the filters that drop boxes, in the order of their use: ``min_side_5``
-            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``.
+            and ``max_width`` (RVT's), ``prophesee``, ``prophesee_gen1``; ``only_named_classes``
+            drops class ids without a name, which are an error otherwise.
+        keep_unlabelled: train on recordings whose box file is empty, as background: at every
+            interval, a frame is labelled to show nothing. Otherwise, and in evaluation, where
+            frames without labels do not count, as in RVT, they are left out with a warning. A
+            missing box file is an error all the same.
     """
 
-    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] = ETRAM_CLASSES
+    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"] = ETRAM_CLASSES
     interval_ms: int = 100
     jitter_ms: int = 2
     filters: tuple[str, ...] = ()
+    keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", class_names_of(self.class_names))
@@ -134,7 +148,13 @@ def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> NDArray[Any]:
+def boxes_from(
+    array: NDArray[Any],
+    path: Path,
+    class_names: Sequence[str],
+    filters: Sequence[str] = (),
+    time_unit: str = "us",
+) -> NDArray[Any]:
     """Boxes read by the names of their fields, whatever their order and packing on disk.
 
     Args:
@@ -142,9 +162,12 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> N
             ``t`` and ``class_confidence``. Track ids default to 0, confidences to 1.
         path: the file it came from, for messages.
         class_names: names of the class ids.
+        filters: those that are applied later: ``only_named_classes`` allows ids without a name.
+        time_unit: of the times in the array: ``"us"``, ``"ms"``, ``"ns"`` or ``"s"``.
 
     Returns:
-        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file.
+        ``[M]`` boxes, :data:`BOX_DTYPE`, in the order of the file, times in microseconds, or
+        ``NO_TIME``.
 
     Raises:
         UserError: a needed field is missing, or a class id has no name.
@@ -168,17 +191,23 @@ def boxes_from(array: NDArray[Any], path: Path, class_names: Sequence[str]) -> N
             )
     array = np.ravel(array)
     class_id = array["class_id"]
-    unnamed = np.unique(class_id[(class_id < 0) | (class_id >= len(class_names))])
-    if len(unnamed):
+    is_unnamed = (class_id < 0) | (class_id >= len(class_names))
+    if _ONLY_NAMED not in filters and is_unnamed.any():
         raise UserError(
             f"{path}: class ids must be 0 to {len(class_names) - 1} ({', '.join(class_names)}), "
-            f"got {unnamed[:10].tolist()}: set data.class_names to a name for each class id"
+            f"got {np.unique(class_id[is_unnamed])[:10].tolist()}: set data.class_names to a name "
+            f"for each class id, or add {_ONLY_NAMED} to data.filters to drop these boxes"
         )
     boxes = np.zeros(len(array), BOX_DTYPE)
     boxes["class_confidence"] = 1
     for name, source in sources.items():
         if source in found:
             boxes[name] = array[source]
+    untimed = ~np.isfinite(array[sources["t"]])
+    boxes["class_id"][is_unnamed] = _UNNAMED
+    if time_unit != "us":
+        boxes["t"] = Timestamps(array[sources["t"]], time_unit)[:]
+    boxes["t"][untimed] = NO_TIME
     return boxes
 
 
@@ -212,6 +241,8 @@ FILTERS: dict[str, Callable[[NDArray[Any], tuple[int, int], str], NDArray[np.boo
     "max_width": lambda boxes, sensor_size, split: (
         (boxes["w"] <= 9 * sensor_size[1] // 10) | (split != "train")
     ),
+    # RVT's for 1 Mpx: three of Prophesee's seven classes have names.
+    _ONLY_NAMED: lambda boxes, sensor_size, split: boxes["class_id"] != _UNNAMED,
     # Prophesee's evaluation toolbox, for its 1280x720 sensor and for Gen1 (304x240).
     "prophesee": lambda boxes, sensor_size, split: _min_side(boxes, 20, diagonal=60),
     "prophesee_gen1": lambda boxes, sensor_size, split: _min_side(boxes, 10, diagonal=30),
@@ -270,54 +301,3 @@ def apply_filters(
         dropped[f"boxes: {name}"] = int(np.count_nonzero(~keep))
         kept = kept[keep]
     return kept, dropped
-
-
-def label_times(times_us: NDArray[np.int64], interval_us: int, jitter_us: int) -> list[int]:
-    """The times that become labelled frames, by RVT's rule.
-
-    The first one is the first at or after one interval, so that frames lead up to it. Each later
-    one lies a whole number of intervals, give or take the jitter, after the one before it. Any
-    label rate fits, regular or not.
-
-    Args:
-        times_us: ``[L]`` times at which there are labels, ascending, each once.
-        interval_us: time between labelled frames.
-        jitter_us: how far a time may lie off a whole number of intervals.
-    """
-    accepted: list[int] = []
-    for time in times_us[np.searchsorted(times_us, interval_us) :].tolist():
-        if accepted:
-            elapsed = time - accepted[-1]
-            intervals = round(elapsed / interval_us)
-            if intervals == 0 or abs(elapsed - intervals * interval_us) > jitter_us:
-                continue
-        accepted.append(time)
-    return accepted
-
-
-def frame_ends(
-    label_times_us: list[int], interval_us: int, window_us: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ends of the windows that lead up to and connect labelled frames, by RVT's rule.
-
-    Windows go back from the first label for as long as they start at 0 or later. Between two
-    labels they are spread evenly, so that each label lies at the end of a window.
-
-    Args:
-        label_times_us: times of the labelled frames, ascending.
-        interval_us: time between labelled frames, a multiple of the window.
-        window_us: length of a window.
-
-    Returns:
-        ``[F]`` ends of the windows, and ``[N]`` the frame of each label time.
-    """
-    if not label_times_us:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    first = label_times_us[0]
-    ends = [np.arange(first - (first // window_us - 1) * window_us, first + 1, window_us)]
-    for this, following in zip(label_times_us, label_times_us[1:], strict=False):
-        num_frames = round((following - this) / interval_us) * (interval_us // window_us)
-        ends.append(np.linspace(this, following, num_frames + 1).astype(np.int64)[1:])
-    frame_end_us = np.concatenate(ends)
-    labelled = np.cumsum([len(part) for part in ends]) - 1
-    return frame_end_us, labelled

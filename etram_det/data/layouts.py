@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.camera_files import CAMERA_SUFFIXES, CameraRecording
+from etram_det.data.folders import (
+    EVENT_SUFFIXES,
+    SPLITS,
+    boxes_name,
+    contents_of,
+    eight_class_boxes,
+    has_events,
+    has_frames,
+    split_folders,
+)
 from etram_det.data.labels import ETRAM3_CLASSES, ETRAM_CLASSES, LabelSettings, load_array
 from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.raw import RawRecording
-from etram_det.data.recording import NoUsableLabels, Recording
+from etram_det.data.recording import NoUsableLabels, Recording, recording_name
 from etram_det.data.representation import FrameSettings
 from etram_det.data.sparse import FRAMES_FILE, SparseRecording
 from etram_det.errors import UserError
 
-SPLITS = ("train", "val", "test")
 _LAYOUTS = (
-    "<split>/<name>_td.h5 (raw eTraM), Static/HDF5/<split>_h5_<n>/<name>_td.h5 (eTraM as "
-    "downloaded), <split>/<name>/sparse_frames.h5 (preprocessed) or "
-    "<split>/<name>/event_representations_v2 (RVT); .raw, .dat or .aedat4 in place of _td.h5 will "
-    "do, and files need no <split> for prediction"
+    "<split>/<name>_td.h5 (raw eTraM), Static/HDF5/<split>_h5_<n>/<name>_td.h5 or Static/RAW/"
+    "<split>_<n>/<name>_td.raw (eTraM as downloaded), <split>filelist<n>/<split>/<name>_td.dat "
+    "(Prophesee), <split>/<name>/events/left/events.h5 (DSEC), <split>/<name>/sparse_frames.h5 "
+    "(preprocessed) or <split>/<name>/event_representations_v2 (RVT); .raw, .dat, .aedat4 or "
+    "_td.dat.h5 in place of _td.h5 will do, and files need no <split> for prediction"
 )
 
 _DEFAULTS = FrameSettings()
@@ -43,8 +53,9 @@ def find_recordings(
 ) -> list[Recording]:
     """The recordings of one split, sorted by name.
 
-    A recording whose boxes leave no usable label (all filtered out, or none after the first
-    interval) is left out with a warning.
+    A recording without any usable label (an empty box file, all boxes filtered out, or none after
+    the first interval) is left out with a warning; or, where ``keep_unlabelled`` is set, one to
+    train on with an empty box file is background. A missing box file is an error all the same.
 
     Args:
         root: folder of the recordings, in any of the layouts; where no labels are required, also
@@ -71,8 +82,9 @@ def find_recordings(
             if faults is None:
                 raise
             faults.append(error)
-    if not recordings and not faults:
-        raise unusable[0]
+    is_labelled = any(len(recording.label_boxes) for recording in recordings)
+    if require_labels and not is_labelled and not faults:
+        raise unusable[0] if unusable else _all_background(root, split)
     if unusable:
         _log.warning(
             "%d of %d %s recordings are left out, as they have no usable label: %s%s",
@@ -88,6 +100,13 @@ def find_recordings(
     return sorted(recordings, key=lambda recording: recording.name)
 
 
+def _all_background(root: Path, split: str) -> UserError:
+    return UserError(
+        f"data.root: no {split} recording under {root} has a box: add recordings with labels to "
+        "learn from"
+    )
+
+
 def warn_of_three_classes(
     split: str, classes: Sequence[NDArray[np.integer[Any]]], class_names: Sequence[str]
 ) -> None:
@@ -98,7 +117,7 @@ def warn_of_three_classes(
         classes: ``[M]`` class ids of each recording's boxes.
         class_names: the classes that are asked for.
     """
-    highest = max((ids.max(initial=0) for ids in classes), default=0)
+    highest = max((int(ids.max()) for ids in classes if len(ids)), default=len(ETRAM_CLASSES))
     if tuple(class_names) == ETRAM_CLASSES and highest < len(ETRAM3_CLASSES):
         _log.warning(
             "%s: no box has a class id above %d, though 8 classes are asked for: if these are "
@@ -131,7 +150,7 @@ def open_recording(path: str | Path, frame_settings: FrameSettings = _DEFAULTS) 
         UserError: there is no such file, or it cannot be read as a recording.
     """
     path = Path(path)
-    if not path.is_file() and not _has_frames(path):
+    if not path.is_file() and not has_frames(path):
         raise UserError(
             f"{path}: must be a file of events or a preprocessed recording, got no such file"
         )
@@ -147,11 +166,11 @@ def recording_paths(path: Path) -> list[Path]:
     Raises:
         UserError: there is no such path, or no recording in the folder.
     """
-    if _has_frames(path) or (path.exists() and not path.is_dir()):
+    if has_frames(path) or (path.exists() and not path.is_dir()):
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: must be a recording or a folder of recordings, got no such file")
-    found = [each for each in sorted(path.iterdir()) if _has_events(each) or _has_frames(each)]
+    found = [each for each in sorted(path.iterdir()) if has_events(each) or has_frames(each)]
     if not found:
         raise UserError(
             f"{path}: must hold recordings, got none: use a folder with .h5, .hdf5, "
@@ -165,11 +184,22 @@ def splits_of(root: Path) -> list[str]:
     return [split for split in SPLITS if _openers(root, split, ETRAM3_CLASSES, False)]
 
 
+def layout_of(recording: Recording, split: str) -> str:
+    """Name of the layout in which a recording of a split was found."""
+    folder = recording.source.parent.as_posix().lower()
+    if not isinstance(recording, RawRecording):
+        return recording.layout
+    if folder.endswith("/events/left"):
+        return "DSEC"
+    is_sorted = re.search(rf"filelist\d*/{split}$", folder) is None and folder.endswith(f"/{split}")
+    return recording.layout if is_sorted else f"{recording.layout}, as downloaded"
+
+
 def names_under(root: Path) -> set[str]:
     """Names of the files and folders in which recordings of any split may lie, less ``_td``."""
-    folders = [root, *(each for split in SPLITS for each in _split_folders(root, split))]
+    folders = [root, *(each for split in SPLITS for each in split_folders(root, split))]
     paths = [path for folder in folders for path in folder.iterdir()]
-    return {path.name if path.is_dir() else path.stem.removesuffix("_td") for path in paths}
+    return {path.name if path.is_dir() else recording_name(path) for path in paths}
 
 
 def _openers_under(
@@ -180,7 +210,7 @@ def _openers_under(
         raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
     openers = _openers(root, split, class_names, require_labels) if root.is_dir() else []
     if not openers and not require_labels:
-        files = filter(_has_events, sorted(root.iterdir())) if root.is_dir() else [root]
+        files = filter(has_events, sorted(root.iterdir())) if root.is_dir() else [root]
         openers = [_opener(each) for each in files]
     if not openers:
         others = splits_of(root)
@@ -195,24 +225,19 @@ def _openers(
     root: Path, split: str, class_names: Sequence[str], require_labels: bool
 ) -> list[Callable[..., Recording]]:
     """For each recording of a split, what makes it when given the rest of the arguments."""
-    folders = _split_folders(root, split)
-    files = {
-        path.name.lower(): path
-        for folder in folders
-        for path in folder.iterdir()
-        if not path.name.startswith(".")  # what is being written, or another system's notes
-    }
-    events = [path for name, path in files.items() if name.endswith(("_td.h5", *CAMERA_SUFFIXES))]
-    if not events:
-        cached = [path for path in files.values() if (path / FRAMES_FILE).is_file()]
-        return [_opener(path) for path in cached or files.values() if _has_frames(path)]
-    boxes = {name: path for name, path in files.items() if name.endswith("_bbox.npy")}
+    contents = contents_of(root, split)
+    if not contents.events:
+        frames = contents.frames.values()
+        cached = [path for path in frames if (path / FRAMES_FILE).is_file()]
+        return [_opener(path) for path in cached or frames]
+    boxes = contents.boxes
     if len(class_names) > len(ETRAM3_CLASSES):
-        eight_class_boxes = _eight_class_boxes(root)
-        downloaded = any(folder.name.lower() != split for folder in folders)
-        if eight_class_boxes:
-            boxes = eight_class_boxes
-        elif downloaded and _only_three_classes(boxes):
+        folders = split_folders(root, split)
+        names = [folder.name.lower() for folder in folders]
+        downloaded = any(name != split and "filelist" not in name for name in names)
+        if eight := eight_class_boxes(root):
+            boxes = eight
+        elif downloaded and _only_three_classes(boxes.values()):
             if require_labels:
                 raise UserError(
                     "data.class_names: must be eTraM's 3-class ones "
@@ -220,36 +245,20 @@ def _openers(
                     f"got {len(class_names)}: set etram3, or add Eight_class_annotations to {root}"
                 )
             boxes = {}
-    return [
-        _opener(path, boxes.get(f"{path.stem.lower().removesuffix('_td')}_bbox.npy"))
-        for path in events
-    ]
-
-
-def _has_frames(path: Path) -> bool:
-    """Whether this is the folder of a preprocessed recording."""
-    return (path / FRAMES_FILE).is_file() or (path / "event_representations_v2").is_dir()
-
-
-def _has_events(path: Path) -> bool:
-    """Whether this is a file of events, by its name."""
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in (".h5", ".hdf5", *CAMERA_SUFFIXES)
+    return [_opener(path, boxes.get(name)) for name, path in contents.events.items()]
 
 
 def _opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:
     """What makes a recording of a file, by its suffix, or of a folder, by what it holds."""
     if (path / FRAMES_FILE).is_file():
         return partial(SparseRecording, path)
-    if _has_frames(path):
+    if has_frames(path):
         return partial(PreprocessedRecording, path)
     if path.suffix.lower() in CAMERA_SUFFIXES:
         return partial(CameraRecording, path, box_path)
-    if path.suffix.lower() in (".h5", ".hdf5"):
+    if path.suffix.lower() in EVENT_SUFFIXES:
         return partial(RawRecording, path, box_path)
-    raise UserError(
-        f"{path}: must be a file of events: use .h5, .hdf5, {', '.join(CAMERA_SUFFIXES)}"
-    )
+    raise UserError(f"{path}: must be a file of events: use {', '.join(EVENT_SUFFIXES)}")
 
 
 def boxes_without_recordings(root: Path, split: str, class_names: Sequence[str]) -> list[Path]:
@@ -265,60 +274,23 @@ def boxes_without_recordings(root: Path, split: str, class_names: Sequence[str])
     """
     if not root.is_dir():
         raise UserError(f"data.root: no folder {root}; expected one with {_LAYOUTS}")
-    found = {path.name.lower(): path for path in root.glob(f"*{split}*/*_bbox.npy")}
-    for folder in _split_folders(root, split):
-        found |= {path.name.lower(): path for path in folder.glob("*_bbox.npy")}
+    contents = contents_of(root, split)
+    lone = root.glob(f"*{split}*/*_bbox.npy")
+    found = {boxes_name(path).lower(): path for path in lone} | contents.boxes
     if len(class_names) > len(ETRAM3_CLASSES):
-        eight_class_boxes = {
+        eight = {
             name: path
-            for name, path in _eight_class_boxes(root).items()
+            for name, path in eight_class_boxes(root).items()
             if path.parent.name.lower().endswith(split) or name.startswith(split)
         }
-        found = eight_class_boxes or found
-    recordings = {
-        path.stem.lower().removesuffix("_td")
-        for folder in _split_folders(root, split)
-        for path in folder.iterdir()
-    }
-    return [found[n] for n in sorted(found) if n.removesuffix("_bbox.npy") not in recordings]
+        found = eight or found
+    recordings = contents.events.keys() | contents.frames.keys()
+    return [found[name] for name in sorted(found) if name not in recordings]
 
 
-def _split_folders(root: Path, split: str) -> list[Path]:
-    """``train``, or the download's ``train_h5_1``, ``train_h5_2`` … in any case and numbering."""
-    pattern = re.compile(rf"{split}([_-]?h5([_-]?\d+)?)?", re.IGNORECASE)
-    return [path for path in _subfolders(_innermost(root)) if pattern.fullmatch(path.name)]
-
-
-def _innermost(root: Path) -> Path:
-    """``root/Static/HDF5`` of a download, or as much of it as there is."""
-    for wanted in ("static", "hdf5"):
-        root = next((path for path in _subfolders(root) if path.name.lower() == wanted), root)
-    return root
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _eight_class_boxes(root: Path) -> dict[str, Path]:
-    """Box files of the download's ``Eight_class_annotations``, by name in lower case."""
-    # The folder may lie beside the recordings or beside ``Static`` and ``HDF5`` above them.
-    bases = [_innermost(root)]
-    while bases[-1].name.lower() in ("hdf5", "static"):
-        bases.append(bases[-1].parent)
-    pattern = re.compile(r"eight[ _-]?class[ _-]?annotations?.*", re.IGNORECASE)
-    return {
-        path.name.lower(): path
-        for base in bases
-        for folder in _subfolders(base)
-        if pattern.fullmatch(folder.name)
-        for path in folder.rglob("*.npy")
-    }
-
-
-def _only_three_classes(boxes: dict[str, Path]) -> bool:
+def _only_three_classes(boxes: Iterable[Path]) -> bool:
     """Whether no box file has an id beyond eTraM's three classes."""
-    for path in boxes.values():
+    for path in boxes:
         array = load_array(path)
         if "class_id" in (array.dtype.names or ()) and array["class_id"].max(initial=0) > 2:
             return False

@@ -20,8 +20,9 @@ from etram_det.data.labels import (
     load_numbers,
     packed,
 )
-from etram_det.data.recording import NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import NoLabels, Note, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
+from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 from etram_det.files import new_hdf5_file
 
@@ -47,9 +48,11 @@ class PreprocessedRecording(Recording):
 
     Raises:
         UserError: a file is missing or damaged, or holds other frames than expected.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but the filters left none.
+        NoLabels: there is no file of boxes.
+        NoUsableLabels: it has no boxes, or the filters left none.
     """
+
+    layout = "RVT's"
 
     def __init__(
         self,
@@ -74,12 +77,20 @@ class PreprocessedRecording(Recording):
             timeline = _stored_timeline(
                 label_path, representation, frame_end_us, sensor_size, split, label_settings
             )
-        except NoLabels:
-            if require_labels:
-                raise
-            timeline = Timeline(frame_end_us)
+        except NoLabels as error:
+            timeline = timeline_without_labels(
+                frame_end_us, error, split, frame_settings, label_settings, require_labels
+            )
         super().__init__(folder.name, path, sensor_size, shape[2:], timeline)
         self._count_cutoff = frame_settings.count_cutoff
+        if frame_settings.downsample == "sum" and factor > 1:
+            line = "data.downsample: sum has no effect on frames that are stored already"
+            self.notes.append(Note(line))
+
+    @property
+    def start_us(self) -> int:
+        """0, as RVT's clocks have it."""
+        return 0
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         with open_hdf5(self.path, "preprocess again") as file:
@@ -147,7 +158,9 @@ def _stored_timeline(
     """Labels as RVT chose them, less what the filters take."""
     if not path.exists():
         raise NoLabels(f"{path}: must hold the boxes, got no such file: add it")
-    stored = boxes_from(load_array(path, "labels"), path, label_settings.class_names)
+    stored = boxes_from(
+        load_array(path, "labels"), path, label_settings.class_names, label_settings.filters
+    )
     first_box = load_numbers(path, "objframe_idx_2_label_idx")
     frame = load_numbers(representation / "objframe_idx_2_repr_idx.npy")
     if (
@@ -161,7 +174,7 @@ def _stored_timeline(
             f"and {frame.tolist()[-3:]} at their ends: preprocess again"
         )
     if len(stored) == 0:
-        raise NoLabels(f"{path}: must hold boxes, got none: take the recording out of its folder")
+        raise no_boxes(path)
     boxes, kept, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
     if len(boxes) == 0:
         raise NoUsableLabels(

@@ -11,22 +11,27 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.findings import log_findings
+from etram_det.data.folders import SPLITS
 from etram_det.data.labels import LabelSettings
-from etram_det.data.layouts import SPLITS, find_recordings, splits_of
+from etram_det.data.layouts import find_recordings, splits_of
 from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
@@ -129,11 +134,14 @@ def _tasks(
     """All recordings under ``root``, where they go, and the faults of those not to be opened."""
     splits = splits_of(root) if root.is_dir() else []
     faults: list[UserError] = []
-    tasks = [
-        _Task(recording, output / split / recording.name, layout, frames, labels)
-        for split in splits or SPLITS[:1]  # where there are none, the first says what is required
-        for recording in find_recordings(root, split, frames, labels, faults=faults)
-    ]
+    tasks = []
+    for split in splits or SPLITS[:1]:  # where there are none, the first says what is required
+        recordings = find_recordings(root, split, frames, labels, faults=faults)
+        log_findings(split, recordings)
+        tasks += [
+            _Task(recording, output / split / recording.name, layout, frames, labels)
+            for recording in recordings
+        ]
     if not tasks:
         raise faults[0]
     _require_stored_settings_fit(root, tasks[0].recording, frames, labels)
@@ -194,9 +202,11 @@ def _claim(output: Path, settings: dict[str, Any], writer: str) -> None:
 
 
 def _stored_settings(manifest: Path) -> dict[str, Any]:
-    """The settings that a folder was preprocessed with."""
+    """The settings that a folder was preprocessed with; newer ones have their defaults."""
+    newer = {name: getattr(FrameSettings(), name) for name in ("time_unit", "clock")}
+    newer["keep_unlabelled"] = LabelSettings().keep_unlabelled
     try:
-        return dict(json.loads(manifest.read_text())["settings"])
+        return newer | dict(json.loads(manifest.read_text())["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(manifest, error) from error
 
@@ -221,17 +231,18 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> list[st
         return [fault for fault in results if fault]
     # Spawned, not forked: this process may hold threads and GPU state.
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    counter, stop = context.Value("q", 0), context.Event()
     pool = ProcessPoolExecutor(
         max(1, min(workers, len(waiting))),
         mp_context=context,
         initializer=_start_worker,
-        initargs=(counter,),
+        initargs=(counter, stop),
     )
     try:
         # Longest first, so that all end at about the same time.
         waiting.sort(key=lambda task: -len(task.recording))
-        futures: list[Future[str | None]] = [pool.submit(_write, task) for task in waiting]
+        with _interrupts_blocked():  # for good in the workers that this starts
+            futures: list[Future[str | None]] = [pool.submit(_write, task) for task in waiting]
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, timeout=0.2)
@@ -239,17 +250,35 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> list[st
                 future.result()
             progress(min(done + counter.value, total), total)
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
     return [fault for future in futures if (fault := future.result())]
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back, which reaches the workers too: the parent is to stop them.
+
+    A worker that it met while it imports or waits would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _frames_done: Synchronized[int] | None = None
+_stop: Event | None = None
 
 
-def _start_worker(counter: Synchronized[int]) -> None:
-    """Share the count of finished frames, and end this worker when its parent ends."""
-    global _frames_done
-    _frames_done = counter
+def _start_worker(counter: Synchronized[int], stop: Event) -> None:
+    """Share the count of finished frames and the wish to stop; end this worker with its parent."""
+    global _frames_done, _stop
+    _frames_done, _stop = counter, stop
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -269,6 +298,7 @@ def _write(task: _Task) -> str | None:
     unfinished = parent / f".{name}.{uuid.uuid4().hex}{UNFINISHED}"
     unfinished.mkdir()
     try:
+        task.recording.prepare()
         batches = _batches(task.recording)
         if task.layout == "rvt":
             write_rvt(unfinished, task.recording, task.frames, batches)
@@ -287,6 +317,8 @@ def _write(task: _Task) -> str | None:
 def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
     """All frames of a recording, some at a time."""
     for start in range(0, len(recording), _BATCH):
+        if _stop is not None and _stop.is_set():
+            raise KeyboardInterrupt
         frames = recording.frames(start, min(start + _BATCH, len(recording)))
         yield frames
         if _frames_done is not None:
@@ -299,6 +331,7 @@ def _counts(recording: Recording) -> dict[str, int]:
         "frames": len(recording),
         "labelled frames": int(np.count_nonzero(recording.labelled)),
         "boxes": len(recording.label_boxes),
+        "boxes without events": recording.labels_without_events,
         **{f"events: {name}": number for name, number in recording.events.items()},
         **{f"dropped {reason}": number for reason, number in recording.dropped.items()},
     }

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.hdf5_file import open_hdf5
-from etram_det.data.labels import (
-    LabelSettings,
-    boxes_from,
-    filter_boxes,
-    frame_ends,
-    label_times,
-    left_out,
-    load_array,
+from etram_det.data.clock import (
+    LONGEST_US,
+    Span,
+    Timestamps,
+    meet,
+    plausible_units,
+    require_ascending,
+    unit_of,
 )
+from etram_det.data.event_facts import EventFacts, event_facts
+from etram_det.data.event_file import Column, Size, open_events
+from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import (
     OUTSIDE,
     REPAIRED,
     NoLabels,
-    NoUsableLabels,
+    Note,
     Recording,
-    Timeline,
+    recording_name,
 )
-from etram_det.data.representation import FrameSettings, Representation
-from etram_det.data.time_index import BLOCK, TimeIndex, cached_time_index
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
+from etram_det.data.time_index import (
+    TimeIndex,
+    cached_time_index,
+    stored_time_index,
+    without_events,
+)
+from etram_det.data.timeline import (
+    AFTER_EVENTS,
+    BEFORE_EVENTS,
+    WITHOUT_TIME,
+    labelled_timeline,
+    span_of_labels,
+    timeline_without_labels,
+)
 from etram_det.errors import UserError
 
-if TYPE_CHECKING:
-    import h5py
-
-Size = tuple[int, int]
-
-_KINDS = {"x": "iu", "y": "iu", "p": "iub", "t": "iu"}  # NumPy's letters for whole numbers
-_CHUNK_CACHE = 16 * 2**20  # bytes a column: windows that share a chunk unpack it once
-_PACKED = 100  # no real events shrink to less than a hundredth of their size
-_LONGEST_US = 24 * 3600 * 10**6
-_LONGEST_SIDE = 2**14
+# Share of the events outside a stated sensor: more are no stray ones, or its size is not believed.
+_STRAY, _CONTRADICTED = 0.01, 0.1
+_MANY_EMPTY, _FEW_WINDOWS = 0.1, 100  # share of the windows, and number: less is a short pause
+_QUIET, _LONG_HOURS = 0.1, 0.25  # events of a pixel per second, over longer than this
+_STRAY_US = 60 * 10**6  # before all others: no pause, but faulty timestamps
+_CORNER = 0.4  # share of an assumed sensor below which the events may fill a smaller one
 
 
 class RawRecording(Recording):
@@ -51,7 +61,8 @@ class RawRecording(Recording):
     from the first event to the last.
 
     Args:
-        path: HDF5 file with ``events/x``, ``y``, ``p`` and ``t`` (microseconds).
+        path: HDF5 file with ``events/x``, ``y``, ``p`` and ``t`` (microseconds unless the settings
+            say otherwise), or with the same columns as another writer has them.
         box_path: the box file; None where there is none.
         split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
         frame_settings: how events become frames.
@@ -60,9 +71,11 @@ class RawRecording(Recording):
 
     Raises:
         UserError: a file is damaged, or the settings do not fit it.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but none that belongs to a frame.
+        NoLabels: there is no box file.
+        NoUsableLabels: it has no boxes, or none that belongs to a frame.
     """
+
+    layout = "raw eTraM"
 
     def __init__(
         self,
@@ -74,236 +87,226 @@ class RawRecording(Recording):
         require_labels: bool = True,
     ) -> None:
         window_us = frame_settings.window_ms * 1000
-        with _open_events(path) as events:
-            _require_stored(events, path)
-            sensor_size = _sensor_size(events["t"].parent) or frame_settings.sensor_size
-            try:
-                timeline = labelled_timeline(
-                    path, box_path, sensor_size, split, frame_settings, label_settings
-                )
-                begin_us = int(timeline.frame_end_us[0]) - window_us
-                _require_events_at(begin_us, int(timeline.frame_end_us[-1]), events["t"], path)
-            except NoLabels:
-                if require_labels:
-                    raise
-                timeline = Timeline(_consecutive_ends(events["t"], path, window_us))
-        input_size = frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
-        if input_size[0] > sensor_size[0] or input_size[1] > sensor_size[1]:
-            half = [side // 2 for side in sensor_size]
+        facts = event_facts(path)
+        sensor_size, notes = _sensor_size(facts, frame_settings.sensor_size)
+        height, width = sensor_size
+        unit, is_inferred = unit_of(facts, height * width, frame_settings.time_unit, path)
+        rates, units = plausible_units(facts, height * width)
+        notes += _notes_of(facts, unit if is_inferred else None)
+        self._unit, self._offset_us = unit, 0
+        self._num_events = facts.num_events
+        ends = Timestamps(np.array([facts.first, facts.last]), unit)
+        self._span: Span = int(ends[:1][0]), int(ends[1:][0])
+        self._leave_out_strays(facts, notes)
+        require_ascending(self._span, ends.wrap_us, path)
+        if facts.offset_us is not None:
+            self._add_offset(facts.offset_us, box_path, window_us, notes)
+        try:
+            timeline = labelled_timeline(
+                path,
+                box_path,
+                sensor_size,
+                split,
+                frame_settings,
+                label_settings,
+                self._span,
+                units if facts.last == facts.last_steady else (),  # a clock that jumps misleads
+            )
+        except NoLabels as error:
+            ends_us = _consecutive_ends(self._span, path, window_us)
+            timeline = timeline_without_labels(
+                ends_us, error, split, frame_settings, label_settings, require_labels
+            )
+        input_size = frame_settings.input_size or (height // 2, width // 2)
+        if input_size[0] > height or input_size[1] > width:
             raise UserError(
                 f"data.input_size: must not exceed the sensor's {sensor_size} of {path}, "
-                f"got {input_size}: lower it, to {half} for half of the sensor's"
+                f"got {input_size}: lower it, to {[height // 2, width // 2]} for half of the "
+                "sensor's"
             )
-        super().__init__(path.stem.removesuffix("_td"), path, sensor_size, input_size, timeline)
+        for reason in (BEFORE_EVENTS, AFTER_EVENTS, WITHOUT_TIME):
+            if count := timeline.dropped.get(reason):
+                what = reason.removeprefix("boxes: ")
+                notes.append(Note(f"{count:,} boxes {what} are left out", True, reason))
+        hours = (self._span[1] - self._span[0]) / 3.6e9
+        if box_path is None and "ns" in units and max(rates["us"]) < _QUIET and hours > _LONG_HOURS:
+            note = f"its events span {hours:,.1f} hours, and are few for that: if their timestamps "
+            notes.append(Note(f"{note}are in ns, set data.time_unit", True, "slow"))
+        super().__init__(recording_name(path), path, sensor_size, input_size, timeline)
+        self.notes = notes
         self._window_us = window_us
         self._representation = Representation(sensor_size, input_size, frame_settings)
         self._time_index: TimeIndex | None = None
+        self._is_prepared = False
+        self._count_labels_without_events(np.empty((0, 2), np.int64))
 
     def event_rate(self) -> float | None:  # noqa: D102
-        with _open_events(self.path) as events:
-            times = events["t"]
-            first, last = (int(times[0]), int(times[-1])) if len(times) else (0, 0)
-            return len(times) / ((last - first) / 1e6) if last > first else None
+        first, last = self._span
+        return self._num_events / ((last - first) / 1e6) if last > first else None
+
+    @property
+    def num_events(self) -> int:  # noqa: D102
+        return self._num_events
+
+    @property
+    def event_span_us(self) -> Span:  # noqa: D102
+        return self._span
+
+    @property
+    def num_events_to_index(self) -> int:  # noqa: D102
+        return 0 if self._is_prepared or self._stored_index() is not None else self._num_events
+
+    def prepare(self, progress: Callable[[int], None] | None = None) -> None:  # noqa: D102
+        # It is not kept: each loading process reads it for itself, as it may be large.
+        if (index := self._stored_index()) is None:
+            with open_events(self.path) as columns:
+                index = self._index(columns["t"], progress)
+        empty = self._count_labels_without_events(index.gap_us)
+        if not self._is_prepared and empty.mean() > _MANY_EMPTY and empty.sum() > _FEW_WINDOWS:
+            note = f"{empty.sum():,} of its {len(empty):,} windows hold no event, as in a pause or "
+            note += "where its clock jumps"
+            self.notes.append(Note(note, True, "windows without events"))
+        self._note_repaired(index)
+        self._is_prepared = True
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         ends = self.frame_end_us[start:stop].tolist()
         frames = np.empty((len(ends), *self._representation.shape), self._representation.dtype)
         num_events = num_outside = 0
-        with _open_events(self.path) as events:
+        with open_events(self.path) as columns:
+            times = self._timestamps(columns["t"])
             if self._time_index is None:
-                self._time_index = cached_time_index(self.path, events["t"])
-                self.repaired_share = self._time_index.num_repaired / len(events["t"])
+                self._time_index = self._index(columns["t"])
             for frame, end_us in zip(frames, ends, strict=True):
                 window_us = end_us - self._window_us, end_us
-                first, times = self._time_index.cut(events["t"], *window_us)
-                x, y, p = (_native(events[name][first : first + len(times)]) for name in "xyp")
-                num_events += len(times)
-                num_outside += self._representation.fill(frame, x, y, p, times, window_us)
+                first, times_us = self._time_index.cut(times, *window_us)
+                events = slice(first, first + len(times_us))
+                x, y, p = (
+                    columns[name].whole(columns[name][events], self.source) for name in "xyp"
+                )
+                num_events += len(times_us)
+                try:
+                    num_outside += self._representation.fill(frame, x, y, p, times_us, window_us)
+                except UserError as error:
+                    raise UserError(f"{self.source}: {error}") from error
         self.events["in windows"] = self.events.get("in windows", 0) + num_events
-        self.events[REPAIRED] = self._time_index.num_repaired
         if num_outside:
             self.dropped[OUTSIDE] = self.dropped.get(OUTSIDE, 0) + num_outside
         return frames
 
-
-@contextmanager
-def _open_events(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
-    """The four columns of a recording, checked; the file is closed afterwards."""
-    with open_hdf5(path, "fetch the file again", _CHUNK_CACHE) as file:
-        yield _columns(file, path)
-
-
-def _columns(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
-    import h5py
-
-    if "CD/events" in file:
-        raise UserError(
-            f"{path}: Prophesee's HDF5, coded with its ECF filter, cannot be read: write it as DAT "
-            f"with OpenEB's metavision_file_to_dat -i {path.name}"
-        )
-    events = {name: file.get(f"events/{name}") for name in _KINDS}
-    for name, column in events.items():
-        if not isinstance(column, h5py.Dataset):
-            group = file.get("events")
-            place, group = ("events/", group) if isinstance(group, h5py.Group) else ("", file)
-            found = ", ".join(f"{place}{each}" for each in group) or f"{place or 'file'} empty"
-            raise UserError(
-                f"{path}: must hold events/x, y, p and t; events/{name} is missing, got "
-                f"{found}: fetch the file again"
-            )
-        if column.ndim != 1 or column.dtype.kind not in _KINDS[name]:
-            raise UserError(
-                f"{path}: events/{name} must be a row of whole numbers, "
-                f"got {column.dtype} {column.shape}: fetch the file again"
-            )
-        properties = column.id.get_create_plist()
-        for i in range(properties.get_nfilters()):
-            code, _, _, title = properties.get_filter(i)
-            if not h5py.h5z.filter_avail(code):
-                raise UserError(
-                    f"{path}: HDF5 filter {code} ({title.decode(errors='replace')}) is not known "
-                    "here: write the file anew with h5repack -f GZIP=1"
-                )
-    lengths = {name: len(column) for name, column in events.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{path}: its columns must be equally long, got {lengths}: fetch it again")
-    return events
-
-
-def _require_stored(events: dict[str, h5py.Dataset], path: Path) -> None:
-    """Refuse columns that claim more events than were ever written; reading them would not end."""
-    for name, column in events.items():
-        if column.nbytes <= _PACKED * path.stat().st_size:
-            continue  # counting the chunks of a long recording takes its time
-        room = column.id.get_storage_size() // column.dtype.itemsize
-        if column.chunks is not None:
-            room = column.id.get_num_chunks() * column.chunks[0]
-        if room < len(column):
-            raise UserError(
-                f"{path}: events/{name} must hold the {len(column)} events it claims, got room "
-                f"for {room}: fetch the file again, which was not written to its end"
-            )
-
-
-def _native(column: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The column in this machine's byte order, which the kernel needs."""
-    return column.astype(column.dtype.newbyteorder("="), copy=False)
-
-
-def _sensor_size(events: h5py.Group) -> Size | None:
-    """Height and width by ``events/height`` and ``width``, or by attributes."""
-    sources = (
-        {name: events[name][()] for name in ("height", "width") if name in events},
-        events.attrs,
-        events.file.attrs,
-    )
-    for source in sources:
-        if "height" in source and "width" in source:
-            height, width = source["height"], source["width"]
-            try:
-                sides = int(np.ravel(height)[0]), int(np.ravel(width)[0])
-            except (IndexError, OverflowError, TypeError, ValueError):
-                sides = (0, 0)  # no numbers at all
-            if not all(2 <= side <= _LONGEST_SIDE for side in sides):
-                raise UserError(
-                    f"{events.file.filename}: the sensor's sides must be 2 to {_LONGEST_SIDE} px, "
-                    f"got {height} and {width}: correct them in the file"
-                )
-            return sides
-    return None
-
-
-def _first_and_last_us(times: h5py.Dataset, path: Path) -> tuple[int, int]:
-    """The first timestamp and the latest one at the end, without reading those between."""
-    if len(times) == 0:
-        raise UserError(f"{path}: must hold events, got none: take it out of the folder")
-    return int(times[0]), int(times[-BLOCK:].max())
-
-
-def _require_events_at(begin_us: int, end_us: int, times: h5py.Dataset, path: Path) -> None:
-    """Refuse labels and events that share no time: all frames would be empty."""
-    first, last = _first_and_last_us(times, path)
-    if last < begin_us or end_us < first:
-        raise UserError(
-            f"{path}: its events ({first} to {last} us) lie outside its labels' times ({begin_us} "
-            f"to {end_us} us): let the times of both count from the recording's start, or take it "
-            "out of the folder"
+    @property
+    def _clock(self) -> str:
+        """What the time index follows from beside the file: nothing for microseconds as stored."""
+        return (
+            ""
+            if (self._unit, self._offset_us) == ("us", 0)
+            else (f"{self._unit}{self._offset_us:+}")
         )
 
+    def _timestamps(self, column: Column) -> Timestamps:
+        if len(column) != self._num_events:
+            raise UserError(
+                f"{self.source}: must hold {self._num_events} events, as when it was opened, got "
+                f"{len(column)}: fetch the file again, then start anew"
+            )
+        return Timestamps(column, self._unit, self._offset_us)
 
-def _consecutive_ends(times: h5py.Dataset, path: Path, window_us: int) -> NDArray[np.int64]:
+    def _index(self, column: Column, progress: Callable[[int], None] | None = None) -> TimeIndex:
+        try:
+            index = cached_time_index(self.path, self._timestamps(column), self._clock, progress)
+        except UserError as error:
+            raise UserError(f"{self.source}: {error}") from error
+        self._note_repaired(index)
+        return index
+
+    def _stored_index(self) -> TimeIndex | None:
+        return stored_time_index(self.path, self._num_events, self._clock)
+
+    def _note_repaired(self, index: TimeIndex) -> None:
+        self.repaired_share = index.num_repaired / self._num_events
+        self.events[REPAIRED] = index.num_repaired
+
+    def _leave_out_strays(self, facts: EventFacts, notes: list[Note]) -> None:
+        """Start behind the few events that lie hours before all others, as a stamp of 0 does."""
+        steady = int(Timestamps(np.array([facts.first_steady]), self._unit)[:][0])
+        before_us = steady - self._span[0]
+        if facts.num_strays and before_us >= _STRAY_US:
+            self._span = steady, self._span[1]
+            note = f"its first {facts.num_strays} events lie {before_us / 1e6:,.0f} s before the "
+            notes.append(Note(f"{note}others and are left out", True, "strays"))
+
+    def _add_offset(
+        self, offset_us: int, box_path: Path | None, window_us: int, notes: list[Note]
+    ) -> None:
+        """Add the file's own offset to its times, unless only those without it meet the labels."""
+        shifted = self._span[0] + offset_us, self._span[1] + offset_us
+        labels = None if box_path is None else span_of_labels(box_path)
+        if (
+            labels is not None
+            and not meet(shifted, labels, window_us)
+            and (meet(self._span, labels, window_us))
+        ):
+            notes.append(Note("its t_offset is not added to its timestamps, as labels lack it too"))
+            return
+        self._span, self._offset_us = shifted, offset_us
+        notes.append(Note("its t_offset is added to its timestamps", kind="t_offset"))
+
+    def _count_labels_without_events(self, gap_us: NDArray[np.int64]) -> NDArray[np.bool_]:
+        empty = without_events(self.frame_end_us, self._window_us, self._span, gap_us)
+        self.labels_without_events = int(np.count_nonzero(empty[self.label_frame]))
+        return empty
+
+
+def _notes_of(facts: EventFacts, inferred_unit: str | None) -> list[Note]:
+    """What is to be known of a file beside its sensor and its labels."""
+    notes = [Note(*note) for note in facts.notes]
+    if facts.matrix_order:
+        notes.append(Note(f"the columns of its matrix are taken as {facts.matrix_order}"))
+    if inferred_unit is not None:
+        notes.append(
+            Note(f"its timestamps are in {inferred_unit}, by span and rate (data.time_unit)")
+        )
+    if facts.is_cut:
+        cut = f"it was cut short, and what comes before is used, {facts.num_events:,} events"
+        notes.append(Note(cut, doubtful=True, kind="cut"))
+    return notes
+
+
+def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note]]:
+    """Height and width of the sensor, and what was assumed about them."""
+    height, width = facts.extent
+    reached = f"its events reach {width}x{height} px"
+    stated = facts.sensor_size
+    size = stated or given or SENSOR_SIZE
+    if stated is None:
+        note = f"its file does not state the sensor's size, {size[1]}x{size[0]} px is assumed"
+        if height > size[0] or width > size[1]:
+            note, kind = f"{note}, but {reached}: those outside are dropped", "beyond the sensor"
+        elif height * width < _CORNER * size[0] * size[1]:
+            note, kind = f"{note}, but {reached} only", "a corner of the sensor"
+        else:
+            return size, [Note(f"{note}: set data.sensor_size if it is another")]
+        return size, [Note(f"{note}: set data.sensor_size", True, kind)]
+    note = f"its file states a sensor of {size[1]}x{size[0]} px, but {reached}"
+    fits = given and height <= given[0] and width <= given[1]
+    # The default is used like a size that was set only where the events fill it.
+    is_set = given != SENSOR_SIZE or height * width >= _CORNER * SENSOR_SIZE[0] * SENSOR_SIZE[1]
+    if facts.share_outside > _CONTRADICTED and given and fits and is_set:
+        note = f"{note}: data.sensor_size, {given[1]}x{given[0]}, is used"
+        return given, [Note(note, True, "another sensor than stated")]
+    if facts.share_outside > _STRAY:
+        note = f"{note}: those outside are dropped: set data.sensor_size"
+        return size, [Note(note, True, "beyond the sensor")]
+    return size, []
+
+
+def _consecutive_ends(span: Span, path: Path, window_us: int) -> NDArray[np.int64]:
     """Ends of the windows that follow each other from the first event to the last."""
-    first, last = _first_and_last_us(times, path)
-    if not 0 <= last - first <= _LONGEST_US:
+    first, last = span
+    if not 0 <= last - first <= LONGEST_US:
         raise UserError(
             f"{path}: timestamps must ascend and span a day at most, in microseconds, got {first} "
-            f"to {last}: write the file with such timestamps"
+            f"to {last}: write the file with such timestamps, or set data.time_unit"
         )
     num_frames = (last - first) // window_us + 1
     return first + window_us * np.arange(1, num_frames + 1)
-
-
-def no_box_file(path: Path) -> NoLabels:
-    """The error for a recording that lacks its box file."""
-    return NoLabels(
-        f"{path}: its boxes must be in {path.stem.removesuffix('_td')}_bbox.npy, got no such file: "
-        "add it or take the recording out of its folder"
-    )
-
-
-def labelled_timeline(
-    path: Path,
-    box_path: Path | None,
-    sensor_size: Size,
-    split: str,
-    frame_settings: FrameSettings,
-    label_settings: LabelSettings,
-) -> Timeline:
-    """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames.
-
-    Args:
-        path: the recording, which need not be there.
-        box_path: its box file; None where there is none.
-        sensor_size: height and width of the sensor in pixels.
-        split: ``"train"``, ``"val"`` or ``"test"``, for filters that depend on it.
-        frame_settings: how events become frames.
-        label_settings: which boxes become labels.
-
-    Raises:
-        UserError: the file is damaged, or the settings do not fit it.
-        NoLabels: there are no boxes.
-        NoUsableLabels: there are boxes, but none that belongs to a frame.
-    """
-    if box_path is None:
-        raise no_box_file(path)
-    window_us, interval_us = frame_settings.window_ms * 1000, label_settings.interval_ms * 1000
-    if interval_us % window_us:
-        raise UserError(
-            f"data.interval_ms: must be a multiple of data.window_ms ({frame_settings.window_ms}), "
-            f"got {label_settings.interval_ms}: set such a multiple"
-        )
-    stored = boxes_from(load_array(box_path), box_path, label_settings.class_names)
-    if len(stored) == 0:
-        raise NoLabels(
-            f"{box_path}: must hold boxes, got none: take the recording out of its folder"
-        )
-    boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
-    boxes = boxes[np.argsort(boxes["t"], kind="stable")]
-    times = label_times(np.unique(boxes["t"]), interval_us, label_settings.jitter_ms * 1000)
-    if not times:
-        raise NoUsableLabels(
-            f"{box_path}: no label at {label_settings.interval_ms} ms or later among "
-            f"{len(stored)} boxes{left_out(dropped)}: correct them, change data.filters, or take "
-            "the recording out of its folder"
-        )
-    if times[-1] > _LONGEST_US:
-        raise UserError(
-            f"{box_path}: label times must lie within a day of 0, in microseconds, got "
-            f"{times[-1]}: take the recording's start off the times of boxes and events"
-        )
-    frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us)
-    at_label = np.isin(boxes["t"], times)
-    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label))
-    boxes = boxes[at_label]
-    label_frame = frame_of_time[np.searchsorted(times, boxes["t"])]
-    return Timeline(frame_end_us, label_frame, boxes, dropped)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,38 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE, corners
 from etram_det.errors import UserError
 
+_LATE_US = 100_000  # windows lead back to the start of the clock, which is this near to 0
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
+REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
+# In the folder of a sequence of DSEC, with DSEC-Det's labels.
+DSEC_EVENTS = Path("events/left/events.h5")
+DSEC_BOXES = Path("object_detections/left/tracks.npy")
+# RVT's originals end in _td.dat.h5, all others in _td.h5, _td.raw and so on.
+_SUFFIXES = re.compile(r"(_td)?(\.(dat|raw))?\.(h5|hdf5|raw|dat|aedat4)", re.IGNORECASE)
+
+
+def recording_name(path: Path) -> str:
+    """Name of the recording in a file of events: without its suffixes; in DSEC, the sequence's."""
+    if path.parts[-3:] == DSEC_EVENTS.parts and len(path.parts) > len(DSEC_EVENTS.parts):
+        return path.parents[2].name
+    match = _SUFFIXES.search(path.name)
+    return path.name[: match.start()] if match and match.end() == len(path.name) else path.stem
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was inferred, assumed or doubtful when a recording was opened.
+
+    Attributes:
+        message: what it is and what to do, without the recording's name.
+        doubtful: whether the user should look at it before relying on the recording.
+        kind: what notes have in common that are logged as one; the message unless set.
+    """
+
+    message: str
+    doubtful: bool = False
+    kind: str = ""
 
 
 class NoLabels(UserError):
@@ -22,7 +54,11 @@ class NoLabels(UserError):
 
 
 class NoUsableLabels(NoLabels):
-    """There are boxes, but none is left after the filters and the rule for label times."""
+    """There is a box file, but no box is left after the filters and the rule for label times."""
+
+
+class NoBoxes(NoUsableLabels):
+    """There is a box file without any box: the recording shows nothing, or is not labelled."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +71,14 @@ class Timeline:
         label_boxes: ``[M]`` boxes of the labelled frames, in pixels of the sensor, with the
             fields of :data:`etram_det.boxes.BOX_DTYPE`.
         dropped: number of boxes left out, by reason.
+        background_frame: ``[N]`` int64, frames labelled to show nothing, ascending.
     """
 
     frame_end_us: NDArray[np.int64]
     label_frame: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     label_boxes: NDArray[Any] = field(default_factory=lambda: np.empty(0, BOX_DTYPE))
     dropped: dict[str, int] = field(default_factory=dict)
+    background_frame: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 class Recording(ABC):
@@ -53,16 +91,23 @@ class Recording(ABC):
     Attributes:
         name: name of the recording, without folder or suffix.
         path: the file that holds the events or frames.
+        source: the same file as the user knows it, which for a camera's is not the decoded one.
+        layout: name of the layout in which it was found.
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames in pixels.
-        frame_end_us, label_frame, label_boxes: as in :class:`Timeline`.
+        frame_end_us, label_frame, label_boxes, background_frame: as in :class:`Timeline`.
         dropped: number of boxes left out and, of the frames that this process has read, events;
             by reason.
         events: number of events in the frames that this process has read, and of those in the
             file whose timestamp was behind an earlier one; empty where frames are stored as such.
         repaired_share: share of the file's events, in [0, 1], whose timestamp was behind an earlier
             one, once frames were read; 0 where that is not known.
+        notes: what was inferred, assumed or doubtful when it was opened.
+        labels_without_events: boxes in whose windows there is no event; known in part before
+            :meth:`prepare`.
     """
+
+    layout: ClassVar[str]
 
     def __init__(
         self,
@@ -73,18 +118,28 @@ class Recording(ABC):
         timeline: Timeline,
     ) -> None:
         self.name = name
-        self.path = path
+        self.path = self.source = path
         self.sensor_size = sensor_size
         self.input_size = input_size
         self.frame_end_us = timeline.frame_end_us
         self.label_frame = timeline.label_frame
         self.label_boxes = timeline.label_boxes
+        self.background_frame = timeline.background_frame
         self.dropped = dict(timeline.dropped)
         self.events: dict[str, int] = {}
         self.repaired_share = 0.0
+        self.notes: list[Note] = []
+        self.labels_without_events = 0
 
     def __len__(self) -> int:
         return len(self.frame_end_us)
+
+    @property
+    def start_us(self) -> int:
+        """Where its clock starts: 0 as in RVT, or its first window if that is much later."""
+        ends = self.frame_end_us[:2].tolist()
+        start = 2 * ends[0] - ends[1] if len(ends) == 2 else 0
+        return 0 if start < _LATE_US else start
 
     def label_areas(self) -> NDArray[np.float32]:
         """Areas ``[M]`` of all labels in square pixels of the input frame."""
@@ -99,20 +154,20 @@ class Recording(ABC):
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """``[F]`` bool, true for frames that have labels."""
+        """``[F]`` bool, true for frames that have labels, or are labelled to show nothing."""
         labelled = np.zeros(len(self), np.bool_)
-        labelled[self.label_frame] = True
+        labelled[self.label_frame] = labelled[self.background_frame] = True
         return labelled
 
     def boxes(self, frame: int) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
         """The labels of one frame.
 
         Returns:
-            Boxes ``[M, 4]``, ``xyxy`` in pixels of the input frame, and class ids ``[M]``; None
-            where the frame is not labelled.
+            Boxes ``[M, 4]``, ``xyxy`` in pixels of the input frame, and class ids ``[M]``: none of
+            them where it is labelled to show nothing; None where the frame is not labelled.
         """
         first, last = np.searchsorted(self.label_frame, [frame, frame + 1])
-        if first == last:
+        if first == last and frame not in self.background_frame:
             return None
         boxes = self.label_boxes[first:last]
         in_frame = corners(boxes)
@@ -123,6 +178,33 @@ class Recording(ABC):
         """Events in a second, where that is known without reading them."""
         return None
 
+    @property
+    def num_events(self) -> int | None:
+        """Events of all of it, where that is known without reading them."""
+        return None
+
+    @property
+    def event_span_us(self) -> tuple[int, int] | None:
+        """First and last timestamp of its events in µs, where they are there."""
+        return None
+
+    @property
+    def num_events_to_index(self) -> int:
+        """Events that :meth:`prepare` has to read through; 0 where this was done before."""
+        return 0
+
+    def prepare(  # noqa: B027 (nothing to do where frames are stored)
+        self, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Read through the events once, where frames need that, and count labels without any.
+
+        Args:
+            progress: is called with a number of events that were read.
+
+        Raises:
+            UserError: the file is damaged where it is read.
+        """
+
     @abstractmethod
     def frames(self, start: int, stop: int) -> NDArray[Any]:
         """Frames ``start`` to ``stop`` (not included), ``[stop - start, channels, H, W]``.
@@ -132,3 +214,20 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+
+def dropped_events(num_outside: int) -> str:
+    """What is reported of events outside the sensor."""
+    return f"{num_outside:,} events outside the sensor were dropped"
+
+
+def repaired_events(share: float) -> str:
+    """What is reported of a recording of which more than ``REPAIRED_SHARE`` was repaired.
+
+    Args:
+        share: of its events, in [0, 1], whose timestamp was behind an earlier one.
+    """
+    return (
+        f"{share:.0%} of its events have an earlier timestamp than the event before and take that "
+        "one: many are in a wrong frame or in none: repair the recording"
+    )

@@ -7,13 +7,17 @@ run is counted into the planes of its bin, which then stay in the processor's ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.errors import UserError
+
+# What -1 becomes in unsigned numbers is -1 too.
+POLARITIES = (0, 1, -1, 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1)
+SENSOR_SIZE = (720, 1280)  # height and width, assumed where nothing states them
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,14 @@ class FrameSettings:
             ``"nearest"`` keeps one of them, as RVT does (three events in four are lost at half
             size). Preprocessed recordings keep what they were stored with.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not
-            state their own.
+            state their own, or one that their events contradict; None for 720 and 1280 where
+            there is none, and for what the file states in any other case.
         representation: ``"stacked_histogram"`` or ``"mixed_density"``, as :class:`Representation`
             describes them.
+        time_unit: unit of the timestamps in HDF5 files; None for microseconds, which are refused
+            where span and rate of the events leave no doubt that they are something else.
+        clock: RAW files: ``"recording"`` takes off the camera's time at their start, as the readers
+            of Metavision and OpenEB do; ``"camera"`` keeps it.
     """
 
     input_size: tuple[int, int] | None = None
@@ -44,15 +53,17 @@ class FrameSettings:
     count_cutoff: int = 10
     timing: Literal["events", "window"] = "events"
     downsample: Literal["sum", "nearest"] = "sum"
-    sensor_size: tuple[int, int] = (720, 1280)
+    sensor_size: tuple[int, int] | None = SENSOR_SIZE
     representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram"
+    time_unit: Literal["us", "ms", "ns", "s"] | None = None
+    clock: Literal["recording", "camera"] = "recording"
 
     def __post_init__(self) -> None:
         for name in ("window_ms", "bins", "count_cutoff"):
             if (found := getattr(self, name)) < 1:
                 raise UserError(f"data.{name}: must be at least 1, got {found}: raise it")
-        for name in ("timing", "downsample", "representation"):
-            choices = get_args(get_type_hints(FrameSettings)[name])
+        for name in ("timing", "downsample", "representation", "time_unit", "clock"):
+            choices = _choices(get_type_hints(FrameSettings)[name])
             if (found := getattr(self, name)) not in choices:
                 raise UserError(f"data.{name}: must be one of {choices}, got {found!r}: choose one")
         most = int(np.iinfo(self.dtype).max)
@@ -78,6 +89,12 @@ class FrameSettings:
     def dtype(self) -> np.dtype[Any]:
         """Of a frame's counts."""
         return np.dtype(np.uint8 if self.representation == "stacked_histogram" else np.int8)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What a setting of a ``Literal``, or of one or None, may be."""
+    members = get_args(hint)
+    return members if get_origin(hint) is Literal else (*get_args(members[0]), None)
 
 
 def channels_of(bins: int, representation: str) -> int:
@@ -131,12 +148,15 @@ class Representation:
             frame: ``[channels, H, W]``, contiguous, overwritten.
             x: ``[E]`` columns on the sensor.
             y: ``[E]`` rows on the sensor.
-            p: ``[E]`` polarities, 0 and 1 or -1 and 1.
+            p: ``[E]`` polarities, 0 and 1 or -1 and 1; an unsigned -1 that wrapped (255 …) is -1.
             t_us: ``[E]`` timestamps inside the window, never descending.
             window_us: first and last microsecond of the window, both inside.
 
         Returns:
             The number of events outside the sensor, which were dropped.
+
+        Raises:
+            UserError: a polarity is something else.
         """
         if len(t_us) == 0:
             frame[:] = 0
@@ -147,10 +167,36 @@ class Representation:
             first_us, last_us = t_us[0], t_us[-1]
         is_histogram = self._settings.representation == "stacked_histogram"
         kernel = _count_events if is_histogram else _sum_polarities
+        if p.dtype.kind == "f" or p.min() < -1 or p.max() > 1:
+            require_polarities(p)
+            p = p == 1  # the others are -1 that has wrapped
         return kernel(
             planes, self.shape[2], x, y, p, t_us, first_us, last_us,
             self._row, self._column, self._settings.count_cutoff,
         )  # fmt: skip
+
+
+def require_polarities(p: NDArray[Any], name: str = "p") -> None:
+    """Refuse polarities ``[E]`` other than 0 and 1, or -1 and 1, however -1 has wrapped.
+
+    Args:
+        p: as they are stored.
+        name: of the column, for the message.
+
+    Raises:
+        UserError: naming the first of the others, or both 0 and -1.
+    """
+    wrong = ~np.isin(p, POLARITIES)
+    if np.any(wrong):
+        raise UserError(
+            f"{name}: polarities must be 0 and 1, or -1 and 1, got {p[wrong.argmax()]}: write the "
+            "file with such polarities"
+        )
+    if len(off := np.unique(p[p != 1])) > 1:
+        raise UserError(
+            f"{name}: polarities must be 0 and 1, or -1 and 1, got {' and '.join(map(str, off))}: "
+            "write the file with such polarities"
+        )
 
 
 def _target_of_source(source_size: int, target_size: int, downsample: str) -> NDArray[np.int32]:

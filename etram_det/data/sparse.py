@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numba
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
-from etram_det.data.recording import REPAIRED, NoLabels, NoUsableLabels, Recording, Timeline
+from etram_det.data.recording import REPAIRED, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
+from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 from etram_det.files import new_hdf5_file
 
@@ -56,6 +58,8 @@ class SparseRecording(Recording):
     apply; all other settings must be those it was made with. Arguments and errors are those of
     :class:`~etram_det.data.preprocessed.PreprocessedRecording`.
     """
+
+    layout = "sparse cache"
 
     def __init__(
         self,
@@ -97,14 +101,21 @@ class SparseRecording(Recording):
             raise UserError(f"{path}: cannot be read ({error}): {_REMEDY}") from error
         require_same_settings(path, settings, self._shape[1:], frame_settings, label_settings)
         kept, dropped = apply_filters(boxes, sensor_size, split, label_settings.filters)
-        if require_labels and len(kept) == 0:
-            kind = NoUsableLabels if len(boxes) else NoLabels
-            raise kind(f"{path}: no label is left of {len(boxes)} boxes: change data.filters")
+        if require_labels and len(boxes) and len(kept) == 0:
+            raise NoUsableLabels(
+                f"{path}: no label is left of {len(boxes)} boxes: change data.filters"
+            )
         for reason, number in dropped_before.items():
             dropped[reason] = dropped.get(reason, 0) + number
         timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
+        if len(boxes) == 0:
+            timeline = timeline_without_labels(
+                frame_end_us, no_boxes(path), split, frame_settings, label_settings, require_labels
+            )
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
         self.events = num_events
+        is_empty = np.diff(self._first_entry) == 0
+        self.labels_without_events = int(np.count_nonzero(is_empty[self.label_frame]))
         self._window_us = int(settings["window_ms"]) * 1000
         self._dtype = frame_settings.dtype
         lower = frame_settings.count_cutoff < settings["count_cutoff"]
@@ -181,6 +192,30 @@ def require_same_settings(
             f"data.{name}: must be {stored[name]}, with which {path} was preprocessed, got "
             f"{wanted[name]}: set it so, or preprocess again"
         )
+
+
+def estimated_size(recording: Recording, settings: Mapping[str, Any], number: int) -> int:
+    """Bytes of a recording in the cache, by some of its frames, encoded as all of them would be.
+
+    Args:
+        recording: with frames; one that is in the cache already takes what it takes.
+        settings: as in :func:`write_sparse`.
+        number: frames to encode, spread evenly.
+
+    Raises:
+        UserError: the recording is damaged where it is read.
+        OSError: there is no room for these frames among the temporary files.
+    """
+    if isinstance(recording, SparseRecording):
+        return recording.path.stat().st_size
+    places = np.unique(np.linspace(0, len(recording) - 1, number + 2)[1:-1].round().astype(int))
+    with TemporaryDirectory() as folder:
+        frames = (recording.frames(place, place + 1) for place in places.tolist())
+        write_sparse(Path(folder), recording, settings, frames)
+        path = Path(folder) / FRAMES_FILE
+        with open_hdf5(path, _REMEDY) as file:
+            of_frames = file["entries"].id.get_storage_size()
+        return path.stat().st_size + round(of_frames * (len(recording) / len(places) - 1))
 
 
 def write_sparse(

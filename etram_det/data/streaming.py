@@ -227,6 +227,7 @@ class Chunk:
         fault: why the recording is unreadable, in which case there are no frames.
         num_outside: events in the frames' windows that lay outside the sensor and were dropped.
         repaired_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
+        start_us: where the recording's clock starts.
     """
 
     request: ChunkRequest
@@ -238,6 +239,7 @@ class Chunk:
     fault: str | None = None
     num_outside: int = 0
     repaired_share: float = 0.0
+    start_us: int = 0
 
 
 @dataclass(eq=False)
@@ -288,6 +290,7 @@ class ChunkDataset(Dataset[Chunk]):
             scale,
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
             repaired_share=recording.repaired_share,
+            start_us=recording.start_us,
         )
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed)
@@ -336,19 +339,20 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         faults={b: chunk.fault for b, chunk in lanes if chunk.fault is not None},
         num_outside={b: chunk.num_outside for b, chunk in lanes if chunk.num_outside},
         repaired_share={b: chunk.repaired_share for b, chunk in lanes if chunk.repaired_share},
+        start_us={b: chunk.start_us for b, chunk in lanes if chunk.start_us},
     )
 
 
 def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
-    """Flip and zoom a chunk by its seed; frames left without a box become unlabelled."""
+    """Flip and zoom a chunk by its seed; frames whose boxes are all lost become unlabelled."""
     size = (chunk.frames.shape[2], chunk.frames.shape[3])
-    last_boxes = chunk.labels[-1][1] if chunk.labels else None
+    last_boxes = chunk.labels[-1][1] if chunk.labels else None  # perhaps none, of background
     augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
     labels = []
     for t, boxes, classes in chunk.labels:
-        boxes, classes = augmentation.apply_to_boxes(boxes, classes)
-        if len(boxes):
-            labels.append((t, boxes, classes))
+        left, left_classes = augmentation.apply_to_boxes(boxes, classes)
+        if len(left) or not len(boxes):
+            labels.append((t, left, left_classes))
     return replace(chunk, frames=augmentation.apply_to_frames(chunk.frames), labels=labels)
 
 

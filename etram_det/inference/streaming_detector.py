@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.representation import FrameSettings, Representation
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
 from etram_det.errors import UserError
 from etram_det.inference.engine import Engine, Precision, PyTorchEngine
 from etram_det.inference.placement import Placement, Resize
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Events of a window: an array with the fields x, y, p and t, a mapping of columns, or the four
 # columns in this order.
 Events = NDArray[Any] | Mapping[str, NDArray[Any]] | Sequence[NDArray[Any]]
+
+_IN_ORDER = "use reset() before a new recording, and windows in their order"
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class StreamingDetector:
         >>> network = Detector(num_classes=2, embed_dim=8, dim_head=4)
         >>> trained = TrainedDetector(network, ("pedestrian", "car"), FrameSettings())
         >>> detector = StreamingDetector(trained, sensor_size=(96, 128))  # or "best.ckpt"
-        >>> window = {name: np.arange(90) for name in "xypt"}  # pixels, 0 or 1, microseconds
-        >>> detections = detector(window)
+        >>> t = np.arange(90)
+        >>> detections = detector({"x": t, "y": t, "p": t % 2, "t": t})  # pixels, 0 or 1, µs
         >>> detections.boxes.shape, detections.scores.shape  # xyxy in pixels of the sensor
         ((0, 4), (0,))
         >>> detector.reset()  # before the next recording
@@ -137,7 +139,7 @@ class StreamingDetector:
         )
         self.class_names = trained.class_names
         self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings
-        sensor_size = sensor_size or self.frame_settings.sensor_size
+        sensor_size = sensor_size or self.frame_settings.sensor_size or SENSOR_SIZE
         input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         self.placement = Placement.fitting(sensor_size, input_size, resize)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
@@ -147,7 +149,8 @@ class StreamingDetector:
         self._representation = Representation(
             sensor_size, self.placement.counted_size, self.frame_settings
         )
-        self._end_us: int | None = None
+        self._end_us: int | None = None  # of the last window
+        self._latest_us: int | None = None  # event so far
 
     def __call__(self, events: Events, end_us: int | None = None) -> Detections[NDArray[Any]]:
         """Detect in the next window.
@@ -157,15 +160,20 @@ class StreamingDetector:
                 fields ``x``, ``y`` (pixels of the sensor), ``p`` (0 or -1, and 1) and ``t``
                 (microseconds), a mapping of such columns ``[E]``, or the columns ``x``, ``y``,
                 ``p``, ``t`` themselves. There may be none.
-            end_us: end of the window. Unset: the first window starts with its first event, and
-                each one follows the one before.
+            end_us: end of the window in microseconds, which comes later with every window; gaps
+                between windows will do. The window reaches back by ``window_ms`` of the frame
+                settings, both ends included. Unset: the first window starts with its first event,
+                and each one follows the one before, or starts with its own first event where that
+                does not hold its events, as behind a gap.
 
         Returns:
             What was found, best first, in NumPy arrays; boxes ``[D, 4]`` ``xyxy`` in pixels of
             the sensor.
 
         Raises:
-            UserError: ``events`` has none of these forms.
+            UserError: ``events`` has none of these forms, the window is not later than the last
+                one (call ``reset`` before a new recording), or events lie outside it, with
+                timestamps that go back repaired. The window does not count then.
         """
         detections = self.detect_frame(self.placement.place(self._frame(events, end_us)))
         scale = np.array(self.placement.scale * 2, np.float32)
@@ -195,7 +203,7 @@ class StreamingDetector:
 
     def reset(self) -> None:
         """Start a new recording."""
-        self._end_us = None
+        self._end_us = self._latest_us = None
         self._engine.reset()
 
     def _frame(self, events: Events, end_us: int | None) -> NDArray[Any]:
@@ -203,16 +211,47 @@ class StreamingDetector:
         x, y, p, timestamps = _columns(events)
         # As when recordings are read: a timestamp that goes back takes the latest one before it.
         t_us = np.maximum.accumulate(timestamps.astype(np.int64))
+        span = (int(t_us[0]), int(t_us[-1])) if len(t_us) else None
         window_us = self.frame_settings.window_ms * 1000
-        if end_us is None and self._end_us is not None:
-            end_us = self._end_us + window_us
-        elif end_us is None and len(t_us):
-            end_us = int(t_us[0]) + window_us
-        self._end_us = end_us
+        if end_us is None:
+            end_us = self._next_end_us(span)
+        elif self._end_us is not None and end_us <= self._end_us:
+            raise UserError(
+                f"end_us: must be later than {self._end_us}, where the last window ends, got "
+                f"{end_us}: {_IN_ORDER}"
+            )
         bounds = (0, window_us) if end_us is None else (end_us - window_us, end_us)
+        if span is not None and not bounds[0] <= span[0] <= span[1] <= bounds[1]:
+            raise UserError(
+                f"events: must lie in the window from {bounds[0]} to {bounds[1]} us, got them "
+                f"from {span[0]} to {span[1]}: use the events of this window of "
+                f"{self.frame_settings.window_ms} ms alone, in microseconds, or set another end_us"
+            )
+        self._end_us = end_us
+        self._latest_us = self._latest_us if span is None else span[1]
         frame = np.empty(self._representation.shape, self._representation.dtype)
         self._representation.fill(frame, x, y, p, t_us, bounds)
         return frame
+
+    def _next_end_us(self, span: tuple[int, int] | None) -> int | None:
+        """End of the window that comes now, from its first and last event; None if none is known.
+
+        Raises:
+            UserError: the events are earlier than those of the last window.
+        """
+        window_us = self.frame_settings.window_ms * 1000
+        following = None if self._end_us is None else self._end_us + window_us
+        if span is None:
+            return following
+        first, last = span
+        if following is not None and following - window_us <= first <= last <= following:
+            return following
+        if self._latest_us is not None and first < self._latest_us:
+            raise UserError(
+                f"events: must not be earlier than {self._latest_us}, the last one before them, "
+                f"got them from {first} to {last}: {_IN_ORDER}"
+            )
+        return first + window_us
 
 
 def _columns(events: Events) -> tuple[NDArray[Any], ...]:

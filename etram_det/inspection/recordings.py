@@ -45,7 +45,8 @@ def fullest_frames(
         recordings: of which a picture is made each.
         number: most pictures.
     """
-    by_part = sorted(recordings, key=lambda recording: part_of_day(recording.name) or "")
+    with_boxes = (recording for recording in recordings if len(recording.label_boxes))
+    by_part = sorted(with_boxes, key=lambda recording: part_of_day(recording.name) or "")
     # From either end of the days followed by the nights.
     chosen = [by_part[i // 2 if i % 2 == 0 else -1 - i // 2] for i in range(len(by_part))]
     fullest = ((each, int(np.bincount(each.label_frame).argmax())) for each in chosen[:number])

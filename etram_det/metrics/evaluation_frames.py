@@ -55,6 +55,7 @@ class EvaluationFrames:
     Attributes:
         recording: ``[F]`` str, name of each frame's recording.
         time_us: ``[F]`` int64, time in the recording.
+        start_us: ``[F]`` int64, where the clock of its recording starts.
         scale: ``[F, 2]`` float64, sensor pixels per pixel of the boxes, in x and y.
         truth: ground-truth boxes.
         detections: detected boxes.
@@ -62,6 +63,7 @@ class EvaluationFrames:
 
     recording: np.ndarray
     time_us: np.ndarray
+    start_us: np.ndarray
     scale: np.ndarray
     truth: FrameBoxes
     detections: FrameBoxes
@@ -116,5 +118,6 @@ class EvaluationFrames:
             frame = place[boxes.frame]
             return replace(boxes, frame=frame).select(frame >= 0)
 
-        of_frame = {name: getattr(self, name)[order] for name in ("recording", "time_us", "scale")}
+        names = ("recording", "time_us", "start_us", "scale")
+        of_frame = {name: getattr(self, name)[order] for name in names}
         return self.with_boxes(taken, **of_frame)

@@ -65,7 +65,7 @@ class Protocol:
             return frames
         frames = frames.with_boxes(lambda b: b.select(self._large_enough(b, frames.scale)))
         has_truth = np.bincount(frames.truth.frame, minlength=len(frames)) > 0
-        return frames.select(has_truth & (frames.time_us > SKIPPED_US))
+        return frames.select(has_truth & (frames.time_us - frames.start_us > SKIPPED_US))
 
     def _large_enough(self, boxes: FrameBoxes, scale: np.ndarray) -> np.ndarray:
         size = boxes.size * scale[boxes.frame]

@@ -25,7 +25,7 @@ from etram_det.types import Detections, Labels
 # What one update appends, as the rows of a tensor for each name. The number of rows for a frame
 # stands in ``frames``, so states of several processes can be joined one after the other.
 _STATES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-    "frames": ((4,), torch.int64),  # time in us, bytes of the name, label rows, detections
+    "frames": ((5,), torch.int64),  # time, start of clock, bytes of name, labels, detections
     "scale": ((2,), torch.float32),
     "names": ((), torch.uint8),
     "label_boxes": ((4,), torch.float32),
@@ -118,6 +118,7 @@ class SizeBinnedMAP(Metric):
         recording: Sequence[str],
         time_us: Tensor,
         scale: Tensor,
+        start_us: Tensor | None = None,
     ) -> None:
         """Add labelled frames with what was detected in them.
 
@@ -127,10 +128,15 @@ class SizeBinnedMAP(Metric):
             recording: name of each frame's recording.
             time_us: ``[N]`` int64, time of each frame in its recording.
             scale: ``[N, 2]``, sensor pixels per pixel of the boxes, in x and y.
+            start_us: ``[N]`` int64, where the clock of each frame's recording starts, from which
+                protocols count; 0 unless given.
+
+        Raises:
+            ValueError: an argument is not as long as ``labels``, or of another shape.
         """
-        num_frames = len(labels)
-        assert num_frames == len(detections) == len(recording) == len(time_us) == len(scale)
-        if num_frames == 0:
+        start_us = torch.zeros_like(time_us) if start_us is None else start_us
+        _require_shapes(detections, labels, recording, time_us, scale, start_us)
+        if len(labels) == 0:
             return
         names = [name.encode() for name in recording]
         padded = labels.classes.shape[1]
@@ -140,7 +146,9 @@ class SizeBinnedMAP(Metric):
         by_class_only = not self.settings.rules.uses_objectness
         scores = [found.class_confidence if by_class_only else found.scores for found in detections]
         rows = {
-            "frames": torch.cat([time_us.to(self.device)[:, None], sizes.to(self.device)], dim=1),
+            "frames": torch.cat(
+                [each.to(self.device) for each in (time_us[:, None], start_us[:, None], sizes)], 1
+            ),
             "scale": scale,
             "names": torch.tensor(list(b"".join(names)), dtype=torch.uint8),
             "label_boxes": labels.boxes.flatten(0, 1),
@@ -172,7 +180,7 @@ class SizeBinnedMAP(Metric):
         """All frames of the states, without the labels' padding."""
         # Lists on each process, tensors after they were gathered.
         state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in _STATES}
-        time_us, name_bytes, num_labels, num_detections = state["frames"].T
+        time_us, start_us, name_bytes, num_labels, num_detections = state["frames"].T
         ends = np.cumsum(name_bytes)
         name_data = state["names"].tobytes()
         recording = [
@@ -202,4 +210,44 @@ class SizeBinnedMAP(Metric):
                     exit_code=1,
                 )
         scale = state["scale"].astype(np.float64)
-        return EvaluationFrames(np.array(recording, dtype=str), time_us, scale, labels, detections)
+        return EvaluationFrames(
+            np.array(recording, dtype=str), time_us, start_us, scale, labels, detections
+        )
+
+
+def _require_shapes(
+    detections: Sequence[Detections],
+    labels: Labels,
+    recording: Sequence[str],
+    time_us: Tensor,
+    scale: Tensor,
+    start_us: Tensor,
+) -> None:
+    """Refuse arguments of ``update`` that do not fit together; shapes alone are on the host."""
+    num_frames, padded = len(labels), labels.boxes.shape[1:2]
+    for name, given in (("detections", detections), ("recording", recording)):
+        if len(given) != num_frames:
+            raise ValueError(
+                f"{name}: must have one entry for each of {num_frames} frames in labels, got "
+                f"{len(given)}: use one for each frame"
+            )
+    shapes = [
+        ("time_us", time_us, (num_frames,)),
+        ("start_us", start_us, (num_frames,)),
+        ("scale", scale, (num_frames, 2)),
+        ("labels.boxes", labels.boxes, (num_frames, *padded, 4)),
+        ("labels.classes", labels.classes, (num_frames, *padded)),
+    ]
+    for i, found in enumerate(detections):
+        number = len(found.classes)
+        shapes += [
+            (f"detections[{i}].boxes", found.boxes, (number, 4)),
+            (f"detections[{i}].classes", found.classes, (number,)),
+            (f"detections[{i}].objectness", found.objectness, (number,)),
+            (f"detections[{i}].class_confidence", found.class_confidence, (number,)),
+        ]
+    for name, tensor, shape in shapes:
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name}: must be of shape {list(shape)}, got {list(tensor.shape)}: use this shape"
+            )

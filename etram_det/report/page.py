@@ -23,7 +23,7 @@ from etram_det.report.page_tables import (
     signed,
 )
 from etram_det.report.run_files import EvaluatedRun, read_run
-from etram_det.report.tables import metric_grids, number_of
+from etram_det.report.tables import groups_of, metric_grids, number_of
 
 FILE_NAME = "report.html"
 
@@ -68,6 +68,7 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
         "tables": metric_tables(runs),
+        "groups": groups_of(*(run.results for run in runs)),
         "confusion_tables": [confusion_table(run, f"confusion-{x.lower()}") for x, run in named],
         "curve_plots": list(svg_plots.curve_plots(runs)),
         "curve_key": _curve_key(runs),

@@ -15,6 +15,7 @@ from etram_det.report.tables import (
     area_range,
     dropped_by_data,
     metric_grids,
+    not_evaluated,
     score_of,
     thresholds_of,
 )
@@ -189,6 +190,8 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     yield "labels dropped by the protocol", f"{evaluation['dropped_labels']:,}"
     yield "detections dropped by the protocol", f"{evaluation['dropped_detections']:,}"
     yield "labels dropped when they were read", dropped_by_data(evaluation) or "none"
+    between = not_evaluated(evaluation)
+    yield "boxes not evaluated", f"{between:,} between the label times of data.interval_ms"
     yield "written by", f"etram_det {facts['version']}" if facts.get("version") else UNKNOWN
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ from etram_det.metrics.records import Cell, Record, flat_metrics, records_in
 from etram_det.types import dotted_items
 
 CONFUSION_IOU = 0.5
+# Folder of an evaluation in the run folder of its checkpoint.
+_EVALUATION = re.compile(r"(validate|test)(_\d+)?")
 
 
 def results_of(
@@ -160,7 +163,8 @@ class EvaluatedRun:
         results: what ``metrics.json`` holds.
         curves: what ``pr_curves.npz`` holds, None where it is missing.
         pictures: of each file of the gallery that is there, its content as a data URI.
-        settings: what ``config.yaml`` holds, by dotted key; empty where it is missing.
+        settings: what ``config.yaml`` of the training holds, by dotted key, or that of the
+            evaluation where the training is not known; empty where it is missing.
         missing: what a report of this folder lacks and why, a sentence each.
     """
 
@@ -178,8 +182,20 @@ class EvaluatedRun:
 
     @property
     def name(self) -> str:
-        """The folder's name and its parent's, as in ``size_aware/version_0``."""
-        return "/".join(self.folder.resolve().parts[-2:])
+        """The folder's name and its parent's, as in ``size_aware/version_0``, and evaluation."""
+        return "/".join(self.folder.resolve().parts[-3 if _is_in_run(self.folder) else -2 :])
+
+
+def newest_evaluation(run: Path) -> Path:
+    """The folder of the newest evaluation of a run: the run folder itself, or one in it."""
+    inner = [each for each in run.glob("*") if _EVALUATION.fullmatch(each.name)]
+    found = [file for each in (run, *inner) if (file := each / "metrics.json").is_file()]
+    return max(found, key=lambda file: file.stat().st_mtime_ns).parent if found else run
+
+
+def _is_in_run(folder: Path) -> bool:
+    folder = folder.resolve()
+    return bool(_EVALUATION.fullmatch(folder.name)) and (folder.parent / "config.yaml").is_file()
 
 
 def read_run(folder: Path) -> EvaluatedRun:
@@ -213,7 +229,8 @@ def read_run(folder: Path) -> EvaluatedRun:
         if len(pictures) < len(shown):
             lost = len(shown) - len(pictures)
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
-    settings = dict(dotted_items(read_settings(folder)))
+    configured = folder.resolve().parent if _is_in_run(folder) else folder
+    settings = dict(dotted_items(read_settings(configured)))
     return EvaluatedRun(folder, results, curves, pictures, settings, missing)
 
 

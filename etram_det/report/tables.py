@@ -26,6 +26,8 @@ from etram_det.metrics.records import (
 from etram_det.types import dotted_items
 
 BOXES = {"boxes": ("boxes", "")}  # a column
+# Why boxes are no labels that were not dropped: the reason under which recordings count them.
+BETWEEN_LABEL_TIMES = "between label times"
 
 
 class Grid(NamedTuple):
@@ -88,6 +90,9 @@ def summary_tables(results: Mapping[str, Any]) -> RenderableType:
     if evaluation["class_names"]:
         columns = {f"AP {size} (boxes)": ("AP", size) for size in evaluation["size_bins"]}
         tables.append(_metric_table(grids["classes"], records))
+        if groups := groups_of(results):
+            tables[-1].caption = f"groups, each the mean over its classes: {groups}"
+            tables[-1].caption_justify = "left"
         tables.append(_metric_table(grids["heat"]._replace(columns=columns), records, counted=True))
     return Group(Text(describe_evaluation(evaluation)), *tables)
 
@@ -116,6 +121,11 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
     ]
     if reasons := dropped_by_data(evaluation):
         lines.append(f"dropped when the labels were read: {reasons}")
+    if number := not_evaluated(evaluation):
+        boxes = f"{number:,} {'box' if number == 1 else 'boxes'}"
+        lines.append(
+            f"not evaluated: {boxes} between the label times that data.interval_ms selects"
+        )
     return "\n".join(lines)
 
 
@@ -137,7 +147,19 @@ def area_range(low: float, high: float | None) -> str:
 
 def dropped_by_data(evaluation: Mapping[str, Any]) -> str:
     """Numbers of labels that were dropped when they were read, by reason; empty if none were."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in evaluation["dropped_by_data"].items() if n)
+    counts = evaluation["dropped_by_data"].items()
+    return ", ".join(f"{n:,} {x}" for x, n in counts if n and x != BETWEEN_LABEL_TIMES)
+
+
+def not_evaluated(evaluation: Mapping[str, Any]) -> int:
+    """Number of boxes at other times than those that are evaluated."""
+    return int(evaluation["dropped_by_data"].get(BETWEEN_LABEL_TIMES, 0))
+
+
+def groups_of(*runs: Mapping[str, Any]) -> str:
+    """The groups of one evaluation or of two, with their classes; empty if there are none."""
+    groups = {name: of for run in runs for name, of in run["evaluation"]["class_groups"].items()}
+    return "; ".join(f"{name} = {', '.join(classes)}" for name, classes in groups.items())
 
 
 def number_of(count: int, thing: str) -> str:

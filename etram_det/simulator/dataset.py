@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
-from etram_det.files import UNFINISHED, cache_folder, move_into_place, new_hdf5_file
+from etram_det.files import UNFINISHED, cache_folder, move_into_place, new_hdf5_file, one_at_a_time
 from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.event_camera import EventCamera
 from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
@@ -306,7 +306,7 @@ def simulated_root(
 ) -> tuple[Path, bool]:
     """The folder of a set in the user's cache; the set is made if it is missing.
 
-    Two processes may ask at the same time: both get the set of the first to finish.
+    Of several processes that ask at the same time, one makes it and the others wait.
 
     Args:
         settings: what to simulate.
@@ -319,10 +319,13 @@ def simulated_root(
     root = cache_folder() / f"simulated-{settings.height}x{settings.width}-{settings.key}"
     if (root / MANIFEST).is_file():
         return root, False
-    try:
-        simulate(root, settings, workers, progress)
-    except (OSError, UserError):
-        if not (root / MANIFEST).is_file():
-            raise
-        return root, False
+    with one_at_a_time(root):
+        if (root / MANIFEST).is_file():
+            return root, False
+        try:
+            simulate(root, settings, workers, progress)
+        except (OSError, UserError):  # where no lock was to be had, another one may have made it
+            if not (root / MANIFEST).is_file():
+                raise
+            return root, False
     return root, True

@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.checkpoint.file import Checkpoint, parameters_by_part, read_checkpoint
+from etram_det.cli.resume import newest_if_named
 from etram_det.progress import screen
 from etram_det.report.tables import parameters_table, settings_table, summary_tables
 
@@ -24,12 +25,13 @@ def checkpoint_command(file: Path, json: bool = False) -> None:
     The file alone is read, without running code that it may hold.
 
     Args:
-        file: the checkpoint (.ckpt).
+        file: the checkpoint (.ckpt); ``last`` or ``best`` for that of the newest run in ``runs``.
         json: write JSON to standard output instead of tables.
 
     Raises:
         UserError: if the file is missing, damaged or no checkpoint.
     """
+    file = Path(newest_if_named(file, "file"))
     checkpoint = read_checkpoint(file, "file")
     checkpoint.require_own("file")
     facts = facts_of(checkpoint) | {"file": str(file), "bytes": file.stat().st_size}
@@ -57,7 +59,7 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "resumes": checkpoint.has_optimizer and checkpoint.resume is not None,
         "best": checkpoint.best,
-        "parameters": checkpoint.parameters_by_part(),
+        "parameters": parameters_by_part(checkpoint.detector_tensors),
         "settings": checkpoint.settings,
         "provenance": checkpoint.provenance or None,
         "validation": checkpoint.validation,

@@ -27,7 +27,7 @@ _DATA_SET_OF = {2: "gen1", 8: "etram"}
 def import_rvt_command(
     checkpoint: Path,
     output: Path,
-    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx"] | None = None,
+    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"] | None = None,
     dim_head: int | None = None,
     partition_split: Literal[1, 2, 4] | None = None,
 ) -> None:
@@ -41,8 +41,8 @@ def import_rvt_command(
             or the fork's four.
         output: the file to write; it must not be there yet.
         class_names: name of each class, in the order of the ids; or ``etram`` (8 classes),
-            ``etram3``, ``gen1``, ``1mpx`` for the names of that data set. Unset: ``gen1`` for 2
-            classes, ``etram`` for 8; required for any other number.
+            ``etram3``, ``gen1``, ``1mpx``, ``dsec`` for the names of that data set. Unset: ``gen1``
+            for 2 classes, ``etram`` for 8; required for any other number.
         dim_head: channels of an attention head (RVT's ``dim_head``), which no tensor shows.
             Unset: that of RVT tiny, small or base; required for any other ``embed_dim``.
         partition_split: attention windows along each side of the last stage (RVT's

@@ -14,6 +14,7 @@ from etram_det.data.preprocessing import MANIFEST, preprocess
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.progress import screen, shown_progress
+from etram_det.report.tables import BETWEEN_LABEL_TIMES
 
 
 def preprocess_command(
@@ -74,5 +75,8 @@ def _summary(manifest: dict[str, Any]) -> Table:
     table = Table("what is finished")
     table.add_column("number", justify="right")
     for name, number in manifest["totals"].items():
-        table.add_row(name, f"{number:,}")
+        # What lies between label times is counted there, too, but was not dropped.
+        is_dropped = not name.endswith(BETWEEN_LABEL_TIMES)
+        shown = name if is_dropped else f"boxes {BETWEEN_LABEL_TIMES}, not used"
+        table.add_row(shown, f"{number:,}")
     return table

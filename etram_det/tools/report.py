@@ -7,16 +7,17 @@ from pathlib import Path
 
 from etram_det.errors import UserError
 from etram_det.progress import screen
-from etram_det.report.page import write_report
+from etram_det.report.page import FILE_NAME, write_report
+from etram_det.report.run_files import newest_evaluation
 
 
 def report_command(runs: Sequence[str], output: Path | None = None) -> None:
     """Write a page of metrics, plots and pictures that opens without a network.
 
     Args:
-        runs: one or two run folders that ``validate`` or ``test`` wrote, or ``fit``, which leaves
-            out pictures. Two are shown side by side, with the second one's differences from the
-            first.
+        runs: one or two run folders, of which the newest evaluation is shown, or folders of one
+            evaluation; that of a training has no pictures. Two are shown side by side, with the
+            second one's differences from the first.
         output: file to write. Unset: ``report.html`` in the run folder; for two runs, in the
             current folder.
 
@@ -26,5 +27,8 @@ def report_command(runs: Sequence[str], output: Path | None = None) -> None:
     if not 1 <= len(runs) <= 2:
         raise UserError(f"runs: must be one or two run folders, got {len(runs)}: name one or two")
     folders = [Path(run).expanduser() for run in runs]
-    path = write_report(folders, None if output is None else output.expanduser())
-    screen().out(f"report: {path}")
+    evaluations = [newest_evaluation(folder) for folder in folders]
+    place = folders[0] / FILE_NAME if output is None and len(folders) == 1 else output
+    path = write_report(evaluations, None if place is None else place.expanduser())
+    within = [each for each in evaluations if each not in folders]
+    screen().out(f"report{' of ' if within else ''}{', '.join(map(str, within))}: {path}")

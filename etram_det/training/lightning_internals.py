@@ -9,10 +9,14 @@ error; it calls ``_parser``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+FolderLogger = TensorBoardLogger | CSVLogger  # those that write into a folder of the run
 
 
 def validation_is_due(trainer: pl.Trainer) -> bool:
@@ -45,3 +49,24 @@ def slurm_environment(trainer: pl.Trainer) -> SLURMEnvironment | None:
 def is_training(module: pl.LightningModule) -> bool:
     """Whether a module is attached to a trainer that trains it; ``trainer`` raises without one."""
     return module._trainer is not None and module._trainer.training
+
+
+def has_version(logger: FolderLogger) -> bool:
+    """Whether a logger was given a version; to ask it for one would let it choose one."""
+    return logger._version is not None
+
+
+def log_into(logger: FolderLogger, folder: Path, purge_step: int | None = None) -> None:
+    """Let a logger that has not written yet write into a folder.
+
+    Args:
+        logger: the logger.
+        folder: to write into.
+        purge_step: step from which on TensorBoard hides what is there.
+    """
+    logger._root_dir = str(folder.parent.parent)
+    logger._name, logger._version = folder.parent.name, folder.name
+    if isinstance(logger, CSVLogger):
+        logger._save_dir = logger._root_dir
+    elif purge_step is not None:
+        logger._kwargs["purge_step"] = purge_step

@@ -61,8 +61,8 @@ class DetectionModule(pl.LightningModule):
         compile: ``stages`` compiles each stage, the pyramid and the head by ``torch.compile``,
             in the first steps.
         init_from: checkpoint of this project, an imported one included, that a new training
-            starts from. What fits is loaded, rows of the classes by name; what does not fit is
-            listed.
+            starts from; for ``fit`` also ``last`` or ``best``, that of the newest run. What fits
+            is loaded, rows of the classes by name; what does not fit is listed.
         loss: training loss; RVT's (YOLOX's) unless set.
         learning_rate: highest learning rate, in (0, 100); ``2e-4 * sqrt(effective batch / 8)``
             unless set, where the effective batch counts the lanes of all processes and
@@ -227,6 +227,7 @@ class DetectionModule(pl.LightningModule):
             recording=[batch.recording[i] for i in lane.tolist()],
             time_us=batch.time_us.flatten()[labels.frame],
             scale=batch.scale[lane],
+            start_us=torch.tensor([batch.start_us.get(i, 0) for i in lane.tolist()]),
         )
 
     def on_validation_epoch_start(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etram_det.checkpoint.file import Checkpoint, read_checkpoint
+from etram_det.checkpoint.file import Checkpoint, parameters_by_part, read_checkpoint
 from etram_det.cli import commands
 from etram_det.inference.streaming_detector import read_detector
 from etram_det.training.callbacks import exact_resume
@@ -49,7 +49,7 @@ def test_typed_parts():
     assert checkpoint.has_training_state
     assert len(checkpoint.resume["processes"]) == 1
     assert checkpoint.fit_loop["epoch_loop.batch_progress"]["current"]["ready"] == 3
-    assert sum(checkpoint.parameters_by_part().values()) == sum(
+    assert sum(parameters_by_part(checkpoint.detector_tensors).values()) == sum(
         tensor.numel()
         for name, tensor in checkpoint.detector_tensors.items()
         if "running" not in name and "num_batches" not in name

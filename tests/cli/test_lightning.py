@@ -122,9 +122,9 @@ def test_fit_validate_test_predict(capsys):
     capsys.readouterr()
     assert run(["validate", *SMALL_RAW, "--ckpt_path", best]) == 0
     assert "─ val, after 4 steps ─" in capsys.readouterr().out
-    again = metrics_of(version(1))
+    again = metrics_of(version() / "validate")
     assert trained["run"]["step"] == again["run"]["step"] == 4
-    events = EventAccumulator(str(version(1)))
+    events = EventAccumulator(str(version() / "validate"))
     events.Reload()
     tags = events.Tags()
     assert {event.step for tag in tags["scalars"] for event in events.Scalars(tag)} == {4}
@@ -135,11 +135,14 @@ def test_fit_validate_test_predict(capsys):
             assert again[name] == pytest.approx(value, abs=1e-6)
 
     assert run(["test", *SMALL_RAW, "--ckpt_path", best]) == 0
-    assert metrics_of(version(2))["num_frames"] == 5
+    assert metrics_of(version() / "test")["num_frames"] == 5
 
     few = ["--model.max_detections", "3", "--model.score_threshold", "0"]
+    capsys.readouterr()
     assert run(["predict", *SMALL_RAW, *few, "--ckpt_path", best]) == 0
-    boxes = np.load(version(3) / "predictions" / "test_day_0001_bbox.npy")
+    folder = version() / "predict" / "predictions"
+    assert f"detections are in {folder}\n" in capsys.readouterr().out
+    boxes = np.load(folder / "test_day_0001_bbox.npy")
     assert len(boxes) > 0
     _, counts = np.unique(boxes["t"], return_counts=True)
     assert (counts == 3).all()

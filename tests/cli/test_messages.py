@@ -4,8 +4,11 @@ import errno
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,11 +19,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from etram_det.cli.commands import run
-from etram_det.cli.messages import in_one_line, is_for_user, quiet_writers
+from etram_det.cli.messages import MessageHandler, in_one_line, is_for_user, quiet_writers
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.raw import RawRecording
 from etram_det.errors import UserError
 from etram_det.models.detector import Detector
+from etram_det.progress import shown_progress
 from support.paths import ROOT
 from support.raw_files import boxes_at, random_events, write_raw
 
@@ -83,7 +87,7 @@ def test_file_cut_short_in_the_middle_of_an_epoch(capfd, monkeypatch):
     with monkeypatch.context() as patches:
         on_call(patches, RawRecording, "frames", 5, lambda: cut(recording()))
         line = the_line_of(capfd, run(FIT))
-    assert f"{recording()}: cannot be read as HDF5" in line
+    assert f"{recording()}: was cut short" in line
     recording().write_bytes(content)
     assert run([*FIT, "--resume", "auto"]) == 0
 
@@ -92,7 +96,7 @@ def test_file_cut_short_ends_the_run_from_a_loading_process_too(capfd, monkeypat
     with monkeypatch.context() as patches:
         on_call(patches, EventDataModule, "train_dataloader", 1, lambda: cut(recording()))
         line = the_line_of(capfd, run([*FIT, "--data.num_workers", "1"]))
-    assert f"{recording()}: cannot be read as HDF5" in line
+    assert f"{recording()}: was cut short" in line
 
 
 def test_read_error_of_the_disk(capfd, monkeypatch):
@@ -113,7 +117,7 @@ def test_unreadable_recording_is_skipped_where_that_is_asked_for(capfd, monkeypa
     skips = [message for message in caplog.messages if "data.on_unreadable_recording" in message]
     assert len(skips) == 2
     assert skips[0].startswith("data.on_unreadable_recording: train_day_0001 is skipped where it")
-    assert f"{recording()}: cannot be read as HDF5" in skips[0]
+    assert f"{recording()}: was cut short" in skips[0]
     assert skips[1].startswith("data.on_unreadable_recording: chunks that could not be read: ")
     last = torch.load(next(Path("runs").rglob("last.ckpt")), weights_only=True)
     [count] = last["callbacks"]["BadRecordings"].values()
@@ -158,7 +162,7 @@ def test_evaluation_never_skips(capfd, monkeypatch):
     with monkeypatch.context() as patches:
         on_call(patches, EventDataModule, "val_dataloader", 1, lambda: cut(damaged))
         line = the_line_of(capfd, run([*FIT, "--data.on_unreadable_recording", "skip"]))
-    assert f"{damaged}: cannot be read as HDF5" in line
+    assert f"{damaged}: was cut short" in line
 
 
 def skipping_batches(num_workers):
@@ -305,3 +309,57 @@ def test_one_process_logs_what_all_would_log_alike(monkeypatch):
         monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
         assert is_for_user(line) == prints
         assert is_for_user(warning)  # of a trouble of its own
+
+
+def test_a_message_does_not_stand_in_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    handler = MessageHandler()
+    with shown_progress("night_1") as progress:
+        progress(1, 3)
+        record = logging.LogRecord("etram_det", logging.WARNING, "", 0, "a cut file", (), None)
+        handler.emit(record)
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    lines = re.split(r"[\r\n]+", shown)
+    assert "a cut file" in [line.strip() for line in lines]
+    assert not any("a cut file" in line and "night_1" in line for line in lines)
+
+
+def in_a_process_of_its_own(*arguments):
+    """What a command prints where no library was set up before, output and errors together."""
+    environment = {name: x for name, x in os.environ.items() if name != "MPLCONFIGDIR"}
+    environment |= {"MPLCONFIGDIR": str(Path("matplotlib").resolve()), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "etram_det", *arguments],
+        env=environment,
+        text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout
+
+
+def test_fit_and_validate_print_nothing_that_misleads():
+    bars = [each for each in FIT if each != "--trainer.enable_progress_bar"]
+    bars.remove("false")
+    shown = in_a_process_of_its_own(*bars)
+    best = Path("runs/size_aware/version_0/checkpoints/best.ckpt")
+    shown += in_a_process_of_its_own("validate", *bars[1:], "--ckpt_path", str(best))
+    for noise in ("FLOPs", "fontManager", "font cache", "available:", "Restoring states"):
+        assert noise not in shown
+    # Each part of the network, and their sum, where Lightning's summary stood.
+    parameters = dict(re.findall(r"│ (backbone stage \d|fpn|head|all) +│ +([\d,]+) │", shown))
+    *parts, total = (int(number.replace(",", "")) for number in parameters.values())
+    assert len(parts) == 6
+    assert sum(parts) == total > 0
+    lines = shown.splitlines()
+    assert "`Trainer.fit` stopped: `max_steps=10` reached." in lines
+    [place] = [line for line in lines if "best checkpoint" in line]
+    assert place.startswith("best checkpoint (val/AP")
+    assert any(line.startswith("report: runs/") for line in lines)
+
+
+def test_lightnings_summary_can_be_turned_off(capsys):
+    assert run([*FIT, "--trainer.enable_model_summary", "false"]) == 0
+    assert "backbone stage" not in capsys.readouterr().out

@@ -9,16 +9,17 @@ import h5py
 import numpy as np
 import pytest
 
+from etram_det.data import camera_formats
 from etram_det.data.camera_files import CameraRecording
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings, open_recording
 from etram_det.data.recording import NoLabels
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from support.camera_files import ENCODERS, dat, evt2
+from support.camera_files import ENCODERS, dat, evt2, evt3
 from support.raw_files import boxes_at, random_events, write_raw
 
-FRAMES = FrameSettings(input_size=(24, 32))
+FRAMES = FrameSettings(input_size=(24, 32), clock="camera")
 RECORDINGS = os.environ.get("ETRAM_DET_RECORDINGS", "")
 
 
@@ -62,6 +63,166 @@ def test_evt3_vectors_are_many_events(tmp_path):
     assert decoded["x"].tolist() == [20, 22, 31, 32, 39]
     assert decoded["t"].tolist() == [4098] * 5
     assert decoded["p"].tolist() == [1] * 5
+
+
+def test_blocks_leave_no_trace(tmp_path, monkeypatch):
+    # A vector and a repeated TIME_HIGH, after which the lower part of the time stays.
+    words = [0x8001, 0x6002, 0x0007, 0x3014, 0x4FFF, 0x8001, 0x4801, 0x8002, 0x5081, 0x2805]
+    path = tmp_path / "a.raw"
+    path.write_bytes(b"% evt 3.0\n% geometry 64x48\n" + np.array(words, "<u2").tobytes())
+    monkeypatch.setattr(camera_formats, "_BLOCK", 4)
+    decoded = columns_of(open_recording(path, FRAMES))
+    assert decoded["x"].tolist() == [*range(20, 32), 32, 43, 44, 51, 5]
+    assert decoded["t"].tolist() == [4098] * 14 + [8192] * 3
+    assert decoded["p"].tolist() == [0] * 16 + [1]
+
+
+START = {"t": np.array([0x25 << 12]), **{name: np.array([1]) for name in "xyp"}}
+START_EVT2 = START | {"t": np.array([0x25 << 6])}
+FULL = b"% evt 3.0\n% date 2023-03-29\n% geometry 64x48\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "data"),
+    [
+        ("a.raw", FULL + b"% end\n", evt3(START, b"")),
+        ("a.raw", FULL, evt3(START, b"")),
+        ("a.raw", FULL.replace(b"% ", b"%"), evt3(START, b"")),
+        ("a.raw", FULL.replace(b"\n", b"\r\n") + b"% end\r\n", evt3(START, b"")),
+        # An event at x = 37 as the first word: a per cent sign and a blank.
+        ("a.raw", FULL + b"% end\n", np.array([0x2025], "<u2").tobytes() + evt3(START, b"")),
+        ("a.raw", b"% evt 2.0\n% geometry 64x48\n% end\n", evt2(START_EVT2, b"")),
+        ("a.raw", b"% evt 2.0\n% geometry 64x48\n", evt2(START_EVT2, b"")),
+        ("a.dat", b"% Version 2\n% Height 48\n% Width 64\n", b"%" + dat(START, b"")[1:]),
+        ("a.dat", b"% Height 48\n% Width 64\n% end\n", dat(START, b"")),
+    ],
+)
+def test_data_may_begin_with_a_per_cent_sign(tmp_path, name, header, data):
+    """Such data are no header, or its first line would be taken off them."""
+    more = random_events(300)
+    more["t"] += 200_000
+    encode = dat if name == "a.dat" else evt2 if b"evt 2" in header else evt3
+    rest = encode(more, b"")[2 if name == "a.dat" else 0 :]
+    (tmp_path / name).write_bytes(header + data + rest)
+    recording = open_recording(tmp_path / name, FRAMES)
+    decoded = columns_of(recording)
+    assert recording.sensor_size == (48, 64)
+    first = 0x25 << (6 if b"evt 2" in header else 12)
+    assert decoded["t"].tolist() == [first, *more["t"].tolist()]
+    assert decoded["x"].tolist() == [1, *more["x"].tolist()]
+
+
+CLOCK = "(data.clock)"
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_clock_is_the_recordings_or_the_cameras(tmp_path, name):
+    events = random_events(2000)
+    start_us = {"evt3.raw": 1570 << 12, "evt2.raw": 100_480 << 6, "cd.dat": 0}[name]
+    camera = events | {"t": events["t"] + 6_430_720}
+    (tmp_path / name).write_bytes(ENCODERS[name](camera))
+    kept = open_recording(tmp_path / name, FRAMES)
+    shifted = open_recording(tmp_path / name, FrameSettings(input_size=(24, 32)))
+    np.testing.assert_array_equal(columns_of(kept)["t"], camera["t"])
+    np.testing.assert_array_equal(columns_of(shifted)["t"], camera["t"] - start_us)
+    assert [note.message for note in (*kept.notes, *shifted.notes) if CLOCK in note.message] == (
+        [
+            "times are those of the camera's clock, which is at 6.430720 s when the recording "
+            "starts (data.clock)",
+            "times count from the recording's start: 6.430720 s of the camera's clock are taken "
+            "off (data.clock)",
+        ]
+        if start_us
+        else []
+    )
+    assert not any(note.doubtful for note in shifted.notes)
+
+
+def test_boxes_of_the_recordings_clock_meet_the_events(tmp_path):
+    """A blob moves right, and a box that counts from the recording's start follows it."""
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.integers(0, 2_000_000, 4000))
+    x, y = (2 + 20 * t / 1e6 + rng.integers(0, 8, 4000)).astype(int), rng.integers(20, 28, 4000)
+    camera = {"x": x, "y": y, "p": t % 2, "t": t + (1570 << 12)}
+    times = np.arange(100_000, 2_000_000, 100_000)
+    boxes = boxes_at(times, x=2 + 20 * times / 1e6, y=20, w=8, h=8)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.raw").write_bytes(evt3(camera))
+    np.save(tmp_path / "train" / "a_bbox.npy", boxes)
+    settings = FrameSettings(input_size=(48, 64))
+    (recording,) = find_recordings(tmp_path, "train", settings, LabelSettings())
+    assert len(recording.label_boxes) == 19
+    for frame in np.flatnonzero(recording.labelled):
+        counts = recording.frames(frame, frame + 1)[0].sum(axis=0)
+        (corners,), _ = recording.boxes(frame)
+        left, right = int(corners[0]) - 1, int(corners[2]) + 2
+        assert counts.sum() > 50
+        assert counts[20:28, left:right].sum() == counts.sum()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_clock_that_starts_anew_goes_on(tmp_path, name):
+    """EVT3's after 16.8 s, DAT's after 71.6 minutes, EVT2's after 4.8 hours; with pauses."""
+    bits = {"evt3.raw": 24, "evt2.raw": 34, "cd.dat": 32}[name]
+    events = random_events(2000)
+    steps = np.full(2000, 2**bits // 700)
+    steps[[300, 900]] = 2**bits // 4
+    events["t"] = 2**bits - 2**bits // 100 + np.cumsum(steps)
+    (tmp_path / name).write_bytes(ENCODERS[name](events))
+    settings = FrameSettings(input_size=(24, 32), window_ms=60_000, clock="camera")
+    decoded = open_recording(tmp_path / name, settings)
+    np.testing.assert_array_equal(columns_of(decoded)["t"], events["t"])
+    times = int(events["t"][-1]) >> bits
+    assert times >= 3
+    assert (
+        f"its {bits}-bit clock starts anew {times} times: later timestamps continue those before"
+        in [note.message for note in decoded.notes]
+    )
+
+
+def test_events_late_across_a_wrap_stay_before_it(tmp_path):
+    events = random_events(6)
+    events["t"] = 2**32 + np.array([-30, -20, 10, -5, 20, 30])
+    (tmp_path / "a.dat").write_bytes(dat(events))
+    decoded = open_recording(tmp_path / "a.dat", FRAMES)
+    np.testing.assert_array_equal(columns_of(decoded)["t"], events["t"])
+
+
+@pytest.mark.parametrize("bits", [0b1, 0b10, 0b11, 0b111])
+@pytest.mark.parametrize(("name", "lowest"), [("cd.dat", 29), ("evt2.raw", 31)])
+def test_a_damaged_timestamp_is_no_wrap(tmp_path, name, lowest, bits):
+    events = random_events(300)
+    whole = events["t"].copy()
+    events["t"][100] |= bits << lowest
+    (tmp_path / name).write_bytes(ENCODERS[name](events))
+    decoded = columns_of(open_recording(tmp_path / name, FRAMES))
+    np.testing.assert_array_equal(np.delete(decoded["t"], 100), np.delete(whole, 100))
+
+
+def test_aedat4_is_used_up_to_the_cut(tmp_path):
+    events = random_events(200_000)
+    rows = np.stack([events[column].astype(np.int64) for column in "xytp"], axis=1)
+    path = tmp_path / "a.aedat4"
+    eventcv.from_numpy(rows, sensor_size=(64, 48), time_unit="us").save(str(path))
+    intact = path.read_bytes()
+    assert not open_recording(path, FRAMES).notes
+    # Off the table of packets, off the second packet, and off the first.
+    for cut, num_events, where in [
+        (1, 200_000, "the table of its packets"),
+        (1000, 100_000, "its packets of events"),
+    ]:
+        path.write_bytes(intact[:-cut])
+        recording = open_recording(path, FRAMES)
+        decoded = columns_of(recording)
+        for column, values in events.items():
+            np.testing.assert_array_equal(decoded[column], values[:num_events])
+        message = f"it ends within {where}: it was cut short, and what comes before is used"
+        assert [(note.message, note.doubtful) for note in recording.notes] == [(message, True)]
+        assert not list((tmp_path / "cache" / "camera_files").glob(".*"))
+    path.write_bytes(intact[: len(intact) // 4])
+    assert "must hold events, got none before it ends within its packets of events" in refusal(path)
+    path.write_bytes(intact[:500])
+    assert "cannot be decoded (its header: the file ends within it)" in refusal(path)
 
 
 def test_events_outside_the_sensor_are_counted(tmp_path):
@@ -151,7 +312,14 @@ def test_what_cannot_be_decoded_is_refused_by_name(tmp_path):
     path.write_bytes(evt2(random_events(0)))
     assert "must hold events, got none" in refusal(path)
     with h5py.File(tmp_path / "coded.hdf5", "w") as file:
-        file["CD/events"] = np.zeros(3, [("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
+        fields = np.dtype([("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((3,))
+        properties.set_filter(36559, h5py.h5z.FLAG_OPTIONAL)  # Prophesee's
+        space = h5py.h5s.create_simple((3,))
+        group = file.create_group("CD")
+        kind = h5py.h5t.py_create(fields)
+        h5py.h5d.create(group.id, b"events", kind, space, properties)
     assert "ECF filter, cannot be read: write it as DAT" in refusal(tmp_path / "coded.hdf5")
     (tmp_path / "a.dat").write_bytes(b"abc")
     (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\nxx")
@@ -172,15 +340,18 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_file_that_ends_within_an_event_is_reported(tmp_path, caplog, name):
+def test_a_file_that_ends_within_an_event_is_reported(tmp_path, name):
     intact = ENCODERS[name](random_events(2000))
     path = tmp_path / name
     path.write_bytes(intact)
-    whole = columns_of(open_recording(path, FRAMES))
-    assert not [line for line in caplog.messages if "cut short" in line]
+    intact_recording = open_recording(path, FRAMES)
+    whole = columns_of(intact_recording)
+    assert not [note for note in intact_recording.notes if note.doubtful]
     path.write_bytes(intact[:-1])
     cut = columns_of(open_recording(path, FRAMES))
-    assert f"{path}: ends within an event" in caplog.text
+    message = "it ends within an event: it was cut short, and what comes before is used"
+    notes = open_recording(path, FRAMES).notes
+    assert [note.message for note in notes if note.doubtful] == [message]
     assert 1900 < len(cut["t"]) < 2000
     for column, values in cut.items():
         np.testing.assert_array_equal(values, whole[column][: len(values)])
@@ -232,7 +403,7 @@ def test_damaged_files_end_in_frames_or_one_line(tmp_path, name):
     ],
 )
 def test_real_recordings_have_the_events_that_openeb_finds(name, size, number, first, last):
-    recording = open_recording(Path(RECORDINGS) / name, FrameSettings())
+    recording = open_recording(Path(RECORDINGS) / name, FrameSettings(clock="camera"))
     columns = columns_of(recording)
     assert recording.sensor_size == size
     assert len(columns["t"]) == number

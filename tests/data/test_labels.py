@@ -9,13 +9,13 @@ from etram_det.boxes import BOX_DTYPE
 from etram_det.data.labels import (
     ETRAM3_CLASSES,
     ETRAM_CLASSES,
+    ONE_MPX_CLASSES,
     LabelSettings,
     boxes_from,
     filter_boxes,
-    frame_ends,
-    label_times,
     load_array,
 )
+from etram_det.data.timeline import frame_ends, label_times
 from etram_det.errors import UserError
 from support.raw_files import boxes_at
 
@@ -56,6 +56,31 @@ def test_class_ids_without_a_name_are_refused(dtype):
     message = r"a.npy: class ids must be 0 to 2 \(pedestrian, vehicle, micro.*got \[3, 7\]"
     with pytest.raises(UserError, match=message):
         boxes_from(array, "a.npy", ETRAM3_CLASSES)
+
+
+@pytest.mark.parametrize("dtype", ["<u4", "<i8", "u1"])
+def test_boxes_of_unnamed_classes_are_dropped_and_counted_where_asked_for(dtype):
+    """Prophesee's seven classes of 1 Mpx, of which RVT keeps the first three."""
+    array = np.zeros(8, [(n, dtype if n == "class_id" else "<f8") for n in BOX_DTYPE.names])
+    array["class_id"] = [0, 1, 2, 3, 4, 5, 6, 255]
+    array["w"] = array["h"] = [20, 3, 20, 20, 20, 20, 20, 3]
+    message = r"or add only_named_classes to data.filters to drop these boxes$"
+    with pytest.raises(UserError, match=message):
+        boxes_from(array, "a.npy", ONE_MPX_CLASSES, ("min_side_5",))
+    filters = ("only_named_classes", "min_side_5")
+    boxes = boxes_from(array, "a.npy", ONE_MPX_CLASSES, filters)
+    kept, places, dropped = filter_boxes(boxes, SENSOR, "train", filters)
+    assert kept["class_id"].tolist() == [0, 2]
+    assert places.tolist() == [0, 2]
+    assert dropped == {
+        "boxes: outside the frame": 0,
+        "boxes: only_named_classes": 5,
+        "boxes: min_side_5": 1,
+    }
+    if dtype == "<i8":
+        array["class_id"][0] = -1
+        boxes = boxes_from(array, "a.npy", ONE_MPX_CLASSES, filters)
+        assert filter_boxes(boxes, SENSOR, "val", filters[:1])[1].tolist() == [1, 2]
 
 
 def test_unreadable_arrays_are_refused_in_one_line(tmp_path):
@@ -130,6 +155,11 @@ def test_label_times_too_early_or_off_the_interval_are_passed_over():
     assert label_times(times, 100_000, 2_000) == [133_332, 233_331, 435_331]
     assert label_times(times, 100_000, 0) == [133_332]
     assert label_times(times[:2], 100_000, 2_000) == []
+    # RVT's first label lies at 100 ms or later at Gen1's rate too.
+    gen1 = np.array([99_999, 249_999, 499_999, 620_000, 999_999, 1_249_999])
+    expected = [249_999, 499_999, 999_999, 1_249_999]
+    assert label_times(gen1, 250_000, 2_000) == expected
+    assert label_times(gen1, 50_000, 2_000)[0] == 99_999
     assert label_times(times[:0], 100_000, 2_000) == []
 
 

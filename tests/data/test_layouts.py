@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from etram_det.data.labels import ETRAM3_CLASSES, ETRAM_CLASSES, LabelSettings
-from etram_det.data.layouts import boxes_without_recordings, find_recordings
+from etram_det.data.layouts import boxes_without_recordings, find_recordings, layout_of
+from etram_det.data.raw import RawRecording
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from support.raw_files import boxes_at, random_events, write_raw
@@ -125,3 +126,19 @@ def test_recordings_without_usable_labels_are_left_out_and_named(tmp_path, caplo
     write_raw(tmp_path / "train", "unlabelled", EVENTS)
     with pytest.raises(UserError, match="unlabelled_bbox.npy, got no such file"):
         find(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout"),
+    [
+        ("train", "raw eTraM"),
+        ("Train", "raw eTraM"),
+        ("Static/HDF5/train_h5_1", "raw eTraM, as downloaded"),
+        ("trainfilelist00/train", "raw eTraM, as downloaded"),
+        ("train/zurich_city_04_a/events/left", "DSEC"),
+    ],
+)
+def test_the_layout_has_a_name(folder, layout, tmp_path):
+    path = write_raw(tmp_path / folder, "a", EVENTS)
+    recording = RawRecording(path, None, "train", FrameSettings(), LabelSettings(), False)
+    assert layout_of(recording, "train") == layout

@@ -36,6 +36,7 @@ class FakeRecording:
         self.frame_end_us = 50_000 * np.arange(1, num_frames + 1)
         self.dropped = {}
         self.repaired_share = 0.25 * index
+        self.start_us = 1000 * index
 
     def __len__(self):
         return len(self.frame_end_us)
@@ -266,6 +267,23 @@ def test_labels_that_lose_all_boxes_are_no_labels():
     chunk = ChunkDataset([recording], T, out_of_sight)[ChunkRequest(0, 0, True, 0, 1, False)]
     assert chunk.labels == []
     assert len(chunk.frames) == T
+
+
+def test_frames_labelled_to_show_nothing_stay_so_when_augmented():
+    zooms_in = AugmentSettings(flip=1, random_zoom=1, zoom_in_share=1)
+    recording = FakeRecording(0, 20)
+    nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    recording.boxes = lambda frame: nothing if frame % 2 else None
+    chunk = ChunkDataset([recording], T, zooms_in)[ChunkRequest(0, 0, True, 0, 1, False)]
+    assert [(t, boxes.shape, len(classes)) for t, boxes, classes in chunk.labels] == [
+        (1, (0, 4), 0),
+        (3, (0, 4), 0),
+    ]
+    busy = ChunkDataset([FakeRecording(1, 20)], T)[ChunkRequest(0, 0, True, 1, None, False)]
+    labels = collate([chunk, busy], T).labels
+    assert labels.frame.tolist() == [2, 3, 6, 7]
+    assert labels.classes.tolist() == [[-1], [1], [-1], [3]]
+    assert labels.rows.tolist() == [1, 3]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

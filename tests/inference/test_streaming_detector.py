@@ -105,7 +105,9 @@ def test_state_is_inside_and_reset_forgets_it(recording, checkpoint):
     detector = StreamingDetector(checkpoint, score_threshold=0.1, device="cpu")
     windows = [events for _, events in windows_of(events_of(recording))][:3]
     first = [detector(events).boxes for events in windows]
-    assert not np.array_equal(first[2], detector(windows[2]).boxes)
+    later = windows[2].copy()
+    later["t"] += 50_000
+    assert not np.array_equal(first[2], detector(later).boxes)
     detector.reset()
     again = [detector(events).boxes for events in windows]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -152,9 +154,81 @@ def test_windows_are_timed_by_their_ends(recording, checkpoint):
     detector.reset()
     counted = [detector(events).boxes for _, events in windows]
     assert all(np.array_equal(a, b) for a, b in zip(given, counted, strict=True))
+    end, events = windows[0]
+    last = events[events["t"] >= end - 30_000]
+    found = []
+    for late_us in (0, 20_000):
+        detector.reset()
+        found.append(detector(last, end + late_us).boxes)
+    assert not np.array_equal(*found)
+
+
+def test_windows_older_than_the_last_are_refused(recording, checkpoint):
+    detector = StreamingDetector(checkpoint, score_threshold=0.1, device="cpu")
+    windows = list(windows_of(events_of(recording)))[:4]
+    ends = [end for end, _ in windows]
+    first = [detector(events, end).boxes for end, events in windows[:3]]
+    for end, events in (windows[2], windows[0]):
+        with pytest.raises(
+            UserError,
+            match=rf"end_us: must be later than {ends[2]}, where the last window ends, got {end}: "
+            r"use reset\(\) before a new recording, and windows in their order",
+        ):
+            detector(events, end)
+        with pytest.raises(
+            UserError, match=rf"events: must not be earlier than {windows[2][1]['t'][-1]}, .*reset"
+        ):
+            detector(events)
+    # What was refused did not count.
+    fourth = detector(windows[3][1], ends[3]).boxes
     detector.reset()
-    late = detector(windows[0][1], windows[0][0] + 20_000).boxes
-    assert not np.array_equal(late, given[0])
+    again = [detector(events).boxes for _, events in windows]
+    assert all(np.array_equal(a, b) for a, b in zip([*first, fourth], again, strict=True))
+
+
+def test_events_outside_their_window_are_refused(checkpoint):
+    detector = StreamingDetector(checkpoint, sensor_size=(90, 160), device="cpu")
+
+    def window(*t_us):
+        return {name: np.array([1] * len(t_us)) for name in "xyp"} | {"t": np.array(t_us)}
+
+    detector(window(100_000, 150_000), 150_000)  # both ends are inside
+    outside = "events: must lie in the window from {} to {} us, got them from {} to {}: use the"
+    cases = [
+        (window(160_000, 200_001), 200_000, (150_000, 200_000, 160_000, 200_001)),
+        (window(149_999, 180_000), 200_000, (150_000, 200_000, 149_999, 180_000)),
+        # The second event takes the time of the first: so repaired, none lies inside.
+        (window(900_000, 160_000), 200_000, (150_000, 200_000, 900_000, 900_000)),
+        (window(160_000, 260_000), None, (160_000, 210_000, 160_000, 260_000)),
+    ]
+    for events, end_us, numbers in cases:
+        with pytest.raises(UserError, match=outside.format(*numbers)):
+            detector(events, end_us)
+    detector(window(160_000, 155_000), 200_000)  # repaired, it lies inside
+
+
+def test_gaps_between_windows_will_do(checkpoint):
+    frames = replace(FRAMES, timing="window")
+    settings = {"sensor_size": (90, 160), "frame_settings": frames, "device": "cpu"}
+    detector = StreamingDetector(checkpoint, **settings, score_threshold=0.1)
+    rng = np.random.default_rng(0)
+
+    def window(start_us):
+        columns = {name: rng.integers(0, 90, 500) for name in "xy"} | {"p": rng.integers(0, 2, 500)}
+        return columns | {"t": start_us + np.arange(500) * 99}
+
+    early, late = window(70_000), window(3_000_000)
+    given = [detector(early, 120_000).boxes, detector(late, 3_050_000).boxes]
+    detector.reset()
+    counted = [detector(each).boxes for each in (early, late)]
+    assert len(given[1]) > 0
+    assert all(np.array_equal(a, b) for a, b in zip(given, counted, strict=True))
+    # Windows cut at full multiples, of which the first one starts with a later event.
+    detector.reset()
+    cut = window(100_000)
+    detector({name: column[10:] for name, column in cut.items()})
+    detector(window(150_000))
+    detector(window(200_000))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +335,8 @@ def test_it_gives_numpy_arrays_and_needs_no_lightning(checkpoint):
 import sys
 import numpy as np
 from etram_det import StreamingDetector
-found = StreamingDetector("random.ckpt", device="cpu")({name: np.arange(9) for name in "xypt"})
+t = np.arange(9)
+found = StreamingDetector("random.ckpt", device="cpu")({"x": t, "y": t, "p": t % 2, "t": t})
 arrays = (found.boxes, found.objectness, found.class_confidence, found.classes, found.scores)
 assert len(found) and all(type(array) is np.ndarray for array in arrays)
 assert [str(array.dtype) for array in arrays] == ["float32"] * 3 + ["int64", "float32"]

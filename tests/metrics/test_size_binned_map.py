@@ -1,5 +1,7 @@
+import re
 import tracemalloc
 import warnings
+from dataclasses import replace
 from math import isnan
 from time import perf_counter
 
@@ -34,7 +36,7 @@ def found(boxes, classes, confidence, objectness=None):
 NOTHING = found([], [], [])
 
 
-def add(metric, frames, recording="a", scale=1.0):
+def add(metric, frames, recording="a", scale=1.0, start=None):
     """Update with frames of (label boxes, label classes, detections, time in us)."""
     boxes, classes, detections, times = zip(*frames, strict=True)
     labels = Labels.stack(
@@ -48,6 +50,7 @@ def add(metric, frames, recording="a", scale=1.0):
         [recording] * len(frames),
         torch.tensor(times),
         torch.full((len(frames), 2), scale),
+        None if start is None else torch.full((len(frames),), start),
     )
 
 
@@ -241,6 +244,16 @@ def test_prophesee_filter_at_its_bounds(protocol, scale):
     result = metrics_of(metric)
     assert (result["num_boxes"], result["num_frames"], result["AP"]) == (2, 1, 1)
     assert (result["num_dropped_labels"], result["num_dropped_detections"]) == (6, 6)
+
+
+def test_protocols_count_from_the_start_of_a_recordings_clock():
+    boxes = [[0, 0, 80, 80]]
+    detections = found(boxes, [0], [0.9])
+    for start in (0, 50_000_000_000):
+        metric = SizeBinnedMAP(class_names=["car"], protocol="prophesee")
+        times = [start + 100_000, start + 500_000, start + 600_000, start + 700_000]
+        add(metric, [(boxes, [0], detections, time) for time in times], start=start)
+        assert metrics_of(metric)["num_frames"] == 2
 
 
 def test_labelled_frame_without_boxes_holds_false_positives_only_in_full():
@@ -528,3 +541,44 @@ def test_two_processes_equal_one(tmp_path):
         for result, per_recording in torch.load(tmp_path / f"{rank}.pt"):
             assert result == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
             assert list(per_recording) == ["val_day_1", "val_day_3", "val_night_0", "val_night_2"]
+
+
+def test_update_refuses_what_does_not_fit_together():
+    metric = SizeBinnedMAP(class_names=CLASSES)
+    box = torch.tensor([[0.0, 0, 8, 8]])
+    fitting = {
+        "detections": [found(box.tolist(), [1], [0.9]), NOTHING],
+        "labels": Labels.stack([0, 1], [box, box], [torch.tensor([1])] * 2),
+        "recording": ["a", "a"],
+        "time_us": torch.tensor([1, 2]),
+        "scale": torch.ones(2, 2),
+    }
+    one = fitting["detections"][0]
+    labels = fitting["labels"]
+    cases = {
+        "detections: must have one entry for each of 2 frames in labels, got 1: use one for each "
+        "frame": {"detections": [NOTHING]},
+        "recording: must have one entry for each of 2 frames in labels, got 3": {
+            "recording": ["a"] * 3
+        },
+        "time_us: must be of shape [2], got [3]: use this shape": {"time_us": torch.zeros(3)},
+        "time_us: must be of shape [2], got [2, 1]": {"time_us": torch.zeros(2, 1)},
+        "scale: must be of shape [2, 2], got [2]": {"scale": torch.ones(2)},
+        "labels.boxes: must be of shape [2, 1, 4], got [2, 1, 5]": {
+            "labels": replace(labels, boxes=torch.zeros(2, 1, 5))
+        },
+        "labels.classes: must be of shape [2, 1], got [2, 3]": {
+            "labels": replace(labels, classes=torch.zeros(2, 3, dtype=torch.int64))
+        },
+        "detections[0].boxes: must be of shape [1, 4], got [4]": {
+            "detections": [replace(one, boxes=box[0]), NOTHING]
+        },
+        "detections[1].objectness: must be of shape [0], got [2]": {
+            "detections": [one, replace(NOTHING, objectness=torch.ones(2))]
+        },
+    }
+    for message, change in cases.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            metric.update(**(fitting | change))
+    metric.update(**fitting)
+    assert metrics_of(metric)["num_frames"] == 2

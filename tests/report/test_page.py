@@ -1,6 +1,7 @@
 """The report: what its page shows, and the command that writes it."""
 
 import base64
+import html
 import json
 from pathlib import Path
 
@@ -59,8 +60,11 @@ def test_page_says_what_was_evaluated_and_how(tmp_path):
     assert facts["found, missed, confusion, pictures"] == "score at least 0.3, IoU at least 0.5"
     assert (facts["frames"], facts["recordings"], facts["labels"]) == ("3", "2", "7")
     assert facts["labels dropped when they were read"] == "7 outside the frame"
+    assert facts["boxes not evaluated"] == "0 between the label times of data.interval_ms"
     assert facts["checkpoint"] == "a&b.ckpt"
     assert facts["network's frame"] == "320 x 180 pixels"
+    groups = "are groups, each the mean over its classes: VH = car, <b>bus</b>."
+    assert groups in html.unescape((tmp_path / "report.html").read_text())
     assert "Missing here" not in page.text
     assert "42.9%" in page.text  # three of seven labels found
 

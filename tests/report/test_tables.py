@@ -85,8 +85,21 @@ def test_tables_say_how_it_was_evaluated(evaluated):
     assert "areas in network px²: small 0 to 1024, medium 1024 to 9216, large from 9216\n" in text
     assert "IoU 0.50 to 0.95, at most 100 detections for each frame and class\n" in text
     assert "1 frame of 1 recording; dropped by the protocol: 0 labels, 0 detections\n" in text
-    assert "when the labels were read: 3 outside the frame, 40 between label times\n" in text
-    assert "when the labels were read" not in printed(summary_tables(results(evaluated)))
+    assert "dropped when the labels were read: 3 outside the frame\n" in text
+    between = "not evaluated: 40 boxes between the label times that data.interval_ms selects\n"
+    assert between in text
+    without = printed(summary_tables(results(evaluated)))
+    assert "when the labels were read" not in without
+    assert "not evaluated" not in without
+
+
+def test_tables_say_what_the_groups_are(evaluated):
+    text = printed(summary_tables(results(evaluated)))
+    said = "groups, each the mean over its classes: VH = car, bus; small_road_users = pedestrian"
+    assert said in " ".join(text.split())
+    groupless = results(evaluated)
+    groupless["evaluation"]["class_groups"] = {}
+    assert "groups" not in printed(summary_tables(groupless))
 
 
 def test_class_agnostic_metrics_say_so_and_have_no_class_table():

@@ -9,7 +9,7 @@ def evt2(events, header=b"% evt 2.0\n% geometry 64x48\n"):
     for x, y, t, p in zip(*(events[name].tolist() for name in "xytp"), strict=True):
         if t >> 6 != high:
             high = t >> 6
-            words.append(8 << 28 | high)
+            words.append(8 << 28 | high & 0xFFFFFFF)  # 34 bits in all, then it starts anew
         words.append(p << 28 | (t & 63) << 22 | x << 11 | y)
     return header + np.array(words, "<u4").tobytes()
 

@@ -331,7 +331,10 @@ def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypa
     names = names_of(section)
     for what in ("eager", "representation", "backbone", "neck and head", "NMS"):
         assert f"{what}, 32-true" in names
-    assert "windows/s" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "windows/s" in shown
+    [headings] = [line for line in shown.splitlines() if "what " in line and "┃" in line]
+    assert "" not in [each.strip() for each in headings.strip("┃").split("┃")]
 
 
 def test_a_variant_that_cannot_be_measured_leaves_the_others(tmp_path, monkeypatch):

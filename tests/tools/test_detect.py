@@ -18,6 +18,8 @@ import pytest
 from etram_det.cli.commands import run
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.layouts import recording_paths
+from etram_det.data.raw import RawRecording
+from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
 from etram_det.drawing import video
 from etram_det.errors import UserError
@@ -93,6 +95,30 @@ def test_a_recording_becomes_a_video_and_boxes(capsys):
     assert "windows/s" in shown
     assert "median ms" in shown
     assert str(len(boxes)) in shown
+    assert shown.endswith("\nresults are in detections\n")
+
+
+def test_the_first_window_is_left_out_of_rate_and_latencies(monkeypatch, capsys):
+    detect_frame, waits_s = StreamingDetector.detect_frame, iter([2.0])
+
+    def slow_at_first(self, frame):
+        time.sleep(next(waits_s, 0))
+        return detect_frame(self, frame)
+
+    monkeypatch.setattr(StreamingDetector, "detect_frame", slow_at_first)
+    assert detect(recording("data"), "--video", "false") == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if "night_1" in line]
+    windows, rate, median_ms, slow_ms = map(float, cells[0][2:6])
+    assert windows == 11
+    assert rate > 6  # with the first one it would be under 5.5
+    assert slow_ms < 2000
+    assert rate < 1000 / median_ms
+
+
+def test_one_window_alone_has_no_rate(capsys):
+    assert detect(recording("data", seconds=0.04), "--video", "false") == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if "night_1" in line]
+    assert [cell.strip() for cell in cells[0][2:6]] == ["1", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -118,11 +144,92 @@ def test_files_of_cameras(name):
         rows = np.stack([events[column].astype(np.int64) for column in "xytp"], axis=1)
         eventcv.from_numpy(rows, sensor_size=(64, 48), time_unit="us").save(name)
     raw = write_raw(Path("data"), "same", events)
-    assert detect(name, raw) == 0
+    assert detect(name, raw, "--clock", "camera") == 0
     boxes, times = outcomes(name=Path(name).stem)
     expected, _ = outcomes(name="same")
     assert len(times) == video_of(Path("detections") / f"{Path(name).stem}.mp4")[0] == 3
     np.testing.assert_array_equal(boxes, expected)
+
+
+def test_names_in_brackets_are_shown_as_they_are(capsys):
+    assert detect(recording(".", "a[bold]b"), "--video", "false") == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("a[bold]b") == 2  # in both tables
+    assert "a[bold]b" in shown.err  # beside the bar
+
+
+def test_the_clock_of_raw_files_is_the_recordings_unless_the_cameras_is_asked_for(capfd):
+    camera = random_events(6000, 0.12)
+    camera["t"] += 1570 << 12
+    Path("a.raw").write_bytes(ENCODERS["evt3.raw"](camera))
+    first = int(camera["t"][0])
+    for flags, start, line in [
+        ([], 1570 << 12, "times count from the recording's start: 6.430720 s of the camera's"),
+        (["--clock", "camera"], 0, "times are those of the camera's clock, which is at 6.430720 s"),
+    ]:
+        assert detect("a.raw", "--video", "false", *flags) == 0
+        assert outcomes(name="a")[1] == [first - start + 50_000 * (i + 1) for i in range(3)]
+        assert capfd.readouterr().err.count(f"a: {line}") == 1
+
+
+def test_events_off_the_sensor_are_reported(capfd):
+    """The training's sensor is not this recording's."""
+    write_random_checkpoint(
+        Path("random.ckpt"), FrameSettings(input_size=(48, 64), sensor_size=(480, 640))
+    )
+    events = random_events(4000, size=(480, 640))
+    outside = (events["x"] >= 128) | (events["y"] >= 128)
+    in_two = np.isin(events["t"], events["t"][0] + 50_000 * np.arange(1, 20))
+    dropped = int(np.count_nonzero(outside) + np.count_nonzero(outside & in_two))
+    header = b"% format EVT3;height=128;width=128\n% end\n"
+    Path("roi.raw").write_bytes(ENCODERS["evt3.raw"](events, header))
+    assert detect("roi.raw", "--video", "false") == 0
+    shown = capfd.readouterr()
+    share = dropped / (4000 + np.count_nonzero(in_two))
+    assert (
+        f"roi: {dropped:,} events outside the sensor were dropped, {share:.1%} of those read: use "
+        "--sensor-size if it has more than height 128, width 128"
+    ) in shown.out.splitlines()
+    # Of a file that states no size, the training's is not assumed.
+    Path("plain.raw").write_bytes(ENCODERS["evt2.raw"](events, b"% evt 2.0\n"))
+    for flags, size in {(): (720, 1280), ("--sensor-size", "480", "640"): (480, 640)}.items():
+        assert detect("plain.raw", "--video", "false", *flags) == 0
+        images = json.loads(Path("detections/plain_coco.json").read_text())["images"]
+        assert (images[0]["height"], images[0]["width"]) == size
+        assert "dropped" not in capfd.readouterr().out
+
+
+def test_notes_are_printed_once_in_the_commands_own_keys(monkeypatch, capfd):
+    opened = RawRecording.__init__
+
+    def with_notes(self, *arguments, **more):
+        opened(self, *arguments, **more)
+        self.notes += [Note("7 px are assumed: set data.sensor_size"), Note("is cut", True)]
+
+    monkeypatch.setattr(RawRecording, "__init__", with_notes)
+    assert detect(recording("data"), recording("data", "night_2"), "--video", "false") == 0
+    shown = capfd.readouterr().err
+    for name in ("night_1", "night_2"):
+        for note in ("7 px are assumed: set sensor_size", "is cut"):
+            assert shown.splitlines().count(f"{name}: {note}") == 1
+    bar = shown.rindex("11/11")
+    assert shown.index("night_1: is cut") < bar
+
+
+def test_repaired_timestamps_are_reported(capfd):
+    events = random_events(6000, 0.2)
+    events["t"][100] = 0
+    write_raw(Path("data"), "few", events)
+    events["t"][1000:] -= 20_000
+    write_raw(Path("data"), "many", events)
+    num_repaired = np.count_nonzero(np.maximum.accumulate(events["t"]) != events["t"])
+    assert detect("data", "--video", "false") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "few: events with a repaired timestamp: 1" in lines
+    assert (
+        f"many: {num_repaired / 6000:.0%} of its events have an earlier timestamp than the event "
+        "before and take that one: many are in a wrong frame or in none: repair the recording"
+    ) in lines
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
@@ -268,7 +375,7 @@ def test_what_cannot_be_read_is_reported_in_one_line(capfd):
     write_raw(Path("."), "nothing", {name: np.zeros(0, "i8") for name in "xypt"})
     Path("folder").mkdir()
     for name, reason in {
-        "cut.h5": "cannot be read as HDF5",
+        "cut.h5": "was cut short, and not all columns are left",
         "empty.raw": "must be a RAW file of EVT 2.0 or EVT 3.0",
         "no_events.raw": "no_events.raw",
         "photo.jpg": "a file of events",
@@ -434,7 +541,7 @@ def test_memory_does_not_grow_with_the_recording(monkeypatch, seconds, windows):
 )
 def test_real_camera_files(capsys):
     files = [CAMERA_FILES / "evt2_sample.raw", CAMERA_FILES / "evt3_sample.raw"]
-    assert detect(*files, "--resize", "letterbox") == 0
+    assert detect(*files, "--resize", "letterbox", "--clock", "camera") == 0
     # 50 ms and 9 ms of events; a window that both ends belong to is followed by a last one.
     assert video_of("detections/evt2_sample.mp4") == (2, 360, 480, 20.0)
     assert video_of("detections/evt3_sample.mp4") == (1, 360, 640, 20.0)

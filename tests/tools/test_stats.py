@@ -19,7 +19,7 @@ TIMES = np.arange(1, 11) * 100_000
 
 @pytest.fixture(autouse=True)
 def _wide(tmp_path, monkeypatch):
-    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "user_cache"))
     monkeypatch.setenv("COLUMNS", "160")
 
 
@@ -73,6 +73,9 @@ def test_statistics(root, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "bicycle" in shown
     assert "stats.json, stats.csv, sizes.png, classes.png, rates.png" in shown
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.splitlines()]
+    assert ["boxes dropped", "0", "0"] in rows
+    assert ["boxes between label times, not used", "1", "0"] in rows
 
 
 def test_advice_cuts_the_boxes_into_thirds(root, tmp_path, capsys):

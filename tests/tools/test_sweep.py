@@ -481,6 +481,8 @@ def test_the_command_prints_its_trials_best_first(capsys):
     assert "  baseline: learning_rate 0.0001 to 0.01\n" in shown
     assert "size_aware_step: learning_rate 0.0001 to 0.01, size_aware_weight 1 to 4, " in shown
     assert "3/3 | trial 2: AP 0." in shown
+    [headings] = [line for line in shown.splitlines() if "trial ┃" in line]
+    assert [each.strip() for each in headings.strip("┃").split("┃")][-2:] == ["time", "remark"]
     outcome = json.loads(Path("study/sweep.json").read_text())
     places = [shown.index(f"│ {trial['value']:.4f} │") for trial in outcome["trials"]]
     assert places == sorted(places)

@@ -7,11 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from etram_det.data.raw import RawRecording
 from etram_det.models.detector import Detector
+from support.camera_files import evt3
 from support.processes import BASE, run_in_processes
 from support.raw_files import boxes_at, random_events, write_raw
 
@@ -163,3 +165,64 @@ def test_killed_process_ends_the_other(root, tmp_path, killed):
     assert code == (-signal.SIGKILL, 1)[killed]
     assert len(lines) == 1
     assert lines[0].startswith("etram_det: error: another process of the run is gone")
+
+
+class Slowly:
+    """Work that both processes would do at once if none waited for the other."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, rank):
+        """Note in a file what this process makes, and take a while for it."""
+        from etram_det.data import camera_files, time_index
+        from etram_det.simulator import dataset
+
+        for owner, name in (
+            (dataset, "simulate"),
+            (camera_files, "_decode_into"),
+            (time_index.TimeIndex, "build"),
+        ):
+            original = getattr(owner, name)
+
+            def noted(*args, what=name, original=original, **kwargs):
+                with (self.folder / f"{what}.txt").open("a") as file:
+                    file.write(f"{rank}\n")
+                time.sleep(0.3)
+                return original(*args, **kwargs)
+
+            setattr(owner, name, staticmethod(noted) if owner is time_index.TimeIndex else noted)
+
+
+def made_by(folder, what):
+    return (folder / f"{what}.txt").read_text().split()
+
+
+SIMULATION = """
+    --data.simulation.height 96 --data.simulation.width 128 --data.simulation.train 2
+    --data.simulation.val 2 --data.simulation.test 0 --data.simulation.seconds 0.5
+""".split()
+
+
+@pytest.mark.parametrize("source", ["simulated", "camera files"])
+def test_on_an_empty_cache_one_process_makes_and_the_other_waits(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    arguments = ["fit", *BASE, *SIMULATION]
+    if source == "camera files":
+        for split in ("train", "val"):
+            folder = tmp_path / "data" / split
+            folder.mkdir(parents=True)
+            for i in range(2):
+                events = random_events(3000, 0.55, seed=i)
+                (folder / f"{split}_{i}.raw").write_bytes(evt3(events))
+                np.save(folder / f"{split}_{i}_bbox.npy", boxes_at([100_000, 200_000, 300_000]))
+        arguments += ["--data.root", str(tmp_path / "data")]
+    one, two = run_in_processes(2, tmp_path / "run", arguments, Slowly(tmp_path))
+    if source == "camera files":
+        assert len(made_by(tmp_path, "_decode_into")) == 4
+    else:
+        assert len(made_by(tmp_path, "simulate")) == 1
+    assert len(made_by(tmp_path, "build")) == 4
+    assert one["steps"] == two["steps"] > 0
+    for name, weights in one["weights"].items():
+        torch.testing.assert_close(weights, two["weights"][name], rtol=0, atol=0)

@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from etram_det.cli.lightning import EtramCLI
@@ -111,6 +112,21 @@ def test_a_module_alone_is_not_training(tmp_path):
     run.fit(module)
     run.validate(module, verbose=False)
     assert states == [True, False, False], why
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
+def test_loggers_can_be_sent_to_a_folder(kind, tmp_path):
+    why = f"{kind.__name__} does not write into the run folder: its private names have changed"
+    logger, folder = kind(tmp_path / "other", name="x"), tmp_path / "a" / "run" / "version_3"
+    assert not internals.has_version(logger), why
+    internals.log_into(logger, folder, purge_step=2)
+    logger.log_metrics({"loss": 1.0}, 2)
+    logger.save()
+    assert logger.log_dir == str(folder), why
+    assert list(folder.glob("events.out*" if kind is TensorBoardLogger else "metrics.csv")), why
+    assert not (tmp_path / "other").exists(), why
+    assert internals.has_version(logger), why
+    assert internals.has_version(kind(tmp_path, version=0)), why
 
 
 @pytest.mark.parametrize(

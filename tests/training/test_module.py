@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from etram_det.errors import UserError
+from etram_det.models.losses import SizeAwareLossWrapper, YOLOXLoss
 from etram_det.training.lanes import LaneStates
 from etram_det.training.module import DetectionModule
 from etram_det.types import Batch, Labels
@@ -113,6 +114,24 @@ def test_a_chunk_without_labels_costs_nothing_and_keeps_all_gradients():
     loss.backward()
     assert loss == 0
     assert all(p.grad is not None and p.grad.eq(0).all() for p in module.detector.parameters())
+
+
+@pytest.mark.parametrize("loss", [YOLOXLoss, SizeAwareLossWrapper])
+def test_frames_labelled_to_show_nothing_lower_the_objectness(loss):
+    module = small_module(loss=loss())
+    module.log = module.log_dict = lambda *_, **__: None
+    labels = Labels.stack([1, 2], [torch.empty(0, 4)] * 2, [torch.empty(0, dtype=torch.int64)] * 2)
+    batch = batch_of(some_events(2, 2), [True, True], labels=labels)
+    optimizer = torch.optim.SGD(module.parameters(), 1e-4)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        module.train_states.clear()
+        losses.append(module.training_step(batch, 0))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[0] > losses[1] > losses[2] > 0
+    assert module.loss_parts["box_loss"] == module.loss_parts["class_loss"] == 0
 
 
 def test_only_labelled_frames_reach_neck_and_head():

@@ -14,6 +14,7 @@ from rich.table import Table
 from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.progress import screen
+from etram_det.report.tables import number_of
 from etram_det.tools.bench.data import bench_data
 from etram_det.tools.bench.inputs import BenchSettings, Precision, Preset
 from etram_det.tools.bench.measure import Section, machine
@@ -134,9 +135,10 @@ def _run(
 def _header(header: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {found}" for name, found in header["packages"].items())
     accelerator = f", {header['accelerator']}, CUDA {header['cuda']}" if header["cuda"] else ""
+    threads = number_of(header["threads"], "thread")
     lines = [
         f"{header['date']}  {header['command']}",
-        f"{header['processor']}, {header['cores']} cores, {header['threads']} threads{accelerator}",
+        f"{header['processor']}, {header['cores']} cores, {threads}{accelerator}",
         f"{header['system']}, Python {header['python']}, {packages}",
     ]
     if header["busy"]:
@@ -152,7 +154,7 @@ def _table(section: Section) -> Table:
     table.add_column("what", no_wrap=True)
     for name in ("median", "quartiles", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("remark")
     for found in section.measurements:
         spread = p95 = ""
         if found.low is not None and found.high is not None and found.p95 is not None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from etram_det.cli.flags import in_own_keys
+from etram_det.cli.resume import newest_if_named
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision
@@ -29,6 +32,8 @@ def detect_command(
     resize: Resize = "stretch",
     downsample: Literal["sum", "nearest"] | None = None,
     sensor_size: tuple[int, int] | None = None,
+    clock: Literal["recording", "camera"] = "recording",
+    time_unit: Literal["us", "ms", "ns", "s"] | None = None,
     video: bool = True,
     slow_motion: float = 1.0,
     track: bool = False,
@@ -42,7 +47,7 @@ def detect_command(
     Args:
         files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
             ``preprocess`` or RVT made of one, or folders of any of these.
-        ckpt_path: checkpoint of the detector (.ckpt); required.
+        ckpt_path: the detector's checkpoint; ``last``, ``best``: that of the newest run; required.
         output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1].
         nms: IoU above which the lower-scored of two boxes of a class is dropped.
@@ -52,7 +57,12 @@ def detect_command(
             own; ``letterbox`` scales both sides by one factor and leaves the rest empty.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does.
-        sensor_size: height and width of the sensor in pixels, for recordings that do not hold it.
+        sensor_size: height and width of the sensor in pixels, for recordings that do not state
+            them, or state ones that their events contradict.
+        clock: of RAW files: ``recording`` takes off the camera's time at their start, as the
+            readers of Metavision and OpenEB do, so that boxes made with these fit; ``camera``
+            keeps it.
+        time_unit: unit of the timestamps in HDF5 files, microseconds unless set.
         video: whether to write videos.
         slow_motion: how many times slower than in reality videos run.
         track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
@@ -64,8 +74,14 @@ def detect_command(
     """
     if ckpt_path is None:
         raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
-    trained = read_detector(ckpt_path.expanduser())
-    settings = _frame_settings(trained, window_ms, input_size, downsample, sensor_size)
+    trained = read_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
+    settings = replace(
+        _frame_settings(trained, window_ms, input_size, downsample),
+        # Of these recordings, not of those of the training.
+        sensor_size=sensor_size,
+        clock=clock,
+        time_unit=time_unit,
+    )
     rate = _video_rate(settings.window_ms, slow_motion)
     detector = StreamingDetector(
         trained,
@@ -76,7 +92,8 @@ def detect_command(
         precision=precision,
         device=device,
     )
-    run = Run(detector, resize, output.expanduser(), rate if video else None, track)
+    in_own_words = partial(in_own_keys, function=detect_command)
+    run = Run(detector, resize, output.expanduser(), rate if video else None, track, in_own_words)
     run.detect_and_report(files)
 
 
@@ -96,12 +113,9 @@ def _frame_settings(
     window_ms: int | None,
     input_size: tuple[int, int] | None,
     downsample: str | None,
-    sensor_size: tuple[int, int] | None,
 ) -> FrameSettings:
     """The checkpoint's, with those settings that are given; what is a guess is logged."""
-    given: dict[str, Any] = dict(
-        window_ms=window_ms, input_size=input_size, downsample=downsample, sensor_size=sensor_size
-    )
+    given: dict[str, Any] = dict(window_ms=window_ms, input_size=input_size, downsample=downsample)
     changes = {name: value for name, value in given.items() if value is not None}
     settings = replace(trained.frame_settings, **changes)
     if not trained.knows_frames:

@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from etram_det.data.layouts import recording_paths
-from etram_det.data.recording import Recording
+from etram_det.data.recording import (
+    OUTSIDE,
+    REPAIRED,
+    REPAIRED_SHARE,
+    Recording,
+    dropped_events,
+    repaired_events,
+)
 from etram_det.drawing.video import DetectionVideo
 from etram_det.errors import UserError
 from etram_det.inference.placement import Placement, Resize, open_placed
@@ -30,6 +38,7 @@ from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar, screen
 from etram_det.types import Detections
 
+_MANY_OUTSIDE = 0.01  # of the events: the sensor's size is likely to be wrong
 _MAX_COLUMNS = 3  # recordings whose names fit beside each other
 
 
@@ -39,13 +48,15 @@ class Measurements:
 
     Attributes:
         latencies_s: from asking for a window's events to its boxes, for each window.
-        elapsed_s: the time of it all, writing included.
+        elapsed_s: the time of all windows but the first, writing included.
         counts: detections by class id.
+        faults: what is to be reported of its events.
     """
 
     latencies_s: array[float] = field(default_factory=lambda: array("d"))
     elapsed_s: float = 0.0
     counts: Counter[int] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -58,6 +69,7 @@ class Run:
         output: folder to write to.
         video_rate: frames in a second of the videos; None for no videos.
         track: whether to number the objects.
+        in_own_keys: makes a message about ``data.…`` one about the command's own settings.
         finished: measurements of the recordings so far, by name.
     """
 
@@ -66,6 +78,7 @@ class Run:
     output: Path
     video_rate: float | None
     track: bool
+    in_own_keys: Callable[[str], str]
     finished: dict[str, Measurements] = field(default_factory=dict)
 
     def detect_and_report(self, files: Sequence[str]) -> None:
@@ -86,7 +99,10 @@ class Run:
             if self.finished:
                 console = screen()
                 console.print(_summary(self.finished, self.detector.class_names))
-                console.print(f"detections: {self.output}", highlight=False, soft_wrap=True)
+                for name, measured in self.finished.items():
+                    for fault in measured.faults:
+                        console.out(f"{name}: {self.in_own_keys(fault)}")
+                console.print(f"results are in {self.output}", highlight=False, soft_wrap=True)
 
     def detect(self, given: Sequence[Path]) -> None:
         """Detect in all recordings; those that cannot be read are named at the end.
@@ -115,10 +131,13 @@ class Run:
                             f"{path}: another recording is named {recording.name} too: detect in "
                             "it apart, with another --output"
                         )
+                    recording.prepare()
                 except UserError as error:
                     failures.append(error)
                     continue
-                task = bar.add_task(recording.name, total=len(recording))
+                for note in recording.notes:
+                    bar.console.out(f"{recording.name}: {self.in_own_keys(note.message)}")
+                task = bar.add_task(escape(recording.name), total=len(recording))
                 failure = self._detect_in(recording, placement, partial(bar.advance, task))
                 failures += [failure] if failure else []
         if failures and num_given == 1:
@@ -154,6 +173,8 @@ class Run:
                     measurements.counts.update(detections.classes.tolist())
                     results.add(frame, end_us, detections)
                     advance()
+                    if window == 0:  # it loads and compiles what runs from then on
+                        started_s = time.perf_counter()
             except KeyboardInterrupt:
                 raise UserError(
                     f"interrupted in {recording.path} after {window} of {len(recording)} windows: "
@@ -165,6 +186,7 @@ class Run:
                     results.finish()
                 finally:
                     measurements.elapsed_s = time.perf_counter() - started_s
+                    measurements.faults = _faults(recording)
         return None
 
 
@@ -236,18 +258,39 @@ class _Results:
             self._boxes.finish()
 
 
+def _faults(recording: Recording) -> list[str]:
+    """What was dropped and repaired in the windows of a recording that were read, for people."""
+    faults = []
+    if num_outside := recording.dropped.get(OUTSIDE, 0):
+        fault = dropped_events(num_outside)
+        if num_read := recording.events.get("in windows", 0):
+            share = num_outside / num_read
+            fault += f", {share:.1%} of those read"
+            if share > _MANY_OUTSIDE:
+                height, width = recording.sensor_size
+                fault += f": use --sensor-size if it has more than height {height}, width {width}"
+        faults.append(fault)
+    if recording.repaired_share > REPAIRED_SHARE:
+        faults.append(repaired_events(recording.repaired_share))
+    elif num_repaired := recording.events.get(REPAIRED, 0):
+        faults.append(f"events {REPAIRED}: {num_repaired:,}")
+    return faults
+
+
 def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> Group:
-    """Speed of each recording, and its detections by class; ``-`` where there was no window."""
+    """Speed of each recording, ``-`` where there is none to measure; its detections by class."""
     speed = _table("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
     for name, measured in finished.items():
         windows = len(measured.latencies_s)
-        # The first one loads and compiles what runs from then on.
-        latencies_s = measured.latencies_s[1:] or measured.latencies_s or [np.nan]
-        latencies_ms = 1000 * np.quantile(latencies_s, [0.5, 0.95])
-        rate = f"{windows / max(measured.elapsed_s, 1e-9):.1f}"
-        latencies = [f"{each:.1f}" if windows else "-" for each in latencies_ms]
-        speed.add_row(name, str(windows), rate, *latencies, str(measured.counts.total()))
-    speed.caption = "latency: from reading events to boxes, without the first window"
+        speeds = ["-"] * 3
+        if windows > 1:
+            latencies_ms = 1000 * np.quantile(measured.latencies_s[1:], [0.5, 0.95])
+            rate = (windows - 1) / max(measured.elapsed_s, 1e-9)
+            speeds = [f"{each:.1f}" for each in (rate, *latencies_ms)]
+        speed.add_row(escape(name), str(windows), *speeds, str(measured.counts.total()))
+    speed.caption = (
+        "rate and ms without the first window; ms: from reading a window's events to its boxes"
+    )
     columns = {name: measured.counts for name, measured in finished.items()}
     if len(columns) > _MAX_COLUMNS:
         total = sum(columns.values(), Counter())
@@ -263,5 +306,5 @@ def _table(first: str, others: Iterable[str]) -> Table:
     table = Table()
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(escape(name), justify="right", overflow="fold")
     return table

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from etram_det.data.findings import index_recordings, log_findings
+from etram_det.data.folders import SPLITS, boxes_name
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import (
-    SPLITS,
     boxes_without_recordings,
     find_recordings,
     splits_of,
     warn_of_three_classes,
 )
-from etram_det.data.raw import labelled_timeline
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
-from etram_det.data.representation import FrameSettings
+from etram_det.data.representation import SENSOR_SIZE, FrameSettings
+from etram_det.data.timeline import labelled_timeline
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
@@ -36,7 +38,7 @@ def stats_command(
 ) -> None:
     """Describe the labels of recordings: classes, sizes, rates, day and night; advise thresholds.
 
-    Events are not read, and need not be there: the boxes alone will do.
+    Events need not be there: the boxes alone will do. Where they are, timestamps are read once.
 
     Args:
         root: folder of the recordings, in any layout, or of box files only.
@@ -78,6 +80,8 @@ def _facts(
         lone_boxes = boxes_without_recordings(root, split, labels.class_names)
         if split in (with_recordings := splits_of(root)):
             recordings = find_recordings(root, split, frames, labels)
+            index_recordings(recordings)
+            log_findings(split, recordings)
             splits[split] = [facts_of(each) for each in recordings]
             if lone_boxes:
                 _log.warning(
@@ -101,14 +105,15 @@ def facts_of(recording: Recording) -> RecordingFacts:
     timeline = Timeline(
         recording.frame_end_us, recording.label_frame, recording.label_boxes, recording.dropped
     )
-    return _from_timeline(recording.name, timeline, recording.scale, recording.event_rate())
+    facts = _from_timeline(recording.name, timeline, recording.scale, recording.event_rate())
+    return replace(facts, labels_without_events=recording.labels_without_events)
 
 
 def _facts_of_boxes(
     paths: list[Path], split: str, frames: FrameSettings, labels: LabelSettings
 ) -> list[RecordingFacts]:
     """Facts from box files alone; those without usable labels are left out."""
-    height, width = frames.sensor_size
+    height, width = frames.sensor_size or SENSOR_SIZE
     input_height, input_width = frames.input_size or (height // 2, width // 2)
     scale = width / input_width, height / input_height
     facts = []
@@ -118,8 +123,7 @@ def _facts_of_boxes(
         except NoUsableLabels as error:
             _log.warning("left out: %s", error)
             continue
-        name = path.stem.removesuffix("_bbox")
-        facts.append(_from_timeline(name, timeline, scale, None))
+        facts.append(_from_timeline(boxes_name(path), timeline, scale, None))
     warn_of_three_classes(split, [each.classes for each in facts], labels.class_names)
     return facts
 

@@ -29,6 +29,7 @@ class RecordingFacts:
         classes: ``[M]`` class id of each label.
         sizes: ``[M, 2]`` width and height of each label in pixels of the input frame.
         dropped: number of boxes left out, by reason.
+        labels_without_events: labels in whose windows there is no event.
     """
 
     name: str
@@ -39,6 +40,7 @@ class RecordingFacts:
     classes: NDArray[np.integer[Any]]
     sizes: NDArray[np.floating[Any]]
     dropped: Mapping[str, int]
+    labels_without_events: int = 0
 
     @property
     def part_of_day(self) -> str | None:
@@ -110,6 +112,7 @@ def _split_statistics(
         "boxes": len(classes),
         "boxes_per_labelled_frame": len(classes) / num_labelled if num_labelled else None,
         "dropped": dict(dropped),
+        "labels_without_events": sum(each.labels_without_events for each in recordings),
         "events_per_second": _quantiles(np.array(rates)),
         "classes": by_class,
         "width": _quantiles(sizes[:, 0]),

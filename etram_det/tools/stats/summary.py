@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from etram_det.files import write_text
 from etram_det.metrics.evaluation import PARTS_OF_DAY
+from etram_det.report.tables import BETWEEN_LABEL_TIMES
 from etram_det.tools.stats.statistics import SIZES, RecordingFacts, labels_of
 from etram_det.types import dotted_items
 
@@ -68,8 +70,12 @@ def _splits_table(splits: Mapping[str, Any]) -> Table:
     ):
         unit = 60 if key == "seconds" else 1
         table.add_row(name, *(_number(found[key], pattern, unit) for found in splits.values()))
-    dropped = [f"{sum(found['dropped'].values()):,}" for found in splits.values()]
-    table.add_row("boxes between labelled frames or dropped", *dropped)
+    dropped = [Counter(found["dropped"]) for found in splits.values()]
+    between = [each.pop(f"boxes: {BETWEEN_LABEL_TIMES}", 0) for each in dropped]
+    table.add_row("boxes dropped", *(f"{each.total():,}" for each in dropped))
+    table.add_row("boxes between label times, not used", *(f"{each:,}" for each in between))
+    empty = [f"{found['labels_without_events']:,}" for found in splits.values()]
+    table.add_row("labels without any event in their windows", *empty)
     rates = [(found["events_per_second"] or {}).get("0.5") for found in splits.values()]
     table.add_row("million events a second, median", *(_number(r, ".2f", 10**6) for r in rates))
     return table

@@ -42,7 +42,7 @@ def trials_table(shared: SharedStudy) -> Table:
     rows = [_row(shared, trial) for trial in _ranked(shared)]
     names = [n for n in _names(shared) if any(n in row["settings"] for row in rows)]
     metrics = {"value": shared.metric} | ({"spread": "± seeds"} if len(shared.seeds) > 1 else {})
-    table = Table("trial", *metrics.values(), *names, "time", "")
+    table = Table("trial", *metrics.values(), *names, "time", "remark")
     for row in rows:
         cells = ["-" if row[key] is None else f"{row[key]:.4f}" for key in metrics]
         cells += [_shown(row["settings"].get(name)) for name in names]

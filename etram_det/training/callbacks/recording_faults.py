@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from etram_det.data.recording import REPAIRED_SHARE, dropped_events, repaired_events
 from etram_det.errors import UserError
 from etram_det.types import Batch
 
-REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
 _MAX_IN_A_ROW = 10  # batches without anything read, before all recordings are tried
 _log = logging.getLogger(__name__)
 
@@ -44,13 +44,7 @@ class DroppedEvents(Callback):
             name = batch.recording[b]
             if share > REPAIRED_SHARE and name not in self._repaired:
                 self._repaired.add(name)
-                _log.warning(
-                    "%s: %.0f%% of its events have an earlier timestamp than the event before and "
-                    "take that one: many are in a wrong frame or in none: repair the recording or "
-                    "leave it out by data.subset",
-                    name,
-                    100 * share,
-                )
+                _log.warning("%s: %s or leave it out by data.subset", name, repaired_events(share))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what was dropped in the epoch or evaluation."""
@@ -59,7 +53,7 @@ class DroppedEvents(Callback):
         if counts and counts != self._logged.get(split):
             self._logged[split] = counts
             more = f" and {len(counts) - 5} more recordings" if len(counts) > 5 else ""
-            dropped = f"{counts.total():,} events outside the sensor were dropped"
+            dropped = dropped_events(counts.total())
             _log.warning("%s: %s: %s%s", split, dropped, _listed(counts, 5), more)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end

@@ -1,4 +1,4 @@
-"""Results of an evaluation on screen, on disk and in TensorBoard; detections that are written."""
+"""What a run shows on screen; results on disk and in TensorBoard; detections that are written."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelSummary
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from etram_det import __version__
+from etram_det.checkpoint.file import parameters_by_part
 from etram_det.drawing.frames import Image, frame_image
 from etram_det.drawing.plots import as_picture
 from etram_det.errors import UserError
 from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.metrics.evaluation import EvaluationResult
-from etram_det.progress import screen
+from etram_det.progress import above_bars, screen
 from etram_det.report.gallery import Gallery
 from etram_det.report.metric_plots import precision_recall_plot, show_results
 from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
-from etram_det.report.tables import detail_tables, summary_tables
+from etram_det.report.tables import detail_tables, parameters_table, summary_tables
 from etram_det.training.callbacks.loggers import show_picture
+from etram_det.training.callbacks.run_checkpoint import RunCheckpoint
 from etram_det.types import Batch, Detections
 
 FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
@@ -32,7 +34,8 @@ FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
 class ResultsWriter(Callback):
     """Shows what an evaluation found as tables, and keeps it in the run folder and TensorBoard.
 
-    It comes after each validation and test; the files hold the latest evaluation. Where a
+    It comes after each validation and test; the files hold the latest evaluation. A training starts
+    with a table of the network's parts in place of Lightning's, which counts no operations. Where a
     checkpoint is evaluated, not in training, there are also the recordings' metrics and the
     confusion matrix, pictures of the worst misses and false alarms, and ``report.html``.
 
@@ -55,6 +58,7 @@ class ResultsWriter(Callback):
         self.score_threshold = score_threshold
         self.pictures = pictures
         self.validation: dict[str, Any] = {}
+        self._lists_parameters = False
 
     def state_dict(self) -> dict[str, Any]:
         """The latest validation of the training and its step, for the checkpoint."""
@@ -64,12 +68,32 @@ class ResultsWriter(Callback):
         """Keep what the checkpoint holds until there is a newer validation."""
         self.validation = state_dict
 
+    def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the place of Lightning's summary of the network, where there is one."""
+        others = [each for each in trainer.callbacks if not isinstance(each, ModelSummary)]
+        self._lists_parameters = len(others) < len(trainer.callbacks)
+        trainer.callbacks = others
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Print how many parameters the parts of the network have."""
+        if self._lists_parameters and trainer.is_global_zero:
+            counts = parameters_by_part(pl_module.detector.state_dict())
+            screen(width=FILE_WIDTH).print(parameters_table(counts))
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print where the best checkpoint lies."""
-        kept = trainer.checkpoint_callback
-        if isinstance(kept, ModelCheckpoint) and kept.best_model_path and trainer.is_global_zero:
-            best = "" if kept.monitor is None else f" ({kept.monitor} {kept.best_model_score:.3f})"
-            screen().print(f"\nbest checkpoint{best}: {kept.best_model_path}", soft_wrap=True)
+        """Print where the best checkpoint lies, or the last one where there was no validation."""
+        kept = RunCheckpoint.of(trainer)
+        if kept is None or not trainer.is_global_zero:
+            return
+        if kept.best_model_path:
+            score = f"{kept.monitor} {kept.best_model_score:.3f}"
+            text = f"best checkpoint ({score}): {kept.best_model_path}"
+        elif kept.last_model_path:
+            text = f"last checkpoint: {kept.last_model_path}"
+        else:
+            return
+        with above_bars():
+            screen().print(text, soft_wrap=True)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Report the split that was evaluated, except for Lightning's sanity check."""
@@ -95,11 +119,11 @@ class ResultsWriter(Callback):
             # Through JSON: a checkpoint holds plain values only.
             self.validation = {"step": step, "results": json.loads(json.dumps(results))}
         console = screen(width=FILE_WIDTH)
-        console.print()  # off the progress bar's line
-        console.rule(f"{split}, after {step} steps")
-        console.print(summary_tables(results))
-        if evaluates:
-            console.print(detail_tables(results))
+        with above_bars():
+            console.rule(f"{split}, after {step} steps")
+            console.print(summary_tables(results))
+            if evaluates:
+                console.print(detail_tables(results))
         if folder is not None:
             if evaluates and data is not None and self.pictures:
                 results["gallery"] = self._gallery(data, split, result).write(Path(folder))
@@ -108,7 +132,9 @@ class ResultsWriter(Callback):
             metrics_file = "evaluation.csv" if has_own else "metrics.csv"
             write_results(Path(folder), results, result, metrics_file)
             if evaluates:
-                console.print(f"\nreport: {write_report([Path(folder)])}", soft_wrap=True)
+                page = write_report([Path(folder)])
+                with above_bars():
+                    console.print(f"report: {page}", soft_wrap=True)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 show_results(logger.experiment, results, result.curves, split, step)
@@ -173,7 +199,8 @@ class PredictionWriter(Callback):
         self._finish(*self._writers)
         folder = _folder(trainer)
         if trainer.is_global_zero:
-            screen().print(f"\ndetections: {folder}", soft_wrap=True)
+            with above_bars():
+                screen().print(f"detections are in {folder}", soft_wrap=True)
 
     def on_exception(self, *_: Any) -> None:
         """Keep what is complete of the recordings that an error or Ctrl-C breaks off."""

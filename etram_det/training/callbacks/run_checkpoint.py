@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
 from etram_det.errors import StoppedBySignal, UserError
 from etram_det.training.lightning_internals import slurm_environment
+
+# Printed at Ctrl-C, as a step may take long.
+_ASKED = b"\netram_det: ending after this step, with a checkpoint; Ctrl-C again ends at once\n"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -56,7 +59,7 @@ class RunCheckpoint(ModelCheckpoint):
     """Keeps the best checkpoints of a run, and ``last.ckpt``, from which it resumes.
 
     ``last.ckpt`` is written every so many steps and minutes, before and after each validation,
-    at the end, and at once when the process is asked to end by SIGTERM or SIGUSR1.
+    at the end, and at once when the process is asked to end by Ctrl-C, SIGTERM or SIGUSR1.
 
     Args:
         monitor: metric of the validation by which checkpoints are the best, as it is
@@ -110,6 +113,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._saved_step: int | None = None
         self._saved_at_s = 0.0
 
+    @staticmethod
+    def of(trainer: Any) -> RunCheckpoint | None:
+        """The one of a trainer, whatever other checkpoint callbacks it has; None without one."""
+        return next((each for each in trainer.callbacks if isinstance(each, RunCheckpoint)), None)
+
     def require_monitor_among(self, names: Sequence[str]) -> None:
         """Refuse to monitor a metric that is not among the ``names`` that a validation logs.
 
@@ -118,6 +126,20 @@ class RunCheckpoint(ModelCheckpoint):
         """
         if self.monitor not in [f"val/{name}" for name in names]:
             raise _no_such_metric(str(self.monitor))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to Ctrl-C from here on, as loading processes start before the training does."""
+        self._signals.listen_to({signal.SIGINT})
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave Ctrl-C to others."""
+        self._signals.is_over = True
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave Ctrl-C to others."""
+        self._signals.is_over = True
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals from here on: the training will see them before its first step."""
@@ -211,8 +233,10 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _stop(self, trainer: pl.Trainer, number: int) -> None:
         text = f"after {trainer.global_step} steps: checkpoint {self.last_model_path}"
-        if number == self._signals.requeues and trainer.is_global_zero:
-            text = f"{text}; {requeue_job()}"
+        if number == self._signals.requeues:
+            text += f"; {requeue_job()}" if trainer.is_global_zero else ""
+        else:
+            text += "; use --resume auto to go on"
         raise StoppedBySignal(number, text)
 
 
@@ -228,10 +252,12 @@ class _StopSignals:
 
     A handler can run in the middle of anything, a step or the writing of a checkpoint included, so
     it does no work. Lightning's own handlers, which write and requeue at once, are replaced.
+    A second Ctrl-C ends the process at once.
     """
 
     def __init__(self) -> None:
         self.received = 0  # number of the last such signal
+        self.is_over = False  # whether there is no training any more that would look
         # After which SLURM is asked to start the job again, SIGUSR1 unless set; 0 for none.
         self.requeues = 0
 
@@ -242,13 +268,22 @@ class _StopSignals:
             self.requeues = int(environment.requeue_signal or 0)
         if trainer.received_sigterm:  # since Lightning listened
             self.received = signal.SIGTERM
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may set handlers
-        numbers = {signal.SIGTERM, getattr(signal, "SIGUSR1", 0), self.requeues}
-        for number in numbers - {0}:
-            signal.signal(number, self._note)
+        self.listen_to(
+            {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", 0), self.requeues}
+        )
+
+    def listen_to(self, numbers: Iterable[int]) -> None:
+        """Remember signals of these numbers; 0 is none."""
+        self.is_over = False
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in {*numbers} - {0}:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, _: Any) -> None:
+        if number == signal.SIGINT:
+            if self.is_over or self.received == number:
+                raise KeyboardInterrupt
+            os.write(2, _ASKED)  # not by a stream, whose lock the interrupted code may hold
         self.received = number
 
 

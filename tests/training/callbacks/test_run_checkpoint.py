@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from etram_det import files
 from etram_det.checkpoint.file import read_checkpoint
@@ -36,19 +37,84 @@ from support.tiny_runs import (
 pytestmark = pytest.mark.usefixtures("tiny_folder")
 
 
-def test_sigterm_ends_a_run_with_a_checkpoint(short_outcome):
-    ask = partial(at_the_training_step, 3, partial(send, signal.SIGTERM))
-    assert run_to_its_end(SHORT, ask) == 128 + signal.SIGTERM
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_checkpoint(number, short_outcome):
+    ask = partial(at_the_training_step, 3, partial(send, number))
+    assert run_to_its_end(SHORT, ask) == 128 + number
     text = said()
     path = RUN / "checkpoints" / "last.ckpt"
-    assert f"etram_det: stopped by SIGTERM after 3 steps: checkpoint {path}" in text
+    stopped = f"etram_det: stopped by {number.name} after 3 steps: checkpoint {path}"
+    assert f"{stopped}; use --resume auto to go on\n" in text
     assert "Traceback" not in text
+    assert text.count("Ctrl-C again ends at once") == (number == signal.SIGINT)
     # What follows goes on there without --resume, too.
     assert run_to_its_end([*SHORT, "--resume", "never", "--ckpt_path", "last"]) == 0
     assert_same(outcome(), short_outcome)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def send_to_all(number):
+    os.killpg(0, number)
+
+
+def in_a_group(before):
+    """Make a job of its own of a process and those that it starts, then do the rest."""
+    os.setpgrp()
+    before()
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    def twice():
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+
+    assert run_to_its_end(SHORT, partial(at_the_training_step, 4, twice)) == 1
+    assert said().endswith("\netram_det: error: interrupted\n")
+    assert "Traceback" not in said()
+    assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == 2  # of before
+
+
+@pytest.mark.parametrize(("sanity_steps", "done"), [("1", 0), ("0", 5)])
+def test_ctrl_c_in_a_validation_leaves_a_checkpoint(sanity_steps, done):
+    flags = ["--trainer.num_sanity_val_steps", sanity_steps, "--data.num_workers", "1"]
+    ask = partial(on_the_validation_step, partial(send_to_all, signal.SIGINT))
+    assert run_to_its_end([*SHORT, *flags], partial(in_a_group, ask)) == 128 + signal.SIGINT
+    assert f"stopped by SIGINT after {done} steps: checkpoint" in said()
+    assert "Traceback" not in said()
+    assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == done
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_ctrl_c_before_the_first_step_spares_processes_that_are_starting(context):
+    def before():
+        iterate = DataLoader.__iter__
+
+        def and_interrupt(loader):
+            batches = iterate(loader)
+            send_to_all(signal.SIGINT)
+            return batches
+
+        DataLoader.__iter__ = and_interrupt
+
+    flags = ["--data.num_workers", "2", "--data.multiprocessing_context", context]
+    code = run_to_its_end([*SHORT, *flags], partial(in_a_group, before))
+    assert code == 128 + signal.SIGINT, said()[-3000:]
+    assert "stopped by SIGINT after 0 steps: checkpoint" in said()
+    assert "Traceback" not in said()
+    assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == 0
+
+
+def test_ctrl_c_in_an_evaluation_is_one_line():
+    assert run_to_its_end([*SHORT, *steps(2, validation=2)]) == 0
+    ask = partial(on_the_validation_step, partial(send_to_all, signal.SIGINT))
+    flags = ["validate", "--ckpt_path", "last", "--data.num_workers", "2"]
+    Path("output.txt").unlink()
+    assert run_to_its_end(flags, partial(in_a_group, ask)) == 1
+    assert said().endswith("\netram_det: error: interrupted\n")
+    for words in ("Traceback", "KeyboardInterrupt", "killed by signal"):
+        assert words not in said()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_all_processes_of_a_job_leaves_the_loaders_to_the_run(number):
     def ask_all():
         os.setpgrp()

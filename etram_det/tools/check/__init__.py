@@ -1,0 +1,1 @@
+"""What training would make of a folder of recordings, seen before training."""
