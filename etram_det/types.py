@@ -159,6 +159,11 @@ class Batch(_Container):
     repaired_share: dict[int, float] = field(default_factory=dict)
     start_us: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames, in pixels."""
+        return self.events.shape[-2], self.events.shape[-1]
+
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for copies that overlap with computing."""
         return self._mapped(lambda x: x.pin_memory())

@@ -26,7 +26,12 @@ class Engine(Protocol):
     """A network on one stream of frames."""
 
     def detect(
-        self, frame: NDArray[Any], score_threshold: float, nms_threshold: float, max_detections: int
+        self,
+        frame: NDArray[Any],
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+        content_size: tuple[int, ...],
     ) -> Detections[NDArray[Any]]:
         """Detect in the next window.
 
@@ -36,6 +41,7 @@ class Engine(Protocol):
             nms_threshold: IoU in [0, 1] above which the lower-scored of two boxes of a class is
                 dropped.
             max_detections: detections kept, best first.
+            content_size: height and width to which boxes are cut.
 
         Returns:
             Detections with boxes ``[D, 4]`` ``xyxy`` in pixels of the frame.
@@ -100,7 +106,12 @@ class PyTorchEngine:
         self._frame_shape: tuple[int, ...] = ()
 
     def detect(
-        self, frame: NDArray[Any], score_threshold: float, nms_threshold: float, max_detections: int
+        self,
+        frame: NDArray[Any],
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+        content_size: tuple[int, ...],
     ) -> Detections[NDArray[Any]]:
         """As :meth:`Engine.detect`, in the next window's frame ``[C, H, W]``."""
         import torch
@@ -111,7 +122,13 @@ class PyTorchEngine:
             self._frame_shape = frame.shape
             self.state = self._captured = None
         decoded = self(torch.from_numpy(frame)[None].to(self._device))
-        (detections,) = decode_detections(decoded, score_threshold, nms_threshold, max_detections)
+        (detections,) = decode_detections(
+            decoded,
+            score_threshold,
+            nms_threshold,
+            max_detections,
+            frame_size=content_size,
+        )
         return detections.numpy()
 
     def __call__(self, events: Tensor) -> Tensor:

@@ -175,15 +175,20 @@ class StreamingDetector:
                 one (call ``reset`` before a new recording), or events lie outside it, with
                 timestamps that go back repaired. The window does not count then.
         """
-        detections = self.detect_frame(self.placement.place(self._frame(events, end_us)))
+        frame = self.placement.place(self._frame(events, end_us))
+        detections = self.detect_frame(frame, self.placement.content_size)
         scale = np.array(self.placement.scale * 2, np.float32)
         return replace(detections, boxes=detections.boxes * scale)
 
-    def detect_frame(self, frame: NDArray[Any]) -> Detections[NDArray[Any]]:
+    def detect_frame(
+        self, frame: NDArray[Any], content_size: tuple[int, int] | None = None
+    ) -> Detections[NDArray[Any]]:
         """Detect in the next window, given as a frame.
 
         Args:
             frame: ``[C, H, W]``, as a recording gives it. Another size than before starts anew.
+            content_size: height and width of the sensor's picture in the frame, at which boxes
+                are cut; the frame's own unless set.
 
         Returns:
             What was found, best first, in NumPy arrays; boxes ``[D, 4]`` ``xyxy`` in pixels of
@@ -198,7 +203,11 @@ class StreamingDetector:
                 f"training, got {list(frame.shape)}: use its bins and representation"
             )
         return self._engine.detect(
-            frame, self.score_threshold, self.nms_threshold, self.max_detections
+            frame,
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+            content_size or frame.shape[1:],
         )
 
     def reset(self) -> None:

@@ -121,7 +121,12 @@ def observe(
     for frame in frames:
         features, state = detector.features(torch.from_numpy(frame)[None, None], state)
         fused = detector.fpn(features)
-        found += decode_detections(detector.head(fused).decode(), score_threshold, NMS_THRESHOLD)
+        found += decode_detections(
+            detector.head(fused).decode(),
+            score_threshold,
+            NMS_THRESHOLD,
+            frame_size=frame.shape[-2:],
+        )
         hidden, cell = zip(*state, strict=True)
         # Of each channel, the distance from the median of all places.
         memory = [x - x.flatten(2).median(dim=2).values[..., None, None] for x in cell]

@@ -47,6 +47,9 @@ class Protocol:
             those without boxes too.
         uses_objectness: score is objectness times class confidence, else class confidence alone.
         class_agnostic: treat all boxes as one class.
+        as_published: detections may reach beyond the frame and each predicted box counts for its
+            most likely class alone. Otherwise they are cut at the frame, as labels are, and count
+            for every class that reaches the score threshold.
         min_side_px: shortest side, on the sensor, of a box that the filter keeps.
         min_diagonal_px: its shortest diagonal.
     """
@@ -54,6 +57,7 @@ class Protocol:
     filtered: bool = True
     uses_objectness: bool = False
     class_agnostic: bool = False
+    as_published: bool = True
     min_side_px: int = 20
     min_diagonal_px: int = 60
 
@@ -74,7 +78,7 @@ class Protocol:
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
-    "full": Protocol(filtered=False, uses_objectness=True),
+    "full": Protocol(filtered=False, uses_objectness=True, as_published=False),
     "prophesee": Protocol(),
     "etram_fork": Protocol(class_agnostic=True),
     "prophesee_gen1": Protocol(min_side_px=10, min_diagonal_px=30),

@@ -219,7 +219,12 @@ class DetectionModule(pl.LightningModule):
         labels = batch.labels
         if not len(labels):
             return
-        detections = self._detect([x[labels.frame] for x in features])
+        as_published = self.metric.settings.rules.as_published
+        detections = self._detect(
+            [x[labels.frame] for x in features],
+            frame_size=None if as_published else batch.frame_size,
+            every_class=not as_published,
+        )
         lane = labels.frame % batch.events.shape[1]
         self.metric.update(
             detections,
@@ -265,7 +270,8 @@ class DetectionModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Detections of all ``T * B`` frames, frame ``t * B + b`` at index ``t * B + b``."""
-        return self._detect(self._features(batch, self.eval_states))
+        features = self._features(batch, self.eval_states)
+        return self._detect(features, frame_size=batch.frame_size)
 
     def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
         """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
@@ -274,12 +280,13 @@ class DetectionModule(pl.LightningModule):
         states.update(batch.lane, state)
         return features
 
-    def _detect(self, features: Sequence[Tensor]) -> list[Detections]:
+    def _detect(self, features: Sequence[Tensor], **how: Any) -> list[Detections]:
         return decode_detections(
             self.detector.predict(features).decode(),
             self.hparams["score_threshold"],
             self.hparams["nms_threshold"],
             self.hparams["max_detections"],
+            **how,
         )
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:

@@ -270,11 +270,13 @@ def test_boxes_are_in_pixels_of_the_sensor(recording, checkpoint, resize):
     # Of the same events, once cut by hand: what the frame shows is scaled to the sensor.
     on_sensor = detector(events)
     detector.reset()
-    in_frame = detector.detect_frame(detector.placement.place(detector._frame(events, None)))
+    frame = detector.placement.place(detector._frame(events, None))
+    in_frame = detector.detect_frame(frame, detector.placement.content_size)
     width, height = detector.placement.scale
     assert opened.input_size == detector.placement.counted_size
     scaled = in_frame.boxes * np.array([width, height, width, height], np.float32)
     np.testing.assert_allclose(on_sensor.boxes, scaled, rtol=1e-6)
+    assert (on_sensor.boxes[:, 2:] <= np.array([160, 120]) * (1 + 1e-6)).all()
 
 
 def test_frames_follow_the_checkpoint(checkpoint):

@@ -168,7 +168,7 @@ class Run:
                     except UserError as error:
                         kept = f"{window} of {len(recording)} windows are kept"
                         return UserError(f"{error}; {kept}", exit_code=1)
-                    detections = self.detector.detect_frame(frame)
+                    detections = self.detector.detect_frame(frame, placement.content_size)
                     measurements.latencies_s.append(time.perf_counter() - asked_s)
                     measurements.counts.update(detections.classes.tolist())
                     results.add(frame, end_us, detections)
