@@ -196,7 +196,7 @@ _SETTINGS = {  # that shape the network
         ("embed_dim?", "dim_head?", "mlp_ratio?", "partition_split?", "in_channels?"), int
     ),
     **dict.fromkeys(("dim_multiplier?", "num_blocks?", "fpn_stages?"), [int]),
-    **dict.fromkeys(("layer_scale_init?", "fpn_depth?"), (int, float)),
+    **dict.fromkeys(("layer_scale_init?", "fpn_depth?", "stem_norm_eps?"), (int, float)),
 }
 _READABLE = {
     "state_dict": {str: Tensor},

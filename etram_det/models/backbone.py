@@ -23,6 +23,7 @@ from etram_det.types import State
 
 # Stage 1 looks at patches of 4x4 pixels; each later stage halves the resolution.
 STRIDES = (4, 8, 16, 32)
+_NORM_EPS = 1e-5  # PyTorch's default
 _MAX_SIZE = 4096  # of channels, blocks and multiples: a larger one is a typing error
 
 
@@ -199,6 +200,7 @@ class Stage(nn.Module):
         dim: channels ``C`` of the stage.
         stride: down-sampling factor; the kernel is ``2 * stride - 1`` wide, so patches overlap.
         num_blocks: pairs of window and grid attention.
+        norm_eps: of the normalisation behind the convolution.
 
     The other arguments are those of :class:`~etram_det.models.detector.Detector`.
     """
@@ -213,13 +215,14 @@ class Stage(nn.Module):
         dim_head: int,
         mlp_ratio: int,
         layer_scale_init: float,
+        norm_eps: float,
         gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.gradient_checkpointing = gradient_checkpointing
         kernel = 2 * stride - 1
         self.downsample = nn.Conv2d(in_dim, dim, kernel, stride, kernel // 2, bias=False)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, norm_eps)
         self.attention = nn.ModuleList(
             PartitionAttention(
                 dim=dim,
@@ -283,6 +286,7 @@ class RecurrentBackbone(nn.Module):
         mlp_ratio: int,
         layer_scale_init: float,
         partition_split: int,
+        stem_norm_eps: float,
         gradient_checkpointing: bool,
     ) -> None:
         super().__init__()
@@ -310,6 +314,11 @@ class RecurrentBackbone(nn.Module):
                     f"model.dim_head: must divide the channels of each stage {self.dims}, got "
                     f"{dim_head}: use a divisor of model.embed_dim ({embed_dim})"
                 )
+        if not stem_norm_eps > 0:
+            raise UserError(
+                f"model.stem_norm_eps: must be above 0, got {stem_norm_eps}: use 1.0e-5 (RVT) or "
+                "0.01"
+            )
         self.stages = nn.ModuleList(
             Stage(
                 in_dim=in_channels if i == 0 else self.dims[i - 1],
@@ -319,6 +328,7 @@ class RecurrentBackbone(nn.Module):
                 dim_head=dim_head,
                 mlp_ratio=mlp_ratio,
                 layer_scale_init=layer_scale_init,
+                norm_eps=stem_norm_eps if i == 0 else _NORM_EPS,
                 gradient_checkpointing=gradient_checkpointing,
             )
             for i, dim in enumerate(self.dims)

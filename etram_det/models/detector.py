@@ -46,6 +46,13 @@ class Detector(nn.Module):
             base.
         partition_split: attention windows along each side of the last stage, 1, 2 or 4: 2 in RVT,
             but 1 for Gen1. No weight depends on it.
+        stem_norm_eps: what is added to the variance in the first normalisation, of the first
+            stage's patches; above 0. RVT's 1e-5 brings patches with one noise event to the size of
+            an edge.
+        box_prior: width and height, in cells, of the boxes that an untrained head predicts, centred
+            on their cells; RVT's boxes are one cell, centred on its corner, unless set.
+        batch_norm_momentum: share of each training batch in the running statistics of batch
+            normalisation, in (0, 1].
         gradient_checkpointing: compute attention again in the backward pass: less memory, for a
             longer step.
 
@@ -67,6 +74,9 @@ class Detector(nn.Module):
         fpn_stages: Sequence[int] = (1, 2, 3, 4),
         fpn_depth: float = 0.67,
         partition_split: int = 2,
+        stem_norm_eps: float = 1e-5,
+        box_prior: tuple[float, float] | None = None,
+        batch_norm_momentum: float = 0.1,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -90,14 +100,26 @@ class Detector(nn.Module):
             mlp_ratio=mlp_ratio,
             layer_scale_init=layer_scale_init,
             partition_split=partition_split,
+            stem_norm_eps=stem_norm_eps,
             gradient_checkpointing=gradient_checkpointing,
         )
         self.first_stage = stages[0] - 1
         dims = self.backbone.dims[self.first_stage :]
         self.fpn = PAFPN(dims=dims, depth=fpn_depth)
         self.head = YOLOXHead(
-            dims=dims, strides=STRIDES[self.first_stage :], num_classes=num_classes
+            dims=dims,
+            strides=STRIDES[self.first_stage :],
+            num_classes=num_classes,
+            box_prior=box_prior,
         )
+        if not 0 < batch_norm_momentum <= 1:
+            raise UserError(
+                f"model.batch_norm_momentum: must be in (0, 1], got {batch_norm_momentum}: use 0.1 "
+                "(RVT), or less for small batches"
+            )
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = batch_norm_momentum
         self.to(memory_format=torch.channels_last)
 
     def forward(self, events: Tensor, state: State | None = None) -> tuple[HeadOutput, State]:

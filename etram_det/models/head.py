@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from etram_det.errors import UserError
 from etram_det.models.fpn import ConvBlock
 
 _PRIOR = 0.01  # initial probability of objectness and of each class
@@ -58,9 +59,21 @@ class YOLOXHead(nn.Module):
         dims: channels of each scale, finest first. The branches have a quarter of the last.
         strides: pixels of a cell's side at each scale.
         num_classes: classes ``K``.
+        box_prior: width and height of the first predicted boxes in cells, centred on them; one
+            cell, centred on its corner, unless set.
+
+    Raises:
+        UserError: if ``box_prior`` is not two positive numbers.
     """
 
-    def __init__(self, *, dims: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self,
+        *,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        box_prior: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         width = dims[-1] // 4
         self.strides = tuple(strides)
@@ -72,6 +85,15 @@ class YOLOXHead(nn.Module):
         self.objectness_outputs = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in dims)
         for output in (*self.class_outputs, *self.objectness_outputs):
             nn.init.constant_(output.bias, -math.log((1 - _PRIOR) / _PRIOR))
+        if box_prior is not None:
+            if len(box_prior) != 2 or min(box_prior) <= 0:
+                raise UserError(
+                    "model.box_prior: must be a width and a height above 0 in cells, got "
+                    f"{list(box_prior)}: set [3.0, 2.5], or null for one cell"
+                )
+            offsets = torch.tensor([0.5, 0.5, *(math.log(side) for side in box_prior)])
+            for output in self.box_outputs:
+                output.get_parameter("bias").data.copy_(offsets)
 
     @staticmethod
     def _branch(width: int) -> nn.Sequential:

@@ -47,7 +47,8 @@ _NETWORK = {
     if name not in ("num_classes", "in_channels")
 }
 # Those that shape its weights or what they mean: where a checkpoint is read they follow it.
-ARCHITECTURE = tuple(name for name in _NETWORK if name != "gradient_checkpointing")
+_OF_TRAINING = ("gradient_checkpointing", "box_prior", "batch_norm_momentum")
+ARCHITECTURE = tuple(name for name in _NETWORK if name not in _OF_TRAINING)
 
 
 class DetectionModule(pl.LightningModule):
@@ -67,7 +68,8 @@ class DetectionModule(pl.LightningModule):
         learning_rate: highest learning rate, in (0, 100); ``2e-4 * sqrt(effective batch / 8)``
             unless set, where the effective batch counts the lanes of all processes and
             accumulated batches.
-        weight_decay: AdamW's weight decay, at least 0.
+        weight_decay: AdamW's weight decay, at least 0, of all parameters but biases, norms and
+            layer scales.
         schedule: how the learning rate falls after the warm-up: ``linear``, ``cosine``, or
             ``constant`` for no schedule at all.
         warmup_share: share of all steps in which the learning rate rises, in (0, 1).
@@ -307,7 +309,9 @@ class DetectionModule(pl.LightningModule):
             lanes = settings.train_lanes * self.trainer.world_size
             highest = 2e-4 * math.sqrt(lanes * self.trainer.accumulate_grad_batches / 8)
         optimizer = torch.optim.AdamW(
-            self.detector.parameters(), lr=highest, weight_decay=settings.weight_decay
+            self._parameter_groups(settings.weight_decay),
+            lr=highest,
+            weight_decay=settings.weight_decay,
         )
         if settings.schedule == "constant":
             return optimizer
@@ -324,6 +328,16 @@ class DetectionModule(pl.LightningModule):
         )
         by_step = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": by_step}
+
+    def _parameter_groups(self, weight_decay: float) -> Any:
+        """Parameters to optimise: biases, norms and layer scales in a group without decay."""
+        parameters = list(self.detector.parameters())
+        if not weight_decay:
+            return parameters
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, other classes or other frames.

@@ -173,7 +173,7 @@ def test_weight_averaging_keeps_the_average():
     assert run(["fit", *SMALL_RAW, "--config", overlay]) == 0
     plain, averaged = weights_of(version(0)), weights_of(version(1))
     name = "detector.head.box_outputs.0.weight"
-    # With a decay of 0.999 the average stays where the first step led.
+    # The average follows the weights after a few steps, and does not reach them.
     start = instantiate(*SMALL_RAW).model.state_dict()[name]
     assert 0 < (averaged[name] - start).norm() < (plain[name] - start).norm()
 

@@ -147,3 +147,40 @@ def test_stages_that_are_not_consecutive_are_refused(stages):
 def test_head_width_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"model\.dim_head.*got 5"):
         small_detector(dim_head=5)
+
+
+@torch.no_grad()
+def test_a_box_prior_centres_the_first_boxes_on_their_cells():
+    output, _ = small_detector(box_prior=(3.0, 2.5))(torch.zeros(1, 1, 20, 64, 64))
+    boxes, stride = output.boxes_cxcywh()[0], output.strides[:, None]
+    expected = torch.cat([output.cells + 0.5, torch.tensor([3.0, 2.5]).expand(len(boxes), 2)], 1)
+    # The weights of the output add a little to its bias.
+    assert ((boxes / stride - expected).abs() < 0.5).all()
+    with pytest.raises(UserError, match=r"^model.box_prior: must be a width and a height above 0"):
+        small_detector(box_prior=(3.0, 0.0))
+
+
+@torch.no_grad()
+def test_a_larger_epsilon_keeps_noise_below_edges():
+    noise, edge = torch.zeros(1, 1, 20, 64, 64), torch.zeros(1, 1, 20, 64, 64)
+    noise[..., 3, 32, 32] = 1
+    edge[..., 32, 28:36] = 10
+
+    def strength(events, **settings):
+        first = small_detector(**settings).backbone.stages[0]
+        return first.norm(first.downsample(events[0]).permute(0, 2, 3, 1)).abs().max().item()
+
+    assert strength(noise) > 0.5 * strength(edge)
+    assert strength(noise, stem_norm_eps=0.01) < 0.5 * strength(edge, stem_norm_eps=0.01)
+    with pytest.raises(UserError, match=r"^model.stem_norm_eps: must be above 0, got 0"):
+        small_detector(stem_norm_eps=0.0)
+
+
+def test_the_momentum_of_batch_norm_is_set_throughout():
+    norms = [
+        m for m in small_detector(batch_norm_momentum=0.03).modules() if hasattr(m, "momentum")
+    ]
+    assert len(norms) > 20
+    assert {norm.momentum for norm in norms} == {0.03}
+    with pytest.raises(UserError, match=r"^model.batch_norm_momentum: must be in \(0, 1\], got 0"):
+        small_detector(batch_norm_momentum=0)

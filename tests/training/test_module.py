@@ -223,3 +223,27 @@ def test_checkpoint_of_another_network_is_refused_by_its_tensors():
         change(tensors)
         with pytest.raises(UserError, match=message):
             module.on_load_checkpoint({"state_dict": tensors})
+
+
+def test_weight_decay_leaves_biases_norms_and_layer_scales_alone():
+    module = small_module(weight_decay=0.01, learning_rate=0.1, schedule="constant")
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, max_steps=1)
+    optimizer = module.configure_optimizers()
+    for parameter in module.detector.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: x.clone() for name, x in module.detector.state_dict().items()}
+    optimizer.step()
+    for name, parameter in module.detector.named_parameters():
+        factor = 1 - 0.1 * 0.01 if parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
+    names = [name for name, x in module.detector.named_parameters() if x.ndim <= 1]
+    assert len(names) > 50
+    assert any(name.endswith("gamma") for name in names)
+    assert all(
+        name.endswith(("bias", "gamma", "norm.weight", "norm1.weight", "norm2.weight"))
+        for name in names
+    )
+    # Without decay there is one group, as in checkpoints of earlier versions.
+    plain = small_module(schedule="constant")
+    plain.trainer = module.trainer
+    assert len(plain.configure_optimizers().param_groups) == 1
