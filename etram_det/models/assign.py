@@ -1,6 +1,7 @@
 """SimOTA: assigns anchor points to boxes, for all frames of a batch at once.
 
-Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.
+Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2. A form of it for small objects
+is in ``size_aware_assign.py``; one is chosen by ``model.assignment.class_path``.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etram_det.models.box_losses import box_iou
 from etram_det.models.head import HeadOutput
 
 CENTER_RADIUS = 1.5  # cells around a box's centre: candidates are 3x3 cells in each scale
-NUM_OVERLAPS = 10  # best IoUs, whose sum is a box's number of anchor points
-IOU_COST = 3.0
+NUM_BEST = 10  # similarities, whose sum is a box's number of anchor points
+SIMILARITY_COST = 3.0
 OUTSIDE_COST = 1.0e6
 
 
@@ -26,24 +27,70 @@ class Assignment:
     Attributes:
         foreground: ``[N, A]`` bool.
         box_index: ``[N, A]`` int64, the box in ``[0, M)`` of a foreground point.
-        iou: ``[N, A]`` float32, IoU of a foreground point's prediction with its box.
+        quality: ``[N, A]`` float32 in [0, 1], how well a foreground point's prediction fits its
+            box, which is its class target: the IoU in SimOTA.
     """
 
     foreground: Tensor
     box_index: Tensor
-    iou: Tensor
+    quality: Tensor
+
+
+@dataclass
+class Similarities:
+    """How well predictions fit boxes, ``[G, C]`` float32 in [0, 1], for each of three uses.
+
+    Attributes:
+        cost: in the cost by which points are chosen.
+        points: in the number of points that a box takes.
+        quality: in the class target of the points.
+    """
+
+    cost: Tensor
+    points: Tensor
+    quality: Tensor
+
+
+class SimOTA(nn.Module):
+    """YOLOX's assignment, as RVT uses it: predictions fit a box as well as their IoU says.
+
+    Variants override :meth:`similarities` and :meth:`least_points`.
+    """
+
+    def forward(
+        self,
+        output: HeadOutput,
+        boxes_cxcywh: Tensor,
+        classes: Tensor,
+        rows: Tensor | None = None,
+    ) -> Assignment:
+        """Assign points of ``N`` frames, with the arguments of :func:`simota`."""
+        return simota(output, boxes_cxcywh, classes, rows, self)
+
+    def similarities(self, boxes: Tensor, predicted: Tensor) -> Similarities:
+        """How well ``predicted`` boxes ``[G, C, 4]`` fit ``boxes`` ``[G, 4]``, all ``cxcywh``."""
+        iou = box_iou(boxes[:, None], predicted)
+        return Similarities(iou, iou, iou)
+
+    def least_points(self, boxes: Tensor) -> int | Tensor:
+        """Fewest points of boxes ``[G, 4]``: a number, or one for each ``[G]`` int64."""
+        return 1
 
 
 @torch.no_grad()
 def simota(
-    output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor, rows: Tensor | None = None
+    output: HeadOutput,
+    boxes_cxcywh: Tensor,
+    classes: Tensor,
+    rows: Tensor | None = None,
+    rules: SimOTA | None = None,
 ) -> Assignment:
     """Assign anchor points to boxes by the cost of their predictions.
 
     A point is a candidate if it lies within 1.5 cells of the centre of any box of its frame. A box
-    takes as many of the cheapest candidates as the sum of its ten best IoUs, at least one. A point
-    taken by several boxes goes to the one with the least cost. Ties go to the first. All of it is
-    computed in float32.
+    takes as many of the cheapest candidates as the sum of its ten best similarities (IoUs in
+    SimOTA), at least one. A point taken by several boxes goes to the one with the least cost. Ties
+    go to the first. All of it is computed in float32.
 
     No tensor of boxes times anchor points is built: the candidates of a frame are computed from
     the centres of its boxes, and the boxes of all frames form one list.
@@ -54,7 +101,9 @@ def simota(
         classes: ``[N, M]`` int64 class ids; -1 where padded.
         rows: ``[G]`` int64, indices in ``N * M`` of the boxes that are not padding. Computed here
             if None, at the cost of a device synchronisation.
+        rules: what makes predictions similar to boxes; the IoU, as in SimOTA, if None.
     """
+    rules = SimOTA() if rules is None else rules
     num_frames, num_anchors = output.objectness.shape
     max_boxes = max(boxes_cxcywh.shape[1], 1)
     if rows is None:
@@ -64,12 +113,13 @@ def simota(
     anchor, valid = _candidates(output, boxes_cxcywh.float(), classes)
 
     predicted = output.boxes_cxcywh().gather(1, anchor[..., None].expand(-1, -1, 4))
-    iou = box_iou(boxes[:, None], predicted[frame]) * valid[frame]
+    similar = rules.similarities(boxes, predicted[frame])
     cost = _class_cost(output, anchor, frame, classes.flatten()[rows])
-    cost = cost - IOU_COST * torch.log(iou + 1e-8)
+    cost = cost - SIMILARITY_COST * torch.log(similar.cost + 1e-8)
     cost = torch.where(_near_centre(output, boxes, anchor[frame]), cost, cost + OUTSIDE_COST)
     cost = torch.where(valid[frame], cost, torch.inf)
-    matched = _resolve_conflicts(_cheapest(cost, _num_points(iou)), cost, frame, anchor.shape)
+    number = _num_points(similar.points * valid[frame], rules.least_points(boxes))
+    matched = _resolve_conflicts(_cheapest(cost, number), cost, frame, anchor.shape)
 
     def at_anchors(values: Tensor) -> Tensor:
         """``[G, C]`` values of matched pairs as ``[N, A]``: a point has at most one."""
@@ -80,7 +130,7 @@ def simota(
     return Assignment(
         at_anchors(torch.ones_like(cost)) > 0,
         at_anchors(column[:, None].expand(cost.shape)),
-        at_anchors(iou),
+        at_anchors(similar.quality),
     )
 
 
@@ -134,15 +184,15 @@ def _class_cost(output: HeadOutput, anchor: Tensor, frame: Tensor, classes: Tens
     return not_class.sum(dim=-1)[frame] + correction[frame, classes]
 
 
-def _num_points(iou: Tensor) -> Tensor:
+def _num_points(similarity: Tensor, least: int | Tensor) -> Tensor:
     """Number ``[G]`` int64 of anchor points that each box takes (dynamic k)."""
-    best = iou.topk(min(NUM_OVERLAPS, iou.shape[1]), dim=1).values
-    return best.sum(dim=1).long().clamp(min=1)
+    best = similarity.topk(min(NUM_BEST, similarity.shape[1]), dim=1).values
+    return best.sum(dim=1).long().clamp(min=least)
 
 
 def _cheapest(cost: Tensor, num_points: Tensor) -> Tensor:
     """``[G, C]`` bool: among the ``num_points`` ``[G]`` cheapest; ties go to the first."""
-    smallest = cost.topk(min(NUM_OVERLAPS, cost.shape[1]), dim=1, largest=False).values
+    smallest = cost.topk(min(NUM_BEST, cost.shape[1]), dim=1, largest=False).values
     last = smallest.gather(1, (num_points - 1).clamp(max=smallest.shape[1] - 1)[:, None])
     below, equal = cost < last, cost == last
     room = num_points[:, None] - below.sum(dim=1, keepdim=True)

@@ -30,6 +30,26 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return overlap / (aw * ah + bw * bh - overlap + 1e-16)
 
 
+def wasserstein_similarity(a: Tensor, b: Tensor, scale: float | Tensor) -> Tensor:
+    """Normalised Wasserstein distance ``[*]`` of boxes, in (0, 1], 1 for equal ones.
+
+    A box is modelled as a Gaussian with its centre as mean and half its sides as standard
+    deviations. With ``d`` the 2-Wasserstein distance of two of them it is ``exp(-d / scale)``.
+
+    Source: Wang et al., "A Normalized Gaussian Wasserstein Distance for Tiny Object Detection",
+    2021.
+
+    Args:
+        a: ``cxcywh`` boxes ``[*, 4]`` in pixels, at least float32.
+        b: the same; shapes are broadcast.
+        scale: distance in pixels at which the similarity is 1/e.
+    """
+    x, y, width, height = (a - b).unbind(-1)
+    squared = x**2 + y**2 + (width**2 + height**2) / 4
+    # The square root has no finite slope at 0, where the boxes are equal.
+    return torch.exp(-(squared + 1e-12).sqrt() / scale)
+
+
 class BoxLoss(nn.Module):
     """Base class of box losses: ``forward(pred, target)`` maps two ``[P, 4]`` to ``[P]``."""
 
@@ -67,12 +87,10 @@ class CIOULoss(BoxLoss):
 
 
 class NWDLoss(BoxLoss):
-    """One minus the normalised Wasserstein distance (Wang et al., 2021), in [0, 1].
+    """One minus the normalised Wasserstein distance, in [0, 1]: errors of small boxes in pixels.
 
-    A box is modelled as a Gaussian with its centre as mean and half its sides as standard
-    deviations, so the loss measures a small box's error in pixels. With ``d`` the 2-Wasserstein
-    distance in pixels it is ``1 - exp(-d / scale)``. It saturates beyond a few ``scale``, hence
-    its use in a :class:`BlendedBoxLoss`.
+    See :func:`wasserstein_similarity`. It saturates beyond a few ``scale``, hence its use in a
+    :class:`BlendedBoxLoss`.
 
     Args:
         scale: distance in pixels of the input frame at which the similarity is 1/e; 12.8 is the
@@ -90,10 +108,8 @@ class NWDLoss(BoxLoss):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Loss ``[P]`` of predicted and true boxes ``[P, 4]``, both ``cxcywh``."""
-        difference = at_least_float32(pred) - at_least_float32(target)
-        squared = (difference[:, :2] ** 2).sum(dim=1) + (difference[:, 2:] ** 2).sum(dim=1) / 4
-        # The square root has no finite slope at 0, where the boxes are equal.
-        return 1 - torch.exp(-(squared + 1e-12).sqrt() / self.scale)
+        pred, target = at_least_float32(pred), at_least_float32(target)
+        return 1 - wasserstein_similarity(pred, target, self.scale)
 
 
 class BlendedBoxLoss(BoxLoss):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from etram_det.errors import UserError
-from etram_det.models.assign import simota
+from etram_det.models.assign import Assignment, SimOTA
 from etram_det.models.box_losses import BoxLoss, IOULoss, SizeAwareIOULoss
 from etram_det.models.class_losses import BCELoss, ClassLoss, FocalLoss, SizeAwareFocalLoss
 from etram_det.models.head import HeadOutput
@@ -36,9 +36,11 @@ class YOLOXLoss(nn.Module):
     """The detector's training loss: assignment, then box, objectness and class terms.
 
     ``loss = 5 * box + objectness + class``, each summed over its points and divided by the number
-    of foreground points. The class target of a point is its IoU with its box.
+    of foreground points. The class target of a point is its IoU with its box, or what else the
+    assignment takes for its quality.
 
     Attributes:
+        assignment: chooses the foreground points; the module sets it to ``model.assignment``.
         size_weight: weight of a foreground point by its box's area; None for no weighting.
         weighted_terms: the terms that it applies to.
 
@@ -61,6 +63,7 @@ class YOLOXLoss(nn.Module):
         self.box = IOULoss() if box is None else box
         self.classification = BCELoss() if classification is None else classification
         self.box_gain = box_gain
+        self.assignment = SimOTA()
         self.size_weight = None
         self.weighted_terms: frozenset[Term] = frozenset()
 
@@ -83,7 +86,7 @@ class YOLOXLoss(nn.Module):
             Scalars: ``loss``, its parts ``box_loss`` (times its gain), ``objectness_loss`` and
             ``class_loss``, and ``num_foreground``, foreground points per true box.
         """
-        assignment = simota(output, boxes_cxcywh, classes, rows)
+        assignment: Assignment = self.assignment(output, boxes_cxcywh, classes, rows)
         foreground = assignment.foreground
         num_foreground = foreground.sum().clamp(min=1).float()
         frame, anchor = foreground.nonzero(as_tuple=True)
@@ -93,7 +96,7 @@ class YOLOXLoss(nn.Module):
 
         box = self.box(output.boxes_cxcywh()[frame, anchor], target)
         one_hot = F.one_hot(classes[frame, box_index], output.classes.shape[-1])
-        class_target = one_hot * assignment.iou[frame, anchor, None]
+        class_target = one_hot * assignment.quality[frame, anchor, None]
         class_loss = self.classification(output.classes[frame, anchor], class_target)
         objectness_weight = None
         if "box" in weights:

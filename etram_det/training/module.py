@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torchvision.ops import box_convert
 
@@ -20,9 +21,11 @@ from etram_det.checkpoint.transfer import carry_over
 from etram_det.errors import UserError
 from etram_det.metrics.settings import SIZE_BINS, ProtocolName
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
+from etram_det.models.assign import SimOTA
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.models.postprocessing import decode_detections
+from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.training.lanes import LaneStates
 from etram_det.training.lightning_internals import is_training
 from etram_det.training.schedule import OneCycle, require_steps
@@ -65,6 +68,7 @@ class DetectionModule(pl.LightningModule):
             starts from; for ``fit`` also ``last`` or ``best``, that of the newest run. What fits
             is loaded, rows of the classes by name; what does not fit is listed.
         loss: training loss; RVT's (YOLOX's) unless set.
+        assignment: of anchor points to boxes, for the loss; RVT's (YOLOX's SimOTA) unless set.
         learning_rate: highest learning rate, in (0, 100); ``2e-4 * sqrt(effective batch / 8)``
             unless set, where the effective batch counts the lanes of all processes and
             accumulated batches.
@@ -102,6 +106,7 @@ class DetectionModule(pl.LightningModule):
         compile: Literal["none", "stages"] = "none",
         init_from: str | None = None,
         loss: YOLOXLoss | None = None,
+        assignment: SimOTA | None = None,
         learning_rate: float | None = None,
         weight_decay: float = 0.0,
         schedule: Literal["linear", "cosine", "constant"] = "linear",
@@ -119,9 +124,9 @@ class DetectionModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         architecture = _NETWORK | architecture
-        # The loss is a module of its own settings, which the run's config.yaml holds; all other
-        # settings are plain values, so that checkpoints load without unpickling code.
-        self.save_hyperparameters(ignore=["loss"])
+        # Loss and assignment are modules with settings of their own, which the run's config.yaml
+        # holds; all others are plain values, so that checkpoints load without unpickling code.
+        self.save_hyperparameters(ignore=["loss", "assignment"])
         for name, (is_in_range, bounds) in _RANGES.items():
             if (value := self.hparams[name]) is not None and not is_in_range(value):
                 raise UserError(
@@ -135,6 +140,8 @@ class DetectionModule(pl.LightningModule):
             self.detector.compile_parts()
         self.init_from = init_from
         self.loss = YOLOXLoss() if loss is None else loss
+        if assignment is not None:
+            self.loss.assignment = assignment
         self.metric = SizeBinnedMAP(
             class_names=self.class_names,
             size_bins=SIZE_BINS if size_bins is None else size_bins,
@@ -166,31 +173,40 @@ class DetectionModule(pl.LightningModule):
             _log.info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
 
     def on_fit_start(self) -> None:
-        """Load a new training's initial weights and compute its adaptive thresholds.
+        """Load a new training's initial weights, and what follows its labels' sizes.
 
-        Thresholds that were restored from a checkpoint are kept.
+        What was restored from a checkpoint is kept.
 
         Raises:
-            UserError: if ``init_from`` does not fit, or adaptive thresholds lack a data module
-                with training labels.
+            UserError: if ``init_from`` does not fit, or thresholds or scales that follow the labels
+                lack a data module with training labels.
         """
         if not self.trainer.ckpt_path:
             self.load_initial_weights()
-        weight = self.loss.size_weight
-        if weight is None or weight.adapted:
-            return
+        weight, assignment = self.loss.size_weight, self.loss.assignment
+        if weight is not None and not weight.adapted:
+            weight.adapt(self._label_areas("loss.adaptive_quantiles", "set the thresholds"))
+            _log.info(
+                "model.loss: thresholds that follow the training labels: %.0f and %.0f px²",
+                weight.small_threshold,
+                weight.medium_threshold,
+            )
+        if isinstance(assignment, SizeAwareSimOTA) and not assignment.adapted:
+            assignment.adapt(self._label_areas("assignment.adaptive_quantile", "set scale"))
+            _log.info(
+                "model.assignment: scale that follows the training labels: %.1f px",
+                assignment.scale,
+            )
+
+    def _label_areas(self, setting: str, remedy: str) -> NDArray[np.floating]:
+        """Areas ``[M]`` of all training labels, in square pixels of the frame."""
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise UserError(
-                "model.loss.adaptive_quantiles: must have the labels of an EventDataModule, got "
-                "plain loaders: set the thresholds, or use fit with datamodule=…"
+                f"model.{setting}: must have the labels of an EventDataModule, got plain loaders: "
+                f"{remedy}, or use fit with datamodule=…"
             )
-        weight.adapt(np.concatenate([each.label_areas() for each in data.recordings["train"]]))
-        _log.info(
-            "model.loss: thresholds that follow the training labels: %.0f and %.0f px²",
-            weight.small_threshold,
-            weight.medium_threshold,
-        )
+        return np.concatenate([each.label_areas() for each in data.recordings["train"]])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the labelled frames of one chunk; the state is kept for the lanes' next chunk."""

@@ -24,39 +24,11 @@ from etram_det.models.losses import (
 )
 from support import rvt
 from support.plain_loss import assign_image, iou_matrix, plain_loss
+from support.random_case import random_case
 
 WEIGHT_TYPES = ("exponential", "linear", "step", "power", "gaussian")
 BOX_LOSSES = [IOULoss, GIOULoss, DIOULoss, CIOULoss, NWDLoss, BlendedBoxLoss, SizeAwareIOULoss]
 CLASS_LOSSES = [BCELoss, FocalLoss, VarifocalLoss]
-
-
-def random_case(num_frames=5, max_boxes=7, seed=0):
-    """A head output over four scales of a 64x128 frame, and boxes in it."""
-    generator = torch.Generator().manual_seed(seed)
-    cells, strides = [], []
-    for stride in (4, 8, 16, 32):
-        y, x = torch.meshgrid(
-            torch.arange(64 // stride), torch.arange(128 // stride), indexing="ij"
-        )
-        cells.append(torch.stack([x, y], dim=-1).flatten(0, 1).float())
-        strides.append(torch.full((x.numel(),), float(stride)))
-    cells, strides = torch.cat(cells), torch.cat(strides)
-    num_points = len(strides)
-    output = HeadOutput(
-        torch.randn(num_frames, num_points, 4, generator=generator) * 0.5,
-        torch.randn(num_frames, num_points, generator=generator) * 2,
-        torch.randn(num_frames, num_points, 4, generator=generator) * 2,
-        cells,
-        strides,
-        tuple((64 // stride, 128 // stride, stride) for stride in (4, 8, 16, 32)),
-    )
-    centre = torch.rand(num_frames, max_boxes, 2, generator=generator) * torch.tensor([128.0, 64])
-    size = torch.rand(num_frames, max_boxes, 2, generator=generator) * 40 + 2
-    classes = torch.randint(0, 4, (num_frames, max_boxes), generator=generator)
-    counts = torch.arange(num_frames) % (max_boxes + 1)
-    classes[torch.arange(max_boxes) >= counts[:, None]] = -1
-    boxes = torch.cat([centre, size], dim=-1) * (classes >= 0)[..., None]
-    return output, boxes, classes
 
 
 def test_assignment_equals_rvt():
@@ -68,7 +40,7 @@ def test_assignment_equals_rvt():
         assert found.foreground[i].equal(foreground)
         assert found.box_index[i][foreground].equal(rvt.arrays()[f"assign_gt_{i}"])
         expected = rvt.arrays()[f"assign_iou_{i}"]
-        torch.testing.assert_close(found.iou[i][foreground], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.quality[i][foreground], expected, rtol=0, atol=1e-5)
 
 
 def test_loss_equals_rvt():
@@ -114,7 +86,7 @@ def test_assignment_equals_image_by_image(seed):
         assert found.foreground[i].nonzero().squeeze(1).equal(points)
         # Valid boxes come first here, so the indices are the same with and without padding.
         assert found.box_index[i, points].equal(index)
-        torch.testing.assert_close(found.iou[i, points], iou, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.quality[i, points], iou, rtol=0, atol=1e-6)
 
 
 def test_among_equal_costs_the_first_wins():
@@ -146,7 +118,7 @@ def test_padding_may_stand_anywhere():
     assert moved.foreground.equal(found.foreground)
     points = found.foreground.nonzero(as_tuple=True)
     assert order[moved.box_index[points]].equal(found.box_index[points])
-    torch.testing.assert_close(moved.iou, found.iou)
+    torch.testing.assert_close(moved.quality, found.quality)
 
 
 @pytest.mark.parametrize("max_boxes", [0, 3])

@@ -16,8 +16,12 @@ def iou_matrix(a, b):
     return torch.stack(rows)
 
 
-def assign_image(output, boxes, classes, index):
-    """SimOTA of one image, box by box."""
+def assign_image(output, boxes, classes, index, similar=None, acts_on=(), least=None):
+    """SimOTA of one image, box by box.
+
+    ``similar`` of a true and a predicted box replaces the IoU in what ``acts_on`` names, and
+    ``least`` gives the fewest points of a box.
+    """
     predicted = output.boxes_cxcywh()[index].detach()
     points = (output.cells + 0.5) * output.strides[:, None]
     near = torch.stack(
@@ -26,6 +30,12 @@ def assign_image(output, boxes, classes, index):
     candidates = near.any(dim=0).nonzero().squeeze(1)
     near, predicted = near[:, candidates], predicted[candidates]
     iou = iou_matrix(boxes, predicted)
+    other = iou
+    if similar is not None:
+        other = torch.tensor([[similar(a.tolist(), b.tolist()) for b in predicted] for a in boxes])
+    costly, counted, quality = (
+        other if use in acts_on else iou for use in ("cost", "points", "quality")
+    )
     scores = (
         output.classes[index, candidates].sigmoid()
         * output.objectness[index, candidates].sigmoid()[:, None]
@@ -38,11 +48,11 @@ def assign_image(output, boxes, classes, index):
             for c in classes
         ]
     )
-    cost = (cost - 3 * torch.log(iou + 1e-8) + 1e6 * ~near).detach()
+    cost = (cost - 3 * torch.log(costly + 1e-8) + 1e6 * ~near).detach()
     matched = torch.zeros_like(cost, dtype=torch.bool)
     for m in range(len(boxes)):
-        best = iou[m].topk(min(10, iou.shape[1])).values
-        count = max(int(best.sum()), 1)
+        best = counted[m].topk(min(10, iou.shape[1])).values
+        count = max(int(best.sum()), 1 if least is None else least(boxes[m].tolist()))
         matched[m, cost[m].sort(stable=True).indices[:count]] = True
     several = matched.sum(dim=0) > 1
     winner = cost.argmin(dim=0)
@@ -51,7 +61,7 @@ def assign_image(output, boxes, classes, index):
     foreground = matched.any(dim=0)
     box_index = matched.int().argmax(dim=0)[foreground]
     points = candidates[foreground]
-    return points, box_index, iou[box_index, foreground.nonzero().squeeze(1)]
+    return points, box_index, quality[box_index, foreground.nonzero().squeeze(1)]
 
 
 def plain_loss(output, boxes, classes):

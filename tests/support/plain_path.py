@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional as F
 
-from etram_det.models import losses
+from etram_det.models import assign
 from etram_det.models.assign import Assignment
 from etram_det.tools.bench.inputs import autocast
 from etram_det.tools.bench.train import TrainingStep
@@ -74,7 +74,7 @@ def _plain_attention(block, x, partition):
 
 
 @torch.no_grad()
-def plain_simota(output, boxes_cxcywh, classes, rows=None):
+def plain_simota(output, boxes_cxcywh, classes, rows=None, rules=None):
     """The same as ``simota``, image by image; ``rows`` are not needed."""
     foreground = torch.zeros_like(output.objectness, dtype=torch.bool)
     box_index = torch.zeros_like(foreground, dtype=torch.int64)
@@ -134,12 +134,12 @@ def _iou(box_cxcywh, others_cxcywh):
 @contextmanager
 def assignment_by(function):
     """Let the training loss assign by another function."""
-    kept = losses.simota
-    losses.simota = function
+    kept = assign.simota
+    assign.simota = function
     try:
         yield
     finally:
-        losses.simota = kept
+        assign.simota = kept
 
 
 class PlainTrainingStep(TrainingStep):

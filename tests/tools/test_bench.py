@@ -89,7 +89,7 @@ def test_plain_assignment_equals_the_fast_one():
     assert ours.foreground.equal(theirs.foreground)
     assert ours.foreground.any(dim=1).tolist() == [False, True, True, True]
     assert ours.box_index[ours.foreground].equal(theirs.box_index[ours.foreground])
-    assert_close(ours.iou, theirs.iou, 1e-6)
+    assert_close(ours.quality, theirs.quality, 1e-6)
 
 
 def test_the_loss_can_take_the_plain_assignment():

@@ -21,6 +21,8 @@ from torchvision.ops import box_convert
 
 from etram_det.errors import UserError
 from etram_det.metrics.records import flat_metrics
+from etram_det.models.assign import SimOTA
+from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.types import Batch, Labels
 
 MAX_BATCHES = 1000  # whose labels are kept for a histogram
@@ -103,6 +105,7 @@ def _settings(trainer: pl.Trainer, module: Any) -> dict[str, bool | int | float 
     # Adam remembers the highest rate, which the schedule starts below.
     settings["model.learning_rate"] = trainer.optimizers[0].defaults["lr"]
     settings |= {f"model.loss{name}": value for name, value in _loss_settings(module.loss).items()}
+    settings |= _assignment_settings(module.loss.assignment)
     data = getattr(trainer, "datamodule", None)
     if data is not None:
         of_data = ("root", "subset", "sampling", "num_steps", "train_lanes", "seed")
@@ -128,6 +131,16 @@ def _loss_settings(loss: Any) -> dict[str, Any]:
         for name in ("size_aware_weight", "small_threshold", "medium_threshold"):
             settings[f".{name}"] = float(getattr(weight, name))
         settings[".unit_mean"] = weight.unit_mean
+    return settings
+
+
+def _assignment_settings(assignment: SimOTA) -> dict[str, Any]:
+    settings: dict[str, Any] = {"model.assignment": type(assignment).__name__}
+    if isinstance(assignment, SizeAwareSimOTA):
+        settings["model.assignment.scale"] = float(assignment.scale)
+        settings["model.assignment.acts_on"] = sorted(assignment.acts_on)
+        for name in ("similarity", "small_points", "small_area"):
+            settings[f"model.assignment.{name}"] = getattr(assignment, name)
     return settings
 
 

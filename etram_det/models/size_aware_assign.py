@@ -1,0 +1,130 @@
+"""Assignment by which small boxes get anchor points that lie a few pixels off.
+
+SimOTA counts by IoU, and a box of 12 px that is missed by 4 px has an IoU of 0.3 only: it gets one
+anchor point where a large box with the same error gets ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from etram_det.errors import UserError
+from etram_det.models.assign import Similarities, SimOTA
+from etram_det.models.box_losses import box_iou, wasserstein_similarity
+
+Similarity = Literal["max", "nwd", "iou", "blend"]
+Use = Literal["cost", "points", "quality"]
+
+
+class SizeAwareSimOTA(SimOTA):
+    """SimOTA with the normalised Wasserstein distance (NWD) beside the IoU.
+
+    Args:
+        similarity: of a predicted and a true box: ``max``, the larger one of IoU and NWD; ``nwd``
+            or ``iou`` alone; ``blend``, from NWD for the smallest boxes to IoU for large ones, by
+            the share ``exp(-area / small_area)``.
+        scale: distance in pixels of the network's frame at which the NWD is 1/e.
+        adaptive_quantile: quantile, in (0, 1), of the square roots of the training labels' areas
+            that replaces ``scale``. It is computed once, before training starts, and stored in the
+            checkpoint.
+        acts_on: where the similarity replaces the IoU: ``cost`` of a point, number of ``points``
+            of a box, ``quality``, the class target of a point.
+        small_points: fewest points of a small box, in [1, 10].
+        small_area: area in square pixels of the network's frame up to which a box is small.
+
+    Raises:
+        UserError: if a value is out of its range or a name is unknown.
+    """
+
+    scale: Tensor
+    has_scale: Tensor
+
+    def __init__(
+        self,
+        similarity: Similarity = "max",
+        scale: float = 12.8,
+        adaptive_quantile: float | None = None,
+        acts_on: Sequence[Use] = ("cost", "points", "quality"),
+        small_points: int = 1,
+        small_area: float = 1024,
+    ) -> None:
+        super().__init__()
+        if similarity not in get_args(Similarity):
+            raise UserError(
+                f"similarity: must be one of {', '.join(get_args(Similarity))}, got "
+                f"{similarity!r}: use max, the default"
+            )
+        if not 0 < scale < float("inf"):
+            raise UserError(f"scale: must be a positive number of pixels, got {scale}: use 12.8")
+        if adaptive_quantile is not None and not 0 < adaptive_quantile < 1:
+            raise UserError(
+                f"adaptive_quantile: must be in (0, 1), got {adaptive_quantile}: use 0.5 for the "
+                "median side, or null for a fixed scale"
+            )
+        if unknown := set(acts_on) - set(get_args(Use)):
+            raise UserError(
+                f"acts_on: must be among {', '.join(get_args(Use))}, got "
+                f"{', '.join(sorted(unknown))}: use [cost, points, quality] for all"
+            )
+        if not 1 <= small_points <= 10:
+            raise UserError(f"small_points: must be in [1, 10], got {small_points}: use 1")
+        if not small_area > 0:
+            raise UserError(f"small_area: must be above 0, got {small_area}: use 1024 (32x32 px)")
+        self.similarity = similarity
+        self.adaptive_quantile = adaptive_quantile
+        self.acts_on = frozenset(acts_on)
+        self.small_points, self.small_area = small_points, float(small_area)
+        adaptive = adaptive_quantile is not None
+        self.register_buffer("scale", torch.tensor(float(scale)), persistent=adaptive)
+        self.register_buffer("has_scale", torch.tensor(not adaptive), persistent=adaptive)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the scale is set, or taken from the training labels."""
+        return bool(self.has_scale)
+
+    def adapt(self, areas: NDArray[np.floating]) -> None:
+        """Take the scale from the labels that will be trained on.
+
+        Args:
+            areas: ``[M]`` areas of the training labels in square pixels of the input frame.
+
+        Raises:
+            UserError: if there are no labels.
+        """
+        if not len(areas):
+            raise UserError(
+                "adaptive_quantile: must have boxes to compute the scale from, got no box in the "
+                "training split: set scale, or check data.root and data.filters"
+            )
+        assert self.adaptive_quantile is not None
+        self.scale.fill_(float(np.quantile(np.sqrt(areas), self.adaptive_quantile)))
+        self.has_scale.fill_(True)
+
+    def similarities(self, boxes: Tensor, predicted: Tensor) -> Similarities:
+        """How well ``predicted`` boxes ``[G, C, 4]`` fit ``boxes`` ``[G, 4]``, all ``cxcywh``."""
+        iou = box_iou(boxes[:, None], predicted)
+        similar = iou if self.similarity == "iou" else self._with_distance(boxes, predicted, iou)
+        return Similarities(*(similar if use in self.acts_on else iou for use in get_args(Use)))
+
+    def _with_distance(self, boxes: Tensor, predicted: Tensor, iou: Tensor) -> Tensor:
+        nwd = wasserstein_similarity(boxes[:, None], predicted, self.scale)
+        if self.similarity == "nwd":
+            return nwd
+        if self.similarity == "max":
+            return torch.maximum(iou, nwd)
+        share = torch.exp(-boxes[:, 2] * boxes[:, 3] / self.small_area)[:, None]
+        return torch.lerp(iou, nwd, share)
+
+    def least_points(self, boxes: Tensor) -> int | Tensor:
+        """Fewest points of boxes ``[G, 4]``: a number, or one for each ``[G]`` int64."""
+        if self.small_points == 1:
+            return 1
+        small = boxes[:, 2] * boxes[:, 3] <= self.small_area
+        return 1 + (self.small_points - 1) * small.long()
