@@ -42,6 +42,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "score_threshold": (lambda value: 0 <= value <= 1, "[0, 1]"),
     "nms_threshold": (lambda value: 0 <= value <= 1, "[0, 1]"),
     "max_detections": (lambda value: value >= 1, "[1, inf)"),
+    "forget_every": (lambda value: value >= 1, "[1, inf)"),
 }
 # The network's settings and their defaults, but for those that follow the data.
 _NETWORK = {
@@ -83,6 +84,9 @@ class DetectionModule(pl.LightningModule):
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped, in
             [0, 1].
         max_detections: detections kept of each frame, best first; at least 1.
+        forget_every: in evaluation and prediction, the state starts anew after so many frames of
+            each chunk, at least 1, and with each chunk: shows what memory is worth. Unset: it is
+            carried through a recording.
         protocol: how detections are judged: ``full`` counts every label; ``prophesee`` drops
             small boxes and the first 0.5 s, as published numbers do, and ``prophesee_gen1`` is
             its form for Gen1; ``etram_fork`` ignores classes as well.
@@ -116,6 +120,7 @@ class DetectionModule(pl.LightningModule):
         score_threshold: float = 0.001,
         nms_threshold: float = 0.45,
         max_detections: int = 300,
+        forget_every: int | None = None,
         protocol: ProtocolName = "full",
         size_bins: dict[str, tuple[float, float]] | None = None,
         pixel_frame: Literal["network", "native"] = "network",
@@ -233,7 +238,7 @@ class DetectionModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Detect objects in the labelled frames of one chunk and update the metric."""
-        features = self._features(batch, self.eval_states)
+        features = self._evaluated_features(batch)
         labels = batch.labels
         if not len(labels):
             return
@@ -288,7 +293,7 @@ class DetectionModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Detections of all ``T * B`` frames, frame ``t * B + b`` at index ``t * B + b``."""
-        features = self._features(batch, self.eval_states)
+        features = self._evaluated_features(batch)
         return self._detect(features, frame_size=batch.frame_size)
 
     def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
@@ -297,6 +302,13 @@ class DetectionModule(pl.LightningModule):
         features, state = self.detector.features(batch.events, state)
         states.update(batch.lane, state)
         return features
+
+    def _evaluated_features(self, batch: Batch) -> list[Tensor]:
+        """As :meth:`_features`, but where it is asked for, the state is forgotten now and then."""
+        if (every := self.hparams["forget_every"]) is None:
+            return self._features(batch, self.eval_states)
+        pieces = [self.detector.features(part)[0] for part in batch.events.split(every)]
+        return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _detect(self, features: Sequence[Tensor], **how: Any) -> list[Detections]:
         return decode_detections(

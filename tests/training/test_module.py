@@ -247,3 +247,22 @@ def test_weight_decay_leaves_biases_norms_and_layer_scales_alone():
     plain = small_module(schedule="constant")
     plain.trainer = module.trainer
     assert len(plain.configure_optimizers().param_groups) == 1
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_the_state_can_be_forgotten_to_show_what_it_is_worth(every):
+    events = some_events(5, 2)
+    module = small_module(forget_every=every).eval()
+    reset = [True, True]
+    with torch.no_grad():
+        found = module._evaluated_features(batch_of(events, reset))
+        parts = []
+        for part in events.split(every):
+            module.eval_states.clear()
+            parts.append(module._features(batch_of(part, reset), module.eval_states)[-1])
+    torch.testing.assert_close(found[-1], torch.cat(parts))
+    if every < 5:
+        module.eval_states.clear()
+        carried = coarsest(module, batch_of(events, reset)).flatten(0, 1)
+        assert (found[-1] - carried)[: 2 * every].abs().max() < 1e-5
+        assert (found[-1] - carried)[2 * every :].abs().max() > 1e-3
