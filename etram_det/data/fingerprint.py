@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etram_det.data.hdf5_file import open_hdf5
+from etram_det.data.interpolation import TrainingLabels
 from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
@@ -129,7 +130,7 @@ def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[
     """
     defaults = {
         f"data.{each.name}": each.default
-        for of in (FrameSettings, LabelSettings)
+        for of in (FrameSettings, LabelSettings, TrainingLabels)
         for each in fields(of)
         if f"data.{each.name}" in ours["settings"]
     }
@@ -165,9 +166,11 @@ def _changed_recordings(
 
 def _checksum_of_boxes(recording: Recording) -> int:
     """CRC-32 of what a recording's labels are made of: frames, classes and coordinates."""
-    checksum = zlib.crc32(recording.label_frame.tobytes())
-    for name in ("class_id", "x", "y", "w", "h"):
-        checksum = zlib.crc32(recording.label_boxes[name].tobytes(), checksum)
+    checksum = 0
+    for timeline in recording.phases:
+        checksum = zlib.crc32(timeline.label_frame.tobytes(), checksum)
+        for name in ("class_id", "x", "y", "w", "h"):
+            checksum = zlib.crc32(timeline.label_boxes[name].tobytes(), checksum)
     return checksum
 
 

@@ -25,7 +25,7 @@ from etram_det.errors import UserError
 from etram_det.types import Batch, Labels
 
 # Purposes of random numbers; each has its own sequence under the seed.
-_RECORDINGS, _WINDOWS, _AUGMENTATION = range(3)
+_RECORDINGS, _WINDOWS, _AUGMENTATION, _PHASES = range(4)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     beside them, it takes as many as fit, and repeats them when they run out.
 
     Attributes:
-        labelled: for each recording, ``[F]`` bool, true for its labelled frames.
+        labelled: for each recording, or each label phase of it, ``[F]`` bool, true for its
+            labelled frames.
         num_steps: frames of a chunk, ``T``.
         stream_lanes: lanes of each rank that follow recordings.
         random_lanes: lanes of each rank that take random chunks; these need labelled frames.
@@ -75,6 +76,9 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         world_size: number of processes that train together.
         epoch: the epoch that is planned; see :meth:`set_epoch`.
         start_step: steps to skip at the start of that epoch, to resume a run.
+        num_phases: label phases of each recording, which follow each other in ``labelled``; each
+            epoch draws one of them. None where each recording has one. All epochs have as many
+            steps as the first phases give, though others may be a chunk longer or shorter.
     """
 
     labelled: Sequence[NDArray[np.bool_]]
@@ -86,10 +90,15 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     world_size: int = 1
     epoch: int = 0
     start_step: int = 0
+    num_phases: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self._num_chunks = np.array([-(-len(frames) // self.num_steps) for frames in self.labelled])
         self._windows = _windows_with_labels(self.labelled, self.num_steps)
+        self._phases = np.array(self.num_phases or [1] * len(self.labelled))
+        self._first_phase = np.cumsum(self._phases) - self._phases
+        self._chunks_of_epoch = int(self._num_chunks[self._first_phase].sum())
+        self._windows_of_epoch = int(np.isin(self._windows[:, 0], self._first_phase).sum())
         assert self.stream_lanes + self.random_lanes > 0
         assert self._num_chunks.sum() > 0
         assert len(self._windows) > 0 or self.random_lanes == 0
@@ -108,13 +117,15 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     def __len__(self) -> int:
         """Steps of an epoch, the same on all ranks."""
         if self.stream_lanes:
-            return -(-int(self._num_chunks.sum()) // (self.stream_lanes * self.world_size))
-        return -(-len(self._windows) // (self.random_lanes * self.world_size))
+            return -(-self._chunks_of_epoch // (self.stream_lanes * self.world_size))
+        return -(-self._windows_of_epoch // (self.random_lanes * self.world_size))
 
     def __iter__(self) -> Iterator[list[ChunkRequest]]:
-        order = self._random(_RECORDINGS).permutation(len(self._num_chunks))
+        drawn = self._first_phase + self._random(_PHASES).integers(self._phases)
+        order = drawn[self._random(_RECORDINGS).permutation(len(drawn))]
         ends = np.cumsum(self._num_chunks[order])
-        windows = self._random(_WINDOWS).permutation(self._windows)
+        windows = self._windows[np.isin(self._windows[:, 0], drawn)]
+        windows = self._random(_WINDOWS).permutation(windows)
         for step in range(self.start_step, len(self)):
             streams = [self._stream_chunk(step, j, order, ends) for j in range(self.stream_lanes)]
             yield streams + [self._random_chunk(step, j, windows) for j in range(self.random_lanes)]
