@@ -6,11 +6,11 @@ import pytest
 from etram_det.boxes import corners
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.interpolation import TrainingLabels, labels_between
+from etram_det.data.label_times import label_phases, label_times
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocessing import preprocess
 from etram_det.data.representation import FrameSettings
-from etram_det.data.timeline import label_phases, label_times
 from support.raw_files import boxes_at, random_events, write_raw
 
 FRAMES = FrameSettings(input_size=(24, 32))
