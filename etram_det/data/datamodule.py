@@ -191,6 +191,7 @@ class EventDataModule(pl.LightningDataModule):
         )
         self.training_labels = TrainingLabels(interpolate_labels, label_phase)
         self.class_names = class_names_of(class_names)
+        _require_counts_to_drop_from(augmentation, representation)
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
@@ -408,8 +409,10 @@ class EventDataModule(pl.LightningDataModule):
         if name == "train" and self.on_unreadable_recording == "skip":
             shape = (0, self.in_channels, *self.input_size)
             no_frames = np.empty(shape, self.frame_settings.dtype)
+        cutoff = self.frame_settings.count_cutoff
+        dataset = ChunkDataset(recordings, self.num_steps, augmentation, no_frames, cutoff)
         return UndisturbedLoader(
-            ChunkDataset(recordings, self.num_steps, augmentation, no_frames),
+            dataset,
             batch_sampler=plan,
             collate_fn=partial(collate, num_steps=self.num_steps),
             num_workers=self.num_workers,
@@ -428,6 +431,14 @@ def _random_lanes(sampling: str, train_lanes: int) -> int:
             "set data.sampling to stream or random"
         )
     return {"stream": 0, "random": train_lanes, "mixed": train_lanes // 2}[sampling]
+
+
+def _require_counts_to_drop_from(augmentation: AugmentSettings, representation: str) -> None:
+    if augmentation.enabled and augmentation.event_drop and representation == "mixed_density":
+        raise UserError(
+            "data.augmentation.event_drop: must be 0 with data.representation mixed_density, whose "
+            f"values are no counts, got {augmentation.event_drop}: set it to 0"
+        )
 
 
 def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:

@@ -37,7 +37,7 @@ class ChunkRequest:
         start: first frame; at or past the end of the recording, all frames are padding.
         reset: whether the lane's state is reset to zeros.
         lane: the lane's row of the carried state.
-        augment_seed: seed of flip and zoom, the same from one reset to the next; None for none.
+        augment_seed: seed of augmentation, the same from one reset to the next; None for none.
         stream: whether the lane follows a recording, rather than taking random chunks.
     """
 
@@ -263,6 +263,7 @@ class ChunkDataset(Dataset[Chunk]):
         augmentation: settings for chunks whose request has a seed; None for no augmentation.
         no_frames: ``[0, channels, H, W]``, the frames of an unreadable chunk; None to raise an
             error instead.
+        count_cutoff: where counts saturate that augmentation adds up.
 
     Raises:
         UserError: if a chunk is unreadable and ``no_frames`` is None.
@@ -272,6 +273,7 @@ class ChunkDataset(Dataset[Chunk]):
     num_steps: int
     augmentation: AugmentSettings | None = None
     no_frames: NDArray[Any] | None = None
+    count_cutoff: int = 255
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
@@ -304,7 +306,7 @@ class ChunkDataset(Dataset[Chunk]):
             start_us=recording.start_us,
         )
         if self.augmentation is not None and request.augment_seed is not None:
-            return _augment(chunk, self.augmentation, request.augment_seed)
+            return _augment(chunk, self.augmentation, request.augment_seed, self.count_cutoff)
         return chunk
 
 
@@ -354,8 +356,8 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
     )
 
 
-def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
-    """Flip and zoom a chunk by its seed; frames whose boxes are all lost become unlabelled."""
+def _augment(chunk: Chunk, settings: AugmentSettings, seed: int, count_cutoff: int) -> Chunk:
+    """Augment a chunk by its seed; frames whose boxes are all lost become unlabelled."""
     size = (chunk.frames.shape[2], chunk.frames.shape[3])
     last_boxes = chunk.labels[-1][1] if chunk.labels else None  # perhaps none, of background
     augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
@@ -364,7 +366,10 @@ def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
         left, left_classes = augmentation.apply_to_boxes(boxes, classes)
         if len(left) or not len(boxes):
             labels.append((t, left, left_classes))
-    return replace(chunk, frames=augmentation.apply_to_frames(chunk.frames), labels=labels)
+    # A lane keeps its seed, but drops other events in each chunk.
+    of_chunk = (seed, chunk.request.start)
+    frames = augmentation.apply_to_frames(chunk.frames, count_cutoff, of_chunk)
+    return replace(chunk, frames=frames, labels=labels)
 
 
 def _windows_with_labels(labelled: Sequence[NDArray[Any]], num_steps: int) -> NDArray[np.int64]:
