@@ -102,7 +102,7 @@ class EventDataModule(pl.LightningDataModule):
             boxes interpolated along their tracks where no label has the frame's time.
         label_phase: ``first`` takes the label times that follow from the first one; ``random``
             draws in each epoch of training which of the label times within an interval those of a
-            raw recording follow from, so that all labels are used in the course of epochs.
+            raw recording follow from, so that all labels have their turn.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.

@@ -24,7 +24,8 @@ class TrainingLabels:
         interpolate_labels: whether all frames are labelled that end at a time with labels or
             between two of them, there by interpolation along the tracks.
         label_phase: ``first`` takes the label times that follow from the first one, ``random``
-            draws in each epoch which of the times within an interval they follow from.
+            draws in each epoch which of the times within an interval they follow from, none twice
+            before all had their turn.
     """
 
     interpolate_labels: bool = False

@@ -163,7 +163,7 @@ class Recording(ABC):
 
         What cannot be done is a note. Background stays as it is.
         """
-        if len(self.label_boxes) == 0:
+        if training == TrainingLabels() or len(self.label_boxes) == 0:
             return
         times_us = self.frame_end_us[self.label_frame]
         self.phases = self._timelines(training)
@@ -171,10 +171,8 @@ class Recording(ABC):
             self.notes = [note for note in self.notes if note.kind != INTERVAL]
             is_same = len(self.phases[0].label_boxes) == len(self.label_boxes)
             if is_same and (why := why_none_between(self.label_boxes, times_us)):
-                note = (
-                    f"{why}, so that data.interpolate_labels adds no labels: set it to false, or "
-                )
-                note += "add what is missing"
+                note = f"{why}, so that data.interpolate_labels adds no labels to it: correct its "
+                note += "boxes, or set data.interpolate_labels to false"
                 self.notes.append(Note(note, True, "interpolation"))
         self._follow(self.phases[0])
 

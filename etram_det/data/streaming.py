@@ -77,8 +77,9 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         epoch: the epoch that is planned; see :meth:`set_epoch`.
         start_step: steps to skip at the start of that epoch, to resume a run.
         num_phases: label phases of each recording, which follow each other in ``labelled``; each
-            epoch draws one of them. None where each recording has one. All epochs have as many
-            steps as the first phases give, though others may be a chunk longer or shorter.
+            epoch draws one of them, none twice before all had their turn. None where each recording
+            has one. All epochs have as many steps as the first phases give, though others may be a
+            chunk longer or shorter.
     """
 
     labelled: Sequence[NDArray[np.bool_]]
@@ -121,7 +122,7 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         return -(-self._windows_of_epoch // (self.random_lanes * self.world_size))
 
     def __iter__(self) -> Iterator[list[ChunkRequest]]:
-        drawn = self._first_phase + self._random(_PHASES).integers(self._phases)
+        drawn = self._first_phase + [self._phase(*each) for each in enumerate(self._phases)]
         order = drawn[self._random(_RECORDINGS).permutation(len(drawn))]
         ends = np.cumsum(self._num_chunks[order])
         windows = self._windows[np.isin(self._windows[:, 0], drawn)]
@@ -168,9 +169,16 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
             stream=False,
         )
 
+    def _phase(self, recording: int, num_phases: int) -> int:
+        """Label phase of a recording: in as many epochs as it has, each once, in random order."""
+        turn, place = divmod(self.epoch, num_phases)
+        return int(self._random_of(turn, _PHASES, recording).permutation(num_phases)[place])
+
     def _random(self, *purpose: int) -> np.random.Generator:
         """Random numbers of this epoch for one purpose, the same on all ranks."""
-        key = (self.epoch, *purpose)
+        return self._random_of(self.epoch, *purpose)
+
+    def _random_of(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _augment_seed(self, global_lane: int, visit: int) -> int:

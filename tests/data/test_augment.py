@@ -12,6 +12,7 @@ SIZE = (48, 64)
 DEFAULTS = AugmentSettings()
 ALWAYS_IN = AugmentSettings(random_zoom=1, zoom_in_share=1)
 ALWAYS_OUT = AugmentSettings(stream_zoom=1)
+TWICE_OUT = AugmentSettings(stream_zoom=1, random_zoom=1, zoom_in_share=0, zoom_out_max=2)
 seeds = st.integers(0, 2**63 - 1)
 # Rectangles on the pixel grid, inside the frame.
 boxes = st.tuples(
@@ -46,7 +47,7 @@ def test_two_flips_change_nothing(seed, box):
     np.testing.assert_array_equal(flip.apply_to_boxes(once, classes)[0], box)
 
 
-@given(seeds, boxes, st.booleans(), st.sampled_from([DEFAULTS, ALWAYS_IN, ALWAYS_OUT]))
+@given(seeds, boxes, st.booleans(), st.sampled_from([DEFAULTS, ALWAYS_IN, ALWAYS_OUT, TWICE_OUT]))
 @settings(max_examples=200, deadline=None)
 def test_boxes_follow_the_pixels(seed, box, stream, chosen):
     augmentation = draw(chosen, seed, SIZE, stream, box)

@@ -192,8 +192,8 @@ def test_what_cannot_be_interpolated_is_a_warning(tmp_path, boxes, reason):
     [note] = [each for each in recording.notes if each.kind == "interpolation"]
     assert note.doubtful
     assert note.message == (
-        f"{reason}, so that data.interpolate_labels adds no labels: set it to false, or add what "
-        "is missing"
+        f"{reason}, so that data.interpolate_labels adds no labels to it: correct its boxes, or "
+        "set data.interpolate_labels to false"
     )
 
 
@@ -256,7 +256,7 @@ def module(root, **settings):
     return data
 
 
-def epochs(data, number=8):
+def epochs(data, number=9):
     loader = data.train_dataloader()
     for epoch in range(number):
         loader.batch_sampler.set_epoch(epoch)
@@ -284,8 +284,9 @@ def test_each_epoch_draws_the_label_times_of_each_recording(root, sampling):
     assert [len(each.phases) for each in data.recordings["train"]] == [3, 3, 3]
     seen = list(epochs(data))
     assert {len(batches) for batches in seen} == {len(seen[0])}
+    orders = set()
     for recording in data.recordings["train"]:
-        drawn = set()
+        drawn = []
         for batches in seen:
             ends = {
                 row[names.index(recording.name)]
@@ -294,9 +295,11 @@ def test_each_epoch_draws_the_label_times_of_each_recording(root, sampling):
                 if recording.name in names
             } - {-1}
             phases = [set(phase.frame_end_us.tolist()) for phase in recording.phases]
-            [phase] = [place for place, each in enumerate(phases) if ends <= each]
-            drawn.add(phase)
-        assert len(drawn) > 1
+            drawn += [place for place, each in enumerate(phases) if ends <= each]
+        assert len(drawn) == len(seen)
+        assert sorted(drawn[:3]) == sorted(drawn[3:6]) == sorted(drawn[6:]) == [0, 1, 2]
+        orders.add(tuple(drawn))
+    assert len(orders) == 3
     assert list(epochs(data)) == seen
     other = module(root, label_phase="random", sampling=sampling, seed=1)
     assert list(epochs(other)) != seen
