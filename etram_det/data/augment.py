@@ -1,24 +1,25 @@
-"""Augmentation: flip and zoom of frames and their boxes, drawn from a seed of the plan.
+"""Augmentation: flip and zoom of frames and their boxes, and more, drawn from a seed of the plan.
 
 A zoom maps ``x`` to ``zoom * x + shift`` in each direction; the flip follows. A lane keeps its
-seed, hence its flip and zoom, until its next reset, so that motion stays continuous.
+seed, hence its flip and zoom, its polarities and the share of events that it drops, until its next
+reset, so that motion stays continuous.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from etram_det.data.event_counts import add_up, flipped, with_polarities_swapped, without_share
 from etram_det.errors import UserError
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How training chunks are augmented; the defaults are RVT's.
+    """How training chunks are augmented; the defaults are RVT's, which has no more than that.
 
     Streaming lanes flip and zoom out. Random chunks zoom in as well: a crop would lose objects
     for a whole recording, but costs a chunk little.
@@ -33,6 +34,12 @@ class AugmentSettings:
         zoom_out_max: largest factor of zooming out, in [1, 10]; drawn uniformly from 1.
         least_visible: boxes with less than this share of their area left in the frame after a
             zoom are dropped, in [0, 1].
+        zoom_out: ``nearest`` takes one pixel of the source for each pixel of the result, as RVT
+            does, which loses events; ``sum`` adds up the counts of all that fall together.
+        event_drop: probability that a lane drops events at random, in [0, 1].
+        event_drop_share: largest share of the events that it drops, in [0, 1]; drawn uniformly
+            from 0.
+        polarity_flip: probability that the polarities are swapped, in [0, 1].
     """
 
     enabled: bool = True
@@ -43,10 +50,20 @@ class AugmentSettings:
     zoom_in_max: float = 1.5
     zoom_out_max: float = 1.2
     least_visible: float = 0.1
+    zoom_out: Literal["nearest", "sum"] = "nearest"
+    event_drop: float = 0.0
+    event_drop_share: float = 0.5
+    polarity_flip: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self)[1:]:
+        if self.zoom_out not in ("nearest", "sum"):
+            raise UserError(
+                f"data.augmentation.zoom_out: must be nearest or sum, got {self.zoom_out}"
+            )
+        for field in fields(self):
             value = getattr(self, field.name)
+            if field.name in ("enabled", "zoom_out"):
+                continue
             low, high = (1, 10) if field.name.endswith("_max") else (0, 1)
             if not low <= value <= high:
                 raise UserError(
@@ -56,7 +73,7 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One flip and zoom, for frames of a given size and their boxes.
+    """One draw of all that augmentation does, for frames of a given size and their boxes.
 
     Attributes:
         size: height and width of the frames in pixels.
@@ -64,6 +81,9 @@ class Augmentation:
         zoom: pixels of the result per pixel of the source: above 1 zooms in, below 1 out.
         shift: x and y of the source's upper left corner in the result, before the flip.
         least_visible: smallest share of a box's area that must be left, in [0, 1].
+        adds_up: whether a zoom out adds up the counts of pixels that fall together.
+        drop_share: share of the events that are dropped, in [0, 1].
+        polarity_flip: whether the polarities are swapped.
     """
 
     size: tuple[int, int]
@@ -71,10 +91,29 @@ class Augmentation:
     zoom: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
     least_visible: float = 0.1
+    adds_up: bool = False
+    drop_share: float = 0.0
+    polarity_flip: bool = False
 
-    def apply_to_frames(self, frames: NDArray[Any]) -> NDArray[Any]:
-        """Flip and zoom frames ``[T, C, H, W]``: nearest neighbour, zero outside the source."""
-        if self.zoom != 1:
+    def apply_to_frames(
+        self, frames: NDArray[Any], count_cutoff: int = 255, seed: tuple[int, ...] = (0,)
+    ) -> NDArray[Any]:
+        """The frames with all that was drawn; zero outside the source.
+
+        Args:
+            frames: ``[T, C, H, W]`` uint8 or int8.
+            count_cutoff: where counts that are added up saturate.
+            seed: decides which of the events are dropped.
+        """
+        if self.drop_share:
+            frames = without_share(frames, self.drop_share, np.random.default_rng(seed))
+        if self.polarity_flip:
+            frames = with_polarities_swapped(frames)
+        if self.zoom < 1 and self.adds_up:
+            row = _target_of_source(self.size[0], self.zoom, self.shift[1])
+            column = _target_of_source(self.size[1], self.zoom, self.shift[0])
+            frames = add_up(frames, row, column, count_cutoff)
+        elif self.zoom != 1:
             row = _source_of_target(self.size[0], self.zoom, self.shift[1])
             column = _source_of_target(self.size[1], self.zoom, self.shift[0])
             rows, columns = _inside(row), _inside(column)
@@ -85,8 +124,7 @@ class Augmentation:
                 frames = np.zeros_like(frames)
                 frames[:, :, rows, columns] = zoomed
         if self.flip:
-            # Ten times as fast as NumPy.
-            frames = torch.flip(torch.from_numpy(frames), (3,)).numpy()
+            frames = flipped(frames)
         return frames
 
     def apply_to_boxes(
@@ -118,14 +156,14 @@ def draw(
     stream: bool,
     boxes: NDArray[np.float32] | None = None,
 ) -> Augmentation:
-    """Draw a flip and zoom.
+    """Draw what happens to a chunk.
 
     A streaming lane's draw depends on the seed alone. As in RVT, a zoom in is placed around one of
     the boxes, so that the window holds an object.
 
     Args:
         settings: probabilities and ranges.
-        seed: seed of the draw; the same seed gives the same flip and zoom.
+        seed: seed of the draw; the same seed gives the same result.
         size: height and width of the frames in pixels.
         stream: whether this is for a streaming lane, which never zooms in.
         boxes: ``[M, 4]`` ``xyxy`` in pixels, of the last labelled frame of a random chunk; None
@@ -146,7 +184,18 @@ def draw(
     elif zooms:
         zoom = 1 / rng.uniform(1, settings.zoom_out_max)
         shift = (rng.uniform(0, size[1] * (1 - zoom)), rng.uniform(0, size[0] * (1 - zoom)))
-    return Augmentation(size, bool(flip), zoom, shift, settings.least_visible)
+    # Other random numbers, so that flips and zooms do not depend on whether these are asked for.
+    drops, swaps, share = np.random.default_rng((seed, 1)).random(3)
+    return Augmentation(
+        size,
+        bool(flip),
+        zoom,
+        shift,
+        settings.least_visible,
+        adds_up=settings.zoom_out == "sum",
+        drop_share=share * settings.event_drop_share if drops < settings.event_drop else 0.0,
+        polarity_flip=bool(swaps < settings.polarity_flip),
+    )
 
 
 def _window_corner(
@@ -169,6 +218,11 @@ def _source_of_target(size: int, zoom: float, shift: float) -> NDArray[np.int64]
     source = np.floor((np.arange(size) + 0.5 - shift) / zoom).astype(np.int64)
     source[(source < 0) | (source >= size)] = -1
     return source
+
+
+def _target_of_source(size: int, zoom: float, shift: float) -> NDArray[np.int64]:
+    """The row or column ``[size]`` of the result in which each pixel centre of the source lies."""
+    return np.floor((np.arange(size) + 0.5) * zoom + shift).astype(np.int64)
 
 
 def _inside(source: NDArray[np.int64]) -> slice:

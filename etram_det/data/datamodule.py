@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from etram_det.data.augment import AugmentSettings
 from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
+from etram_det.data.interpolation import TrainingLabels
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
 from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
@@ -97,6 +98,11 @@ class EventDataModule(pl.LightningDataModule):
         keep_unlabelled: train on recordings whose box file is empty, as background: at every
             interval, a frame is labelled to show nothing. Otherwise, and in evaluation, where
             frames without labels do not count, as in RVT, they are left out with a warning.
+        interpolate_labels: in training, every frame between labels of a recording is labelled, by
+            boxes interpolated along their tracks where no label has the frame's time.
+        label_phase: ``first`` takes the label times that follow from the first one; ``random``
+            draws in each epoch of training which of the label times within an interval those of a
+            raw recording follow from, so that all labels have their turn.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.
@@ -147,6 +153,8 @@ class EventDataModule(pl.LightningDataModule):
         jitter_ms: int = 2,
         filters: Sequence[str] = (),
         keep_unlabelled: bool = False,
+        interpolate_labels: bool = False,
+        label_phase: Literal["first", "random"] = "first",
         subset: float | str | None = None,
         subset_seed: int = 0,
         num_steps: int = 5,
@@ -181,7 +189,9 @@ class EventDataModule(pl.LightningDataModule):
         self.label_settings = LabelSettings(
             class_names, interval_ms, jitter_ms, tuple(filters), keep_unlabelled
         )
+        self.training_labels = TrainingLabels(interpolate_labels, label_phase)
         self.class_names = class_names_of(class_names)
+        _require_counts_to_drop_from(augmentation, representation)
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
@@ -236,6 +246,9 @@ class EventDataModule(pl.LightningDataModule):
                 if not self.recordings:
                     warn_of_unknown_names(self.subset, root)
                 recordings = self.subset_of(recordings, name)
+                if name == "train":
+                    for recording in recordings:
+                        recording.label_for_training(self.training_labels)
                 is_first = getattr(rank_zero_only, "rank", 0) == 0  # one reports
                 index_recordings(recordings, shown=is_first)
                 if is_first:
@@ -269,8 +282,11 @@ class EventDataModule(pl.LightningDataModule):
         epoch, step = 0 if self.trainer is None else self.trainer.current_epoch, 0
         if self.resume_at is not None and self.resume_at[0] >= epoch:
             epoch, step = self.resume_at
+        recordings = self.recordings["train"]
+        num_phases = [len(recording.phases) for recording in recordings]
+        phases = [each.in_phase(i) for each in recordings for i in range(len(each.phases))]
         plan = TrainingPlan(
-            [recording.labelled for recording in self.recordings["train"]],
+            [recording.labelled for recording in phases],
             self.num_steps,
             stream_lanes=self.train_lanes - self.random_lanes,
             random_lanes=self.random_lanes,
@@ -279,23 +295,24 @@ class EventDataModule(pl.LightningDataModule):
             world_size=world_size,
             epoch=epoch,
             start_step=step,
+            num_phases=num_phases,
         )
         augmentation = self.augmentation if self.augmentation.enabled else None
-        return self._loader("train", plan, augmentation)
+        return self._loader("train", phases, plan, augmentation)
 
     def val_dataloader(self) -> DataLoader[Chunk]:
         """Batches of up to ``eval_lanes`` lanes that visit each validation recording once."""
-        return self._loader("val", self._evaluation_plan("val"))
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Chunk]:
         """Batches of up to ``eval_lanes`` lanes that visit each test recording once."""
-        return self._loader("test", self._evaluation_plan("test"))
+        return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Chunk]:
         """Batches of up to ``eval_lanes`` lanes that visit each recording to predict once."""
         # Lightning fears that a plan it does not know leaves something out.
         warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
-        return self._loader("predict", self._evaluation_plan("predict"))
+        return self._evaluation_loader("predict")
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -339,7 +356,8 @@ class EventDataModule(pl.LightningDataModule):
         own = ("seed", "sampling", "train_lanes", "num_steps")
         of_data = {name: getattr(self, name) for name in own}
         of_data["augmentation"] = asdict(self.augmentation)
-        of_data |= asdict(self.frame_settings) | asdict(self.label_settings)
+        for group in (self.frame_settings, self.label_settings, self.training_labels):
+            of_data |= asdict(group)
         settings = {f"data.{name}": value for name, value in of_data.items()}
         return {
             "settings": settings | {"number of processes": world_size},
@@ -365,15 +383,17 @@ class EventDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
-    def _evaluation_plan(self, name: str) -> EvaluationPlan:
-        lengths = [len(recording) for recording in self.recordings[name]]
-        return EvaluationPlan(
-            lengths, self.num_steps, self.eval_lanes, *self._rank_and_world_size()
-        )
+    def _evaluation_loader(self, name: str) -> DataLoader[Chunk]:
+        recordings = self.recordings[name]
+        lengths = [len(recording) for recording in recordings]
+        ranks = self._rank_and_world_size()
+        plan = EvaluationPlan(lengths, self.num_steps, self.eval_lanes, *ranks)
+        return self._loader(name, recordings, plan)
 
     def _loader(
         self,
         name: str,
+        recordings: Sequence[Recording],
         plan: Sampler[list[ChunkRequest]],
         augmentation: AugmentSettings | None = None,
     ) -> DataLoader[Chunk]:
@@ -389,8 +409,10 @@ class EventDataModule(pl.LightningDataModule):
         if name == "train" and self.on_unreadable_recording == "skip":
             shape = (0, self.in_channels, *self.input_size)
             no_frames = np.empty(shape, self.frame_settings.dtype)
+        cutoff = self.frame_settings.count_cutoff
+        dataset = ChunkDataset(recordings, self.num_steps, augmentation, no_frames, cutoff)
         return UndisturbedLoader(
-            ChunkDataset(self.recordings[name], self.num_steps, augmentation, no_frames),
+            dataset,
             batch_sampler=plan,
             collate_fn=partial(collate, num_steps=self.num_steps),
             num_workers=self.num_workers,
@@ -409,6 +431,14 @@ def _random_lanes(sampling: str, train_lanes: int) -> int:
             "set data.sampling to stream or random"
         )
     return {"stream": 0, "random": train_lanes, "mixed": train_lanes // 2}[sampling]
+
+
+def _require_counts_to_drop_from(augmentation: AugmentSettings, representation: str) -> None:
+    if augmentation.enabled and augmentation.event_drop and representation == "mixed_density":
+        raise UserError(
+            "data.augmentation.event_drop: must be 0 with data.representation mixed_density, whose "
+            f"values are no counts, got {augmentation.event_drop}: set it to 0"
+        )
 
 
 def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:

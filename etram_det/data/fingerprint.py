@@ -6,11 +6,13 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from etram_det.data.augment import AugmentSettings
 from etram_det.data.hdf5_file import open_hdf5
+from etram_det.data.interpolation import TrainingLabels
 from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
@@ -18,6 +20,7 @@ from etram_det.errors import UserError
 from etram_det.simulator.dataset import VERSION_ATTRIBUTE
 
 _MAX_NAMES = 3
+_AUGMENTATION = "data.augmentation"  # a group of settings
 # What another value in each place of an identity means.
 _DIFFERENCES = (
     "of another length",
@@ -120,7 +123,8 @@ def place_in_plan(
 def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What differs between the training that wrote a checkpoint and the one of now, in words.
 
-    A setting of frames or labels that is newer than the checkpoint had its default there.
+    A setting of frames, labels or augmentation that is newer than the checkpoint had its default
+    there.
 
     Args:
         theirs: the checkpoint's ``settings`` by dotted name, and its training ``recordings`` as
@@ -129,11 +133,13 @@ def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[
     """
     defaults = {
         f"data.{each.name}": each.default
-        for of in (FrameSettings, LabelSettings)
+        for of in (FrameSettings, LabelSettings, TrainingLabels)
         for each in fields(of)
         if f"data.{each.name}" in ours["settings"]
     }
     before, now = defaults | dict(theirs["settings"]), ours["settings"]
+    if isinstance(group := before.get(_AUGMENTATION), Mapping):
+        before[_AUGMENTATION] = asdict(AugmentSettings()) | dict(group)
     settings = [
         f"{name} was {before.get(name)} and is {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
@@ -165,9 +171,11 @@ def _changed_recordings(
 
 def _checksum_of_boxes(recording: Recording) -> int:
     """CRC-32 of what a recording's labels are made of: frames, classes and coordinates."""
-    checksum = zlib.crc32(recording.label_frame.tobytes())
-    for name in ("class_id", "x", "y", "w", "h"):
-        checksum = zlib.crc32(recording.label_boxes[name].tobytes(), checksum)
+    checksum = 0
+    for timeline in recording.phases:
+        checksum = zlib.crc32(timeline.label_frame.tobytes(), checksum)
+        for name in ("class_id", "x", "y", "w", "h"):
+            checksum = zlib.crc32(timeline.label_boxes[name].tobytes(), checksum)
     return checksum
 
 

@@ -20,6 +20,7 @@ from etram_det.data.clock import (
 )
 from etram_det.data.event_facts import EventFacts, event_facts
 from etram_det.data.event_file import Column, Size, open_events
+from etram_det.data.interpolation import TrainingLabels
 from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import (
     OUTSIDE,
@@ -27,6 +28,7 @@ from etram_det.data.recording import (
     NoLabels,
     Note,
     Recording,
+    Timeline,
     recording_name,
 )
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
@@ -40,7 +42,9 @@ from etram_det.data.timeline import (
     AFTER_EVENTS,
     BEFORE_EVENTS,
     WITHOUT_TIME,
+    LabelSource,
     labelled_timeline,
+    labelled_timelines,
     span_of_labels,
     timeline_without_labels,
 )
@@ -101,17 +105,18 @@ class RawRecording(Recording):
         require_ascending(self._span, ends.wrap_us, path)
         if facts.offset_us is not None:
             self._add_offset(facts.offset_us, box_path, window_us, notes)
+        self._labels = LabelSource(
+            path,
+            box_path,
+            sensor_size,
+            split,
+            frame_settings,
+            label_settings,
+            self._span,
+            units if facts.last == facts.last_steady else (),  # a clock that jumps misleads
+        )
         try:
-            timeline = labelled_timeline(
-                path,
-                box_path,
-                sensor_size,
-                split,
-                frame_settings,
-                label_settings,
-                self._span,
-                units if facts.last == facts.last_steady else (),  # a clock that jumps misleads
-            )
+            timeline = labelled_timeline(self._labels)
         except NoLabels as error:
             ends_us = _consecutive_ends(self._span, path, window_us)
             timeline = timeline_without_labels(
@@ -133,7 +138,7 @@ class RawRecording(Recording):
             note = f"its events span {hours:,.1f} hours, and are few for that: if their timestamps "
             notes.append(Note(f"{note}are in ns, set data.time_unit", True, "slow"))
         super().__init__(recording_name(path), path, sensor_size, input_size, timeline)
-        self.notes = notes
+        self.notes = notes + self.notes
         self._window_us = window_us
         self._representation = Representation(sensor_size, input_size, frame_settings)
         self._time_index: TimeIndex | None = None
@@ -193,6 +198,9 @@ class RawRecording(Recording):
         if num_outside:
             self.dropped[OUTSIDE] = self.dropped.get(OUTSIDE, 0) + num_outside
         return frames
+
+    def _timelines(self, training: TrainingLabels) -> list[Timeline]:
+        return labelled_timelines(self._labels, training)
 
     @property
     def _clock(self) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE, corners
+from etram_det.data.interpolation import TrainingLabels, labels_between, why_none_between
 from etram_det.errors import UserError
 
 _LATE_US = 100_000  # windows lead back to the start of the clock, which is this near to 0
 OUTSIDE = "events: outside the sensor"  # among the reasons of Recording.dropped
+INTERVAL = "interval"  # kind of the note on label times that match few intervals
 REPAIRED = "with a repaired timestamp"  # among the names of Recording.events
 REPAIRED_SHARE = 0.01  # of a recording's events: more are no stray timestamps
 # In the folder of a sequence of DSEC, with DSEC-Det's labels.
@@ -72,6 +75,7 @@ class Timeline:
             fields of :data:`etram_det.boxes.BOX_DTYPE`.
         dropped: number of boxes left out, by reason.
         background_frame: ``[N]`` int64, frames labelled to show nothing, ascending.
+        notes: what is doubtful about the labels.
     """
 
     frame_end_us: NDArray[np.int64]
@@ -79,6 +83,20 @@ class Timeline:
     label_boxes: NDArray[Any] = field(default_factory=lambda: np.empty(0, BOX_DTYPE))
     dropped: dict[str, int] = field(default_factory=dict)
     background_frame: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    notes: tuple[Note, ...] = ()
+
+    def with_labels(self, frame: NDArray[np.int64], boxes: NDArray[Any]) -> Timeline:
+        """The same frames, and labels for those that have none.
+
+        Args:
+            frame: ``[m]`` frame of each box, ascending.
+            boxes: ``[m]`` boxes; those of labelled frames are left out.
+        """
+        new = ~np.isin(frame, self.label_frame)
+        frame = np.concatenate([self.label_frame, frame[new]])
+        order = np.argsort(frame, kind="stable")
+        boxes = np.concatenate([self.label_boxes, boxes[new]])[order]
+        return replace(self, label_frame=frame[order], label_boxes=boxes)
 
 
 class Recording(ABC):
@@ -96,6 +114,8 @@ class Recording(ABC):
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames in pixels.
         frame_end_us, label_frame, label_boxes, background_frame: as in :class:`Timeline`.
+        phases: its frames and labels in each label phase that training draws from: one, unless
+            :meth:`label_for_training` has found others.
         dropped: number of boxes left out and, of the frames that this process has read, events;
             by reason.
         events: number of events in the frames that this process has read, and of those in the
@@ -121,18 +141,62 @@ class Recording(ABC):
         self.path = self.source = path
         self.sensor_size = sensor_size
         self.input_size = input_size
+        self.labels_without_events = 0
+        self.phases = [timeline]
+        self._follow(timeline)
+        self.dropped = dict(timeline.dropped)
+        self.events: dict[str, int] = {}
+        self.repaired_share = 0.0
+        self.notes = list(timeline.notes)
+
+    def __len__(self) -> int:
+        return len(self.frame_end_us)
+
+    def _follow(self, timeline: Timeline) -> None:
         self.frame_end_us = timeline.frame_end_us
         self.label_frame = timeline.label_frame
         self.label_boxes = timeline.label_boxes
         self.background_frame = timeline.background_frame
-        self.dropped = dict(timeline.dropped)
-        self.events: dict[str, int] = {}
-        self.repaired_share = 0.0
-        self.notes: list[Note] = []
-        self.labels_without_events = 0
 
-    def __len__(self) -> int:
-        return len(self.frame_end_us)
+    def label_for_training(self, training: TrainingLabels) -> None:
+        """Add labels between the label times, and other phases of these, where they are asked for.
+
+        What cannot be done is a note. Background stays as it is.
+        """
+        if training == TrainingLabels() or len(self.label_boxes) == 0:
+            return
+        times_us = self.frame_end_us[self.label_frame]
+        self.phases = self._timelines(training)
+        if training.interpolate_labels:
+            self.notes = [note for note in self.notes if note.kind != INTERVAL]
+            is_same = len(self.phases[0].label_boxes) == len(self.label_boxes)
+            if is_same and (why := why_none_between(self.label_boxes, times_us)):
+                note = f"{why}, so that data.interpolate_labels adds no labels to it: correct its "
+                note += "boxes, or set data.interpolate_labels to false"
+                self.notes.append(Note(note, True, "interpolation"))
+        self._follow(self.phases[0])
+
+    def _timelines(self, training: TrainingLabels) -> list[Timeline]:
+        """Frames and labels in each label phase; stored frames have the one they were made in."""
+        [timeline] = self.phases
+        if training.label_phase == "random":
+            line = "data.label_phase: random has no effect on frames that are stored already"
+            self.notes.append(Note(line))
+        if not training.interpolate_labels:
+            return [timeline]
+        times_us = timeline.frame_end_us[timeline.label_frame]
+        made = labels_between(timeline.label_boxes, times_us, timeline.frame_end_us, 0)
+        return [timeline.with_labels(*made)]
+
+    def in_phase(self, phase: int) -> Recording:
+        """The same recording with the frames and labels of a label phase.
+
+        Args:
+            phase: its place in ``phases``.
+        """
+        other = copy.copy(self)
+        other._follow(self.phases[phase])
+        return other
 
     @property
     def start_us(self) -> int:

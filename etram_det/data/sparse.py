@@ -114,12 +114,15 @@ class SparseRecording(Recording):
             )
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
         self.events = num_events
-        is_empty = np.diff(self._first_entry) == 0
-        self.labels_without_events = int(np.count_nonzero(is_empty[self.label_frame]))
         self._window_us = int(settings["window_ms"]) * 1000
         self._dtype = frame_settings.dtype
         lower = frame_settings.count_cutoff < settings["count_cutoff"]
         self._count_cutoff = frame_settings.count_cutoff if lower else None
+
+    def _follow(self, timeline: Timeline) -> None:
+        super()._follow(timeline)
+        is_empty = np.diff(self._first_entry) == 0
+        self.labels_without_events = int(np.count_nonzero(is_empty[self.label_frame]))
 
     def event_rate(self) -> float | None:  # noqa: D102
         num_events = self.events.get("in windows")

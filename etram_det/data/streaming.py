@@ -25,7 +25,7 @@ from etram_det.errors import UserError
 from etram_det.types import Batch, Labels
 
 # Purposes of random numbers; each has its own sequence under the seed.
-_RECORDINGS, _WINDOWS, _AUGMENTATION = range(3)
+_RECORDINGS, _WINDOWS, _AUGMENTATION, _PHASES = range(4)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ChunkRequest:
         start: first frame; at or past the end of the recording, all frames are padding.
         reset: whether the lane's state is reset to zeros.
         lane: the lane's row of the carried state.
-        augment_seed: seed of flip and zoom, the same from one reset to the next; None for none.
+        augment_seed: seed of augmentation, the same from one reset to the next; None for none.
         stream: whether the lane follows a recording, rather than taking random chunks.
     """
 
@@ -66,7 +66,8 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     beside them, it takes as many as fit, and repeats them when they run out.
 
     Attributes:
-        labelled: for each recording, ``[F]`` bool, true for its labelled frames.
+        labelled: for each recording, or each label phase of it, ``[F]`` bool, true for its
+            labelled frames.
         num_steps: frames of a chunk, ``T``.
         stream_lanes: lanes of each rank that follow recordings.
         random_lanes: lanes of each rank that take random chunks; these need labelled frames.
@@ -75,6 +76,10 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         world_size: number of processes that train together.
         epoch: the epoch that is planned; see :meth:`set_epoch`.
         start_step: steps to skip at the start of that epoch, to resume a run.
+        num_phases: label phases of each recording, which follow each other in ``labelled``; each
+            epoch draws one of them, none twice before all had their turn. None where each recording
+            has one. All epochs have as many steps as the first phases give, though others may be a
+            chunk longer or shorter.
     """
 
     labelled: Sequence[NDArray[np.bool_]]
@@ -86,10 +91,15 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     world_size: int = 1
     epoch: int = 0
     start_step: int = 0
+    num_phases: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self._num_chunks = np.array([-(-len(frames) // self.num_steps) for frames in self.labelled])
         self._windows = _windows_with_labels(self.labelled, self.num_steps)
+        self._phases = np.array(self.num_phases or [1] * len(self.labelled))
+        self._first_phase = np.cumsum(self._phases) - self._phases
+        self._chunks_of_epoch = int(self._num_chunks[self._first_phase].sum())
+        self._windows_of_epoch = int(np.isin(self._windows[:, 0], self._first_phase).sum())
         assert self.stream_lanes + self.random_lanes > 0
         assert self._num_chunks.sum() > 0
         assert len(self._windows) > 0 or self.random_lanes == 0
@@ -108,13 +118,15 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     def __len__(self) -> int:
         """Steps of an epoch, the same on all ranks."""
         if self.stream_lanes:
-            return -(-int(self._num_chunks.sum()) // (self.stream_lanes * self.world_size))
-        return -(-len(self._windows) // (self.random_lanes * self.world_size))
+            return -(-self._chunks_of_epoch // (self.stream_lanes * self.world_size))
+        return -(-self._windows_of_epoch // (self.random_lanes * self.world_size))
 
     def __iter__(self) -> Iterator[list[ChunkRequest]]:
-        order = self._random(_RECORDINGS).permutation(len(self._num_chunks))
+        drawn = self._first_phase + [self._phase(*each) for each in enumerate(self._phases)]
+        order = drawn[self._random(_RECORDINGS).permutation(len(drawn))]
         ends = np.cumsum(self._num_chunks[order])
-        windows = self._random(_WINDOWS).permutation(self._windows)
+        windows = self._windows[np.isin(self._windows[:, 0], drawn)]
+        windows = self._random(_WINDOWS).permutation(windows)
         for step in range(self.start_step, len(self)):
             streams = [self._stream_chunk(step, j, order, ends) for j in range(self.stream_lanes)]
             yield streams + [self._random_chunk(step, j, windows) for j in range(self.random_lanes)]
@@ -157,9 +169,16 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
             stream=False,
         )
 
+    def _phase(self, recording: int, num_phases: int) -> int:
+        """Label phase of a recording: in as many epochs as it has, each once, in random order."""
+        turn, place = divmod(self.epoch, num_phases)
+        return int(self._random_of(turn, _PHASES, recording).permutation(num_phases)[place])
+
     def _random(self, *purpose: int) -> np.random.Generator:
         """Random numbers of this epoch for one purpose, the same on all ranks."""
-        key = (self.epoch, *purpose)
+        return self._random_of(self.epoch, *purpose)
+
+    def _random_of(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _augment_seed(self, global_lane: int, visit: int) -> int:
@@ -252,6 +271,7 @@ class ChunkDataset(Dataset[Chunk]):
         augmentation: settings for chunks whose request has a seed; None for no augmentation.
         no_frames: ``[0, channels, H, W]``, the frames of an unreadable chunk; None to raise an
             error instead.
+        count_cutoff: where counts saturate that augmentation adds up.
 
     Raises:
         UserError: if a chunk is unreadable and ``no_frames`` is None.
@@ -261,6 +281,7 @@ class ChunkDataset(Dataset[Chunk]):
     num_steps: int
     augmentation: AugmentSettings | None = None
     no_frames: NDArray[Any] | None = None
+    count_cutoff: int = 255
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
@@ -293,7 +314,7 @@ class ChunkDataset(Dataset[Chunk]):
             start_us=recording.start_us,
         )
         if self.augmentation is not None and request.augment_seed is not None:
-            return _augment(chunk, self.augmentation, request.augment_seed)
+            return _augment(chunk, self.augmentation, request.augment_seed, self.count_cutoff)
         return chunk
 
 
@@ -343,8 +364,8 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
     )
 
 
-def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
-    """Flip and zoom a chunk by its seed; frames whose boxes are all lost become unlabelled."""
+def _augment(chunk: Chunk, settings: AugmentSettings, seed: int, count_cutoff: int) -> Chunk:
+    """Augment a chunk by its seed; frames whose boxes are all lost become unlabelled."""
     size = (chunk.frames.shape[2], chunk.frames.shape[3])
     last_boxes = chunk.labels[-1][1] if chunk.labels else None  # perhaps none, of background
     augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
@@ -353,7 +374,10 @@ def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
         left, left_classes = augmentation.apply_to_boxes(boxes, classes)
         if len(left) or not len(boxes):
             labels.append((t, left, left_classes))
-    return replace(chunk, frames=augmentation.apply_to_frames(chunk.frames), labels=labels)
+    # A lane keeps its seed, but drops other events in each chunk.
+    of_chunk = (seed, chunk.request.start)
+    frames = augmentation.apply_to_frames(chunk.frames, count_cutoff, of_chunk)
+    return replace(chunk, frames=frames, labels=labels)
 
 
 def _windows_with_labels(labelled: Sequence[NDArray[Any]], num_steps: int) -> NDArray[np.int64]:

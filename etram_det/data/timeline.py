@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from etram_det.data.clock import (
     require_meeting,
     require_microseconds,
     require_unit_of_labels,
+)
+from etram_det.data.interpolation import TrainingLabels, labels_between
+from etram_det.data.label_times import (
+    LEAD_US,
+    frame_ends,
+    label_phases,
+    label_times,
+    merged_times,
+    notes_on_interval,
 )
 from etram_det.data.labels import (
     NO_TIME,
@@ -37,61 +47,12 @@ from etram_det.data.recording import (
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 
-_LEAD_US = 100_000  # RVT's: frames lead up to the first label for this long, at any label rate
 # Among the reasons of Timeline.dropped.
 BEFORE_EVENTS = "boxes: before the first event"
 AFTER_EVENTS = "boxes: long after the last event"
 WITHOUT_TIME = "boxes: without a time"
 _FAR_US = 60 * 10**6  # behind the events, and as long as these: later labels lead through nothing
 _MERGED_SHARE = 10  # times of one frame differ by less than a window over this
-
-
-def merged_times(times_us: NDArray[np.int64], tolerance_us: int) -> NDArray[np.int64]:
-    """For each time the first one of its frame: times that differ by little are one frame's.
-
-    Boxes of one frame differ by microseconds where their times were rounded. Times that follow each
-    other closely over more than the tolerance are frames of their own.
-
-    Args:
-        times_us: ``[L]`` ascending.
-        tolerance_us: how far the times of one frame may lie apart.
-    """
-    starts = np.flatnonzero(
-        np.diff(times_us, prepend=times_us[:1] - tolerance_us - 1) > tolerance_us
-    )
-    lengths = np.diff(starts, append=len(times_us))
-    first = times_us[starts]
-    last = times_us[starts + lengths - 1]
-    is_frame = np.repeat(last - first <= tolerance_us, lengths)
-    return np.where(is_frame, np.repeat(first, lengths), times_us)
-
-
-def label_times(
-    times_us: NDArray[np.int64], interval_us: int, jitter_us: int, origin_us: int = 0
-) -> list[int]:
-    """The times that become labelled frames, by RVT's rule.
-
-    The first one is the first at or after one interval, or 100 ms where that is longer, so that
-    frames lead up to it. Each later one lies a whole number of intervals, give or take the jitter,
-    after the one before it. Any label rate fits, regular or not.
-
-    Args:
-        times_us: ``[L]`` times at which there are labels, ascending, each once.
-        interval_us: time between labelled frames.
-        jitter_us: how far a time may lie off a whole number of intervals.
-        origin_us: where the recording starts, of :func:`origin_of`.
-    """
-    accepted: list[int] = []
-    # RVT's clocks start at 0 and its rule is exact; elsewhere the first event is a matter of luck.
-    least_us = origin_us + min(interval_us, _LEAD_US) - (jitter_us if origin_us else 0)
-    for time in times_us[np.searchsorted(times_us, least_us) :].tolist():
-        if accepted:
-            elapsed = time - accepted[-1]
-            intervals = round(elapsed / interval_us)
-            if intervals == 0 or abs(elapsed - intervals * interval_us) > jitter_us:
-                continue
-        accepted.append(time)
-    return accepted
 
 
 def origin_of(events: Span, interval_us: int) -> int:
@@ -102,36 +63,6 @@ def origin_of(events: Span, interval_us: int) -> int:
         interval_us: time between labelled frames.
     """
     return 0 if events[0] < interval_us else events[0]
-
-
-def frame_ends(
-    label_times_us: list[int], interval_us: int, window_us: int, origin_us: int = 0
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ends of the windows that lead up to and connect labelled frames, by RVT's rule.
-
-    Windows go back from the first label for as long as they start at the origin or later. Between
-    two labels they are spread evenly, so that each label lies at the end of a window.
-
-    Args:
-        label_times_us: times of the labelled frames, ascending.
-        interval_us: time between labelled frames, a multiple of the window.
-        window_us: length of a window.
-        origin_us: where the recording starts, of :func:`origin_of`.
-
-    Returns:
-        ``[F]`` ends of the windows, and ``[N]`` the frame of each label time.
-    """
-    if not label_times_us:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    first = label_times_us[0]
-    num_before = max((first - origin_us) // window_us - 1, 0)
-    ends = [np.arange(first - num_before * window_us, first + 1, window_us)]
-    for this, following in zip(label_times_us, label_times_us[1:], strict=False):
-        num_frames = round((following - this) / interval_us) * (interval_us // window_us)
-        ends.append(np.linspace(this, following, num_frames + 1).astype(np.int64)[1:])
-    frame_end_us = np.concatenate(ends)
-    labelled = np.cumsum([len(part) for part in ends]) - 1
-    return frame_end_us, labelled
 
 
 def no_box_file(path: Path) -> NoLabels:
@@ -182,19 +113,11 @@ def timeline_without_labels(
     return Timeline(frame_end_us, background_frame=np.arange(every - 1, len(frame_end_us), every))
 
 
-def labelled_timeline(
-    path: Path,
-    box_path: Path | None,
-    sensor_size: tuple[int, int],
-    split: str,
-    frame_settings: FrameSettings,
-    label_settings: LabelSettings,
-    events: Span | None = None,
-    units: Collection[str] = (),
-) -> Timeline:
-    """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames.
+@dataclass(frozen=True)
+class LabelSource:
+    """What a recording's timelines are made of.
 
-    Args:
+    Attributes:
         path: the recording, which need not be there.
         box_path: its box file; None where there is none.
         sensor_size: height and width of the sensor in pixels.
@@ -203,6 +126,32 @@ def labelled_timeline(
         label_settings: which boxes become labels.
         events: first and last timestamp of the events; None where these are not there.
         units: in which the rate of the events is plausible; only looked at where none is set.
+    """
+
+    path: Path
+    box_path: Path | None
+    sensor_size: tuple[int, int]
+    split: str
+    frame_settings: FrameSettings
+    label_settings: LabelSettings
+    events: Span | None = None
+    units: Collection[str] = ()
+
+
+def labelled_timeline(source: LabelSource) -> Timeline:
+    """The first of :func:`labelled_timelines`, by RVT's rule; errors are the same."""
+    return labelled_timelines(source, TrainingLabels())[0]
+
+
+def labelled_timelines(source: LabelSource, training: TrainingLabels) -> list[Timeline]:
+    """Frames and labels of a recording by RVT's rule: filter, choose label times, then frames.
+
+    Args:
+        source: the recording and the settings.
+        training: what training makes of the labels beyond that.
+
+    Returns:
+        One for each label phase: RVT's, and for training others, where these are asked for.
 
     Raises:
         UserError: the file is damaged, the settings do not fit it, or its labels and the events
@@ -211,62 +160,87 @@ def labelled_timeline(
         NoUsableLabels: there are boxes, but none that belongs to a frame.
         NoBoxes: the box file is empty.
     """
-    if box_path is None:
-        raise no_box_file(path)
-    window_us, interval_us = frame_settings.window_ms * 1000, label_settings.interval_ms * 1000
-    jitter_us = label_settings.jitter_ms * 1000
-    _require_multiple(label_settings.interval_ms, frame_settings.window_ms)
-    stored, num_untimed = _stored_boxes(box_path, label_settings, frame_settings.time_unit, events)
-    boxes, _, dropped = filter_boxes(stored, sensor_size, split, label_settings.filters)
-    boxes = boxes[np.argsort(boxes["t"], kind="stable")]
+    if source.box_path is None:
+        raise no_box_file(source.path)
+    window_us = source.frame_settings.window_ms * 1000
+    labels = source.label_settings
+    interval_us, jitter_us = labels.interval_ms * 1000, labels.jitter_ms * 1000
     tolerance_us = min(jitter_us, window_us // _MERGED_SHARE)
+    _require_multiple(labels.interval_ms, source.frame_settings.window_ms)
+    stored, num_untimed = _stored_boxes(source)
+    origin_us = _checked_origin(source, stored["t"], tolerance_us, interval_us)
+    boxes, _, dropped = filter_boxes(stored, source.sensor_size, source.split, labels.filters)
     time_of_box = merged_times(boxes["t"], tolerance_us)
-    origin_us = _checked_origin(
-        path, box_path, np.sort(stored["t"]), tolerance_us, frame_settings, interval_us,
-        events, units,
-    )  # fmt: skip
-    usable = time_of_box if events is None else time_of_box[time_of_box <= _far_behind(events)]
-    times = label_times(np.unique(usable), interval_us, jitter_us, origin_us)
+    early = int(np.count_nonzero(time_of_box < origin_us))
+    late = (
+        0 if source.events is None else np.count_nonzero(time_of_box > _far_behind(source.events))
+    )
+    label_us = np.unique(time_of_box[: len(boxes) - late])
+    times = label_times(label_us, interval_us, jitter_us, origin_us)
     if not times:
         start = " after the first event" if origin_us else ""
         raise NoUsableLabels(
-            f"{box_path}: no label at {min(interval_us, _LEAD_US) // 1000} ms or later{start} "
-            f"among {len(stored)} boxes{left_out(dropped)}: correct them, change data.filters, or "
-            "take the recording out of its folder"
+            f"{source.box_path}: no label at {min(interval_us, LEAD_US) // 1000} ms or later"
+            f"{start} among {len(stored)} boxes{left_out(dropped)}: correct them, change "
+            "data.filters, or take the recording out of its folder"
         )
-    _require_within_a_day(times[-1], origin_us, box_path)
-    frame_end_us, frame_of_time = frame_ends(times, interval_us, window_us, origin_us)
-    at_label = np.isin(time_of_box, times)
-    early = int(np.count_nonzero(time_of_box < origin_us))
-    late = len(time_of_box) - len(usable)
-    dropped["boxes: between label times"] = int(np.count_nonzero(~at_label)) - early - late
-    reasons = {BEFORE_EVENTS: early, AFTER_EVENTS: late, WITHOUT_TIME: num_untimed}
-    dropped |= {reason: count for reason, count in reasons.items() if count}
-    label_frame = frame_of_time[np.searchsorted(times, time_of_box[at_label])]
-    return Timeline(frame_end_us, label_frame, boxes[at_label], dropped)
+    _require_within_a_day(times[-1], origin_us, source.box_path)
+    notes = notes_on_interval(times, label_us, labels.interval_ms)
+    reasons = {BEFORE_EVENTS: early, AFTER_EVENTS: int(late), WITHOUT_TIME: num_untimed}
+    timelines = []
+    for phase in label_phases(times, label_us, interval_us, jitter_us, training):
+        frame_end_us, frame_of_time = frame_ends(phase, interval_us, window_us, origin_us)
+        at_label = np.isin(time_of_box, phase)
+        between = int(np.count_nonzero(~at_label) - early - late)
+        counts = {**dropped, "boxes: between label times": between}
+        counts |= {reason: count for reason, count in reasons.items() if count}
+        label_frame = frame_of_time[np.searchsorted(phase, time_of_box[at_label])]
+        labelled = Timeline(frame_end_us, label_frame, boxes[at_label], counts, notes=notes)
+        timelines.append(labelled)
+    if training.interpolate_labels:
+        times_us = merged_times(stored["t"], tolerance_us)
+        return [_filled(each, source, stored, times_us, tolerance_us) for each in timelines]
+    return timelines
+
+
+def _filled(
+    timeline: Timeline,
+    source: LabelSource,
+    stored: NDArray[Any],
+    times_us: NDArray[np.int64],
+    tolerance_us: int,
+) -> Timeline:
+    """The same frames with labels also between the label times.
+
+    Args:
+        timeline: frames and labels at the label times.
+        source: the recording and the settings.
+        stored: ``[M]`` its boxes, by time, neither cropped nor filtered.
+        times_us: ``[M]`` their times, the same for all boxes of a frame.
+        tolerance_us: how far boxes of the time of a frame may lie off it.
+    """
+    frame, boxes = labels_between(stored, times_us, timeline.frame_end_us, tolerance_us)
+    filters = source.label_settings.filters
+    boxes, kept, _ = filter_boxes(boxes, source.sensor_size, source.split, filters)
+    return timeline.with_labels(frame[kept], boxes)
 
 
 def _checked_origin(
-    path: Path,
-    box_path: Path,
-    times_us: NDArray[np.int64],
-    tolerance_us: int,
-    frame_settings: FrameSettings,
-    interval_us: int,
-    events: Span | None,
-    units: Collection[str],
+    source: LabelSource, times_us: NDArray[np.int64], tolerance_us: int, interval_us: int
 ) -> int:
     """Where a recording starts, once its labels ``[M]``, ascending, fit its events."""
     frame_times = np.unique(merged_times(times_us, tolerance_us))
     if len(frame_times) == 1:  # seconds, say, which are a microsecond apart
         frame_times = np.unique(times_us)
     first_us, last_us = int(times_us[0]), int(times_us[-1])
+    events, window_us = source.events, source.frame_settings.window_ms * 1000
     if events is None:  # within a day of 0, or of their own start
         return 0 if last_us <= LONGEST_US else first_us - interval_us
-    if frame_settings.time_unit is None:
-        require_unit_of_labels(events, frame_times, units, path)
-    require_microseconds(frame_times, events, box_path)
-    require_meeting(events, (first_us, last_us), frame_settings.window_ms * 1000, path)
+    assert source.box_path is not None
+    if source.frame_settings.time_unit is None:
+        require_unit_of_labels(events, frame_times, source.units, source.path)
+    require_microseconds(frame_times, events, source.box_path)
+    require_meeting(events, (first_us, last_us), window_us, source.path)
     return origin_of(events, interval_us)
 
 
@@ -291,27 +265,30 @@ def _require_within_a_day(time_us: int, origin_us: int, path: Path) -> None:
         )
 
 
-def _stored_boxes(
-    path: Path, settings: LabelSettings, time_unit: str | None, events: Span | None
-) -> tuple[NDArray[Any], int]:
-    """Boxes of a file, in microseconds or the unit that fits better; number of those untimed."""
+def _stored_boxes(source: LabelSource) -> tuple[NDArray[Any], int]:
+    """Boxes by time, in microseconds or the unit that fits better; number of those untimed."""
+    path, names_and_filters = (
+        source.box_path,
+        (source.label_settings.class_names, source.label_settings.filters),
+    )
+    assert path is not None
     array = load_array(path)
     if array.size == 0:
         raise no_boxes(path)  # whatever its type
-    boxes, num_untimed = _timed(boxes_from(array, path, settings.class_names, settings.filters))
+    boxes, num_untimed = _timed(boxes_from(array, path, *names_and_filters))
     if len(boxes) == 0:
         raise UserError(
             f"{path}: boxes must have times, got {num_untimed} without: fetch the file again"
         )
-    if time_unit in (None, "us") or events is None:
-        return boxes, num_untimed
-    names_and_filters = settings.class_names, settings.filters
-    scaled, _ = _timed(boxes_from(array, path, *names_and_filters, time_unit))
-    shares = [
-        common_share(events, (int(each["t"].min()), int(each["t"].max())))
-        for each in (boxes, scaled)
-    ]
-    return (scaled if shares[1] > shares[0] else boxes), num_untimed
+    unit, events = source.frame_settings.time_unit, source.events
+    if unit not in (None, "us") and events is not None:
+        scaled, _ = _timed(boxes_from(array, path, *names_and_filters, unit))
+        shares = [
+            common_share(events, (int(each["t"].min()), int(each["t"].max())))
+            for each in (boxes, scaled)
+        ]
+        boxes = scaled if shares[1] > shares[0] else boxes
+    return boxes[np.argsort(boxes["t"], kind="stable")], num_untimed
 
 
 def _timed(boxes: NDArray[Any]) -> tuple[NDArray[Any], int]:

@@ -12,6 +12,7 @@ SIZE = (48, 64)
 DEFAULTS = AugmentSettings()
 ALWAYS_IN = AugmentSettings(random_zoom=1, zoom_in_share=1)
 ALWAYS_OUT = AugmentSettings(stream_zoom=1)
+TWICE_OUT = AugmentSettings(stream_zoom=1, random_zoom=1, zoom_in_share=0, zoom_out_max=2)
 seeds = st.integers(0, 2**63 - 1)
 # Rectangles on the pixel grid, inside the frame.
 boxes = st.tuples(
@@ -46,7 +47,7 @@ def test_two_flips_change_nothing(seed, box):
     np.testing.assert_array_equal(flip.apply_to_boxes(once, classes)[0], box)
 
 
-@given(seeds, boxes, st.booleans(), st.sampled_from([DEFAULTS, ALWAYS_IN, ALWAYS_OUT]))
+@given(seeds, boxes, st.booleans(), st.sampled_from([DEFAULTS, ALWAYS_IN, ALWAYS_OUT, TWICE_OUT]))
 @settings(max_examples=200, deadline=None)
 def test_boxes_follow_the_pixels(seed, box, stream, chosen):
     augmentation = draw(chosen, seed, SIZE, stream, box)
@@ -119,6 +120,121 @@ def test_boxes_out_of_sight_go_with_their_classes():
     np.testing.assert_array_equal(moved, [[0, 0, 20, 40], [0, 12, 2, 14]])
     none, _ = window.apply_to_boxes(np.empty((0, 4), np.float32), np.empty(0, np.int64))
     assert none.shape == (0, 4)
+
+
+def added_up(frames, zoom, shift, cutoff):
+    """Each pixel moved by itself, in words as plain as they get."""
+    sums = np.zeros(frames.shape, np.int64)
+    for (t, c, y, x), count in np.ndenumerate(frames):
+        moved_x, moved_y = (x + 0.5) * zoom + shift[0], (y + 0.5) * zoom + shift[1]
+        sums[t, c, int(moved_y), int(moved_x)] += count
+    return sums.clip(-cutoff, cutoff)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("factor", [1.03, 1.2, 2.0, 3.7])
+@pytest.mark.parametrize("flip", [0, 1])
+def test_zooming_out_adds_up_what_falls_together(dtype, factor, flip):
+    chosen = AugmentSettings(flip=flip, stream_zoom=1, zoom_out_max=factor, zoom_out="sum")
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        augmentation = replace(draw(chosen, seed, SIZE, stream=True), zoom=1 / factor)
+        low = -5 if dtype is np.int8 else 0
+        frames = rng.integers(low, 11, (2, 2, *SIZE), dtype) * (rng.random((2, 2, *SIZE)) < 0.2)
+        for cutoff in (10, 127):
+            result = augmentation.apply_to_frames(frames.astype(dtype), cutoff)
+            assert result.dtype == dtype
+            expected = added_up(frames, augmentation.zoom, augmentation.shift, cutoff)
+            np.testing.assert_array_equal(result[..., ::-1] if flip else result, expected)
+
+
+@given(seeds)
+@settings(max_examples=50, deadline=None)
+def test_zooming_out_keeps_every_event(seed):
+    frames = np.random.default_rng(seed).integers(0, 10, (2, 2, *SIZE), np.uint8)
+    chosen = AugmentSettings(stream_zoom=1, zoom_out_max=2, zoom_out="sum")
+    augmentation = draw(chosen, seed, SIZE, stream=True)
+    # At most 3 by 3 pixels of up to 9 events fall together.
+    assert augmentation.apply_to_frames(frames).sum() == frames.sum()
+    nearest = draw(replace(chosen, zoom_out="nearest"), seed, SIZE, stream=True)
+    kept = nearest.apply_to_frames(frames).sum() / frames.sum()
+    assert kept == pytest.approx(augmentation.zoom**2, abs=0.06)
+    assert replace(nearest, adds_up=True) == augmentation  # the same zoom
+
+
+def test_sums_saturate_at_the_cutoff():
+    frames = np.full((1, 2, *SIZE), 200, np.uint8)
+    halved = Augmentation(SIZE, zoom=0.5, adds_up=True)
+    for cutoff in (200, 255):
+        result = halved.apply_to_frames(frames, cutoff)
+        assert np.unique(result[:, :, :24, :32]).tolist() == [cutoff]
+        assert result.sum() == 2 * 24 * 32 * cutoff
+    signed = frames.astype(np.int8)  # -56
+    assert np.unique(halved.apply_to_frames(signed, 127)).tolist() == [-127, 0]
+
+
+@given(seeds, boxes)
+@settings(max_examples=100, deadline=None)
+def test_boxes_follow_the_pixels_that_are_added_up(seed, box):
+    chosen = AugmentSettings(stream_zoom=1, zoom_out_max=2, zoom_out="sum")
+    augmentation = draw(chosen, seed, SIZE, True)
+    assert 0.5 <= augmentation.zoom < 1
+    frames = augmentation.apply_to_frames(drawn(box))
+    moved, _ = augmentation.apply_to_boxes(box, CLASSES)
+    # Pixels that the box covers in part are set, so its edges lie within a pixel of theirs.
+    assert np.abs(bounds(frames) - moved[0]).max() <= 0.75 + 1e-4
+
+
+def test_events_are_dropped_one_by_one():
+    frames = np.random.default_rng(0).integers(0, 11, (2, 4, 90, 160), np.uint8)
+    dropping = Augmentation((90, 160), drop_share=0.3)
+    before = frames.copy()
+    result = dropping.apply_to_frames(frames, seed=(1, 5))
+    np.testing.assert_array_equal(frames, before)
+    assert (result <= frames).all()
+    assert result.sum() / frames.sum() == pytest.approx(0.7, abs=0.003)
+    left = result[frames == 10]  # as in a binomial distribution
+    assert left.mean() == pytest.approx(7, abs=0.05)
+    assert left.var() == pytest.approx(2.1, abs=0.1)
+    np.testing.assert_array_equal(dropping.apply_to_frames(frames, seed=(1, 5)), result)
+    assert (dropping.apply_to_frames(frames, seed=(1, 10)) != result).any()
+    assert not replace(dropping, drop_share=1.0).apply_to_frames(frames).any()
+
+
+def test_polarities_are_swapped():
+    frames = np.random.default_rng(0).integers(0, 11, (2, 6, *SIZE), np.uint8)
+    swapped = Augmentation(SIZE, polarity_flip=True).apply_to_frames(frames)
+    np.testing.assert_array_equal(swapped, frames[:, [3, 4, 5, 0, 1, 2]])
+    signed = frames.astype(np.int8) - 5
+    negative = Augmentation(SIZE, polarity_flip=True).apply_to_frames(signed)
+    np.testing.assert_array_equal(negative, -signed)
+    assert negative.dtype == np.int8
+
+
+def test_drops_and_swaps_leave_flips_and_zooms_as_they_are():
+    chosen = AugmentSettings(event_drop=0.4, event_drop_share=0.6, polarity_flip=0.25)
+    drawn_so = [draw(chosen, seed, SIZE, True) for seed in range(2000)]
+    plain = [replace(each, drop_share=0.0, polarity_flip=False) for each in drawn_so]
+    assert plain == [draw(DEFAULTS, seed, SIZE, True) for seed in range(2000)]
+    shares = np.array([each.drop_share for each in drawn_so])
+    assert np.mean(shares > 0) == pytest.approx(0.4, abs=0.03)
+    assert shares[shares > 0].mean() == pytest.approx(0.3, abs=0.02)
+    assert 0.58 < shares.max() <= 0.6
+    swapped = np.array([each.polarity_flip for each in drawn_so])
+    assert swapped.mean() == pytest.approx(0.25, abs=0.03)
+    together = np.mean(swapped & (shares > 0))
+    assert together == pytest.approx(0.1, abs=0.025)  # they are independent
+    flips = np.array([each.flip for each in drawn_so])
+    assert np.mean(flips & swapped) == pytest.approx(0.125, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("event_drop", 1.1), ("event_drop_share", -1), ("polarity_flip", 2), ("zoom_out", "mean")],
+)
+def test_newer_settings_out_of_range_are_named(name, value):
+    with pytest.raises(UserError, match=rf"^data\.augmentation\.{name}: must be .*got {value}$"):
+        AugmentSettings(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,38 @@ def test_augmentation_can_be_turned_off(raw_root):
     assert totals[1] < totals[0]
 
 
+def test_zooming_out_keeps_the_events_where_it_adds_them_up(raw_root):
+    settings = {"sampling": "stream", "count_cutoff": 255}
+    plain, summed = (
+        batches_of(raw_root, **settings, augmentation=AugmentSettings(stream_zoom=zoom, **chosen))
+        for zoom, chosen in ((0, {}), (1, {"zoom_out": "sum", "zoom_out_max": 2.0}))
+    )
+    for before, after in zip(plain, summed, strict=True):
+        assert before.events.sum() == after.events.sum() > 0
+        assert not torch.equal(before.events, after.events)
+    low = batches_of(
+        raw_root, sampling="stream", count_cutoff=2,
+        augmentation=AugmentSettings(stream_zoom=1, zoom_out="sum", zoom_out_max=2.0),
+    )  # fmt: skip
+    assert max(int(batch.events.max()) for batch in low) == 2
+
+
+def test_events_can_be_dropped_from_counts_only():
+    drops = AugmentSettings(event_drop=0.5)
+    EventDataModule(augmentation=drops)
+    EventDataModule(
+        augmentation=AugmentSettings(event_drop=0.5, enabled=False), representation="mixed_density"
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            r"^data\.augmentation\.event_drop: must be 0 with data\.representation mixed_density, "
+            r"whose values are no counts, got 0\.5: set it to 0$"
+        ),
+    ):
+        EventDataModule(augmentation=drops, representation="mixed_density")
+
+
 def test_lightning_plans_each_epoch_anew(raw_root):
     probe = Probe()
     data = data_module(raw_root, num_workers=1)
@@ -144,17 +176,23 @@ def test_lightning_plans_each_epoch_anew(raw_root):
     assert epochs[0] != epochs[1]
 
 
-def test_a_run_that_goes_on_plans_its_own_epoch(raw_root, tmp_path):
+@pytest.mark.parametrize("label_phase", ["first", "random"])
+def test_a_run_that_goes_on_plans_its_own_epoch(label_phase, raw_root, tmp_path):
     whole, resumed = Probe(), Probe()
     first = trainer(max_epochs=1, limit_val_batches=0)
-    first.fit(Probe(), datamodule=data_module(raw_root))
+    first.fit(Probe(), datamodule=data_module(raw_root, label_phase=label_phase))
     first.save_checkpoint(tmp_path / "first.ckpt")
-    trainer(max_epochs=2, limit_val_batches=0).fit(whole, datamodule=data_module(raw_root))
+    data = data_module(raw_root, label_phase=label_phase)
+    trainer(max_epochs=3, limit_val_batches=0).fit(whole, datamodule=data)
     # With workers, chunks are asked for before Lightning sets the epoch.
-    trainer(max_epochs=2, limit_val_batches=0).fit(
-        resumed, datamodule=data_module(raw_root, num_workers=1), ckpt_path=tmp_path / "first.ckpt"
+    data = data_module(raw_root, num_workers=1, label_phase=label_phase)
+    trainer(max_epochs=3, limit_val_batches=0).fit(
+        resumed, datamodule=data, ckpt_path=tmp_path / "first.ckpt"
     )
-    assert resumed.seen == [seen for seen in whole.seen if seen[0] == 1]
+    assert data.resumes_exactly
+    assert resumed.seen == [seen for seen in whole.seen if seen[0] > 0]
+    shifted = {min(time_us % 50_000 for time_us, _ in seen[1]) // 10_000 for seen in whole.seen}
+    assert len(shifted) == (1 if label_phase == "first" else 3)
 
 
 def test_prediction_needs_no_labels(raw_root, tmp_path, recwarn):

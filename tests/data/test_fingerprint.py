@@ -81,6 +81,30 @@ def test_other_boxes_in_the_same_frames_are_other_labels(recordings, tmp_path, f
     assert fingerprint(after)["digest"] != digest
 
 
+def test_settings_that_a_checkpoint_does_not_know_had_their_defaults(tmp_path, recordings):
+    recordings(200_000, 300_000)
+    data = EventDataModule(root=str(tmp_path), input_size=(48, 64))
+    data.setup("fit")
+    ours = data._what_a_run_follows_from()
+    new = ("interpolate_labels", "label_phase", "keep_unlabelled")
+    before = {name: ours["settings"][name] for name in ours["settings"]}
+    for name in new:
+        del before[f"data.{name}"]
+    old = ("enabled", "flip", "stream_zoom", "random_zoom", "zoom_in_share")
+    old += ("zoom_in_max", "zoom_out_max", "least_visible")
+    before["data.augmentation"] = {name: before["data.augmentation"][name] for name in old}
+    theirs = {**ours, "settings": before}
+    assert changes_between(theirs, ours) == []
+    before["data.augmentation"]["flip"] = 0.25
+    [change] = changes_between(theirs, ours)
+    assert change.startswith("data.augmentation was {'enabled': True, 'flip': 0.25, ")
+    data = EventDataModule(root=str(tmp_path), input_size=(48, 64), interpolate_labels=True)
+    data.setup("fit")
+    changes = changes_between(ours, data._what_a_run_follows_from())
+    assert changes[0] == "data.interpolate_labels was False and is True"
+    assert changes[1:] == ["1 of the training recordings is with other labels (a)"]
+
+
 def test_another_size_on_disk_is_reported():
     facts = {"settings": {}, "recordings": {"a": [6, 2, 7, 8, 5000]}}
     other = {"settings": {}, "recordings": {"a": [6, 2, 7, 8, 5001]}}

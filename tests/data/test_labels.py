@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.data.label_times import frame_ends, label_times
 from etram_det.data.labels import (
     ETRAM3_CLASSES,
     ETRAM_CLASSES,
@@ -15,7 +16,6 @@ from etram_det.data.labels import (
     filter_boxes,
     load_array,
 )
-from etram_det.data.timeline import frame_ends, label_times
 from etram_det.errors import UserError
 from support.raw_files import boxes_at
 

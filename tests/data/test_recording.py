@@ -13,7 +13,7 @@ from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.raw import RawRecording
 from etram_det.data.recording import NoLabels, NoUsableLabels
 from etram_det.data.representation import FrameSettings
-from etram_det.data.timeline import labelled_timeline
+from etram_det.data.timeline import LabelSource, labelled_timeline
 from etram_det.errors import UserError
 from support.paths import REFERENCE
 from support.raw_files import boxes_at, random_events, write_raw
@@ -291,7 +291,7 @@ def test_settings_that_do_not_fit_the_recording_are_refused(tmp_path):
     np.save(boxes, boxes_at([0, 100_000, 200_000_000_000]))
     message = r"very_late_bbox.npy: label times must lie within a day of the recording's start at"
     with pytest.raises(UserError, match=message):  # of boxes alone
-        labelled_timeline(boxes, boxes, (48, 64), "train", RVT, LabelSettings())
+        labelled_timeline(LabelSource(boxes, boxes, (48, 64), "train", RVT, LabelSettings()))
 
 
 def stored(folder, filters=(), **frames):

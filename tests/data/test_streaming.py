@@ -260,6 +260,43 @@ def test_augmentation_is_constant_until_the_next_reset():
     assert seen[0] != seen[1]
 
 
+def test_a_lane_keeps_its_polarities_and_drops_other_events_in_each_chunk():
+    varied = AugmentSettings(
+        flip=0, stream_zoom=0, polarity_flip=0.5, event_drop=1, event_drop_share=0.9
+    )
+    recordings = [FakeRecording(i, 40, (120, 160)) for i in range(6)]
+    for recording in recordings:
+        frames = np.zeros((1, 4, 120, 160), np.uint8)
+        frames[:, 1] = 4
+        recording.frames = lambda start, stop, frames=frames: frames.repeat(stop - start, axis=0)
+    dataset = ChunkDataset(recordings, T, varied)
+    swaps, shares = {}, {}
+    for (request,) in training_plan([40] * 6, stream_lanes=1, random_lanes=0):
+        frames = dataset[request].frames
+        np.testing.assert_array_equal(dataset[request].frames, frames)
+        swapped = not frames[:, 1].any()
+        assert not frames[:, 1 if swapped else 3].any()
+        of_lane = frames[:, 3 if swapped else 1]
+        assert len({frame.tobytes() for frame in of_lane}) == T
+        swaps.setdefault(request.recording, set()).add(swapped)
+        shares.setdefault(request.recording, []).append(of_lane.mean() / 4)
+    assert {len(each) for each in swaps.values()} == {1}
+    assert len(set().union(*swaps.values())) == 2
+    assert max(np.ptp(each) for each in shares.values()) < 0.01  # the same share in all chunks
+    assert max(np.ptp(each) for each in shares.values()) > 0  # of other events
+    assert np.ptp([np.mean(each) for each in shares.values()]) > 0.1
+
+
+def test_counts_that_are_added_up_saturate_as_those_of_the_frames():
+    halves = AugmentSettings(flip=0, random_zoom=1, zoom_in_share=0, zoom_out="sum", zoom_out_max=2)
+    recording = FakeRecording(0, 20)
+    recording.frames = lambda start, stop: np.full((stop - start, 4, 12, 16), 3, np.uint8)
+    requests = [ChunkRequest(0, 0, True, 0, seed, False) for seed in range(8)]
+    for cutoff in (3, 5, 10, 255):
+        dataset = ChunkDataset([recording], T, halves, count_cutoff=cutoff)
+        assert max(dataset[each].frames.max() for each in requests) == min(cutoff, 12)
+
+
 def test_labels_that_lose_all_boxes_are_no_labels():
     out_of_sight = AugmentSettings(flip=0, random_zoom=1, zoom_in_share=1, least_visible=1)
     recording = FakeRecording(0, 20)

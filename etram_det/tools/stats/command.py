@@ -19,7 +19,7 @@ from etram_det.data.layouts import (
 )
 from etram_det.data.recording import NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings
-from etram_det.data.timeline import labelled_timeline
+from etram_det.data.timeline import LabelSource, labelled_timeline
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
@@ -119,7 +119,9 @@ def _facts_of_boxes(
     facts = []
     for path in paths:
         try:
-            timeline = labelled_timeline(path, path, (height, width), split, frames, labels)
+            timeline = labelled_timeline(
+                LabelSource(path, path, (height, width), split, frames, labels)
+            )
         except NoUsableLabels as error:
             _log.warning("left out: %s", error)
             continue
