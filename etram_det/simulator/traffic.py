@@ -40,7 +40,8 @@ _HARDEST_MS2 = 7.0
 _LOOK_M = 45.0
 _AMBER_S, _CLEAR_S = 2.0, 1.5
 _GAP_S = 4.0  # that people and turning vehicles need
-_PAUSES_HZ = 0.11  # stops of somebody on foot in a second, to look around
+_POLITE_S = 3.0  # that a driver waits for people who have not begun to cross
+_PAUSES_HZ = 0.16  # stops of somebody on foot in a second, to look around
 _STANDS_MS = 0.05
 
 
@@ -192,6 +193,7 @@ class Traffic:
         signals: of the place, if there are any.
         time_s: of now; the recording starts at 0.
         users: those on their way.
+        meetings: of pairs of routes, by their ids.
     """
 
     rng: np.random.Generator
@@ -200,7 +202,7 @@ class Traffic:
     time_s: float = 0.0
     users: list[User] = field(default_factory=list)
     num_tracks: int = 0
-    _meetings: dict[tuple[int, int], Meeting] = field(default_factory=dict)
+    meetings: dict[tuple[int, int], Meeting] = field(default_factory=dict)
 
     def add(self, class_id: int, route: Route, s: float, cruise: float) -> User | None:
         """Put a road user on a route, if there is room; people may come in pairs."""
@@ -237,25 +239,12 @@ class Traffic:
             user.lateral = float(rng.uniform(-0.2, 0.2))
         elif user.route.kind != RAIL:
             user.lateral = float(rng.uniform(-0.25, 0.25))
-        self.take_up_habits(user)
-
-    def take_up_habits(self, user: User) -> None:
-        """Draw what is special to a class."""
         if user.class_id in (BUS, TRAM):
-            user.patience_s = float(self.rng.uniform(2.5, 7.0))
+            user.patience_s = float(rng.uniform(2.0, 4.5))
 
-    def room_m(self, user: User) -> float:
-        """Metres from either end of a vehicle to the next one on its way."""
-        room = math.inf
-        for other in self.users:
-            if other is user or other.walks:
-                continue
-            there = self._meeting(user.route, other.route).shared
-            centre = float(there[min(max(int(other.s), 0), len(there) - 1)])
-            if not math.isnan(centre):
-                apart = abs(centre - user.s) - 0.5 * (other.body.length + user.body.length)
-                room = min(room, apart)
-        return room
+    def remove(self, tracks: set[int]) -> None:
+        """Take road users off their ways."""
+        self.users = [user for user in self.users if user.track not in tracks]
 
     def _has_room(self, user: User) -> bool:
         x, y, _ = user.pose()
@@ -273,9 +262,9 @@ class Traffic:
 
     def _meeting(self, first: Route, second: Route) -> Meeting:
         key = (id(first), id(second))
-        if key not in self._meetings:
-            self._meetings[key] = meeting(first, second)
-        return self._meetings[key]
+        if key not in self.meetings:
+            self.meetings[key] = meeting(first, second)
+        return self.meetings[key]
 
     def decide(self) -> None:
         """Choose the accelerations of all."""
@@ -407,7 +396,8 @@ class Traffic:
             if any(_is_in_the_way(user.route, gate, walker) for walker in occupied[gate.number]):
                 return can_stop
             zebra = self.crossings[gate.number].signal is None
-            return zebra and gate.number in wanted and can_stop and user.route.kind != RAIL
+            polite = user.waited_s < _POLITE_S and user.route.kind != RAIL
+            return zebra and gate.number in wanted and can_stop and polite
         assert gate.kind == HALT
         return user.class_id in (BUS, TRAM) and (left > 2.0 or user.waited_s < user.patience_s)
 
