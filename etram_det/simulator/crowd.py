@@ -19,7 +19,7 @@ from etram_det.simulator.road_users import (
     WHEELCHAIR,
 )
 from etram_det.simulator.routes import CYCLE, HALT, RAIL, ROAD, WALK, Route
-from etram_det.simulator.traffic import Traffic
+from etram_det.simulator.traffic import STEP_S, Traffic
 from etram_det.simulator.viewpoint import Part
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ _SPEED = {
 # Those who come at least once in each so many seconds, whatever the mix.
 GUESTS = (BUS, TRUCK, MOTORBIKE, TRAM, TRAM, BICYCLE, WHEELCHAIR)
 _GUESTS_EVERY_S = 12.0
-STEP_S = 0.1  # between two decisions of the traffic
 WARM_UP_S = 12.0
+_MOVE_S = 0.05  # at most, between two positions
 _AHEAD_S = 12.0  # so long before they are in view they may come
 # At least so far apart are those of a kind in the mean, along all of its routes.
 _SPACING_M = {WALK: 25.0, ROAD: 16.0, CYCLE: 20.0}
 _TRIES = 24  # to find room for one who is invited
 _PAIRS = 0.25  # share of pedestrians who walk with another
-_ROOM = 0.25  # least share of the road users asked for that a place must have room for
+_ROOM = 0.35  # least share of the road users asked for that a place must have room for
 _FREE_M = (18.0, 8.0)  # of a route before and after its part in view
 
 
@@ -178,11 +178,11 @@ class Crowd:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         while seconds > 1e-9:
-            step_s = min(seconds, 0.05)
             if self._planned_s <= 1e-9:
                 self.fill_up(STEP_S)
                 self.traffic.decide()
                 self._planned_s = STEP_S
+            step_s = min(seconds, self._planned_s, _MOVE_S)
             self.traffic.move(step_s)
             self._planned_s -= step_s
             seconds -= step_s

@@ -1,7 +1,7 @@
 """Traffic that shows what is asked of it: takes are drawn and rehearsed until one does.
 
-A rehearsal runs the traffic of a take ahead, without pixels, and notes who is seen; it is exactly
-what the recording will show, but for what hides what.
+A rehearsal runs the traffic of a take ahead, without pixels, and notes who is seen; the recording
+shows the same, but for what hides what.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from etram_det.errors import UserError
-from etram_det.simulator.crowd import GUESTS, STEP_S, WARM_UP_S, Crowd
+from etram_det.simulator.crowd import GUESTS, WARM_UP_S, Crowd
 from etram_det.simulator.places import build_place
-from etram_det.simulator.projection import Camera, project
+from etram_det.simulator.projection import project
 from etram_det.simulator.road_users import CAR, PEDESTRIAN
 from etram_det.simulator.routes import CYCLE, RAIL, ROAD, WALK
+from etram_det.simulator.stage import Camera
 from etram_det.simulator.streets import Place
-from etram_det.simulator.traffic import Signals, Traffic
+from etram_det.simulator.traffic import STEP_S, Traffic
+from etram_det.simulator.user import Signals
 from etram_det.simulator.viewpoint import draw_view, seen_from, visible_part
 
 _FAR_M = 85.0
 # Most road users of a kind are where the frame is not wider than this.
 _NEAR_M = {WALK: 26.0, CYCLE: 32.0, ROAD: 35.0, RAIL: 45.0}
-_TAKES, _REHEARSALS = 4, 5  # of each take, at most; then the best of them is recorded
+_TAKES, _REHEARSALS = 4, 4  # of each take, at most; then the best of them is recorded
 _LEAST_S = 4.0  # shorter recordings are not rehearsed: too little happens
 _MOST_S = 12.0  # so much of a recording is rehearsed
-_INTERVAL_S = 0.033333  # between two looks; that of the labels, so that the same steps are taken
 # A road user is seen if its middle is in the frame in so many looks, this high in parts of the
 # frame's height, and has gone so far in parts of its width.
-_LOOKS, _HIGH, _WAY = 15, 0.04, 0.03
+_LOOKS, _HIGH, _WAY = 6, 0.04, 0.03
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,8 @@ def _rehearse(take: Take, conditions: Conditions, seconds: float) -> dict[int, _
     """The road users in view in the first ``seconds`` of a recording."""
     crowd, camera = take.crowd.copy(), take.camera
     tracks: dict[int, _Track] = {}
-    for _ in range(int(seconds / _INTERVAL_S)):
-        crowd.advance(_INTERVAL_S)
+    for _ in range(int(seconds / STEP_S)):
+        crowd.advance(STEP_S)
         for user in crowd.traffic.users:
             x, y, _ = user.pose()
             u, v, depth = project(camera, x, y, 0.5 * user.body.height)

@@ -12,13 +12,14 @@ from etram_det.simulator import furniture
 from etram_det.simulator.background import Ground, draw_background, draw_grains
 from etram_det.simulator.body import Body
 from etram_det.simulator.painting_order import far_to_near
-from etram_det.simulator.projection import ACTOR, PLACED, SHAPE, VIEW, Stage, Sun, place
+from etram_det.simulator.projection import place
 from etram_det.simulator.rehearsal import Conditions as Conditions
 from etram_det.simulator.rehearsal import draw_take
 from etram_det.simulator.rendering import Light, paint
 from etram_det.simulator.road_users import BODIES, CAR, TRUCK
 from etram_det.simulator.routes import SIGNAL, WALK
-from etram_det.simulator.traffic import User
+from etram_det.simulator.stage import ACTOR, PLACED, SHAPE, VIEW, Stage, Sun
+from etram_det.simulator.user import User
 from etram_det.simulator.viewpoint import Pose
 
 _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12

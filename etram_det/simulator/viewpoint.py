@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from etram_det.simulator.projection import Camera, project
+from etram_det.simulator.projection import project
 from etram_det.simulator.routes import WALK, Array, Route, turned
+from etram_det.simulator.stage import Camera
 from etram_det.simulator.streets import Place, Wall
 
 Pose = tuple[float, float, float]
