@@ -29,6 +29,7 @@ from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.event_camera import EventCamera
 from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
 from etram_det.simulator.pixels import SensorSettings
+from etram_det.simulator.ranges import require_range
 from etram_det.simulator.road_users import TRAM
 from etram_det.simulator.scene import Conditions, Scene
 
@@ -96,9 +97,7 @@ class SimulationSettings:
             ("traffic", 0, 100),
             ("seed", 0, 2**32 - 1),
         ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"{name}: must be from {low} to {high}, got {value}")
+            require_range(name, getattr(self, name), low, high)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SimulationSettings:
@@ -306,9 +305,12 @@ def simulate(
         progress: called with the numbers of finished and of all recordings.
 
     Raises:
-        UserError: if ``root`` exists and is not an empty folder.
+        UserError: if ``root`` exists and is not an empty folder, or a place has no room for the
+            traffic.
     """
     root = Path(root)
+    if workers is not None:
+        require_range("workers", workers, 1)
     require_new(root)
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.errors import UserError
+from etram_det.simulator.ranges import require_range
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 
@@ -79,12 +79,8 @@ class SensorSettings:
             ("readout_hz", 1000),
             ("readout_buffer", 1),
         ):
-            value = getattr(self, name)
-            if not low <= value < math.inf:
-                raise UserError(f"sensor.{name}: must be at least {low}, got {value}")
-        for name in ("hot_pixels", "threshold_mismatch"):
-            if getattr(self, name) > 1:
-                raise UserError(f"sensor.{name}: must be from 0 to 1, got {getattr(self, name)}")
+            high = 1 if name in ("hot_pixels", "threshold_mismatch") else math.inf
+            require_range(f"sensor.{name}", getattr(self, name), low, high)
 
 
 class Pixels(NamedTuple):
