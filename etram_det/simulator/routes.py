@@ -197,10 +197,12 @@ class Meeting:
 
 def meeting(first: Route, second: Route) -> Meeting:
     """Compare two routes."""
-    gap = second.points[:, None] - first.points[None]
-    away = np.hypot(gap[..., 0], gap[..., 1])
-    nearest = np.argmin(away, axis=1)
-    apart = away[np.arange(len(away)), nearest]
+    from_x, from_y = first.points.T.astype(np.float32)
+    to_x, to_y = second.points.T.astype(np.float32)[..., None]
+    square = (to_x - from_x) ** 2
+    square += (to_y - from_y) ** 2
+    nearest = np.argmin(square, axis=1)
+    apart = np.sqrt(square[np.arange(len(square)), nearest])
     turn = second.headings - first.headings[nearest]
     aligned = np.cos(turn) > math.cos(_ACROSS_RAD)
     shared = np.where((apart < 1.3) & aligned, nearest.astype(float), np.nan)
