@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.simulator.projection import Camera
 from etram_det.simulator.rendering import GRAIN_SIZE
 from etram_det.simulator.routes import Array
+from etram_det.simulator.stage import Camera
 from etram_det.simulator.streets import Strip, Wall
 
 _TEXEL_M = 0.1

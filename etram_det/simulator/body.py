@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.simulator.projection import (
+from etram_det.simulator.stage import (
     AXLE,
     CAST,
     FRONT,

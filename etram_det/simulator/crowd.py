@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, NamedTuple
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from etram_det.errors import UserError
-from etram_det.simulator.projection import Camera, project
 from etram_det.simulator.road_users import (
     BICYCLE,
-    BODIES,
     BUS,
     CAR,
     MOTORBIKE,
@@ -21,14 +19,14 @@ from etram_det.simulator.road_users import (
     WHEELCHAIR,
 )
 from etram_det.simulator.routes import CYCLE, HALT, RAIL, ROAD, WALK, Route
-from etram_det.simulator.traffic import Traffic
+from etram_det.simulator.traffic import STEP_S, Traffic
+from etram_det.simulator.viewpoint import Part
 
 if TYPE_CHECKING:
-    from etram_det.simulator.scene import Conditions
-    from etram_det.simulator.traffic import User
+    from etram_det.simulator.rehearsal import Conditions
 
 # Share of each kind of way in the road users in view.
-_SHARES = {WALK: 0.46, ROAD: 0.5, CYCLE: 0.04}
+_SHARES = {WALK: 0.36, ROAD: 0.58, CYCLE: 0.04}
 _CLASSES = {
     WALK: ((PEDESTRIAN, 0.95), (WHEELCHAIR, 0.05)),
     ROAD: ((CAR, 0.86), (MOTORBIKE, 0.05), (TRUCK, 0.05), (BUS, 0.04)),
@@ -41,15 +39,18 @@ _SPEED = {
     PEDESTRIAN: (0.9, 1.7), CAR: (6.0, 11.0), BICYCLE: (3.0, 5.5), BUS: (5.5, 9.0),
     MOTORBIKE: (6.0, 12.0), TRUCK: (5.5, 9.0), TRAM: (5.0, 8.0), WHEELCHAIR: (0.8, 1.4),
 }  # fmt: skip
-# These come at least once in each so many seconds, whatever the mix.
-_RARE = (BUS, TRUCK, MOTORBIKE, BUS, MOTORBIKE, TRAM, TRAM, BICYCLE, WHEELCHAIR)
-_RARE_EVERY_S = 12.0
+# Those who come at least once in each so many seconds, whatever the mix.
+GUESTS = (BUS, TRUCK, MOTORBIKE, TRAM, TRAM, BICYCLE, WHEELCHAIR)
+_GUESTS_EVERY_S = 12.0
+WARM_UP_S = 12.0
+_MOVE_S = 0.05  # at most, between two positions
 _AHEAD_S = 12.0  # so long before they are in view they may come
+# At least so far apart are those of a kind in the mean, along all of its routes.
+_SPACING_M = {WALK: 25.0, ROAD: 16.0, CYCLE: 20.0}
+_TRIES = 24  # to find room for one who is invited
 _PAIRS = 0.25  # share of pedestrians who walk with another
-_ROOM = 0.5  # least share of the road users asked for that a place must have room for
-_FREE_M = (18.0, 8.0)  # of a route before and after its visible part
-
-Part = tuple[float, float]
+_ROOM = 0.35  # least share of the road users asked for that a place must have room for
+_FREE_M = (18.0, 8.0)  # of a route before and after its part in view
 
 
 class Due(NamedTuple):
@@ -61,23 +62,15 @@ class Due(NamedTuple):
     start: float
 
 
-def visible_part(camera: Camera, size: tuple[int, int], route: Route, far_m: float) -> Part | None:
-    """First and last position of a route in the camera's view; None if less than 4 m is."""
-    seen = []
-    for s, (x, y) in enumerate(route.points):
-        u, v, depth = project(camera, x, y, 0.0)
-        if 2.0 < depth < far_m and 0 <= u < size[1] and 0 <= v < 1.1 * size[0]:
-            seen.append(s)
-    return (float(seen[0]), float(seen[-1])) if len(seen) > 4 else None
-
-
 class Crowd:
     """Fills the routes of a place with road users and keeps their number.
 
     Args:
         traffic: to which they are added.
         routes: of the place.
-        parts: visible part of each route, None for those that are out of view.
+        near: part of each route in view and near, None for those that have none: here they are
+            placed.
+        far: part of each in view; who has left it is no longer needed.
         conditions: of the recording.
 
     Raises:
@@ -88,39 +81,47 @@ class Crowd:
         self,
         traffic: Traffic,
         routes: list[Route],
-        parts: list[Part | None],
+        near: list[Part | None],
+        far: list[Part | None],
         conditions: Conditions,
     ) -> None:
         self.traffic, self.rng = traffic, traffic.rng
         self.seconds = conditions.seconds
         self.parts: dict[int, list[tuple[Route, Part]]] = {kind: [] for kind in _CLASSES}
-        for route, part in zip(routes, parts, strict=True):
-            if part is not None:
+        self._last: dict[int, float] = {}
+        for route, part, whole in zip(routes, near, far, strict=True):
+            if part is not None and whole is not None:
                 self.parts[route.kind].append((route, part))
+                self._last[id(route)] = whole[1] + _FREE_M[1]
+        self._asked = 0.0
         self.wanted = {
-            kind: round(share * conditions.users * self._reach(kind))
+            kind: self._number(kind, share * conditions.users)
             for kind, share in _SHARES.items()
             if self.parts[kind]
         }
         self.due: list[Due] = []
         self.extra: set[int] = set()  # tracks that are not part of the usual mix
         self._scheduled_s = 0.0
-        self.rare = conditions.users > 0
+        guests = conditions.guests if conditions.users else ()
+        self.guests = [each for each in guests if self.parts[_WAY.get(each, ROAD)]]
+        self._planned_s = 0.0
         self._let_due_come()
         self._populate(conditions)
 
-    def _reach(self, kind: int) -> float:
-        """Road users on all of the routes for each that is in view."""
-        total = visible = 0.0
+    def _number(self, kind: int, in_view: float) -> int:
+        """Road users on all of the routes for so many in view, unless that would be a jam."""
+        total = visible = length = 0.0
         for route, part in self.parts[kind]:
             start, end = self._ends(route, part)
             total += route.weight * (end - start)
             visible += route.weight * (part[1] - part[0])
-        return total / visible
+            length += end - start
+        self._asked += in_view * total / visible
+        return round(min(in_view * total / visible, max(length / _SPACING_M[kind], 1.0)))
 
     @staticmethod
     def _ends(route: Route, part: Part) -> Part:
-        """Where road users of a route come and where they are no longer needed."""
+        """Where road users of a route come, and up to where they are placed at the start."""
         return max(part[0] - _FREE_M[0], 1.0), min(part[1] + _FREE_M[1], route.length - 1)
 
     def _choose(self, kind: int, class_id: int) -> tuple[Route, Part]:
@@ -150,11 +151,11 @@ class Crowd:
                 )
                 tries += 1
             total += placed
-        wanted = sum(self.wanted.values())
-        if total < _ROOM * wanted:
+        if total < _ROOM * self._asked:
+            most = int(conditions.users * total / (_ROOM * self._asked))
             raise UserError(
-                f"traffic: must be at most about {int(conditions.users * total / wanted)} for the "
-                f"{conditions.place} of {conditions.name}, got {conditions.users:g}: lower it"
+                f"traffic: must be at most about {most} for the {conditions.place} of "
+                f"{conditions.name}, got {conditions.users:g}: lower it"
             )
 
     def _add(self, class_id: int, route: Route, s: float) -> int:
@@ -166,6 +167,25 @@ class Crowd:
             self.traffic.add_companion(user)
             return 2
         return 1
+
+    def copy(self) -> Crowd:
+        """A crowd and traffic that do the same from now on; what does not change is shared."""
+        constant: list[Any] = [user.body for user in self.traffic.users]
+        constant += [route for kind in self.parts.values() for route, _ in kind]
+        constant += [self.parts, self.traffic.meetings]
+        return deepcopy(self, {id(each): each for each in constant})
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        while seconds > 1e-9:
+            if self._planned_s <= 1e-9:
+                self.fill_up(STEP_S)
+                self.traffic.decide()
+                self._planned_s = STEP_S
+            step_s = min(seconds, self._planned_s, _MOVE_S)
+            self.traffic.move(step_s)
+            self._planned_s -= step_s
+            seconds -= step_s
 
     def fill_up(self, seconds: float) -> None:
         """Let road users come for those who have left, and rare ones when they are due."""
@@ -192,51 +212,47 @@ class Crowd:
             self.extra.update(range(first, self.traffic.num_tracks))
         self.due = waiting
 
-    def recast(self) -> None:
-        """Give some cars in view the bodies of rare classes that are not, where there is room."""
-        users = [user for user in self.traffic.users if user.route.kind == ROAD]
-        ranges = {id(route): part for route, part in self.parts[ROAD]}
+    def invite(self, class_id: int) -> set[int]:
+        """Put a road user into view, at worst instead of a car; returns the tracks that are new."""
+        first, kind = self.traffic.num_tracks, _WAY.get(class_id, ROAD)
+        for _ in range(_TRIES):
+            route, part = self._choose(kind, class_id)
+            run_in = 4.0 * _SPEED[class_id][0]
+            start = self.rng.uniform(part[0] - run_in, part[0] + 0.7 * (part[1] - part[0]))
+            if self._add(class_id, route, max(float(start), 1.0)):
+                break
+        else:
+            if kind == ROAD and class_id != CAR:
+                self._replace_a_car(class_id)
+        new = set(range(first, self.traffic.num_tracks))
+        self.extra |= new
+        return new
 
-        def is_near(user: User) -> bool:
-            start, end = ranges.get(id(user.route), (math.inf, 0.0))
-            return start - 6 < user.s < end - 6
-
-        for class_id in (TRUCK, MOTORBIKE, BUS) if self.rare else ():
-            if any(user.class_id == class_id and is_near(user) for user in users):
-                continue
-            body = BODIES[class_id](self.rng)
-            cars = [
-                user for user in users if user.class_id == CAR and is_near(user)
-                and self.traffic.room_m(user) > 0.5 * (body.length - user.body.length) + 1.5
-            ]  # fmt: skip
-            if cars:
-                user = cars[int(self.rng.integers(len(cars)))]
-                user.class_id, user.body = class_id, body
-                user.cruise = self._cruise(class_id)
-                self.traffic.take_up_habits(user)
+    def _replace_a_car(self, class_id: int) -> None:
+        before = self.traffic.users
+        for i in self.rng.permutation(len(before)):
+            if before[i].class_id == CAR:
+                self.traffic.users = [user for user in before if user is not before[i]]
+                if self._add(class_id, before[i].route, before[i].s):
+                    return
+        self.traffic.users = before
 
     def _drop_those_out_of_view(self) -> None:
-        ends = {
-            id(route): self._ends(route, part)[1] for kind in self.parts.values()
-            for route, part in kind
-        }  # fmt: skip
         users = self.traffic.users
-        self.traffic.users = [u for u in users if u.rear < ends[id(u.route)]]
+        self.traffic.users = [u for u in users if u.rear < self._last[id(u.route)]]
 
     def _schedule(self, now_s: float) -> None:
         """Plan the rare classes of the next period of the recording, ahead of its start."""
-        if not self.rare or self._scheduled_s >= self.seconds:
+        if not self.guests or self._scheduled_s >= self.seconds:
             return
         if now_s < self._scheduled_s - _AHEAD_S:
             return
-        period = min(_RARE_EVERY_S, self.seconds - self._scheduled_s)
-        for class_id in _RARE:
-            if not self.parts[kind := _WAY.get(class_id, ROAD)]:
-                continue  # there is no way for it here
-            route, part = self._choose(kind, class_id)
+        period = min(_GUESTS_EVERY_S, self.seconds - self._scheduled_s)
+        for class_id in self.guests:
+            route, part = self._choose(_WAY.get(class_id, ROAD), class_id)
             seen_s = self._scheduled_s + float(self.rng.uniform(0.15, 0.6)) * period
             self._plan(class_id, route, part, seen_s)
-        self._scheduled_s += _RARE_EVERY_S
+        self._scheduled_s += _GUESTS_EVERY_S
 
     def _plan(self, class_id: int, route: Route, part: Part, seen_s: float) -> None:
         """Let a road user come in time to be in the middle of its route's visible part."""

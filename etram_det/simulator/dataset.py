@@ -24,16 +24,19 @@ from numpy.typing import NDArray
 from etram_det.boxes import BOX_DTYPE
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED, cache_folder, move_into_place, new_hdf5_file, one_at_a_time
+from etram_det.simulator.crowd import GUESTS
 from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.event_camera import EventCamera
 from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
 from etram_det.simulator.pixels import SensorSettings
+from etram_det.simulator.ranges import require_range
+from etram_det.simulator.road_users import TRAM
 from etram_det.simulator.scene import Conditions, Scene
 
 if TYPE_CHECKING:
     import h5py
 
-SIMULATOR_VERSION = 3
+SIMULATOR_VERSION = 4
 VERSION_ATTRIBUTE = "simulator_version"  # of an event file
 MANIFEST = "simulation.json"
 # Numbers of recordings and their length for each amount of traffic.
@@ -44,6 +47,7 @@ AMOUNTS: dict[str, dict[str, float]] = {
 # Places of recordings that follow each other; junctions have most to show.
 _TURNS = ("junction", "bend", "crossing", "junction", "tram_stop", "bend", "street", "bend")
 _RAILS_SHARE = 0.7
+_LEAST_TRACKS = 14  # of each class that a split with enough recordings is to show
 
 _EVENTS_PER_CHUNK = 32_768
 
@@ -93,9 +97,7 @@ class SimulationSettings:
             ("traffic", 0, 100),
             ("seed", 0, 2**32 - 1),
         ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"{name}: must be from {low} to {high}, got {value}")
+            require_range(name, getattr(self, name), low, high)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SimulationSettings:
@@ -143,9 +145,25 @@ def plan_set(settings: SimulationSettings) -> list[Plan]:
                 (turn * 0.618 + start) % 1 < _RAILS_SHARE,
                 settings.effects.drawn(turn, night, settings.night, start),
                 name,
+                _guests(number, getattr(settings, split)),
             )
             plans.append(Plan(split, name, conditions, (settings.seed, split_id, number)))
     return plans
+
+
+def _guests(number: int, recordings: int) -> tuple[int, ...]:
+    """The classes that must be seen in one of the recordings of a split, numbered from 1.
+
+    Each comes in turns, so often that the split shows it ``_LEAST_TRACKS`` times, but not in fewer
+    than three of four recordings, and hardly more than once in each. Trams come wherever they can.
+    """
+    often = min(max(_LEAST_TRACKS / recordings, 0.75), 1.2)
+    guests = []
+    for i, class_id in enumerate(GUESTS):
+        start = 0.618 * i % 1
+        times = int(number * often + start) - int((number - 1) * often + start)
+        guests += [class_id] * (1 if class_id == TRAM else times)
+    return tuple(guests)
 
 
 class _Events:
@@ -287,9 +305,12 @@ def simulate(
         progress: called with the numbers of finished and of all recordings.
 
     Raises:
-        UserError: if ``root`` exists and is not an empty folder.
+        UserError: if ``root`` exists and is not an empty folder, or a place has no room for the
+            traffic.
     """
     root = Path(root)
+    if workers is not None:
+        require_range("workers", workers, 1)
     require_new(root)
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from etram_det.errors import UserError
+from etram_det.simulator.ranges import require_range
 
 # Steps of sequences that spread evenly over [0, 1): fractional parts of multiples of square roots.
 _STEPS = {
@@ -48,9 +48,8 @@ class EffectSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, most = getattr(self, field.name), 1 if field.name == "share" else 10
-            if not 0 <= value <= most:
-                raise UserError(f"effects.{field.name}: must be from 0 to {most}, got {value}")
+            most = 1 if field.name == "share" else 10
+            require_range(f"effects.{field.name}", getattr(self, field.name), 0, most)
 
     def drawn(self, number: int, night: bool, nights: float, start: float) -> dict[str, float]:
         """Strength of each effect in a recording; 0 for those that it does not have.

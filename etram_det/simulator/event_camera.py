@@ -27,16 +27,10 @@ from etram_det.simulator.pixels import (
     rain,
     settle_all,
 )
-from etram_det.simulator.projection import (
-    FLICKER_HZ,
-    Camera,
-    Stage,
-    Sun,
-    pixels_moved,
-    place,
-)
+from etram_det.simulator.projection import FLICKER_HZ, pixels_moved, place
 from etram_det.simulator.rendering import Light, look, paint
 from etram_det.simulator.scene import Scene
+from etram_det.simulator.stage import Camera, Stage, Sun
 from etram_det.simulator.weather import Rain, Shake, draw_shake
 
 _MAX_STEP_PX = 1.0
@@ -109,6 +103,16 @@ def _num_steps(camera: Camera, actor: Any, slice_us: float) -> int:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _num_shifts(shake: Shake, start_us: float, end_us: float) -> int:
+    """Number of steps in which the image shakes."""
+    first, last = _shaken(shake, start_us), _shaken(shake, end_us)
+    middle = _shaken(shake, 0.5 * (start_us + end_us))
+    way_px = math.hypot(middle[0] - first[0], middle[1] - first[1])
+    way_px += math.hypot(last[0] - middle[0], last[1] - middle[1])
+    return int(math.ceil(way_px / _MAX_STEP_PX))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _moved(camera: Camera, right: float, down: float) -> Camera:
     return Camera(
         camera.focal_px, camera.centre_u + right, camera.centre_v + down, camera.height_m,
@@ -136,21 +140,15 @@ def _advance(
     """
     height, width = pixels.image.shape
     whole, number, slice_us = (0, 0, width, height), len(order), end_us - start_us
-    step_us, next_us = np.zeros(number + 1), np.full(number + 1, np.inf)
-    left = np.zeros(number + 1, np.int64)
     shift = _shaken(shake, start_us)
     now_camera = _moved(camera, shift[0], shift[1])
+    left = np.zeros(number + 1, np.int64)
+    left[number] = _num_shifts(shake, start_us, end_us)
     for j, i in enumerate(order):
         left[j] = _num_steps(camera, stage.actors[i], slice_us)
         place(now_camera, sun, stage, i, 0.0, start_us)
-    middle, later = _shaken(shake, start_us + 0.5 * slice_us), _shaken(shake, end_us)
-    way_px = math.hypot(middle[0] - shift[0], middle[1] - shift[1])
-    way_px += math.hypot(later[0] - middle[0], later[1] - middle[1])
-    left[number] = int(math.ceil(way_px / _MAX_STEP_PX))
-    for j in range(number + 1):
-        if left[j]:
-            step_us[j] = slice_us / left[j]
-            next_us[j] = start_us + step_us[j]
+    step_us = slice_us / np.maximum(left, 1)
+    next_us = np.where(left > 0, start_us + step_us, np.inf)
     num_events = 0
     for _ in range(left.sum()):
         j = int(np.argmin(next_us))

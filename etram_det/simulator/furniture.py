@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from etram_det.simulator.body import BLACK, METAL, Body, across, ball, bar, box, rigid
-from etram_det.simulator.projection import FRONT, GLOW, REAR, SIDE, Shape
+from etram_det.simulator.stage import FRONT, GLOW, REAR, SIDE, Shape
 
 _BARK = 0.11
 

@@ -25,7 +25,7 @@ _MIN_SIDE_PX = 5.0
 _MIN_EVENTS = 20
 
 _STANDING_S = 1.0
-_STANDS_MS, _MOVES_MS = 0.05, 0.3
+_MOVES_MS = 0.3
 _TURNS_RAD = math.radians(30)
 
 
@@ -108,7 +108,7 @@ class Behaviour:
                 continue
             track, heading = self._tracks[number], user.heading
             track.labels += 1
-            track.still = track.still + 1 if user.speed < _STANDS_MS else 0
+            track.still = track.still + 1 if user.stands else 0
             track.longest = max(track.longest, track.still)
             track.fastest = max(track.fastest, user.speed)
             track.low, track.high = min(track.low, heading), max(track.high, heading)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.errors import UserError
+from etram_det.simulator.ranges import require_range
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 
@@ -79,12 +79,8 @@ class SensorSettings:
             ("readout_hz", 1000),
             ("readout_buffer", 1),
         ):
-            value = getattr(self, name)
-            if not low <= value < math.inf:
-                raise UserError(f"sensor.{name}: must be at least {low}, got {value}")
-        for name in ("hot_pixels", "threshold_mismatch"):
-            if getattr(self, name) > 1:
-                raise UserError(f"sensor.{name}: must be from 0 to 1, got {getattr(self, name)}")
+            high = 1 if name in ("hot_pixels", "threshold_mismatch") else math.inf
+            require_range(f"sensor.{name}", getattr(self, name), low, high)
 
 
 class Pixels(NamedTuple):
@@ -112,20 +108,22 @@ def draw_pixels(
 ) -> Pixels:
     """Pixels that see an image ``[H, W]`` at rest."""
     mismatch = 0.5 * rng.uniform(-1, 1) * sensor.threshold_mismatch
-    thresholds = rng.normal(0, sensor.threshold_spread, (2, *image.shape))
-    thresholds += sensor.contrast_threshold * np.array([1 - mismatch, 1 + mismatch])[:, None, None]
-    least = 0.3 * sensor.contrast_threshold
+    thresholds = rng.standard_normal((2, *image.shape), np.float32)
+    thresholds *= np.float32(sensor.threshold_spread)
+    for part, factor in zip(thresholds, (1 - mismatch, 1 + mismatch), strict=True):
+        part += np.float32(sensor.contrast_threshold * factor)
+    np.maximum(thresholds, np.float32(0.3 * sensor.contrast_threshold), out=thresholds)
     level = np.log(image + np.float32(sensor.dark_level))
     # At the start, a pixel is anywhere between two thresholds.
-    apart = rng.uniform(-0.5, 0.5, image.shape) * sensor.contrast_threshold
+    apart = (rng.random(image.shape, np.float32) - np.float32(0.5)) * sensor.contrast_threshold
     return Pixels(
         image,
         image.copy(),
         level,
         level.copy(),
         np.zeros(image.shape, np.float32),
-        level + apart.astype(np.float32),
-        np.maximum(thresholds, least).astype(np.float32),
+        level + apart,
+        thresholds,
         np.full(image.shape, -sensor.refractory_us, np.int64),
         np.tile([image.shape[1], -1], (len(image), 1)),
         sensor.dark_level,

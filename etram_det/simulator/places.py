@@ -78,10 +78,10 @@ def _junction(rng: np.random.Generator, rails: bool) -> Place:
     beyond = kerb + 1.5
     # From the west and from the south; their opposites are these, turned by half a turn.
     ways = [
-        ([(-out, -lane), (out, -lane)], 0.4),
+        ([(-out, -lane), (out, -lane)], 0.3),
         ([(-out, -lane), (-near, -lane), (-half, -lane), (-half, -beyond), (-half, -out)], 1.0),
         ([(-out, -lane), (-near, -lane), (half, -lane), (half, beyond), (half, out)], 1.0),
-        ([(half, -out), (half, out)], 0.4),
+        ([(half, -out), (half, out)], 0.3),
         ([(half, -out), (half, -beyond), (half, -lane), (near, -lane), (out, -lane)], 1.0),
         ([(half, -out), (half, -beyond), (half, lane), (-near, lane), (-out, lane)], 1.0),
     ]
@@ -217,8 +217,9 @@ def _tram_stop(rng: np.random.Generator, rails: bool) -> Place:
     street.lanes_both_ways(place)
     street.footways(place)
     street.zebra(place, _REACH_M + 8, refuge=False)
-    _halt(place, (4.0, -RAILS_M), (-4.0, RAILS_M))
-    _halt(place, (4.0, -street.lanes[0]), (-7.0, street.lanes[0]))
+    # Either side before the crossing, which nobody is to block.
+    _halt(place, (4.0, -RAILS_M), (12.0, RAILS_M))
+    _halt(place, (3.0, -street.lanes[0]), (13.0, street.lanes[0]))
     return place
 
 

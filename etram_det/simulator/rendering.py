@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.simulator.projection import CAST, GLOW, SHADOW, SOLID, Stage
+from etram_det.simulator.stage import CAST, GLOW, SHADOW, SOLID, Stage
 
 GRAIN_SIZE = 64
 # Of 1 / depth: shapes of one body that lie on each other do not hide each other.

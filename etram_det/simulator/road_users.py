@@ -35,7 +35,7 @@ from etram_det.simulator.body import (
     tyres,
     windows,
 )
-from etram_det.simulator.projection import FRONT, GLOW, REAR, SIDE, TOP, Shape
+from etram_det.simulator.stage import FRONT, GLOW, REAR, SIDE, TOP, Shape
 
 PEDESTRIAN, CAR, BICYCLE, BUS, MOTORBIKE, TRUCK, TRAM, WHEELCHAIR = range(8)
 

@@ -79,11 +79,14 @@ class Route:
     gates: tuple[Gate, ...] = ()
     headings: Array = field(init=False, repr=False)
     limits: Array = field(init=False, repr=False)
+    _poses: list[list[float]] = field(init=False, repr=False)  # x, y, heading: faster than arrays
 
     def __post_init__(self) -> None:
         step = np.diff(self.points, axis=0)
         headings = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
-        object.__setattr__(self, "headings", np.append(headings, headings[-1]))
+        headings = np.append(headings, headings[-1])
+        object.__setattr__(self, "headings", headings)
+        object.__setattr__(self, "_poses", np.column_stack([self.points, headings]).tolist())
         object.__setattr__(self, "limits", _limits(self.headings))
 
     @property
@@ -93,13 +96,12 @@ class Route:
 
     def at(self, s: float) -> tuple[float, float, float]:
         """Position and heading at ``s`` metres; the ends go on straight."""
-        last = len(self.points) - 1
-        i = min(max(int(s), 0), last - 1)
-        share, points = s - i, self.points
-        x, y = points[i] + share * (points[i + 1] - points[i])
+        i = min(max(int(s), 0), len(self._poses) - 2)
+        share = s - i
         inside = min(max(share, 0.0), 1.0)
-        turn = self.headings[i] + inside * (self.headings[i + 1] - self.headings[i])
-        return float(x), float(y), float(turn)
+        (x0, y0, heading0), (x1, y1, heading1) = self._poses[i], self._poses[i + 1]
+        turn = heading0 + inside * (heading1 - heading0)
+        return x0 + share * (x1 - x0), y0 + share * (y1 - y0), turn
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
         """Position along the route that is nearest to a point, and the distance to it."""
@@ -195,10 +197,12 @@ class Meeting:
 
 def meeting(first: Route, second: Route) -> Meeting:
     """Compare two routes."""
-    gap = second.points[:, None] - first.points[None]
-    away = np.hypot(gap[..., 0], gap[..., 1])
-    nearest = np.argmin(away, axis=1)
-    apart = away[np.arange(len(away)), nearest]
+    from_x, from_y = first.points.T.astype(np.float32)
+    to_x, to_y = second.points.T.astype(np.float32)[..., None]
+    square = (to_x - from_x) ** 2
+    square += (to_y - from_y) ** 2
+    nearest = np.argmin(square, axis=1)
+    apart = np.sqrt(square[np.arange(len(square)), nearest])
     turn = second.headings - first.headings[nearest]
     aligned = np.cos(turn) > math.cos(_ACROSS_RAD)
     shared = np.where((apart < 1.3) & aligned, nearest.astype(float), np.nan)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,49 +11,19 @@ from numpy.typing import NDArray
 from etram_det.simulator import furniture
 from etram_det.simulator.background import Ground, draw_background, draw_grains
 from etram_det.simulator.body import Body
-from etram_det.simulator.crowd import Crowd, visible_part
 from etram_det.simulator.painting_order import far_to_near
-from etram_det.simulator.places import build_place
-from etram_det.simulator.projection import ACTOR, PLACED, SHAPE, VIEW, Camera, Stage, Sun, place
+from etram_det.simulator.projection import place
+from etram_det.simulator.rehearsal import Conditions as Conditions
+from etram_det.simulator.rehearsal import draw_take
 from etram_det.simulator.rendering import Light, paint
 from etram_det.simulator.road_users import BODIES, CAR, TRUCK
-from etram_det.simulator.routes import SIGNAL, WALK, Array, Route, turned
-from etram_det.simulator.streets import Place, Wall
-from etram_det.simulator.traffic import Signals, Traffic, User
+from etram_det.simulator.routes import SIGNAL, WALK
+from etram_det.simulator.stage import ACTOR, PLACED, SHAPE, VIEW, Stage, Sun
+from etram_det.simulator.user import User
+from etram_det.simulator.viewpoint import Pose
 
 _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12
 _FAR_M = 85.0
-_STEP_S = 0.1  # between two decisions of the traffic
-_WARM_UP_S = 12.0
-
-Pose = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What is given of a recording.
-
-    Attributes:
-        height: rows of the image in pixels.
-        width: columns of the image in pixels.
-        seconds: length of the recording.
-        night: whether it is night and lamps are on.
-        users: average number of road users in view.
-        place: one of ``places.PLACES``.
-        rails: whether there are rails in the middle of the road.
-        effects: strength of each effect, as of ``EffectSettings``.
-        name: of the recording, for messages.
-    """
-
-    height: int
-    width: int
-    seconds: float
-    night: bool = False
-    users: float = 10.0
-    place: str = "street"
-    rails: bool = False
-    effects: dict[str, float] = field(default_factory=dict)
-    name: str = "the recording"
 
 
 @dataclass(eq=False)
@@ -86,59 +55,19 @@ class Scene:
     def __init__(self, rng: np.random.Generator, conditions: Conditions) -> None:
         self.rng, self.conditions = rng, conditions
         self.effects = {name: conditions.effects.get(name, 0.0) for name in _EFFECTS}
-        spot = build_place(rng, conditions.place, conditions.rails)
-        self.camera, origin, angle = _draw_view(rng, spot, (conditions.height, conditions.width))
-        self._move_place(spot, origin, angle)
-        routes = self.spot.routes
-        signals = None
-        if spot.signals:
-            # One group's lights change early in the recording.
-            green = float(rng.uniform(5, 9)), float(rng.uniform(4, 7))
-            changes_s = rng.uniform(-1.5, 0.3 * min(conditions.seconds, 10))
-            signals = Signals.changing_at(green, int(rng.integers(2)), float(changes_s))
-        self.traffic = Traffic(rng, self.spot.crossings, signals, -_WARM_UP_S)
-        size = conditions.height, conditions.width
-        parts = [visible_part(self.camera, size, route, _FAR_M) for route in routes]
-        self.crowd = Crowd(self.traffic, routes, parts, conditions)
+        take = draw_take(rng, conditions)
+        self.camera, self.spot = take.camera, take.place
+        self.crowd, self.traffic = take.crowd, take.crowd.traffic
         sun_angle, sun_length = rng.uniform(0, 2 * math.pi), 1 / math.tan(rng.uniform(0.6, 1.1))
         self.sun = Sun(sun_length * math.cos(sun_angle), sun_length * math.sin(sun_angle))
         self.things: dict[int, list[_Thing]] = {}
         self.still: list[_Thing] = []
         self._members: list[_Thing] | None = None
-        self.light = self._draw_light(origin, angle)
+        self.light = self._draw_light((*take.origin, -take.angle))
         self.time_us = 0
-        self._planned_s = 0.0
-        while self.traffic.time_s < -1e-9:
-            self.crowd.fill_up(_STEP_S)
-            self.traffic.decide()
-            self.traffic.move(_STEP_S)
-        self.crowd.recast()
         self.stage, self.order = self._arrange()
 
-    def _move_place(self, spot: Place, origin: tuple[float, float], angle: float) -> None:
-        """Express the place in the camera's axes."""
-        routes = [route.moved(*origin, angle, route.gates) for route in spot.routes]
-
-        def moved(poses: Iterable[Pose]) -> list[Pose]:
-            return [(*_shifted(x, y, origin, angle), h + angle) for x, y, h in poses]
-
-        focus = np.array(spot.focus)
-        walls = [
-            Wall(
-                _shifted(*w.start, origin, angle),
-                _shifted(*w.end, origin, angle),
-                w.height,
-                w.albedo,
-            )
-            for w in spot.walls
-            if _on_far_side(w, focus, np.array(origin))
-        ]
-        self.spot = Place(
-            spot.focus, spot.kerb_m, routes, spot.crossings, spot.strips, walls,
-            moved(spot.parking), moved(spot.furniture), moved(spot.shelters), spot.signals,
-        )  # fmt: skip
-
-    def _draw_light(self, origin: tuple[float, float], angle: float) -> Light:
+    def _draw_light(self, to_place: Pose) -> Light:
         """The empty scene with all that stands still in it."""
         rng, night = self.rng, self.conditions.night
         size = self.conditions.height, self.conditions.width
@@ -146,7 +75,7 @@ class Scene:
         ambient = (_AMBIENT_NIGHT if night else _AMBIENT_DAY) * rng.uniform(0.8, 1.2)
         ground = Ground(self.spot.strips)
         albedo, nearest = draw_background(
-            self.camera, size, ground, (*origin, -angle), self.spot.walls, grains
+            self.camera, size, ground, to_place, self.spot.walls, grains
         )
         if night:
             albedo[albedo > 0.8] *= 0.25  # the sky is darker than what lamps light
@@ -177,7 +106,8 @@ class Scene:
             things += self._parts(furniture.traffic_light(), pose)
         free = [pose for pose in self.spot.furniture if self._is_ahead(pose)]
         free = [free[i] for i in rng.permutation(len(free))]
-        focus_m = math.hypot(*_centre(self.spot.routes))
+        middles = [route.points.mean(axis=0) for route in self.spot.routes]
+        focus_m = math.hypot(*np.mean(middles, axis=0))
         near = [pose for pose in free if 3.5 < pose[1] < 0.9 * focus_m]
         far = [pose for pose in free if pose[1] >= 0.9 * focus_m and pose[1] < 70]
         for _ in range(3):
@@ -307,16 +237,7 @@ class Scene:
 
     def advance(self, end_us: int) -> tuple[Stage, NDArray[np.int64]]:
         """Let time pass until ``end_us``; returns the arrays of actors and their order."""
-        seconds = (end_us - self.time_us) * 1e-6
-        while seconds > 1e-9:
-            step_s = min(seconds, 0.05)
-            if self._planned_s <= 1e-9:
-                self.crowd.fill_up(_STEP_S)
-                self.traffic.decide()
-                self._planned_s = _STEP_S
-            self.traffic.move(step_s)
-            self._planned_s -= step_s
-            seconds -= step_s
+        self.crowd.advance((end_us - self.time_us) * 1e-6)
         self.time_us = end_us
         self.stage, self.order = self._arrange()
         return self.stage, self.order
@@ -339,53 +260,3 @@ def _advance_user(thing: _Thing, user: User, is_new: bool) -> None:
             value = old + (value - old + math.pi) % (2 * math.pi) - math.pi
         actor[f"{name}0"] = value if is_new else old
         actor[f"{name}1"] = value
-
-
-def _shifted(x: float, y: float, origin: tuple[float, float], angle: float) -> tuple[float, float]:
-    moved = turned(np.array([x - origin[0], y - origin[1]]), angle)
-    return float(moved[0]), float(moved[1])
-
-
-def _centre(routes: list[Route]) -> Array:
-    return np.mean([route.points.mean(axis=0) for route in routes], axis=0)
-
-
-def _on_far_side(wall: Wall, focus: Array, camera: Array) -> bool:
-    """Whether a wall does not stand between the camera and the road."""
-    start, end = np.array(wall.start), np.array(wall.end)
-    along = end - start
-    sides = [along[0] * (p - start)[1] - along[1] * (p - start)[0] for p in (focus, camera)]
-    return bool(sides[0] * sides[1] > 0)
-
-
-def _draw_view(
-    rng: np.random.Generator, spot: Place, size: tuple[int, int]
-) -> tuple[Camera, tuple[float, float], float]:
-    """A camera beside the road, and its position and rotation in the place."""
-    height, width = size
-    traffic = [route for route in spot.routes if route.kind != WALK]
-    best: tuple[float, float, float, Array, Array] | None = None
-    for _ in range(60):
-        half_view = math.radians(rng.uniform(30, 75) / 2)
-        away = float(np.clip(rng.uniform(13, 32) / (2 * math.tan(half_view)), 8.5, 42))
-        angle = rng.uniform(0.15, 0.6) if rng.random() < 0.5 else rng.uniform(0.9, 1.57)
-        angle = rng.choice([-1, 1]) * angle + rng.choice([0, math.pi])
-        aim = np.array(spot.focus) + rng.normal(0, 1.5, 2)
-        position = aim + away * np.array([math.cos(angle), math.sin(angle)])
-        apart = min(route.nearest(*position)[1] for route in traffic)
-        if best is None or apart > best[0]:
-            best = (apart, half_view, away, aim, position)
-        if apart > 2.6:
-            best = (apart, half_view, away, aim, position)
-            break
-    assert best is not None
-    _, half_view, away, aim, position = best
-    focal_px = 0.5 * max(width, 1.2 * height) / math.tan(half_view)
-    height_m = rng.uniform(4.0, 9.0)
-    below = (rng.uniform(-0.02, 0.14)) * height / focal_px  # the aim is below the middle
-    pitch = math.atan2(height_m, away) - below
-    camera = Camera(
-        focal_px, width / 2, height / 2, float(height_m), math.sin(pitch), math.cos(pitch)
-    )
-    turn = math.pi / 2 - math.atan2(*(aim - position)[::-1])
-    return camera, (float(position[0]), float(position[1])), turn

@@ -174,7 +174,7 @@ class Street:
         """Add people who keep to their side."""
         for ahead in (False, True):
             line = resampled(self.line(self.footway, ahead))
-            place.routes += [Route(WALK, way, weight=0.5) for way in (line, line[::-1].copy())]
+            place.routes += [Route(WALK, way, weight=0.35) for way in (line, line[::-1].copy())]
 
     def zebra(self, place: Place, at: float, refuge: bool, weight: float = 0.8) -> None:
         """A crossing at a position along the road, and people who turn to cross there."""

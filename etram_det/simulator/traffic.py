@@ -19,140 +19,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from etram_det.simulator.body import Body
 from etram_det.simulator.road_users import BICYCLE, BODIES, BUS, TRAM
 from etram_det.simulator.routes import (
     CROSSING,
     HALT,
     RAIL,
     SIGNAL,
-    WALK,
     Crossing,
     Gate,
     Meeting,
     Route,
     meeting,
 )
+from etram_det.simulator.user import Signals, User
 
 # a, b, s0 and T of the model, in m/s², m and s.
 _ACCELERATION, _BRAKING, _STANDSTILL_M, _HEADWAY_S = 1.6, 2.2, 1.8, 1.1
 _HARDEST_MS2 = 7.0
 _LOOK_M = 45.0
-_AMBER_S, _CLEAR_S = 2.0, 1.5
+STEP_S = 0.1  # between two decisions
 _GAP_S = 4.0  # that people and turning vehicles need
-_PAUSES_HZ = 0.11  # stops of somebody on foot in a second, to look around
-_STANDS_MS = 0.05
-
-
-@dataclass(eq=False)
-class User:
-    """A road user on its way.
-
-    Attributes:
-        track: number of the user.
-        class_id: of eTraM.
-        body: what it looks like.
-        route: its way.
-        s: position of its centre along it, in metres.
-        cruise: speed where nothing holds it up, in metres per second.
-        speed: of now.
-        lateral: metres to the left of the route.
-        wobble: metres by which a bicycle swerves.
-        pause_s: seconds that are left of a stop without a reason.
-        beside: a user that it walks with.
-    """
-
-    track: int
-    class_id: int
-    body: Body
-    route: Route
-    s: float
-    cruise: float
-    speed: float = 0.0
-    lateral: float = 0.0
-    wobble: float = 0.0
-    phase: float = 0.0
-    pause_s: float = 0.0
-    beside: User | None = None
-    acceleration: float = 0.0
-    driven: float = 0.0
-    next_gate: int = 0
-    waited_s: float = 0.0  # at the next gate
-    patience_s: float = 1.0  # that it spends at a kerb or stop
-
-    @property
-    def walks(self) -> bool:
-        """Whether it is on a footway."""
-        return self.route.kind == WALK
-
-    @property
-    def front(self) -> float:
-        """Position of its front along the route."""
-        return self.s + 0.5 * self.body.length
-
-    @property
-    def rear(self) -> float:
-        """Position of its rear along the route."""
-        return self.s - 0.5 * self.body.length
-
-    @property
-    def stands(self) -> bool:
-        """Whether it does not move."""
-        return self.speed < _STANDS_MS
-
-    @property
-    def heading(self) -> float:
-        """Direction of its route where it is, on the same turn all along."""
-        return self.route.at(self.s)[2]
-
-    def pose(self, joint: float = 0.0) -> tuple[float, float, float]:
-        """Position and heading of a part of the body, whose two axles are on the route."""
-        half = 0.05 if self.walks else 0.3 * (self.body.length if joint == 0 else 5.0)
-        x0, y0, h0 = self.route.at(self.s + joint - half)
-        x1, y1, h1 = self.route.at(self.s + joint + half)
-        middle = 0.5 * (h0 + h1)
-        heading = middle
-        if not self.walks:  # the chord, on the same turn as the route
-            chord = math.atan2(y1 - y0, x1 - x0)
-            heading = middle + (chord - middle + math.pi) % (2 * math.pi) - math.pi
-        lateral = self.lateral
-        if self.wobble:
-            # By the way, not by the time: it keeps still where it stands.
-            turn = 0.9 * self.driven + self.phase
-            lateral += self.wobble * math.sin(turn)
-            heading += 0.7 * self.wobble * math.cos(turn)
-        x, y = 0.5 * (x0 + x1), 0.5 * (y0 + y1)
-        return x - lateral * math.sin(middle), y + lateral * math.cos(middle), heading
-
-
-@dataclass
-class Signals:
-    """Traffic lights of two groups that take turns.
-
-    Attributes:
-        green_s: seconds of green of each group.
-        offset_s: of the cycle at time 0.
-    """
-
-    green_s: tuple[float, float]
-    offset_s: float
-
-    @classmethod
-    def changing_at(cls, green_s: tuple[float, float], group: int, time_s: float) -> Signals:
-        """Lights at which the green of a group ends at a time."""
-        end = green_s[0] if group == 0 else sum(green_s) + _AMBER_S + _CLEAR_S
-        return cls(green_s, end - time_s)
-
-    def left_s(self, group: int, time_s: float) -> tuple[float, float]:
-        """Seconds of green and of amber that are left for a group; 0 for none."""
-        pause = _AMBER_S + _CLEAR_S
-        into = (time_s + self.offset_s) % (sum(self.green_s) + 2 * pause)
-        if group == 1:
-            into -= self.green_s[0] + pause
-        green = self.green_s[group]
-        if 0 <= into < green:
-            return green - into, _AMBER_S
-        return 0.0, max(green + _AMBER_S - into, 0.0) if into >= green else 0.0
+_POLITE_S = 3.0  # that a driver waits for people who have not begun to cross
+_PAUSES_HZ = 0.16  # stops of somebody on foot in a second, to look around
 
 
 def _is_in_the_way(route: Route, gate: Gate, walker: User) -> bool:
@@ -192,6 +80,7 @@ class Traffic:
         signals: of the place, if there are any.
         time_s: of now; the recording starts at 0.
         users: those on their way.
+        meetings: of pairs of routes, by their ids.
     """
 
     rng: np.random.Generator
@@ -200,7 +89,7 @@ class Traffic:
     time_s: float = 0.0
     users: list[User] = field(default_factory=list)
     num_tracks: int = 0
-    _meetings: dict[tuple[int, int], Meeting] = field(default_factory=dict)
+    meetings: dict[tuple[int, int], Meeting] = field(default_factory=dict)
 
     def add(self, class_id: int, route: Route, s: float, cruise: float) -> User | None:
         """Put a road user on a route, if there is room; people may come in pairs."""
@@ -237,25 +126,12 @@ class Traffic:
             user.lateral = float(rng.uniform(-0.2, 0.2))
         elif user.route.kind != RAIL:
             user.lateral = float(rng.uniform(-0.25, 0.25))
-        self.take_up_habits(user)
-
-    def take_up_habits(self, user: User) -> None:
-        """Draw what is special to a class."""
         if user.class_id in (BUS, TRAM):
-            user.patience_s = float(self.rng.uniform(2.5, 7.0))
+            user.patience_s = float(rng.uniform(2.0, 4.5))
 
-    def room_m(self, user: User) -> float:
-        """Metres from either end of a vehicle to the next one on its way."""
-        room = math.inf
-        for other in self.users:
-            if other is user or other.walks:
-                continue
-            there = self._meeting(user.route, other.route).shared
-            centre = float(there[min(max(int(other.s), 0), len(there) - 1)])
-            if not math.isnan(centre):
-                apart = abs(centre - user.s) - 0.5 * (other.body.length + user.body.length)
-                room = min(room, apart)
-        return room
+    def remove(self, tracks: set[int]) -> None:
+        """Take road users off their ways."""
+        self.users = [user for user in self.users if user.track not in tracks]
 
     def _has_room(self, user: User) -> bool:
         x, y, _ = user.pose()
@@ -273,15 +149,17 @@ class Traffic:
 
     def _meeting(self, first: Route, second: Route) -> Meeting:
         key = (id(first), id(second))
-        if key not in self._meetings:
-            self._meetings[key] = meeting(first, second)
-        return self._meetings[key]
+        if key not in self.meetings:
+            self.meetings[key] = meeting(first, second)
+        return self.meetings[key]
 
     def decide(self) -> None:
         """Choose the accelerations of all."""
         occupied, wanted = self._crossing_people()
         for user in self.users:
-            if not user.walks:
+            if user.walks:
+                self._pause(user)
+            else:
                 user.acceleration = self._drive(user, occupied, wanted)
 
     def move(self, seconds: float) -> None:
@@ -321,15 +199,18 @@ class Traffic:
                         wanted.add(gate.number)
         return occupied, wanted
 
+    def _pause(self, user: User) -> None:
+        """Let somebody on foot stop now and then, but not on a crossing."""
+        on_crossing = any(gate.at_m - 1 < user.s < gate.end_m + 1 for gate in user.route.gates)
+        if user.pause_s <= 0 and not on_crossing and self.rng.random() < _PAUSES_HZ * STEP_S:
+            user.pause_s = float(self.rng.uniform(1.3, 4.0))
+
     def _walk(self, user: User, seconds: float) -> float:
         """Speed of somebody on foot or in a wheelchair, who stops at kerbs and where it likes."""
         goal = user.cruise
-        on_crossing = any(gate.at_m - 1 < user.s < gate.end_m + 1 for gate in user.route.gates)
         if user.pause_s > 0:
             user.pause_s -= seconds
             goal = 0.0
-        elif not on_crossing and self.rng.random() < _PAUSES_HZ * seconds:
-            user.pause_s = float(self.rng.uniform(1.3, 4.0))
         elif user.next_gate < len(user.route.gates):
             gate = user.route.gates[user.next_gate]
             left = gate.at_m - user.front
@@ -407,7 +288,8 @@ class Traffic:
             if any(_is_in_the_way(user.route, gate, walker) for walker in occupied[gate.number]):
                 return can_stop
             zebra = self.crossings[gate.number].signal is None
-            return zebra and gate.number in wanted and can_stop and user.route.kind != RAIL
+            polite = user.waited_s < _POLITE_S and user.route.kind != RAIL
+            return zebra and gate.number in wanted and can_stop and polite
         assert gate.kind == HALT
         return user.class_id in (BUS, TRAM) and (left > 2.0 or user.waited_s < user.patience_s)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.simulator.projection import Camera
+from etram_det.simulator.stage import Camera
 
 _RAINFALL_MM_H = 8.0  # of strength 1
 _NEAR_M, _FAR_M = 0.5, 3.5  # drops farther than this cover too little of a pixel

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,29 +335,52 @@ def _simulate_without_room(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("make", "values", "message"),
     [
-        ({"height": 10}, "height: must be from 32 to 65535, got 10"),
-        ({"seconds": 0.0}, "seconds: must be from 0.1 to 3600, got 0.0"),
-        ({"night": 1.5}, "night: must be from 0 to 1, got 1.5"),
-        ({"val": -1}, "val: must be from 0 to 9999, got -1"),
+        (SimulationSettings, {"height": 10}, "height: must be from 32 to 65535, got 10: raise it"),
+        (SimulationSettings, {"seconds": 0}, "seconds: must be from 0.1 to 3600, got 0: raise it"),
+        (SimulationSettings, {"night": 1.5}, "night: must be from 0 to 1, got 1.5: lower it"),
+        (SimulationSettings, {"val": -1}, "val: must be from 0 to 9999, got -1: raise it"),
+        (
+            SimulationSettings,
+            {"traffic": math.nan},
+            "traffic: must be from 0 to 100, got nan: set a finite number",
+        ),
+        (
+            SensorSettings,
+            {"contrast_threshold": 0.0},
+            "sensor.contrast_threshold: must be at least 0.01, got 0.0: raise it",
+        ),
+        (
+            SensorSettings,
+            {"readout_hz": math.inf},
+            "sensor.readout_hz: must be at least 1000, got inf: set a finite number",
+        ),
+        (
+            SensorSettings,
+            {"threshold_mismatch": 2},
+            "sensor.threshold_mismatch: must be from 0 to 1, got 2: lower it",
+        ),
+        (EffectSettings, {"rain": -1}, "effects.rain: must be from 0 to 10, got -1: raise it"),
+        (EffectSettings, {"share": 2}, "effects.share: must be from 0 to 1, got 2: lower it"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict[str, float], message: str) -> None:
-    with pytest.raises(UserError, match=f"^{message}$"):
-        replace(TINY, **changes)
-    with pytest.raises(UserError, match=r"^sensor.contrast_threshold: must be at least 0.01, got"):
-        SensorSettings(contrast_threshold=0.0)
-    with pytest.raises(UserError, match=r"^sensor.threshold_mismatch: must be from 0 to 1, got 2$"):
-        SensorSettings(threshold_mismatch=2)
-    with pytest.raises(UserError, match=r"^effects.rain: must be from 0 to 10, got -1$"):
-        EffectSettings(rain=-1)
-    with pytest.raises(UserError, match=r"^effects.share: must be from 0 to 1, got 2$"):
-        EffectSettings(share=2)
+def test_impossible_settings_are_refused(
+    make: Callable[..., object], values: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        make(**values)
+    assert str(refused.value) == message
+
+
+def test_no_workers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^workers: must be at least 1, got 0: raise it$"):
+        simulate(tmp_path / "set", TINY, workers=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_traffic_than_there_is_room_for_is_refused(tmp_path: Path) -> None:
-    message = r"^traffic: must be at most about \d+ for the \w+ of \w+_day_0\d+, got 100: lower it"
+    message = r"^traffic: must be at most about \d+ for the \w+ of \w+_0\d+, got 100: lower it$"
     with pytest.raises(UserError, match=message):
         simulate(tmp_path / "set", replace(TINY, traffic=100), workers=1)
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from etram_det.simulator.painting_order import far_to_near
-from etram_det.simulator.projection import ACTOR, PLACED, VIEW, Camera, Stage, Sun, place
+from etram_det.simulator.projection import place
 from etram_det.simulator.rendering import Light, look
 from etram_det.simulator.road_users import BODIES
+from etram_det.simulator.stage import ACTOR, PLACED, VIEW, Camera, Stage, Sun
 
 CAMERA = Camera(400.0, 320.0, 180.0, 5.0, math.sin(0.2), math.cos(0.2))
 SIZE = (360, 640)

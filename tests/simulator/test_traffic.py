@@ -23,7 +23,8 @@ from etram_det.simulator.routes import (
     meeting,
 )
 from etram_det.simulator.scene import Conditions, Scene
-from etram_det.simulator.traffic import Signals, Traffic, User, idm
+from etram_det.simulator.traffic import Traffic, idm
+from etram_det.simulator.user import Signals, User
 
 LONG = along([(0, 0), (400, 0)], 1.0)
 
