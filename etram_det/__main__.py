@@ -17,7 +17,8 @@ def main() -> None:
     # Loading processes share the cores with PyTorch's threads, which would by default wait for
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
+    if sys.argv[1:2] != ["simulate"]:  # which needs less memory without, and no more time
+        keep_freed_memory()
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left needs no traceback at Ctrl-C
     sys.exit(code)
