@@ -10,6 +10,7 @@ import sys
 from etram_det.cli.commands import run
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_SMALL = 2**17  # bytes: glibc's own threshold, which otherwise rises with what is freed
 
 
 def main() -> None:
@@ -17,7 +18,9 @@ def main() -> None:
     # Loading processes share the cores with PyTorch's threads, which would by default wait for
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if sys.argv[1:2] != ["simulate"]:  # which needs less memory without, and no more time
+    if sys.argv[1:2] == ["simulate"]:
+        set_malloc_thresholds(_SMALL, _SMALL)  # its threads would keep more than they use
+    else:
         keep_freed_memory()
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is left needs no traceback at Ctrl-C
@@ -29,12 +32,17 @@ def keep_freed_memory() -> None:
 
     Getting them back, page by page, took a fifth of a training step on a CPU.
     """
+    set_malloc_thresholds(2**30, 2**31 - 1)
+
+
+def set_malloc_thresholds(mmap: int, trim: int) -> None:
+    """Set from how many bytes on glibc maps blocks of their own, and gives freed ones back."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return  # another C library
-    mallopt(_M_MMAP_THRESHOLD, 2**30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_MMAP_THRESHOLD, mmap)
+    mallopt(_M_TRIM_THRESHOLD, trim)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class EffectSettings:
             this.
         glare: brightness of the halo around lamps; 1 is 2.5 times that without glare.
         flicker: depth of the modulation of street lamps at 100 Hz, relative to 0.45.
-        rain: rainfall, relative to 8 mm per hour.
+        rain: rainfall, relative to 3 mm per hour.
         leaves: amount of leaves that move in the wind.
         shaking: way of the camera's pole in gusts, relative to 1.5 pixels of 360 rows.
         occluders: number of poles, trees and signs in front of the road, relative to the usual.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from etram_det.simulator.stage import Camera
 
-_RAINFALL_MM_H = 8.0  # of strength 1
+_RAINFALL_MM_H = 3.0  # of strength 1: moderate rain
 _NEAR_M, _FAR_M = 0.5, 3.5  # drops farther than this cover too little of a pixel
 _LEAST_MM = 1.0
 _LEAST_COVER = 0.08  # of a pixel; less is below the threshold of any pixel
