@@ -58,6 +58,9 @@ class FakeRecording:
             return None
         return np.array([[2, 3, 9, 8]], np.float32), np.array([frame % 8])
 
+    def track_ids(self, frame):
+        return np.array([100 * self.index + frame])
+
 
 def training_plan(num_frames, stream_lanes=2, random_lanes=2, **settings):
     labelled = [np.arange(length) % 2 == 1 for length in num_frames]
