@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,7 +13,8 @@ import numpy as np
 from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
 from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
 from etram_det.metrics.evaluation_frames import EvaluationFrames
-from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics
+from etram_det.metrics.intervals import Resamples, resamples_of
+from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics, part_of_day
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 
 
@@ -82,6 +82,11 @@ class EvaluationResult:
         return {
             f"{step * (i - 1):g} to {step * i:g} s": place == i for i in np.unique(place).tolist()
         }
+
+    @cached_property
+    def resamples(self) -> Resamples:
+        """Every metric in resamples of the recordings; none below ten recordings."""
+        return resamples_of(self)
 
     def per_time(self) -> dict[str, dict[str, float]]:
         """The same by time since the start of the recordings."""
@@ -211,9 +216,3 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
 
 def _plain_bins(bins: Mapping[str, tuple[float, float]]) -> dict[str, list[float | None]]:
     return {name: [low, None if isinf(high) else high] for name, (low, high) in bins.items()}
-
-
-def part_of_day(recording: str) -> str | None:
-    """``day`` or ``night`` where it is a word of a recording's name, as in ``train_day_0001``."""
-    words = re.split(r"[^a-z]+", recording.lower())
-    return next((part for part in PARTS_OF_DAY if part in words), None)

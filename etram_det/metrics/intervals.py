@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from etram_det.metrics.bootstrap import (
     resample_weights,
 )
 from etram_det.metrics.curves import IOU_THRESHOLDS
-from etram_det.metrics.evaluation import EvaluationResult, part_of_day
-from etram_det.metrics.records import METRICS, PARTS_OF_DAY, flat_key, time_part
+from etram_det.metrics.records import METRICS, PARTS_OF_DAY, flat_key, part_of_day, time_part
+
+if TYPE_CHECKING:
+    from etram_det.metrics.evaluation import EvaluationResult
 
 _IOU50, _IOU75 = (int(np.flatnonzero(np.isclose(IOU_THRESHOLDS, iou))[0]) for iou in (0.5, 0.75))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from math import isnan, nan
 from typing import Any, NamedTuple
@@ -44,6 +45,12 @@ Records = Mapping[Cell, Record]
 def recording_part(name: str) -> str:
     """The part that is one recording, whatever its name."""
     return f"recording {name}"
+
+
+def part_of_day(recording: str) -> str | None:
+    """``day`` or ``night`` where it is a word of a recording's name, as in ``train_day_0001``."""
+    words = re.split(r"[^a-z]+", recording.lower())
+    return next((part for part in PARTS_OF_DAY if part in words), None)
 
 
 def time_part(name: str) -> str:
