@@ -25,6 +25,7 @@ from etram_det.metrics.records import (
     records_in,
     time_part,
 )
+from etram_det.report.comparison import Comparison
 from etram_det.types import dotted_items
 
 Intervals = Mapping[str, Sequence[float]]  # by flat key
@@ -46,6 +47,16 @@ class Grid(NamedTuple):
     corner: str
     rows: Mapping[str, Cell]
     columns: Mapping[str, tuple[str, str]]
+
+    def keys(self) -> list[list[str]]:
+        """Flat key of each column's metric in each row."""
+        return [
+            [
+                flat_key(metric, (part, name, own_size or size))
+                for metric, size in self.columns.values()
+            ]
+            for part, name, own_size in self.rows.values()
+        ]
 
     def values(
         self, records: Records, intervals: Intervals
@@ -300,5 +311,20 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
             if one is not None and other is not None:
                 cells = f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
                 table.add_row(flat_key(metric, cell), *cells)
+        table.add_section()
+    return table
+
+
+def sides_table(groups: Iterable[Iterable[Comparison]]) -> Table:
+    """Metrics of two sides of several runs: means ± spreads, difference, interval, verdict on B."""
+    table = _new_table("metric", ("A", "B", "B - A", "95 %", "verdict on B"))
+    for group in groups:
+        for each in group:
+            sides = [
+                f"{side.mean:.3f}" + ("" if side.spread is None else f" ± {side.spread:.3f}")
+                for side in each.sides
+            ]
+            ends = "-" if each.interval is None else "{:+.3f} to {:+.3f}".format(*each.interval)
+            table.add_row(each.key, *sides, f"{each.difference:+.3f}", ends, each.verdict or "-")
         table.add_section()
     return table
