@@ -322,8 +322,12 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         events[num_frames:, b] = 0
         padded[:num_frames, b] = False
         time_us[:num_frames, b] = torch.from_numpy(chunk.time_us)
-        of_chunk = zip(chunk.labels, chunk.tracks or [None] * len(chunk.labels), strict=True)
-        labels += [(t * num_lanes + b, *of_frame, tracks) for (t, *of_frame), tracks in of_chunk]
+        # What has no tracks in one chunk has none in the batch.
+        tracks = chunk.tracks or [classes for *_, classes in chunk.labels]
+        of_chunk = zip(chunk.labels, tracks, strict=True)
+        labels += [
+            (t * num_lanes + b, boxes, classes, ids) for (t, boxes, classes), ids in of_chunk
+        ]
     labels.sort(key=lambda label: label[0])
     requests = [chunk.request for chunk in chunks]
     lanes = list(enumerate(chunks))
@@ -333,7 +337,7 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
             [frame for frame, *_ in labels],
             [torch.from_numpy(boxes) for _, boxes, *_ in labels],
             [torch.from_numpy(classes) for _, _, classes, _ in labels],
-            [torch.from_numpy(tracks) for *_, tracks in labels] if has_tracks else None,
+            [torch.from_numpy(ids) for *_, ids in labels] if has_tracks else None,
         ),
         reset=torch.tensor([request.reset for request in requests]),
         lane=torch.tensor([request.lane for request in requests]),

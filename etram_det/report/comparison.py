@@ -42,11 +42,13 @@ class Comparison:
         key: flat key of the metric.
         sides: A and B.
         interval: 95 % interval of B's less A's; None without one.
+        has_resamples: whether metrics of these runs can have intervals.
     """
 
     key: str
     sides: tuple[Side, Side]
     interval: tuple[float, float] | None
+    has_resamples: bool
 
     @property
     def difference(self) -> float:
@@ -75,7 +77,7 @@ def compare(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], key: str) -> C
         b: runs of the other.
         key: flat key.
     """
-    values = [[run.results.get(key, nan) for run in side] for side in (a, b)]
+    values = [[run.metrics.get(key, nan) for run in side] for side in (a, b)]
     if np.isnan([*values[0], *values[1]]).any():
         return None
     repeats = _SEED_DRAWS if len(a) + len(b) > 2 else 1
@@ -92,7 +94,8 @@ def compare(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], key: str) -> C
     difference = None
     if draws[0] is not None and draws[1] is not None:
         difference = interval(draws[1] - draws[0], number)
-    return Comparison(key, (sides[0], sides[1]), difference)
+    has_resamples = all(run.resamples.values for run in (*a, *b))
+    return Comparison(key, (sides[0], sides[1]), difference, has_resamples)
 
 
 def _draws(

@@ -98,10 +98,11 @@ def comparison_table(groups: Sequence[Sequence[Comparison]], several: bool) -> P
 
 
 def _compared_cell(difference: float, found: Comparison | None, noted: bool = True) -> PageCell:
-    """A difference; without a colour where its interval holds zero."""
-    same = found is not None and found.verdict == NO_DIFFERENCE
-    note = NO_DIFFERENCE if same and noted else ""
-    return PageCell(signed(difference), "" if same else difference_colour(difference), note=note)
+    """A difference; without a colour where intervals leave it open."""
+    verdict = "" if found is None else found.verdict
+    is_open = found is not None and found.has_resamples and verdict in ("", NO_DIFFERENCE)
+    note = NO_DIFFERENCE if verdict == NO_DIFFERENCE and noted else ""
+    return PageCell(signed(difference), "" if is_open else difference_colour(difference), note=note)
 
 
 def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
@@ -134,7 +135,8 @@ def _metric_table(key: str, grid: Grid, runs: Sequence[EvaluatedRun], compared: 
             if len(of_column) == 2:
                 values = [value for value, _ in of_column]
                 found = compare(runs[:1], runs[1:], metric) if compared else None
-                cells.append(_difference(*values, found) if compared else PageCell(UNKNOWN))
+                difference = _difference(values[0], values[1], found)
+                cells.append(difference if compared else PageCell(UNKNOWN))
         name = rows[0][0]
         table.rows.append((name, cells if name else []))
     return table

@@ -235,6 +235,11 @@ class EvaluatedRun:
         """Those of the results, by cell."""
         return records_in(self.results)
 
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Those of the records, by flat key; nan where there is no ground truth."""
+        return flat_metrics(self.records.values())
+
     @property
     def name(self) -> str:
         """The folder's name and its parent's, as in ``size_aware/version_0``, and evaluation."""
