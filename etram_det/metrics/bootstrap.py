@@ -169,10 +169,9 @@ def _resampled_precision(
     num_places, needed = len(places), _needed(num_boxes, recall_thresholds)
     last = places[-1] + 1 if num_places else 0
     counted_anyway = np.empty((num_places, _LANES), np.int32)
-    # A row for each true detection, with one to spare.
-    true = np.empty((num_places + 1, _LANES), np.int32)
-    counted = np.empty((num_places + 1, _LANES), np.int32)
-    highest = np.empty((num_places + 1, _LANES))
+    # A row for each true detection: true ones up to it, and the highest precision from it on.
+    true = np.empty((num_places, _LANES), np.int32)
+    highest = np.empty((num_places, _LANES))
     num_true, num_counted = np.empty(_LANES, np.int32), np.empty(_LANES, np.int32)
     for start in range(0, weights.shape[1], _LANES):
         of_recording = weights[:, start : start + _LANES].copy()
@@ -192,22 +191,23 @@ def _resampled_precision(
             for p in range(num_places):
                 d = places[p]
                 found = status[i, d]
-                if found == IGNORED or (found == FALSE and constant[d]):
+                if found == IGNORED:
                     continue
-                # Without a branch, which could not be foreseen: the last to write to a row is the
-                # true detection.
-                is_true = np.int32(-1 if found == TRUE else 0)
-                is_counted = np.int32(0 if constant[d] else -1)
-                drawn, anyway = of_recording[recording[d]], counted_anyway[p]
-                true_row, counted_row = true[k], counted[k]
+                r = recording[d]
+                if not constant[d]:
+                    for s in range(_LANES):
+                        num_counted[s] += of_recording[r, s]
+                if found == TRUE:
+                    for s in range(_LANES):
+                        num_true[s] += of_recording[r, s]
+                        true[k, s] = num_true[s]
+                    for s in range(_LANES):
+                        counted = max(num_counted[s] + counted_anyway[p, s], 1)
+                        highest[k, s] = num_true[s] / counted
+                    k += 1
+            for later in range(k - 1, 0, -1):
                 for s in range(_LANES):
-                    num_true[s] += drawn[s] & is_true
-                    true_row[s] = num_true[s]
-                for s in range(_LANES):
-                    num_counted[s] += drawn[s] & is_counted
-                    counted_row[s] = num_counted[s] + anyway[s]
-                k += found == TRUE
-            _highest_after(true, counted, highest, k)
+                    highest[later - 1, s] = max(highest[later - 1, s], highest[later, s])
             for s in range(_LANES):
                 precision[start + s, i] = _mean_precision(
                     true[:k, s], highest[:k, s], needed[start + s]
@@ -238,28 +238,15 @@ def _split(status: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _highest_after(true: np.ndarray, counted: np.ndarray, highest: np.ndarray, num: int) -> None:
-    """Fill in the highest precision at and after each of ``num`` true detections, by lane."""
-    for k in range(num):
-        for s in range(_LANES):
-            highest[k, s] = true[k, s] / max(counted[k, s], 1)
-    for k in range(num - 2, -1, -1):
-        for s in range(_LANES):
-            highest[k, s] = max(highest[k, s], highest[k + 1, s])
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _needed(num_boxes: np.ndarray, recall_thresholds: np.ndarray) -> np.ndarray:
     """True detections ``[S, R]`` that reach each recall of ``num_boxes`` ``[S]``."""
     needed = np.empty((len(num_boxes), len(recall_thresholds)), np.int32)
     for s in range(len(num_boxes)):
         for r in range(len(recall_thresholds)):
             threshold, of = recall_thresholds[r], num_boxes[s]
-            number = int(np.ceil(threshold * of))
+            number = int(threshold * of)
             # Compared as recall is: rounding decides about thresholds that are met exactly.
-            while number > 0 and (number - 1) / of >= threshold:
-                number -= 1
-            while of > 0 and number / of < threshold:
+            while number / max(of, 1) < threshold and of > 0:
                 number += 1
             needed[s, r] = number
     return needed
