@@ -73,7 +73,7 @@ def write_comparison(
         "version": __version__,
         "sides": {name: [str(run.folder) for run in runs] for name, runs in sides.items()},
         "summary": _summary(first),
-        "intervals": describe_intervals(first.results["evaluation"]),
+        "intervals": describe_intervals(first.results),
         "compared": comparison_table(groups, several=True),
         "groups": groups_of(first.results),
     }
@@ -110,7 +110,7 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
             if compared
             else None
         ),
-        "intervals": [describe_intervals(run.results["evaluation"]) for run in runs],
+        "intervals": [describe_intervals(run.results) for run in runs],
         "missing": [prefix + text for prefix, run in prefixed for text in run.missing],
         "tiles": _tiles(runs, compared),
         "threshold": runs[0].results["confusion"]["score_threshold"],

@@ -236,7 +236,7 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     yield "found, missed, confusion, pictures", thresholds_of(run.results["confusion"])
     for name, bounds in evaluation.get("motion_bins", {}).items():
         yield f"motion {name}", f"{area_range(*bounds)} px/s on the sensor"
-    yield "intervals", describe_intervals(evaluation)
+    yield "intervals", describe_intervals(run.results)
     yield "frames", f"{evaluation['frames']:,}"
     yield "recordings", f"{evaluation['recordings']:,}"
     yield "labels", f"{run.records['', '', ''].boxes:,}"

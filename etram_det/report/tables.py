@@ -123,7 +123,8 @@ def summary_tables(results: Mapping[str, Any]) -> RenderableType:
             tables[-1].caption_justify = "left"
         heat = grids["heat"]._replace(columns=columns)
         tables.append(_metric_table(heat, records, intervals, counted=True))
-    return Group(Text(describe_evaluation(evaluation)), *tables)
+    described = f"{describe_evaluation(evaluation)}\n{describe_intervals(results)}"
+    return Group(Text(described), *tables)
 
 
 def detail_tables(results: Mapping[str, Any]) -> RenderableType:
@@ -161,7 +162,6 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
         f"{number_of(evaluation['recordings'], 'recording')}; dropped by the protocol: "
         f"{number_of(labels, 'label')}, {number_of(detections, 'detection')}",
     ]
-    lines.append(describe_intervals(evaluation))
     if reasons := dropped_by_data(evaluation):
         lines.append(f"dropped when the labels were read: {reasons}")
     if number := not_evaluated(evaluation):
@@ -172,10 +172,13 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe_intervals(evaluation: Mapping[str, Any]) -> str:
+def describe_intervals(results: Mapping[str, Any]) -> str:
     """Where the intervals come from, or why there are none."""
-    number = number_of(evaluation["recordings"], "recording")
-    if evaluation["recordings"] < LEAST_RECORDINGS:
+    recordings = results["evaluation"]["recordings"]
+    number = number_of(recordings, "recording")
+    if "intervals" not in results:
+        return "no intervals: evaluated by an older release"
+    if recordings < LEAST_RECORDINGS:
         return f"no intervals: {number}, at least {LEAST_RECORDINGS} are needed"
     return (
         f"95 % intervals: bootstrap over {number}, {NUM_RESAMPLES:,} resamples; none where fewer "
