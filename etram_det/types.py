@@ -53,12 +53,14 @@ class Labels(_Container):
         classes: ``[N, M]`` int64, class ids; -1 where padded.
         rows: ``[G]`` int64, places in ``N * M`` of the boxes that are no padding; known before
             the labels go to the device, where finding them would mean to wait for it.
+        tracks: ``[N, M]`` int64, track ids; -1 where padded; None where they are not known.
     """
 
     frame: Tensor
     boxes: Tensor
     classes: Tensor
     rows: Tensor | None = None
+    tracks: Tensor | None = None
 
     def __len__(self) -> int:
         return self.frame.shape[0]
@@ -74,18 +76,27 @@ class Labels(_Container):
         return self.boxes[index][valid], self.classes[index][valid]
 
     @staticmethod
-    def stack(frame: list[int], boxes: list[Tensor], classes: list[Tensor]) -> Labels:
-        """Pad per-frame boxes ``[M_i, 4]`` and classes ``[M_i]`` into one container."""
+    def stack(
+        frame: list[int],
+        boxes: list[Tensor],
+        classes: list[Tensor],
+        tracks: list[Tensor] | None = None,
+    ) -> Labels:
+        """Pad per-frame boxes ``[M_i, 4]``, classes and track ids ``[M_i]`` into one container."""
         import torch
 
         most = max((len(c) for c in classes), default=0)
         padded_boxes = torch.zeros(len(frame), most, 4)
         padded_classes = torch.full((len(frame), most), -1, dtype=torch.int64)
+        padded_tracks = None if tracks is None else padded_classes.clone()
         for i, (frame_boxes, frame_classes) in enumerate(zip(boxes, classes, strict=True)):
             padded_boxes[i, : len(frame_classes)] = frame_boxes
             padded_classes[i, : len(frame_classes)] = frame_classes
+            if padded_tracks is not None and tracks is not None:
+                padded_tracks[i, : len(frame_classes)] = tracks[i]
         rows = (padded_classes.flatten() >= 0).nonzero().squeeze(1)
-        return Labels(torch.tensor(frame, dtype=torch.int64), padded_boxes, padded_classes, rows)
+        frames = torch.tensor(frame, dtype=torch.int64)
+        return Labels(frames, padded_boxes, padded_classes, rows, padded_tracks)
 
 
 @dataclass

@@ -238,6 +238,11 @@ class Recording(ABC):
         in_frame /= np.array(self.scale * 2, np.float32)
         return in_frame, boxes["class_id"].astype(np.int64)
 
+    def track_ids(self, frame: int) -> NDArray[np.int64]:
+        """Track ids ``[M]`` of the labels of one frame, as the file has them: 0 if it has none."""
+        first, last = np.searchsorted(self.label_frame, [frame, frame + 1])
+        return self.label_boxes["track_id"][first:last].astype(np.int64)
+
     def event_rate(self) -> float | None:
         """Events in a second, where that is known without reading them."""
         return None

@@ -247,6 +247,7 @@ class Chunk:
         num_outside: events in the frames' windows that lay outside the sensor and were dropped.
         repaired_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
         start_us: where the recording's clock starts.
+        tracks: track ids ``[M]`` of each labelled frame; None where boxes were augmented.
     """
 
     request: ChunkRequest
@@ -259,6 +260,7 @@ class Chunk:
     num_outside: int = 0
     repaired_share: float = 0.0
     start_us: int = 0
+    tracks: list[NDArray[np.int64]] | None = None
 
 
 @dataclass(eq=False)
@@ -312,6 +314,7 @@ class ChunkDataset(Dataset[Chunk]):
             num_outside=recording.dropped.get(OUTSIDE, 0) - outside_before,
             repaired_share=recording.repaired_share,
             start_us=recording.start_us,
+            tracks=[recording.track_ids(request.start + t) for t, *_ in labels],
         )
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed, self.count_cutoff)
@@ -333,22 +336,29 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
     padded = torch.ones(num_steps, num_lanes, dtype=torch.bool)
     time_us = torch.full((num_steps, num_lanes), -1, dtype=torch.int64)
     labels = []
+    has_tracks = all(chunk.tracks is not None or not chunk.labels for chunk in chunks)
     for b, chunk in enumerate(chunks):
         num_frames = len(chunk.frames)
         events[:num_frames, b] = torch.from_numpy(chunk.frames)
         events[num_frames:, b] = 0
         padded[:num_frames, b] = False
         time_us[:num_frames, b] = torch.from_numpy(chunk.time_us)
-        labels += [(t * num_lanes + b, boxes, classes) for t, boxes, classes in chunk.labels]
+        # What has no tracks in one chunk has none in the batch.
+        tracks = chunk.tracks or [classes for *_, classes in chunk.labels]
+        of_chunk = zip(chunk.labels, tracks, strict=True)
+        labels += [
+            (t * num_lanes + b, boxes, classes, ids) for (t, boxes, classes), ids in of_chunk
+        ]
     labels.sort(key=lambda label: label[0])
     requests = [chunk.request for chunk in chunks]
     lanes = list(enumerate(chunks))
     return Batch(
         events=events,
         labels=Labels.stack(
-            [frame for frame, _, _ in labels],
-            [torch.from_numpy(boxes) for _, boxes, _ in labels],
-            [torch.from_numpy(classes) for _, _, classes in labels],
+            [frame for frame, *_ in labels],
+            [torch.from_numpy(boxes) for _, boxes, *_ in labels],
+            [torch.from_numpy(classes) for _, _, classes, _ in labels],
+            [torch.from_numpy(ids) for *_, ids in labels] if has_tracks else None,
         ),
         reset=torch.tensor([request.reset for request in requests]),
         lane=torch.tensor([request.lane for request in requests]),
@@ -377,7 +387,7 @@ def _augment(chunk: Chunk, settings: AugmentSettings, seed: int, count_cutoff: i
     # A lane keeps its seed, but drops other events in each chunk.
     of_chunk = (seed, chunk.request.start)
     frames = augmentation.apply_to_frames(chunk.frames, count_cutoff, of_chunk)
-    return replace(chunk, frames=frames, labels=labels)
+    return replace(chunk, frames=frames, labels=labels, tracks=None)
 
 
 def _windows_with_labels(labelled: Sequence[NDArray[Any]], num_steps: int) -> NDArray[np.int64]:

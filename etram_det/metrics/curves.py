@@ -10,17 +10,22 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from etram_det.metrics.bootstrap import (
+    FALSE,
+    IGNORED,
+    TRUE,
+    ResampledCurves,
+    count_true,
+    resampled_precision,
+)
 from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 
 # linspace, not arange: the last digits decide whether an IoU of exactly 0.6 matches at 0.6.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
-# Bounds of an area in square pixels, both included.
-AreaRange = tuple[float, float]
-
-# What a detection is at one IoU threshold and in one area range.
-FALSE, TRUE, IGNORED = 0, 1, 2
+# Bounds of an area in square pixels or of a speed in sensor pixels a second, both included.
+Range = tuple[float, float]
 
 
 class Matches(NamedTuple):
@@ -43,20 +48,22 @@ class Matches(NamedTuple):
 def match(
     frames: EvaluationFrames,
     num_classes: int,
-    area_ranges: Sequence[AreaRange],
+    ranges: Sequence[Range],
     max_detections: int,
+    by_speed: bool = False,
 ) -> Matches:
     """Match detections with ground truth of their frame and class.
 
     Detections take turns, best score first; each takes the free box that it overlaps most, of
-    those in the area range before those outside it. Whatever takes a box outside the range, or
-    takes none and lies outside it, is ignored.
+    those in the range before those outside it. Whatever takes a box outside the range, or takes
+    none and lies outside it, is ignored. A detection has no speed: it lies in all ranges of speed.
 
     Args:
         frames: what to evaluate; areas are judged in the pixels of its boxes.
         num_classes: K; class ids lie below it.
-        area_ranges: A ranges, both bounds included.
+        ranges: A ranges, both bounds included.
         max_detections: most detections that count for each frame and class.
+        by_speed: the ranges are of the speed of labels, not of areas.
     """
     truth, truth_group = _by_group(frames.truth, len(frames))
     found, group = _by_group(frames.detections, len(frames))
@@ -71,7 +78,10 @@ def match(
         found.boxes,
         truth.boxes,
         IOU_THRESHOLDS,
-        np.array(area_ranges, dtype=np.float64),
+        _in_ranges(found.area, ranges)
+        if not by_speed
+        else np.ones((len(ranges), len(found)), bool),
+        _in_ranges(_measured(truth, by_speed), ranges),
     )
     # Equal scores keep the order of their frames.
     order = np.lexsort((-found.scores, found.classes))
@@ -81,6 +91,18 @@ def match(
         np.searchsorted(found.classes[order], np.arange(num_classes + 1)),
         status[:, :, order],
     )
+
+
+def _measured(truth: FrameBoxes, by_speed: bool) -> np.ndarray:
+    """What the ranges are of, ``[M]``; nan for a speed that is not known."""
+    if not by_speed:
+        return truth.area
+    return np.full(len(truth), nan) if truth.motion is None else truth.motion[:, 0]
+
+
+def _in_ranges(values: np.ndarray, ranges: Sequence[Range]) -> np.ndarray:
+    """Which values ``[M]`` lie in each range, ``[A, M]``."""
+    return np.array([(low <= values) & (values <= high) for low, high in ranges])
 
 
 def _by_group(boxes: FrameBoxes, num_frames: int) -> tuple[FrameBoxes, np.ndarray]:
@@ -98,19 +120,18 @@ def _match_groups(
     detections: np.ndarray,
     truth: np.ndarray,
     thresholds: np.ndarray,
-    area_ranges: np.ndarray,
+    detection_in: np.ndarray,
+    truth_in: np.ndarray,
 ) -> np.ndarray:
-    status = np.empty((len(area_ranges), len(thresholds), len(detections)), np.int8)
+    """Status ``[A, I, D]``, where ``detection_in`` ``[A, D]`` and ``truth_in`` ``[A, M]`` hold."""
+    status = np.empty((len(truth_in), len(thresholds), len(detections)), np.int8)
     for group in range(len(first_truth)):
         begin, end = first_detection[group], first_detection[group + 1]
         boxes = truth[first_truth[group] : last_truth[group]]
         overlap = _overlaps(detections[begin:end], boxes)
-        in_range = np.empty(len(boxes), np.bool_)
         free = np.empty(len(boxes), np.bool_)
-        for a in range(len(area_ranges)):
-            low, high = area_ranges[a]
-            for t in range(len(boxes)):
-                in_range[t] = low <= _area(boxes[t]) <= high
+        for a in range(len(truth_in)):
+            in_range = truth_in[a, first_truth[group] : last_truth[group]]
             for i in range(len(thresholds)):
                 free[:] = True
                 for d in range(end - begin):
@@ -121,7 +142,7 @@ def _match_groups(
                         free[taken] = False
                         status[a, i, begin + d] = TRUE if in_range[taken] else IGNORED
                     else:
-                        counts = low <= _area(detections[begin + d]) <= high
+                        counts = detection_in[a, begin + d]
                         status[a, i, begin + d] = FALSE if counts else IGNORED
     return status
 
@@ -219,26 +240,29 @@ class Evaluator:
     Args:
         frames: what to evaluate; areas are judged in the pixels of its boxes.
         num_classes: K; class ids lie below it.
-        area_ranges: A ranges; a box on a bound that two ranges share counts in both, as in COCO.
+        ranges: A ranges; a box on a bound that two ranges share counts in both, as in COCO.
         max_detections: L numbers of detections for each frame and class, ascending.
+        by_speed: the ranges are of the speed of labels, not of areas.
     """
 
     def __init__(
         self,
         frames: EvaluationFrames,
         num_classes: int,
-        area_ranges: Sequence[AreaRange],
+        ranges: Sequence[Range],
         max_detections: Sequence[int],
+        by_speed: bool = False,
     ) -> None:
         self._truth = frames.truth
         self._num_classes = num_classes
-        self._area_ranges = area_ranges
+        self._in_range = _in_ranges(_measured(frames.truth, by_speed), ranges)
         self._max_detections = np.array(max_detections)
-        self._matches = match(frames, num_classes, area_ranges, max_detections[-1])
+        self._matches = match(frames, num_classes, ranges, max_detections[-1], by_speed)
 
     def curves(self, kept: np.ndarray) -> Curves:
         """Curves over the frames where ``kept`` ``[F]`` is true."""
-        matches, num_boxes = self._matches, self._count(kept)
+        everywhere = np.zeros(len(kept), dtype=np.int64)
+        matches, num_boxes = self._matches, self._count(kept, everywhere, 1)[0]
         num_ious, num_recalls = len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS)
         precision = np.full((num_ious, num_recalls, *num_boxes.shape), nan)
         recall = np.full((num_ious, *num_boxes.shape, len(self._max_detections)), nan)
@@ -256,15 +280,56 @@ class Evaluator:
             )
         return Curves(precision, recall, num_boxes)
 
-    def _count(self, kept: np.ndarray) -> np.ndarray:
-        """``[K, A]`` ground-truth boxes of the frames that are kept."""
-        truth = self._truth.select(kept[self._truth.frame])
-        area = truth.area
-        counts = [
-            np.bincount(truth.classes[(low <= area) & (area <= high)], minlength=self._num_classes)
-            for low, high in self._area_ranges
-        ]
-        return np.stack(counts, axis=1)
+    def resampled(
+        self,
+        kept: np.ndarray,
+        recording: np.ndarray,
+        weights: np.ndarray,
+        num_ranges: int | None = None,
+    ) -> ResampledCurves:
+        """The same over S lists of recordings, in which each stands any number of times.
+
+        Equal to evaluating such a list, whose copies of a recording are recordings of their own;
+        of equal scores in one frame, class and list, those of one detection follow each other.
+
+        Args:
+            kept: ``[F]`` bool, frames that count.
+            recording: ``[F]`` int64, index of each frame's recording.
+            weights: ``[S, R]`` how often each recording stands in each list.
+            num_ranges: so many of the first ranges, all by default.
+        """
+        matches, num_recordings = self._matches, weights.shape[1]
+        counts = self._count(kept, recording, num_recordings)[..., :num_ranges]
+        num_boxes = np.tensordot(weights, counts, axes=1)
+        jobs, found = [], []
+        for class_id in range(self._num_classes):
+            of_class = slice(matches.first[class_id], matches.first[class_id + 1])
+            counted = kept[matches.frame[of_class]]
+            status = matches.status[:num_ranges, :, of_class][:, :, counted]
+            of_detection = recording[matches.frame[of_class][counted]]
+            rank = matches.rank[of_class][counted]
+            found.append(
+                count_true(status, of_detection, rank, self._max_detections, num_recordings)
+            )
+            jobs += [
+                (status[a], of_detection, num_boxes[:, class_id, a]) for a in range(len(status))
+            ]
+        shape = (len(weights), self._num_classes, -1, len(IOU_THRESHOLDS))
+        precision = resampled_precision(jobs, weights, RECALL_THRESHOLDS).reshape(shape)
+        precision[num_boxes == 0] = nan
+        with np.errstate(invalid="ignore"):
+            recall = np.tensordot(weights, np.stack(found, axis=1), axes=1)
+            recall = recall / num_boxes[..., None, None]
+        return ResampledCurves(precision, recall, counts > 0)
+
+    def _count(self, kept: np.ndarray, recording: np.ndarray, num_recordings: int) -> np.ndarray:
+        """``[R, K, A]`` ground-truth boxes of the frames that are kept."""
+        counts = np.zeros((num_recordings, self._num_classes, len(self._in_range)), np.int64)
+        of_box = recording[self._truth.frame]
+        for a, in_range in enumerate(self._in_range):
+            counted = in_range & kept[self._truth.frame]
+            np.add.at(counts[..., a], (of_box[counted], self._truth.classes[counted]), 1)
+        return counts
 
 
 @numba.njit(cache=True)

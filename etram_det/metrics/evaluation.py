@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isinf
@@ -14,7 +13,8 @@ import numpy as np
 from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
 from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
 from etram_det.metrics.evaluation_frames import EvaluationFrames
-from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics
+from etram_det.metrics.intervals import Resamples, resamples_of
+from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics, part_of_day
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 
 
@@ -29,6 +29,7 @@ class EvaluationResult:
         curves: precision and recall over all of them.
         day: the same over the recordings that have ``day`` in their name.
         night: the same over the recordings that have ``night`` in their name.
+        by_motion: gives the curves by motion bin; None where no label has a known speed.
         num_dropped_labels: ground-truth boxes that the protocol left out.
         num_dropped_detections: detections that the protocol left out.
     """
@@ -39,6 +40,7 @@ class EvaluationResult:
     curves: Curves
     day: Curves
     night: Curves
+    by_motion: Evaluator | None
     num_dropped_labels: int
     num_dropped_detections: int
 
@@ -54,6 +56,41 @@ class EvaluationResult:
         for name, ids in self.settings.reported.items():
             records += self._records("", name, self.curves, ids)
         return records + self._records("day", "", self.day) + self._records("night", "", self.night)
+
+    @cached_property
+    def motion_records(self) -> list[Record]:
+        """Metrics of everything, each class and group by motion bin; none without known speeds."""
+        if self.by_motion is None:
+            return []
+        curves = self.by_motion.curves(np.ones(len(self.frames), dtype=bool))
+        bins = tuple(self.settings.motion_bins)
+        of = {"": None, **self.settings.reported}
+        return [r for name, ids in of.items() for r in self._records("", name, curves, ids, bins)]
+
+    @cached_property
+    def times(self) -> dict[str, np.ndarray]:
+        """Which frames ``[F]`` lie in each stretch of time since the start of their recordings.
+
+        Ten stretches at most, of 1, 2 or 5 times a power of ten seconds and 1 s or more.
+        """
+        seconds = (self.frames.time_us - self.frames.start_us) / 1e6
+        last = max(seconds.max(initial=0), 1.0)
+        steps = (d * 10.0**e for e in range(9) for d in (1, 2, 5))
+        step = next(each for each in steps if last <= 10 * each)
+        # A frame is named by its end: one that ends on a bound lies before it.
+        place = np.maximum(np.ceil(seconds / step), 1).astype(int)
+        return {
+            f"{step * (i - 1):g} to {step * i:g} s": place == i for i in np.unique(place).tolist()
+        }
+
+    @cached_property
+    def resamples(self) -> Resamples:
+        """Every metric in resamples of the recordings; none below ten recordings."""
+        return resamples_of(self)
+
+    def per_time(self) -> dict[str, dict[str, float]]:
+        """The same by time since the start of the recordings."""
+        return {name: self._flat_metrics_of(kept) for name, kept in self.times.items()}
 
     def flat_metrics(self) -> dict[str, float]:
         """Every metric by its flat key; nan where there is no ground truth.
@@ -75,10 +112,10 @@ class EvaluationResult:
     def per_recording(self) -> dict[str, dict[str, float]]:
         """AP, AP50, AP75, AR and boxes, over all sizes and by size bin, of each recording."""
         names, recording = np.unique(self.frames.recording, return_inverse=True)
-        return {
-            str(name): flat_metrics(self._records("", "", self.evaluator.curves(recording == i)))
-            for i, name in enumerate(names)
-        }
+        return {str(n): self._flat_metrics_of(recording == i) for i, n in enumerate(names)}
+
+    def _flat_metrics_of(self, kept: np.ndarray) -> dict[str, float]:
+        return flat_metrics(self._records("", "", self.evaluator.curves(kept)))
 
     def pairing(self, *, score_threshold: float, iou_threshold: float = 0.5) -> Pairing:
         """Which detection took which ground-truth box, whatever the class.
@@ -108,10 +145,8 @@ class EvaluationResult:
             "protocol": settings.protocol,
             **rules,
             "pixel_frame": settings.pixel_frame,
-            "size_bins": {
-                name: [low, None if isinf(high) else high]
-                for name, (low, high) in settings.size_bins.items()
-            },
+            "size_bins": _plain_bins(settings.size_bins),
+            "motion_bins": _plain_bins(settings.motion_bins),
             "iou_thresholds": [round(float(iou), 2) for iou in IOU_THRESHOLDS],
             "max_detections": settings.max_detections,
             "class_names": list(settings.reported_classes),
@@ -126,11 +161,16 @@ class EvaluationResult:
         }
 
     def _records(
-        self, part: str, name: str, curves: Curves, classes: Sequence[int] | None = None
+        self,
+        part: str,
+        name: str,
+        curves: Curves,
+        classes: Sequence[int] | None = None,
+        bins: Sequence[str] | None = None,
     ) -> list[Record]:
-        """Over all sizes and by size bin."""
+        """Over all sizes and by size bin, or by the bins that the curves are of."""
         records = []
-        for area, size in enumerate(("", *self.settings.size_bins)):
+        for area, size in enumerate(("", *self.settings.size_bins) if bins is None else bins):
             of: dict[str, Any] = {"classes": classes, "area": area}
             ap, ap50, ap75 = (curves.average_precision(**of, iou=iou) for iou in (None, 0.5, 0.75))
             recall, boxes = curves.average_recall(**of), curves.count(**of)
@@ -150,6 +190,11 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
         counted = counted.native()
     limits = settings.detection_limits
     evaluator = Evaluator(counted, settings.num_classes, settings.area_ranges, limits)
+    ranges = list(settings.motion_bins.values())
+    has_motion = counted.truth.motion is not None and bool(ranges)
+    by_motion = (
+        Evaluator(counted, settings.num_classes, ranges, limits, True) if has_motion else None
+    )
     everything = evaluator.curves(np.ones(len(counted), dtype=bool))
     part = np.array([part_of_day(str(name)) for name in counted.recording], dtype=object)
     day, night = (
@@ -163,12 +208,11 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
         everything,
         day,
         night,
+        by_motion,
         num_dropped_labels=len(frames.truth) - len(counted.truth),
         num_dropped_detections=len(frames.detections) - len(counted.detections),
     )
 
 
-def part_of_day(recording: str) -> str | None:
-    """``day`` or ``night`` where it is a word of a recording's name, as in ``train_day_0001``."""
-    words = re.split(r"[^a-z]+", recording.lower())
-    return next((part for part in PARTS_OF_DAY if part in words), None)
+def _plain_bins(bins: Mapping[str, tuple[float, float]]) -> dict[str, list[float | None]]:
+    return {name: [low, None if isinf(high) else high] for name, (low, high) in bins.items()}

@@ -18,12 +18,16 @@ class FrameBoxes:
         boxes: ``[D, 4]`` float64, ``xyxy`` in pixels.
         classes: ``[D]`` int64, class ids.
         scores: ``[D]`` float64 in [0, 1]; ones for ground truth.
+        motion: ``[D, 2]`` float64, speed in sensor pixels a second and seconds since the track
+            last moved, of :func:`~etram_det.metrics.motion.motion_of`; None for detections and
+            where no label has a known speed.
     """
 
     frame: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
+    motion: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -45,7 +49,8 @@ class FrameBoxes:
 
     def select(self, kept: np.ndarray) -> FrameBoxes:
         """The boxes where ``kept`` ``[D]`` is true, or those of these indices in their order."""
-        return FrameBoxes(self.frame[kept], self.boxes[kept], self.classes[kept], self.scores[kept])
+        selected = (self.frame[kept], self.boxes[kept], self.classes[kept], self.scores[kept])
+        return FrameBoxes(*selected, None if self.motion is None else self.motion[kept])
 
 
 @dataclass(frozen=True)

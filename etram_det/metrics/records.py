@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from math import isnan, nan
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 METRICS = ("AP", "AP50", "AP75", "AR")
 PARTS_OF_DAY = ("day", "night")
 
-# Part, class or group, and size bin of a record; empty: all of them.
+# Part, class or group, and size or motion bin of a record; empty: all of them.
 Cell = tuple[str, str, str]
 
 
@@ -17,9 +18,10 @@ class Record(NamedTuple):
     """Metrics of one cell; nan where it has no ground truth.
 
     Attributes:
-        part: ``day``, ``night`` or what :func:`recording_part` gives; empty for all recordings.
+        part: ``day``, ``night`` or what :func:`recording_part` or :func:`time_part` gives; empty
+            for all frames.
         class_name: a class or a group of classes; empty for all classes.
-        size: a size bin; empty for all sizes.
+        size: a size bin or a motion bin; empty for all labels.
         AP: average precision in [0, 1], mean over IoU thresholds.
         AP50: the same at an IoU of 0.5.
         AP75: the same at an IoU of 0.75.
@@ -43,6 +45,17 @@ Records = Mapping[Cell, Record]
 def recording_part(name: str) -> str:
     """The part that is one recording, whatever its name."""
     return f"recording {name}"
+
+
+def part_of_day(recording: str) -> str | None:
+    """``day`` or ``night`` where it is a word of a recording's name, as in ``train_day_0001``."""
+    words = re.split(r"[^a-z]+", recording.lower())
+    return next((part for part in PARTS_OF_DAY if part in words), None)
+
+
+def time_part(name: str) -> str:
+    """The part that is a time since the start of the recordings, such as ``0 to 5 s``."""
+    return f"time {name}"
 
 
 def reported_cells(names: Iterable[str], size_bins: Iterable[str]) -> list[Cell]:
@@ -79,11 +92,21 @@ def records_in(results: Mapping[str, Any]) -> dict[Cell, Record]:
     names = (*evaluation["class_names"], *evaluation["class_groups"])
     cells = reported_cells(names, evaluation["size_bins"])
     records = {cell: _record(cell, cell, results) for cell in cells}
-    for name, flat in results["recordings"].items():
-        for size in ("", *evaluation["size_bins"]):
-            cell = recording_part(name), "", size
-            records[cell] = _record(cell, ("", "", size), flat)
+    for part, parts in ((recording_part, "recordings"), (time_part, "times")):
+        for name, flat in results.get(parts, {}).items():
+            for size in ("", *evaluation["size_bins"]):
+                cell = part(name), "", size
+                records[cell] = _record(cell, ("", "", size), flat)
+    # Motion is known where labels have tracks.
+    for cell in motion_cells(names, evaluation.get("motion_bins", ())):
+        if flat_key("boxes", cell) in results:
+            records[cell] = _record(cell, cell, results)
     return records
+
+
+def motion_cells(names: Iterable[str], motion_bins: Iterable[str]) -> list[Cell]:
+    """Everything and each class and group of these ``names``, each by motion."""
+    return [("", name, motion) for name in ("", *names) for motion in motion_bins]
 
 
 def metric_of(records: Records, cell: Cell, metric: str) -> Any:

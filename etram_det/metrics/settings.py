@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, get_args
 
@@ -29,6 +29,12 @@ SIZE_BINS: dict[str, tuple[float, float]] = {
     "small": (0, 1024),
     "medium": (1024, 9216),
     "large": (9216, inf),
+}
+# In sensor pixels a second.
+MOTION_BINS: dict[str, tuple[float, float]] = {
+    "standing": (0, 10),
+    "slow": (10, 100),
+    "fast": (100, inf),
 }
 # Relative error of an area from corners in single precision, for sides of 16 px and more on sensors
 # of up to 2048 px.
@@ -97,6 +103,8 @@ class EvaluationSettings:
         class_groups: ids of the classes in each group; a group's metric is the mean over those
             of its classes that have ground truth.
         max_detections: most detections that count for each frame and class.
+        motion_bins: least and greatest speed of each motion bin in sensor pixels a second, both
+            included. What is faster than the first one counts as moving.
 
     Raises:
         UserError: for settings that do not fit together.
@@ -108,6 +116,7 @@ class EvaluationSettings:
     protocol: ProtocolName
     class_groups: dict[str, tuple[int, ...]]
     max_detections: int
+    motion_bins: dict[str, tuple[float, float]] = field(default_factory=MOTION_BINS.copy)
 
     def __post_init__(self) -> None:
         for key, choices in (("protocol", PROTOCOLS), ("pixel_frame", get_args(PixelFrame))):
@@ -116,19 +125,22 @@ class EvaluationSettings:
                     f"model.{key}: must be one of {', '.join(choices)}, got {value!r}: set one of "
                     "them"
                 )
-        _check_size_bins(self.size_bins)
+        _check_bins("size_bins", "square pixels", self.size_bins)
+        _check_bins("motion_bins", "pixels a second", self.motion_bins)
         if self.max_detections < 1:
             raise UserError(
                 f"model.max_detections: must be at least 1, got {self.max_detections}: set 100, as "
                 "COCO does"
             )
-        cells = reported_cells((*self.class_names, *self.class_groups), self.size_bins)
+        bins = (*self.size_bins, *self.motion_bins)
+        cells = reported_cells((*self.class_names, *self.class_groups), bins)
         keys = [flat_key(metric, cell) for cell in cells for metric in (*METRICS, "boxes")]
         key, count = Counter([*FRAME_COUNTS, *keys]).most_common(1)[0]
         if count > 1:
             raise UserError(
-                "data.class_names, model.size_bins, model.class_groups: must give each metric a "
-                f"key of its own, got {key!r} twice: use another name for one of them"
+                "data.class_names, model.size_bins, model.motion_bins, model.class_groups: must "
+                f"give each metric a key of its own, got {key!r} twice: use another name for one "
+                "of them"
             )
 
     @property
@@ -175,6 +187,11 @@ class EvaluationSettings:
         return [(0, inf), *((low * (1 - _ROUNDING), high * (1 + _ROUNDING)) for low, high in bins)]
 
     @property
+    def moving_above(self) -> float | None:
+        """Speed in sensor pixels a second above which a label moves; None without motion bins."""
+        return next((high for _, high in self.motion_bins.values()), None)
+
+    @property
     def detection_limits(self) -> list[int]:
         """Numbers of detections for which recall is reported, ascending."""
         return [n for n in (1, 10) if n < self.max_detections] + [self.max_detections]
@@ -203,17 +220,17 @@ def class_groups_by_id(
     return groups
 
 
-def _check_size_bins(size_bins: Mapping[str, tuple[float, float]]) -> None:
+def _check_bins(setting: str, unit: str, bins: Mapping[str, tuple[float, float]]) -> None:
     previous_name, previous_high = "", 0.0
-    for name, (low, high) in size_bins.items():
+    for name, (low, high) in bins.items():
         if not 0 <= low < high:
             raise UserError(
-                f"model.size_bins.{name}: must be [low, high] in square pixels with 0 <= low < "
+                f"model.{setting}.{name}: must be [low, high] in {unit} with 0 <= low < "
                 f"high, got [{low:g}, {high:g}]: set other bounds (.inf leaves a bin open)"
             )
         if low < previous_high:
             raise UserError(
-                f"model.size_bins.{name}: must follow the bin before it and share a bound at most, "
+                f"model.{setting}.{name}: must follow the bin before it and share a bound at most, "
                 f"got [{low:g}, {high:g}] after {previous_name}, which ends at {previous_high:g}: "
                 "set another bound or order"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torchmetrics.utilities import dim_zero_cat
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
 from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
+from etram_det.metrics.motion import motion_of
 from etram_det.metrics.settings import (
+    MOTION_BINS,
     SIZE_BINS,
     EvaluationSettings,
     PixelFrame,
@@ -30,6 +33,7 @@ _STATES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
     "names": ((), torch.uint8),
     "label_boxes": ((4,), torch.float32),
     "label_classes": ((), torch.int64),
+    "label_tracks": ((), torch.int64),  # -1 where they are not known
     "detection_boxes": ((4,), torch.float32),
     "detection_classes": ((), torch.int64),
     "detection_scores": ((), torch.float32),
@@ -69,6 +73,8 @@ class SizeBinnedMAP(Metric):
             ``etram_fork`` is ``prophesee`` with classes ignored.
         class_groups: class ids or names of each group; its metrics are means over its classes.
         max_detections: most detections that count for each frame and class.
+        motion_bins: least and greatest speed of each motion bin in sensor pixels a second, as the
+            size bins; metrics by motion are there where labels have track ids.
 
     Raises:
         UserError: for an unknown choice, bins that overlap, or a group with unknown classes.
@@ -87,6 +93,7 @@ class SizeBinnedMAP(Metric):
         protocol: ProtocolName = "full",
         class_groups: Mapping[str, Sequence[int | str]] | None = None,
         max_detections: int = 100,
+        motion_bins: Mapping[str, tuple[float, float]] = MOTION_BINS,
     ) -> None:
         super().__init__()
         self.settings = EvaluationSettings(
@@ -96,6 +103,7 @@ class SizeBinnedMAP(Metric):
             protocol,
             class_groups_by_id(class_groups or {}, class_names),
             max_detections,
+            dict(motion_bins),
         )
         self.result: EvaluationResult | None = None
         for name in _STATES:
@@ -153,6 +161,7 @@ class SizeBinnedMAP(Metric):
             "names": torch.tensor(list(b"".join(names)), dtype=torch.uint8),
             "label_boxes": labels.boxes.flatten(0, 1),
             "label_classes": labels.classes.flatten(),
+            "label_tracks": _tracks_of(labels).flatten(),
             "detection_boxes": torch.cat([found.boxes for found in detections]),
             "detection_classes": torch.cat([found.classes for found in detections]),
             "detection_scores": torch.cat(scores),
@@ -200,7 +209,8 @@ class SizeBinnedMAP(Metric):
             state["detection_classes"],
             state["detection_scores"].astype(np.float64),
         )
-        labels = labels.select(labels.classes >= 0)
+        valid = labels.classes >= 0
+        labels, tracks = labels.select(valid), state["label_tracks"][valid]
         names = self.settings.class_names
         for source, boxes in {"labels": labels, "detections": detections}.items():
             if (highest := boxes.classes.max(initial=-1)) >= len(names):
@@ -210,9 +220,19 @@ class SizeBinnedMAP(Metric):
                     exit_code=1,
                 )
         scale = state["scale"].astype(np.float64)
-        return EvaluationFrames(
-            np.array(recording, dtype=str), time_us, start_us, scale, labels, detections
-        )
+        names_of_frames = np.array(recording, dtype=str)
+        if (above := self.settings.moving_above) is not None:
+            index = np.unique(names_of_frames, return_inverse=True)[1]
+            of = labels.frame
+            centre = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2 * scale[of]
+            motion = motion_of(index[of], time_us[of], centre, labels.classes, tracks, above)
+            labels = replace(labels, motion=motion)
+        return EvaluationFrames(names_of_frames, time_us, start_us, scale, labels, detections)
+
+
+def _tracks_of(labels: Labels) -> Tensor:
+    """Track ids ``[N, M]``, -1 where they are not known."""
+    return torch.full_like(labels.classes, -1) if labels.tracks is None else labels.tracks
 
 
 def _require_shapes(
@@ -237,6 +257,7 @@ def _require_shapes(
         ("scale", scale, (num_frames, 2)),
         ("labels.boxes", labels.boxes, (num_frames, *padded, 4)),
         ("labels.classes", labels.classes, (num_frames, *padded)),
+        ("labels.tracks", _tracks_of(labels), (num_frames, *padded)),
     ]
     for i, found in enumerate(detections):
         number = len(found.classes)

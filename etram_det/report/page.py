@@ -1,4 +1,4 @@
-"""The report: one HTML page of one run, or of two side by side, that needs nothing else."""
+"""The report: one HTML page of one run, of two or of two sides, that needs nothing else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etram_det import __version__
 from etram_det.files import write_text
-from etram_det.metrics.records import metric_of
-from etram_det.report import svg_plots
+from etram_det.metrics.records import flat_key, metric_of
+from etram_det.report import svg_plots, time_plots
+from etram_det.report.comparison import NO_DIFFERENCE, Comparison, compare, compared_metrics, unlike
 from etram_det.report.page_tables import (
     UNKNOWN,
+    comparison_table,
     confusion_table,
     difference_colour,
     differing_evaluation,
@@ -23,7 +25,13 @@ from etram_det.report.page_tables import (
     signed,
 )
 from etram_det.report.run_files import EvaluatedRun, read_run
-from etram_det.report.tables import groups_of, metric_grids, number_of
+from etram_det.report.tables import (
+    describe_intervals,
+    groups_of,
+    interval_text,
+    metric_grids,
+    number_of,
+)
 
 FILE_NAME = "report.html"
 
@@ -43,11 +51,42 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     runs = [read_run(folder) for folder in folders]
     if output is None:
         output = (folders[0] if len(folders) == 1 else Path()) / FILE_NAME
+    _write_page(output, "page.html", _content(runs))
+    return output
+
+
+def write_comparison(
+    sides: Mapping[str, Sequence[EvaluatedRun]], output: Path | None = None
+) -> tuple[Path, list[list[Comparison]]]:
+    """Write the page of two sides of several runs each; return its path and what it compares.
+
+    Args:
+        sides: runs of A and of B, by these names, evaluated alike.
+        output: file to write; ``report.html`` in the current folder unless set.
+
+    Raises:
+        OSError: the file may not be written.
+    """
+    groups = compared_metrics(*sides.values())
+    first = next(iter(sides.values()))[0]
+    content = {
+        "version": __version__,
+        "sides": {name: [str(run.folder) for run in runs] for name, runs in sides.items()},
+        "summary": _summary(first),
+        "intervals": describe_intervals(first.results),
+        "compared": comparison_table(groups, several=True),
+        "groups": groups_of(first.results),
+    }
+    output = output or Path(FILE_NAME)
+    _write_page(output, "comparison.html", content)
+    return output, groups
+
+
+def _write_page(output: Path, template: str, content: Mapping[str, Any]) -> None:
     strict: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
     loader = PackageLoader("etram_det.report")
     environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
-    write_text(output, environment.get_template("page.html").render(_content(runs)))
-    return output
+    write_text(output, environment.get_template(template).render(content))
 
 
 def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
@@ -56,6 +95,8 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     named = list(zip(letters, runs, strict=True))
     is_pair = len(runs) == 2
     titled = dict(named) if is_pair else {"all classes": runs[0]}
+    apart = list(unlike(dict(named))) if is_pair else []
+    compared = is_pair and not apart
     prefixed = [(f"{letter}: " if is_pair else "", run) for letter, run in named]
     return {
         "version": __version__,
@@ -63,11 +104,21 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "letters": letters,
         "summaries": [_summary(run) for run in runs],
         "differing": list(differing_evaluation(*runs)) if is_pair else [],
+        "apart": apart,
+        "comparison": (
+            comparison_table(compared_metrics(runs[:1], runs[1:]), several=False)
+            if compared
+            else None
+        ),
+        "intervals": [describe_intervals(run.results) for run in runs],
         "missing": [prefix + text for prefix, run in prefixed for text in run.missing],
-        "tiles": _tiles(runs),
+        "tiles": _tiles(runs, compared),
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
-        "tables": metric_tables(runs),
+        "tables": metric_tables(runs, compared),
+        "has_motion": any(run.results.get("found_by_rest") for run in runs),
+        "rest_plots": list(time_plots.rest_plots(runs)),
+        "time_plots": list(time_plots.time_plots(runs)),
         "groups": groups_of(*(run.results for run in runs)),
         "confusion_tables": [confusion_table(run, f"confusion-{x.lower()}") for x, run in named],
         "curve_plots": list(svg_plots.curve_plots(runs)),
@@ -107,25 +158,36 @@ def _summary(run: EvaluatedRun) -> str:
     return " · ".join(split + parts)
 
 
-def _tiles(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
-    """The metrics that come first, with the differences between two runs."""
+def _tiles(runs: Sequence[EvaluatedRun], compared: bool) -> list[dict[str, Any]]:
+    """The metrics that come first, with the differences between two runs that compare."""
     columns = metric_grids(*(run.results for run in runs))["recordings"].columns
-    tiles = [
-        _tile(name, [metric_of(run.records, ("", "", size), metric) for run in runs])
-        for name, (metric, size) in columns.items()
-    ]
-    return [*tiles, _tile("labels found", [_share_found(run) for run in runs], is_share=True)]
+    tiles = []
+    for name, (metric, size) in columns.items():
+        key = flat_key(metric, ("", "", size))
+        tile = _tile(
+            name, [metric_of(run.records, ("", "", size), metric) for run in runs], compared
+        )
+        if len(runs) == 1:
+            tile["note"] = interval_text(runs[0].results.get("intervals", {}).get(key))
+        elif compared and (found := compare(runs[:1], runs[1:], key)):
+            same = found.verdict == NO_DIFFERENCE
+            tile["note"] = NO_DIFFERENCE if same else None
+        tiles.append(tile)
+    shares = [_share_found(run) for run in runs]
+    return [*tiles, _tile("labels found", shares, compared, is_share=True)]
 
 
-def _tile(name: str, values: Sequence[float | None], is_share: bool = False) -> dict[str, Any]:
+def _tile(
+    name: str, values: Sequence[float | None], compared: bool, is_share: bool = False
+) -> dict[str, Any]:
     form = ".1%" if is_share else ".3f"
     difference = None
-    if len(values) == 2 and values[0] is not None and values[1] is not None:
+    if compared and values[0] is not None and values[1] is not None:
         change = values[1] - values[0]
         text = f"{signed(100 * change, 1)} points" if is_share else signed(change)
         difference = {"text": text, "colour": difference_colour(change)}
     texts = [UNKNOWN if value is None else f"{value:{form}}" for value in values]
-    return {"name": name, "texts": texts, "difference": difference}
+    return {"name": name, "texts": texts, "difference": difference, "note": None}
 
 
 def _share_found(run: EvaluatedRun) -> float | None:

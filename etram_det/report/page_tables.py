@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from etram_det.metrics.records import Records
+from etram_det.report.comparison import NO_DIFFERENCE, Comparison, compare
 from etram_det.report.run_files import EvaluatedRun
 from etram_det.report.tables import (
     BOXES,
     Grid,
     area_range,
+    describe_intervals,
     dropped_by_data,
+    interval_text,
     metric_grids,
     not_evaluated,
     score_of,
@@ -24,7 +26,11 @@ SEQUENTIAL = (0, 84, 147)  # dark blue, for the greatest value
 BETTER, WORSE = (0, 114, 178), (213, 94, 0)
 _FULL_DIFFERENCE = 0.25  # that has the full colour
 UNKNOWN = "–"
-_COUNTED = ("heat", "day-night")  # tables with numbers of labels beneath their metrics
+_COUNTED = (
+    "heat",
+    "day-night",
+    "motion-classes",
+)  # tables with numbers of labels beneath their metrics
 _SHADED = (*_COUNTED, "recordings")
 
 
@@ -51,14 +57,52 @@ class PageTable:
     rows: list[tuple[str, list[PageCell]]] = field(default_factory=list)
 
 
-def metric_tables(runs: Sequence[EvaluatedRun]) -> dict[str, PageTable]:
-    """Metrics by size, class, both, day and night, and recording, by key, of one run or two."""
+def metric_tables(runs: Sequence[EvaluatedRun], compared: bool = True) -> dict[str, PageTable]:
+    """All metrics in tables by key, of one run or two, whose differences may not be compared."""
     grids = metric_grids(*(run.results for run in runs))
     if len(runs) == 1:
         corner, rows, columns = grids["recordings"]
         grids["recordings"] = Grid(corner, rows, {**columns, **BOXES})
-    records = [run.records for run in runs]
-    return {key: _metric_table(key, grid, records) for key, grid in grids.items()}
+    return {key: _metric_table(key, grid, runs, compared) for key, grid in grids.items()}
+
+
+def comparison_table(groups: Sequence[Sequence[Comparison]], several: bool) -> PageTable:
+    """Both sides' metrics with their intervals, the difference, its interval and the verdict.
+
+    Args:
+        groups: metrics, with a line between groups.
+        several: the sides are means over several runs, which have a spread.
+    """
+    of_side = ["mean", "spread", "95 %"] if several else ["", "95 %"]
+    columns = [f"{side} {name}".strip() for side in "AB" for name in of_side]
+    table = PageTable("comparison", "metric", [*columns, "B − A", "95 %", "verdict on B"])
+    for i, group in enumerate(groups):
+        if i:
+            table.rows.append(("", []))
+        for each in group:
+            cells = []
+            for side in each.sides:
+                texts = [f"{side.mean:.3f}", interval_text(side.interval) or UNKNOWN]
+                if several:
+                    texts.insert(1, UNKNOWN if side.spread is None else f"{side.spread:.3f}")
+                cells += [PageCell(text) for text in texts]
+            ends = each.interval
+            bounds = UNKNOWN if ends is None else f"{signed(ends[0])} to {signed(ends[1])}"
+            cells += [
+                _compared_cell(each.difference, each, noted=False),
+                PageCell(bounds),
+                PageCell(each.verdict or UNKNOWN),
+            ]
+            table.rows.append((each.key, cells))
+    return table
+
+
+def _compared_cell(difference: float, found: Comparison | None, noted: bool = True) -> PageCell:
+    """A difference; without a colour where intervals leave it open."""
+    verdict = "" if found is None else found.verdict
+    is_open = found is not None and found.has_resamples and verdict in ("", NO_DIFFERENCE)
+    note = NO_DIFFERENCE if verdict == NO_DIFFERENCE and noted else ""
+    return PageCell(signed(difference), "" if is_open else difference_colour(difference), note=note)
 
 
 def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
@@ -76,37 +120,42 @@ def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
     return table
 
 
-def _metric_table(key: str, grid: Grid, records: Sequence[Records]) -> PageTable:
+def _metric_table(key: str, grid: Grid, runs: Sequence[EvaluatedRun], compared: bool) -> PageTable:
     columns = ["labels" if name in BOXES else name for name in grid.columns]
-    table = PageTable(key, grid.corner, columns, () if len(records) == 1 else ("A", "B", "B − A"))
-    for rows in zip(*(grid.values(each) for each in records), strict=True):
+    table = PageTable(key, grid.corner, columns, () if len(runs) == 1 else ("A", "B", "B − A"))
+    of_runs = (grid.values(run.records, run.results.get("intervals", {})) for run in runs)
+    for keys, *rows in zip(grid.keys(), *of_runs, strict=True):
         cells = []
-        for of_column in zip(*(values for _, values in rows), strict=True):
+        of_columns = zip(*(values for _, values in rows), strict=True)
+        for metric, of_column in zip(keys, of_columns, strict=True):
             for i, (value, boxes) in enumerate(of_column):
                 note = f"{boxes:,}" if key in _COUNTED and boxes is not None else ""
                 cell = _metric_cell(value, key in _SHADED)
                 cells.append(replace(cell, note=note, begins=i == 0))
             if len(of_column) == 2:
-                cells.append(_difference(*(value for value, _ in of_column)))
+                values = [value for value, _ in of_column]
+                found = compare(runs[:1], runs[1:], metric) if compared else None
+                difference = _difference(values[0], values[1], found)
+                cells.append(difference if compared else PageCell(UNKNOWN))
         name = rows[0][0]
         table.rows.append((name, cells if name else []))
     return table
 
 
-def _metric_cell(value: float | None, shaded: bool) -> PageCell:
+def _metric_cell(value: float | str | None, shaded: bool) -> PageCell:
     if value is None:
         return PageCell(UNKNOWN)
-    if isinstance(value, int):
-        return PageCell(f"{value:,}")
+    if isinstance(value, int | str):
+        return PageCell(value if isinstance(value, str) else f"{value:,}")
     return _shaded(f"{value:.3f}", value if shaded else 0.0)
 
 
-def _difference(before: float | None, after: float | None) -> PageCell:
+def _difference(before: float | None, after: float | None, found: Comparison | None) -> PageCell:
     if before is None or after is None:
         return PageCell(UNKNOWN)
     if isinstance(before, int):
         return PageCell(f"{after - before:+,}".replace("-", "−") if after != before else "0")
-    return PageCell(signed(after - before), difference_colour(after - before))
+    return _compared_cell(after - before, found)
 
 
 def signed(difference: float, digits: int = 3) -> str:
@@ -136,7 +185,8 @@ def _mixed(colour: tuple[int, int, int], strength: float) -> str:
 # Of the parts of metrics.json: two runs compare where these are the same.
 _EQUAL_WHERE_COMPARED = {
     "run": "split data input_size",
-    "evaluation": "protocol pixel_frame size_bins max_detections class_names frames recordings",
+    "evaluation": "protocol pixel_frame size_bins motion_bins max_detections class_names frames "
+    "recordings",
     "confusion": "score_threshold",
 }
 _PIXELS = {"network": "network's frame", "native": "sensor"}
@@ -184,6 +234,9 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     yield "IoU of AP and AR", f"{ious[0]:.2f} to {ious[-1]:.2f}, {len(ious)} thresholds"
     yield "detections that count", f"{evaluation['max_detections']} of each frame and class"
     yield "found, missed, confusion, pictures", thresholds_of(run.results["confusion"])
+    for name, bounds in evaluation.get("motion_bins", {}).items():
+        yield f"motion {name}", f"{area_range(*bounds)} px/s on the sensor"
+    yield "intervals", describe_intervals(run.results)
     yield "frames", f"{evaluation['frames']:,}"
     yield "recordings", f"{evaluation['recordings']:,}"
     yield "labels", f"{run.records['', '', ''].boxes:,}"

@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,12 @@ import yaml
 
 from etram_det.errors import UserError
 from etram_det.files import replacing, write_text
-from etram_det.metrics.confusion import OUTCOMES, confusion_matrix, outcomes_by_size
+from etram_det.metrics.bootstrap import interval, resample_weights
+from etram_det.metrics.confusion import OUTCOMES, Pairing, confusion_matrix, outcomes_by_size
 from etram_det.metrics.curves import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
+from etram_det.metrics.intervals import Resamples
+from etram_det.metrics.motion import found_by_rest
 from etram_det.metrics.records import Cell, Record, flat_metrics, records_in
 from etram_det.types import dotted_items
 
@@ -48,7 +51,9 @@ def results_of(
         ``confusion``: boxes by true class (rows) and detected class (columns), background last,
         with the thresholds and the names of the rows; ``found_by_size``: labels that were
         ``found``, taken for an ``other_class`` or ``missed``, by class (rows) and area (columns),
-        with the bounds of the areas.
+        with the bounds of the areas; ``times``: metrics by time since the start; ``found_by_rest``:
+        labels found by the time since they last moved; ``intervals``: of the metrics by flat key,
+        none below ten recordings.
     """
     settings = result.settings
     names = settings.reported_classes or ("any class",)
@@ -57,6 +62,7 @@ def results_of(
     area_bounds, outcomes = outcomes_by_size(pairing, settings.num_classes)
     return {
         **_known(result.flat_metrics()),
+        **_known(flat_metrics(result.motion_records)),
         "evaluation": {**result.description(), "dropped_by_data": dict(dropped_by_data)},
         "recordings": {name: _known(of) for name, of in result.per_recording().items()},
         "confusion": {
@@ -69,7 +75,23 @@ def results_of(
             "area_bounds": area_bounds.tolist(),
             **dict(zip(OUTCOMES, outcomes.tolist(), strict=True)),
         },
+        "times": {name: _known(of) for name, of in result.per_time().items()},
+        "found_by_rest": _found_by_rest(result, pairing),
+        "intervals": {key: list(ends) for key, ends in result.resamples.intervals().items()},
     }
+
+
+def _found_by_rest(result: EvaluationResult, pairing: Pairing) -> dict[str, dict[str, Any]]:
+    """Labels found and all, and the interval of their share, by time since the last motion."""
+    names, recording = np.unique(result.frames.recording, return_inverse=True)
+    weights = resample_weights(len(names))
+    rows = {}
+    for name, (found, labels) in found_by_rest(pairing, recording, len(names)).items():
+        in_resamples = weights @ labels
+        share = np.where(in_resamples > 0, weights @ found / np.maximum(in_resamples, 1), nan)
+        ends = interval(share, int(np.count_nonzero(labels)))
+        rows[name] = {"found": int(found.sum()), "labels": int(labels.sum()), "interval": ends}
+    return rows
 
 
 def write_results(
@@ -83,7 +105,8 @@ def write_results(
     ``metrics.json`` holds everything but the curves; ``metrics.csv`` its metrics and description
     as rows of ``key,value``; ``recordings.csv`` a row for each recording; ``confusion.csv`` the
     confusion matrix; ``pr_curves.npz`` precision ``[I, R, K, A]`` at IoU thresholds I and recall
-    thresholds R of classes K in area ranges A, nan without ground truth, with their names.
+    thresholds R of classes K in area ranges A, nan without ground truth, with their names;
+    ``resamples.npz``, from ten recordings on, every metric in the resamples of the bootstrap.
 
     Args:
         folder: the run folder, made if need be.
@@ -122,6 +145,34 @@ def write_results(
             classes=np.array(confusion["names"][:-1]),
             area_ranges=np.array(["all", *result.settings.size_bins]),
         )
+    _write_resamples(folder / "resamples.npz", result.resamples)
+
+
+def _write_resamples(path: Path, resamples: Resamples) -> None:
+    if not resamples.values:
+        path.unlink(missing_ok=True)  # that of an earlier evaluation
+        return
+    keys = list(resamples.values)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(
+            file,
+            keys=np.array(keys),
+            values=np.array([resamples.values[key] for key in keys], dtype=np.float32),
+            num_recordings=np.array([resamples.num_recordings[key] for key in keys]),
+        )
+
+
+def _read_resamples(path: Path) -> Resamples | None:
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            keys = saved["keys"].tolist()
+            numbers = saved["num_recordings"].tolist()
+            values = saved["values"].astype(np.float64)
+            return Resamples(
+                dict(zip(keys, values, strict=True)), dict(zip(keys, numbers, strict=True))
+            )
+    except _DAMAGE:
+        return None
 
 
 def _known(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -135,6 +186,8 @@ def _write_csv(path: Path, heading: list[str], rows: Iterable[Iterable[Any]]) ->
     write_text(path, text.getvalue())
 
 
+# What NumPy raises for a file that is missing or damaged.
+_DAMAGE = (FileNotFoundError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
 _EVALUATE = "use validate or test of this release"
 # What a report cannot do without.
 _REQUIRED = {
@@ -166,6 +219,7 @@ class EvaluatedRun:
         settings: what ``config.yaml`` of the training holds, by dotted key, or that of the
             evaluation where the training is not known; empty where it is missing.
         missing: what a report of this folder lacks and why, a sentence each.
+        resamples: what ``resamples.npz`` holds; empty where there is none.
     """
 
     folder: Path
@@ -174,11 +228,17 @@ class EvaluatedRun:
     pictures: dict[str, str]
     settings: dict[str, Any]
     missing: list[str]
+    resamples: Resamples
 
     @cached_property
     def records(self) -> dict[Cell, Record]:
         """Those of the results, by cell."""
         return records_in(self.results)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Those of the records, by flat key; nan where there is no ground truth."""
+        return flat_metrics(self.records.values())
 
     @property
     def name(self) -> str:
@@ -212,6 +272,11 @@ def read_run(folder: Path) -> EvaluatedRun:
         missing.append(f"precision over recall: pr_curves.npz is missing or damaged: {_EVALUATE}")
     if "found_by_size" not in results:
         missing.append(f"found and missed by size: metrics.json is of an older run: {_EVALUATE}")
+    resamples = _read_resamples(folder / "resamples.npz") if results.get("intervals") else None
+    if "intervals" not in results:
+        missing.append(f"95 % intervals: metrics.json is of an older run: {_EVALUATE}")
+    elif results["intervals"] and resamples is None:
+        missing.append(f"comparisons: resamples.npz is missing or damaged: {_EVALUATE}")
     gallery = results.get("gallery")
     pictures: dict[str, str] = {}
     if gallery is None:
@@ -231,7 +296,9 @@ def read_run(folder: Path) -> EvaluatedRun:
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
     configured = folder.resolve().parent if _is_in_run(folder) else folder
     settings = dict(dotted_items(read_settings(configured)))
-    return EvaluatedRun(folder, results, curves, pictures, settings, missing)
+    return EvaluatedRun(
+        folder, results, curves, pictures, settings, missing, resamples or Resamples({}, {})
+    )
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
@@ -269,7 +336,7 @@ def _read_curves(path: Path) -> PRCurves | None:
             by_class = np.moveaxis(saved["precision"][0], 1, 0)
             classes = saved["classes"].tolist()
             return PRCurves(saved["recall_thresholds"], dict(zip(classes, by_class, strict=True)))
-    except (FileNotFoundError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+    except _DAMAGE:
         return None
 
 

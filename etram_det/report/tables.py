@@ -6,13 +6,14 @@ what :func:`etram_det.report.run_files.results_of` returns, and ``evaluation`` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from etram_det.metrics.bootstrap import LEAST_RECORDINGS, NUM_RESAMPLES
 from etram_det.metrics.records import (
     METRICS,
     PARTS_OF_DAY,
@@ -22,10 +23,14 @@ from etram_det.metrics.records import (
     metric_of,
     recording_part,
     records_in,
+    time_part,
 )
+from etram_det.report.comparison import Comparison
 from etram_det.types import dotted_items
 
+Intervals = Mapping[str, Sequence[float]]  # by flat key
 BOXES = {"boxes": ("boxes", "")}  # a column
+INTERVAL = {"95 % of AP": ("interval", "")}  # another
 # Why boxes are no labels that were not dropped: the reason under which recordings count them.
 BETWEEN_LABEL_TIMES = "between label times"
 
@@ -43,16 +48,32 @@ class Grid(NamedTuple):
     rows: Mapping[str, Cell]
     columns: Mapping[str, tuple[str, str]]
 
-    def values(self, records: Records) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+    def keys(self) -> list[list[str]]:
+        """Flat key of each column's metric in each row."""
+        return [
+            [
+                flat_key(metric, (part, name, own_size or size))
+                for metric, size in self.columns.values()
+            ]
+            for part, name, own_size in self.rows.values()
+        ]
+
+    def values(
+        self, records: Records, intervals: Intervals
+    ) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
         """Name of each row, and in each column its metric and its number of boxes.
 
-        Both are as :func:`~etram_det.metrics.records.metric_of` gives them.
+        Both are as :func:`~etram_det.metrics.records.metric_of` gives them; an interval is text.
         """
         for name, (part, class_name, own_size) in self.rows.items():
             values = []
             for metric, size in self.columns.values():
                 cell = (part, class_name, own_size or size)
-                values.append((metric_of(records, cell, metric), metric_of(records, cell, "boxes")))
+                if metric == "interval":
+                    value: Any = interval_text(intervals.get(flat_key("AP", cell)))
+                else:
+                    value = metric_of(records, cell, metric)
+                values.append((value, metric_of(records, cell, "boxes")))
             yield name, values
 
 
@@ -63,7 +84,10 @@ def metric_grids(*runs: Mapping[str, Any]) -> dict[str, Grid]:
         return list(dict.fromkeys(name for run in runs for name in run["evaluation"][kind]))
 
     sizes, classes, groups = names("size_bins"), names("class_names"), names("class_groups")
-    metrics = {metric: (metric, "") for metric in METRICS} | BOXES
+    motions = list(dict.fromkeys(m for r in runs for m in r["evaluation"].get("motion_bins", ())))
+    times = list(dict.fromkeys(name for run in runs for name in run.get("times", ())))
+    interval = INTERVAL if len(runs) == 1 and runs[0].get("intervals") else {}
+    metrics = {metric: (metric, "") for metric in METRICS} | BOXES | interval
     by_size = {"all sizes": ("AP", "")} | {size: ("AP", size) for size in sizes}
     line = [""] if classes and groups else []
     by_class: dict[str, Cell] = {name: ("", name, "") for name in (*classes, *line, *groups)}
@@ -76,6 +100,9 @@ def metric_grids(*runs: Mapping[str, Any]) -> dict[str, Grid]:
         "heat": Grid("class", by_class, by_size),
         "day-night": Grid("part", {part: (part, "", "") for part in PARTS_OF_DAY}, by_size),
         "recordings": Grid("recording", by_recording, main),
+        "motion": Grid("motion", {motion: ("", "", motion) for motion in motions}, metrics),
+        "motion-classes": Grid("class", by_class, {motion: ("AP", motion) for motion in motions}),
+        "times": Grid("since the start", {t: (time_part(t), "", "") for t in times}, metrics),
     }
 
 
@@ -85,23 +112,39 @@ def summary_tables(results: Mapping[str, Any]) -> RenderableType:
     A metric without ground truth shows as ``-``.
     """
     evaluation, records, grids = results["evaluation"], records_in(results), metric_grids(results)
-    parts = Grid("part", {**grids["sizes"].rows, **grids["day-night"].rows}, grids["sizes"].columns)
-    tables = [_metric_table(parts, records)]
+    rows = {**grids["sizes"].rows, **grids["motion"].rows, **grids["day-night"].rows}
+    intervals = results.get("intervals", {})
+    tables = [_metric_table(Grid("part", rows, grids["sizes"].columns), records, intervals)]
     if evaluation["class_names"]:
         columns = {f"AP {size} (boxes)": ("AP", size) for size in evaluation["size_bins"]}
-        tables.append(_metric_table(grids["classes"], records))
+        tables.append(_metric_table(grids["classes"], records, intervals))
         if groups := groups_of(results):
             tables[-1].caption = f"groups, each the mean over its classes: {groups}"
             tables[-1].caption_justify = "left"
-        tables.append(_metric_table(grids["heat"]._replace(columns=columns), records, counted=True))
-    return Group(Text(describe_evaluation(evaluation)), *tables)
+        heat = grids["heat"]._replace(columns=columns)
+        tables.append(_metric_table(heat, records, intervals, counted=True))
+    described = f"{describe_evaluation(evaluation)}\n{describe_intervals(results)}"
+    return Group(Text(described), *tables)
 
 
 def detail_tables(results: Mapping[str, Any]) -> RenderableType:
-    """The metrics of each recording, and the confusion matrix."""
-    corner, rows, columns = metric_grids(results)["recordings"]
-    by_recording = _metric_table(Grid(corner, rows, {**BOXES, **columns}), records_in(results))
-    return Group(by_recording, _confusion_table(results["confusion"]))
+    """Metrics by class and motion, by time, of each recording, and the confusion matrix."""
+    grids, records, intervals = (
+        metric_grids(results),
+        records_in(results),
+        results.get("intervals", {}),
+    )
+    corner, rows, columns = grids["recordings"]
+    tables = [
+        _metric_table(Grid(corner, rows, {**BOXES, **columns}), records, intervals),
+        _metric_table(grids["times"], records, intervals),
+    ]
+    if rest := results.get("found_by_rest"):
+        of_motion = {f"AP {m} (boxes)": of for m, of in grids["motion-classes"].columns.items()}
+        by_class = grids["motion-classes"]._replace(columns=of_motion)
+        tables.append(_metric_table(by_class, records, intervals, counted=True))
+        tables.append(_rest_table(rest, results["confusion"]))
+    return Group(*tables, _confusion_table(results["confusion"]))
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
@@ -127,6 +170,25 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
             f"not evaluated: {boxes} between the label times that data.interval_ms selects"
         )
     return "\n".join(lines)
+
+
+def describe_intervals(results: Mapping[str, Any]) -> str:
+    """Where the intervals come from, or why there are none."""
+    recordings = results["evaluation"]["recordings"]
+    number = number_of(recordings, "recording")
+    if "intervals" not in results:
+        return "no intervals: evaluated by an older release"
+    if recordings < LEAST_RECORDINGS:
+        return f"no intervals: {number}, at least {LEAST_RECORDINGS} are needed"
+    return (
+        f"95 % intervals: bootstrap over {number}, {NUM_RESAMPLES:,} resamples; none where fewer "
+        f"than {LEAST_RECORDINGS} have labels"
+    )
+
+
+def interval_text(ends: Sequence[float] | None) -> str | None:
+    """``0.251–0.312``; None without an interval."""
+    return None if ends is None else f"{ends[0]:.3f}–{ends[1]:.3f}"
 
 
 def score_of(evaluation: Mapping[str, Any]) -> str:
@@ -167,10 +229,12 @@ def number_of(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def _metric_table(grid: Grid, records: Records, counted: bool = False) -> Table:
+def _metric_table(
+    grid: Grid, records: Records, intervals: Intervals, counted: bool = False
+) -> Table:
     """A table of metrics, with the numbers of boxes in brackets if they are counted."""
     table = _new_table(grid.corner, grid.columns)
-    for name, values in grid.values(records):
+    for name, values in grid.values(records, intervals):
         if name:
             table.add_row(name, *(_text(*each, counted) for each in values))
         else:
@@ -179,10 +243,19 @@ def _metric_table(grid: Grid, records: Records, counted: bool = False) -> Table:
 
 
 def _text(value: float | None, boxes: int, counted: bool) -> str:
-    if isinstance(value, int):
+    if isinstance(value, int | str):
         return str(value)
     metric = "-" if value is None else f"{value:.3f}"
-    return f"{metric} ({boxes})" if counted else metric
+    return f"{metric} ({boxes or 0})" if counted else metric
+
+
+def _rest_table(rest: Mapping[str, Any], confusion: Mapping[str, Any]) -> Table:
+    table = _new_table("since the last motion", ("labels", "share found", "95 %"))
+    table.caption = thresholds_of(confusion)
+    for name, row in rest.items():
+        share = f"{row['found'] / row['labels']:.3f}" if row["labels"] else "-"
+        table.add_row(name, str(row["labels"]), share, interval_text(row["interval"]) or "-")
+    return table
 
 
 def _confusion_table(confusion: Mapping[str, Any]) -> Table:
@@ -241,5 +314,20 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
             if one is not None and other is not None:
                 cells = f"{one:.3f}", f"{other:.3f}", f"{other - one:+.3f}"
                 table.add_row(flat_key(metric, cell), *cells)
+        table.add_section()
+    return table
+
+
+def sides_table(groups: Iterable[Iterable[Comparison]]) -> Table:
+    """Metrics of two sides of several runs: means ± spreads, difference, interval, verdict on B."""
+    table = _new_table("metric", ("A", "B", "B - A", "95 %", "verdict on B"))
+    for group in groups:
+        for each in group:
+            sides = [
+                f"{side.mean:.3f}" + ("" if side.spread is None else f" ± {side.spread:.3f}")
+                for side in each.sides
+            ]
+            ends = "-" if each.interval is None else "{:+.3f} to {:+.3f}".format(*each.interval)
+            table.add_row(each.key, *sides, f"{each.difference:+.3f}", ends, each.verdict or "-")
         table.add_section()
     return table

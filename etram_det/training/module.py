@@ -19,7 +19,7 @@ from etram_det.checkpoint.contents import require_same_data, require_same_tensor
 from etram_det.checkpoint.file import Checkpoint
 from etram_det.checkpoint.transfer import carry_over
 from etram_det.errors import UserError
-from etram_det.metrics.settings import SIZE_BINS, ProtocolName
+from etram_det.metrics.settings import MOTION_BINS, SIZE_BINS, ProtocolName
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.assign import SimOTA
 from etram_det.models.detector import Detector
@@ -92,6 +92,8 @@ class DetectionModule(pl.LightningModule):
             its form for Gen1; ``etram_fork`` ignores classes as well.
         size_bins: least and greatest area of each size bin in square pixels, both included;
             COCO's small, medium and large (32 and 96 squared) unless set.
+        motion_bins: least and greatest speed of each motion bin in sensor pixels a second, both
+            included; standing, slow and fast (10 and 100) unless set.
         pixel_frame: whether areas are measured in pixels of the ``network``'s input or of the
             ``native`` sensor.
         class_groups: groups of classes, by name or id, whose mean metrics are reported.
@@ -125,6 +127,7 @@ class DetectionModule(pl.LightningModule):
         size_bins: dict[str, tuple[float, float]] | None = None,
         pixel_frame: Literal["network", "native"] = "network",
         class_groups: dict[str, list[int | str]] | None = None,
+        motion_bins: dict[str, tuple[float, float]] | None = None,
         **architecture: Any,
     ) -> None:
         super().__init__()
@@ -153,6 +156,7 @@ class DetectionModule(pl.LightningModule):
             pixel_frame=pixel_frame,
             protocol=protocol,
             class_groups=class_groups,
+            motion_bins=MOTION_BINS if motion_bins is None else motion_bins,
         )
         self.train_states, self.eval_states = LaneStates(), LaneStates()
         # Of the last training step, for whoever reports what was wrong with it.

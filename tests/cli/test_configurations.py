@@ -249,6 +249,7 @@ def test_terms_can_be_chosen_on_the_command_line():
         ("--model.protocol", "coco", ["protocol", "coco"]),
         ("--model.class_groups", "{x: [9]}", ["class_groups.x", "9"]),
         ("--model.size_bins", "{a: [0, 9], b: [4, 20]}", ["size_bins.b", "4"]),
+        ("--model.motion_bins", "{a: [0, 9], b: [4, 20]}", ["motion_bins.b", "4"]),
         ("--results.score_threshold", "2", ["results.score_threshold", "2"]),
     ],
 )

@@ -87,6 +87,8 @@ def test_boxes_are_in_pixels_of_the_input(tmp_path):
     assert boxes.tolist() == [[5.0, 3.0, 15.0, 7.0]]
     assert classes.tolist() == [3]
     assert recording.boxes(0) is None
+    assert recording.track_ids(1).tolist() == [recording.label_boxes["track_id"][0]]
+    assert recording.track_ids(0).tolist() == []
     assert recording.frames(1, 3).shape == (2, 20, 12, 32)
 
 

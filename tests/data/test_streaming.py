@@ -58,6 +58,9 @@ class FakeRecording:
             return None
         return np.array([[2, 3, 9, 8]], np.float32), np.array([frame % 8])
 
+    def track_ids(self, frame):
+        return np.array([100 * self.index + frame])
+
 
 def training_plan(num_frames, stream_lanes=2, random_lanes=2, **settings):
     labelled = [np.arange(length) % 2 == 1 for length in num_frames]
@@ -245,6 +248,17 @@ def test_batch_holds_what_the_plan_asked_for():
     assert batch.labels.frame.tolist() == [3, 4, 9]
     assert batch.labels.classes.tolist() == [[3], [3], [5]]
     assert batch.labels.boxes.tolist() == [[[2, 3, 9, 8]]] * 3
+    assert batch.labels.tracks.tolist() == [[111], [11], [113]]
+    assert batch.labels.tracks.dtype == torch.int64
+
+
+def test_labels_of_augmented_chunks_have_no_tracks():
+    settings = AugmentSettings(flip=1, stream_zoom=0, random_zoom=0)
+    dataset = ChunkDataset([FakeRecording(0, 12), FakeRecording(1, 40)], T, settings)
+    requests = [ChunkRequest(1, 10, False, 0, 5, True), ChunkRequest(0, 10, True, 3, None, False)]
+    labels = collate([dataset[request] for request in requests], T).labels
+    assert labels.classes.tolist() == [[3], [3], [5]]
+    assert labels.tracks is None
 
 
 def test_augmentation_is_constant_until_the_next_reset():

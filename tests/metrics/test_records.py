@@ -54,7 +54,7 @@ def test_metric_names_are_the_precisions_and_recalls_of_the_flat_metrics(result)
 
 def test_recordings_have_records_of_their_own(result, results):
     read = records_in(results)
-    assert len(read) == (7 + 2) * 4
+    assert len(read) == (7 + 2 + len(results["times"])) * 4
     for name, flat in result.per_recording().items():
         own = [read[recording_part(name), "", size] for size in ("", "small", "medium", "large")]
         again = flat_metrics(record._replace(part="") for record in own)

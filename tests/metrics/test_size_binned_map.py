@@ -14,6 +14,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from etram_det.errors import UserError
 from etram_det.metrics import curves
 from etram_det.metrics.evaluation import part_of_day
+from etram_det.metrics.records import flat_metrics
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.types import Detections, Labels
 from support import paths
@@ -36,13 +37,17 @@ def found(boxes, classes, confidence, objectness=None):
 NOTHING = found([], [], [])
 
 
-def add(metric, frames, recording="a", scale=1.0, start=None):
-    """Update with frames of (label boxes, label classes, detections, time in us)."""
+def add(metric, frames, recording="a", scale=1.0, start=None, tracked=False):
+    """Update with frames of (label boxes, label classes, detections, time in us).
+
+    Tracked labels have their place in the frame as the id of their track.
+    """
     boxes, classes, detections, times = zip(*frames, strict=True)
     labels = Labels.stack(
         list(range(len(frames))),
         [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in boxes],
         [torch.tensor(c, dtype=torch.int64) for c in classes],
+        [torch.arange(len(c)) for c in classes] if tracked else None,
     )
     metric.update(
         list(detections),
@@ -513,7 +518,7 @@ def test_settings_from_a_configuration_file(tmp_path):
 
 def add_part(metric, part):
     name = f"val_{'day' if part % 2 else 'night'}_{part}"
-    add(metric, random_frames(5 + part, part), name)
+    add(metric, random_frames(5 + part, part), name, tracked=part > 0)
 
 
 def evaluate_shares(rank, folder):
@@ -526,7 +531,8 @@ def evaluate_shares(rank, folder):
         metric = SizeBinnedMAP(class_names=CLASSES[:4])
         for part in shares[rank]:
             add_part(metric, part)
-        results.append((metrics_of(metric), metric.result.per_recording()))
+        found = metrics_of(metric) | flat_metrics(metric.result.motion_records)
+        results.append((found, metric.result.per_recording()))
     torch.distributed.destroy_process_group()
     torch.save(results, folder / f"{rank}.pt")
 
@@ -536,7 +542,8 @@ def test_two_processes_equal_one(tmp_path):
     metric = SizeBinnedMAP(class_names=CLASSES[:4])
     for part in range(4):
         add_part(metric, part)
-    expected = metrics_of(metric)
+    expected = metrics_of(metric) | flat_metrics(metric.result.motion_records)
+    assert expected["num_fast"] > 10
     for rank in range(2):
         for result, per_recording in torch.load(tmp_path / f"{rank}.pt"):
             assert result == pytest.approx(expected, rel=0, abs=0, nan_ok=True)

@@ -86,6 +86,9 @@ def test_tables_say_how_it_was_evaluated(evaluated):
     assert "IoU 0.50 to 0.95, at most 100 detections for each frame and class\n" in text
     assert "1 frame of 1 recording; dropped by the protocol: 0 labels, 0 detections\n" in text
     assert "dropped when the labels were read: 3 outside the frame\n" in text
+    assert "no intervals: 1 recording, at least 10 are needed\n" in text
+    del found["intervals"]
+    assert "no intervals: evaluated by an older release\n" in printed(summary_tables(found))
     between = "not evaluated: 40 boxes between the label times that data.interval_ms selects\n"
     assert between in text
     without = printed(summary_tables(results(evaluated)))

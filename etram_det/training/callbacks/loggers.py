@@ -27,7 +27,7 @@ from etram_det.types import Batch, Labels
 
 MAX_BATCHES = 1000  # whose labels are kept for a histogram
 # Settings too long for a table, or there under another name.
-_LEFT_OUT = ("class_names", "class_groups", "size_bins", "train_lanes", "init_from")
+_LEFT_OUT = ("class_names", "class_groups", "size_bins", "motion_bins", "train_lanes", "init_from")
 
 
 def require_packages(settings: Any) -> None:
