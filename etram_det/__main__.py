@@ -9,7 +9,8 @@ import sys
 
 from etram_det.cli.commands import run
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _SMALL = 2**17  # bytes: glibc's own threshold, which otherwise rises with what is freed
 
 
@@ -19,7 +20,8 @@ def main() -> None:
     # each other by spinning. It must be set before PyTorch loads its OpenMP library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.argv[1:2] == ["simulate"]:
-        set_malloc_thresholds(_SMALL, _SMALL)  # its threads would keep more than they use
+        # Otherwise its threads keep more than they use.
+        set_malloc({_M_MMAP_THRESHOLD: _SMALL, _M_TRIM_THRESHOLD: _SMALL, _M_ARENA_MAX: 1})
     else:
         keep_freed_memory()
     code = run(sys.argv[1:])
@@ -32,17 +34,17 @@ def keep_freed_memory() -> None:
 
     Getting them back, page by page, took a fifth of a training step on a CPU.
     """
-    set_malloc_thresholds(2**30, 2**31 - 1)
+    set_malloc({_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1})
 
 
-def set_malloc_thresholds(mmap: int, trim: int) -> None:
-    """Set from how many bytes on glibc maps blocks of their own, and gives freed ones back."""
+def set_malloc(settings: dict[int, int]) -> None:
+    """Set parameters of glibc's malloc, as its manual has them; other C libraries have none."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return  # another C library
-    mallopt(_M_MMAP_THRESHOLD, mmap)
-    mallopt(_M_TRIM_THRESHOLD, trim)
+    for parameter, value in settings.items():
+        mallopt(parameter, value)
 
 
 if __name__ == "__main__":

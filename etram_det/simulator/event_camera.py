@@ -33,7 +33,7 @@ from etram_det.simulator.scene import Scene
 from etram_det.simulator.stage import Camera, Stage, Sun
 from etram_det.simulator.weather import Rain, Shake, draw_shake
 
-_MAX_STEP_PX = 1.0
+_MAX_STEP_PX = 1.5
 _LARGE_PX = 38.0  # bodies larger than this take longer steps, up to 2.5 times as long
 _FLICKER_STEPS = 8  # of a period of the mains
 MARGIN_PX = 8  # by which the background is larger than the frame on each side, for shaking
