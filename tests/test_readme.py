@@ -87,12 +87,12 @@ def test_the_module_is_a_program():
 
 @pytest.mark.slow
 def test_the_first_command_trains_a_detector(tmp_path):
-    """Traffic of version 3 is hard for 400 steps, which reach an AP50 of 0.018.
+    """400 steps are a start on varied traffic: they reach an AP50 of about 0.2.
 
     How long it took is printed, not judged.
     """
     started, cpu_before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("size_aware", "quick")]
+    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("small_objects", "quick")]
     program = [sys.executable, "-m", "etram_det"]
     environment = {**os.environ, "ETRAM_DET_CACHE": str(tmp_path / "cache")}
     where = {"cwd": tmp_path, "env": environment, "timeout": HANGS_S, "check": True}
@@ -101,10 +101,10 @@ def test_the_first_command_trains_a_detector(tmp_path):
     cpu_s = cpu.ru_utime + cpu.ru_stime - cpu_before.ru_utime - cpu_before.ru_stime
     print(f"\nfirst command: {time.monotonic() - started:.0f} s, {cpu_s:.0f} s of CPU time")
 
-    run = tmp_path / "runs" / "size_aware"
+    run = tmp_path / "runs" / "small_objects"
     trained = json.loads((run / "version_0" / "metrics.json").read_text())
-    assert trained["AP50"] >= 0.01
-    assert trained["AP_small"] > 0.002
+    assert trained["AP50"] >= 0.12
+    assert trained["AP_small"] >= 0.015
 
     # The metrics on disk are those of the last validation.
     last = str(run / "version_0" / "checkpoints" / "last.ckpt")
