@@ -35,7 +35,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def trained(place):
     """The run folder of a tiny detector on tiny simulated traffic."""
-    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("small_objects", "quick")]
+    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("size_aware", "quick")]
     flags = [f"--data.simulation.{name}={value}" for name, value in SIMULATION.items()]
     flags += ["--data.input_size", "[48, 80]", "--data.num_workers", "0"]
     flags += ["--model.embed_dim", "8", "--model.dim_head", "4", "--pictures.number", "0"]
