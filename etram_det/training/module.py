@@ -246,11 +246,10 @@ class DetectionModule(pl.LightningModule):
         labels = batch.labels
         if not len(labels):
             return
-        as_published = self.metric.settings.rules.as_published
         detections = self._detect(
             [x[labels.frame] for x in features],
-            frame_size=None if as_published else batch.frame_size,
-            every_class=not as_published,
+            batch,
+            every_class=not self.metric.settings.rules.as_published,
         )
         lane = labels.frame % batch.events.shape[1]
         self.metric.update(
@@ -298,7 +297,7 @@ class DetectionModule(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Detections of all ``T * B`` frames, frame ``t * B + b`` at index ``t * B + b``."""
         features = self._evaluated_features(batch)
-        return self._detect(features, frame_size=batch.frame_size)
+        return self._detect(features, batch)
 
     def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
         """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
@@ -314,13 +313,18 @@ class DetectionModule(pl.LightningModule):
         pieces = [self.detector.features(part)[0] for part in batch.events.split(every)]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
-    def _detect(self, features: Sequence[Tensor], **how: Any) -> list[Detections]:
+    def _detect(
+        self, features: Sequence[Tensor], batch: Batch, every_class: bool = False
+    ) -> list[Detections]:
+        """Detections of features ``[N, C_s, h_s, w_s]``, cut at the batch's frames or as in RVT."""
+        as_published = self.metric.settings.rules.as_published
         return decode_detections(
             self.detector.predict(features).decode(),
             self.hparams["score_threshold"],
             self.hparams["nms_threshold"],
             self.hparams["max_detections"],
-            **how,
+            frame_size=None if as_published else batch.frame_size,
+            every_class=every_class,
         )
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:

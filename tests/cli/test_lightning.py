@@ -62,7 +62,7 @@ def test_every_configuration_instantiates(path):
     assert isinstance(cli, EtramCLI)
     written = yaml.safe_load(path.read_text())
     for name, value in written.get("model", {}).items():
-        if name not in ("loss", "class_groups"):
+        if name not in ("loss", "assignment", "class_groups"):
             assert cli.model.hparams[name] == value
 
 

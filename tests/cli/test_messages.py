@@ -104,7 +104,7 @@ def test_read_error_of_the_disk(capfd, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patches:
-        on_call(patches, h5py, "File", 12, fail)
+        on_call(patches, h5py, "File", 16, fail)
         line = the_line_of(capfd, run(FIT))
     assert "_td.h5: cannot be read as HDF5 ([Errno 5] Input/output error)" in line
     assert run(FIT) == 0

@@ -101,9 +101,9 @@ def test_a_recording_becomes_a_video_and_boxes(capsys):
 def test_the_first_window_is_left_out_of_rate_and_latencies(monkeypatch, capsys):
     detect_frame, waits_s = StreamingDetector.detect_frame, iter([2.0])
 
-    def slow_at_first(self, frame):
+    def slow_at_first(self, *frame):
         time.sleep(next(waits_s, 0))
-        return detect_frame(self, frame)
+        return detect_frame(self, *frame)
 
     monkeypatch.setattr(StreamingDetector, "detect_frame", slow_at_first)
     assert detect(recording("data"), "--video", "false") == 0
@@ -471,11 +471,11 @@ def test_a_disk_that_is_really_full_keeps_whole_files(kilobytes, capfd):
 def test_ctrl_c_keeps_what_is_complete(monkeypatch, capfd):
     detect_frame = StreamingDetector.detect_frame
 
-    def interrupted(self, frame):
+    def interrupted(self, *frame):
         interrupted.windows += 1
         if interrupted.windows == 8:
             raise KeyboardInterrupt
-        return detect_frame(self, frame)
+        return detect_frame(self, *frame)
 
     interrupted.windows = 0
     monkeypatch.setattr(StreamingDetector, "detect_frame", interrupted)
@@ -522,9 +522,9 @@ def test_memory_does_not_grow_with_the_recording(monkeypatch, seconds, windows):
     used = []
     detect_frame = StreamingDetector.detect_frame
 
-    def watched(self, frame):
+    def watched(self, *frame):
         used.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
-        return detect_frame(self, frame)
+        return detect_frame(self, *frame)
 
     monkeypatch.setattr(StreamingDetector, "detect_frame", watched)
     assert detect(path, score=0.4) == 0
