@@ -48,7 +48,7 @@ from etram_det.training.callbacks.recording_faults import DroppedEvents, Unreada
 from etram_det.training.callbacks.results_writer import PredictionWriter, ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
-from etram_det.training.module import ARCHITECTURE, DetectionModule
+from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer
 from etram_det.training.schedule import require_precision, require_ranges, require_steps
 
@@ -191,7 +191,9 @@ class EtramCLI(LightningCLI):
         channels = channels_of(config.data.bins, config.data.representation)
         require_same_data(stored, class_names_of(config.data.class_names), channels)
         for name in ARCHITECTURE:
-            theirs, ours = map(_as_list, (stored.get(name), config.model[name]))
+            # Older checkpoints and imported ones lack what was not a setting then.
+            known = stored.get(name, NETWORK[name] if stored else None)
+            theirs, ours = map(_as_list, (known, config.model[name]))
             if theirs is None:
                 continue
             if theirs != ours and self._is_given(f"model.{name}"):

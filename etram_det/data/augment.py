@@ -58,7 +58,8 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if self.zoom_out not in ("nearest", "sum"):
             raise UserError(
-                f"data.augmentation.zoom_out: must be nearest or sum, got {self.zoom_out}"
+                f"data.augmentation.zoom_out: must be nearest or sum, got {self.zoom_out}: use "
+                "sum to keep all events"
             )
         for field in fields(self):
             value = getattr(self, field.name)

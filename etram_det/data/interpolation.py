@@ -118,6 +118,8 @@ def _pairs(
     Returns:
         ``[P]`` places of the first and the second box, and the first one's label time, ascending.
     """
+    if not boxes["track_id"].any():  # no ids
+        return (np.empty(0, np.intp),) * 3
     ids, track = np.unique(boxes["track_id"], return_inverse=True)
     keys, place, count = np.unique(label * len(ids) + track, return_index=True, return_counts=True)
     shared = count > 1  # whichever of these boxes it was, is not known

@@ -203,6 +203,8 @@ def boxes_from(
     for name, source in sources.items():
         if source in found:
             boxes[name] = array[source]
+    if "track_id" in found:  # ids are unsigned: -1 for none would be a track
+        boxes["track_id"][~(array["track_id"] >= 0)] = 0
     untimed = ~np.isfinite(array[sources["t"]])
     boxes["class_id"][is_unnamed] = _UNNAMED
     if time_unit != "us":

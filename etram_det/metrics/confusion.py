@@ -35,7 +35,7 @@ def pair_boxes(
     """Pair detections with ground truth, whatever the class.
 
     Detections take turns, best score first; each takes the free ground-truth box of its frame
-    that it overlaps most.
+    that it overlaps most. A box that was detected as several classes counts as the likeliest one.
 
     Args:
         frames: what to evaluate.
@@ -44,6 +44,7 @@ def pair_boxes(
     """
     truth = frames.truth
     detections = frames.detections.select(frames.detections.scores >= score_threshold)
+    detections = detections.select(_best_of_each_box(detections))
     detection_of = np.full(len(truth), -1, dtype=np.int64)
     truth_of = np.full(len(detections), -1, dtype=np.int64)
     detection, box = _pairs_in_frames(detections.frame, truth.frame, len(frames))
@@ -100,6 +101,16 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     intersection = shared.clip(min=0).prod(axis=-1)
     area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (a, b))
     return intersection / np.maximum(area_a + area_b - intersection, np.finfo(float).tiny)
+
+
+def _best_of_each_box(detections: FrameBoxes) -> np.ndarray:
+    """``[D]`` bool: no equal box of the same frame has a better score."""
+    order = np.argsort(-detections.scores, kind="stable")
+    rows = np.column_stack([detections.frame, detections.boxes])[order]
+    _, first = np.unique(rows, axis=0, return_index=True)
+    is_best = np.zeros(len(detections), dtype=bool)
+    is_best[order[first]] = True
+    return is_best
 
 
 def _pairs_in_frames(

@@ -10,6 +10,9 @@ from etram_det.metrics.confusion import Pairing
 
 # Of a track's labels, those further apart are no neighbours.
 _LONGEST_GAP_US = 1_000_000
+# Speed is measured over so much time before and after a label: over a few milliseconds, labels that
+# are off by a pixel seem to move.
+_HALF_SPAN_US = 250_000
 # Seconds since the last motion between which recall is reported.
 REST_BOUNDS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
 MOVING, NEVER_MOVED = "moving", "never moved"
@@ -25,8 +28,10 @@ def motion_of(
 ) -> np.ndarray | None:
     """Speed of labels and the time since their tracks last moved.
 
-    The speed is that of the box's centre from the label of the track before it to the one after
-    it, or to itself where there is one neighbour only; neighbours are at most 1 s away. A track is
+    The speed is that of the box's centre from the first to the last label of the track within
+    0.25 s before and after it, or between its direct neighbours where these are further away, 1 s
+    at most; one of them may be missing. A label that is off by a pixel changes it by some 2 px/s
+    where there are labels for all of that time. A track is
     an id within a class and recording. Ids are no tracks where they are below 0, where all labels
     of a recording have id 0, and where an id is there twice at a time.
 
@@ -57,8 +62,11 @@ def motion_of(
     twice[track[~starts & (gap == 0)]] = True
     linked = ~starts & (gap <= _LONGEST_GAP_US)  # to the label before it
     index = np.arange(len(order))
-    before = index - linked
-    after = index + np.append(linked[1:], False)
+    # Times of all tracks in one ascending row, in which no track reaches into the next one.
+    row = track * (np.ptp(times) + 2 * _HALF_SPAN_US + 1 if len(times) else 0) + times
+    before = np.minimum(index - linked, np.searchsorted(row, row - _HALF_SPAN_US))
+    last = np.searchsorted(row, row + _HALF_SPAN_US, side="right") - 1
+    after = np.maximum(index + np.append(linked[1:], False), last)
     known = (before < after) & ~twice[track]
     before, after = before[known], after[known]
     moved = centre[order[after]] - centre[order[before]]

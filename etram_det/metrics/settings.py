@@ -127,6 +127,11 @@ class EvaluationSettings:
                 )
         _check_bins("size_bins", "square pixels", self.size_bins)
         _check_bins("motion_bins", "pixels a second", self.motion_bins)
+        if self.moving_above == inf:
+            raise UserError(
+                "model.motion_bins: must have a first bin with an upper bound, above which a label "
+                "moves, got .inf: set such a bound"
+            )
         if self.max_detections < 1:
             raise UserError(
                 f"model.max_detections: must be at least 1, got {self.max_detections}: set 100, as "

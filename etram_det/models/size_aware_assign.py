@@ -1,7 +1,7 @@
 """Assignment by which small boxes get anchor points that lie a few pixels off.
 
-SimOTA counts by IoU, and a box of 12 px that is missed by 4 px has an IoU of 0.3 only: it gets one
-anchor point where a large box with the same error gets ten.
+SimOTA counts by IoU. Predictions that miss a box of 12 px by 4 px in both directions have an IoU of
+0.29 only; ten of them give it two anchor points, where a large box with the same error gets nine.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from etram_det.report.run_files import EvaluatedRun
 _SEED_DRAWS = 10  # of the spread over seeds for each resample of the recordings
 NO_DIFFERENCE = "no difference"
 # Of ``evaluation`` in metrics.json: metrics of two runs compare where these are the same.
-_PROTOCOL = "protocol pixel_frame size_bins motion_bins max_detections class_names"
+_PROTOCOL = "protocol as_published pixel_frame size_bins motion_bins max_detections class_names"
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,15 @@ def _facts_apart(
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """What differs, as far as both hold it, and how."""
     for key in _PROTOCOL.split():
-        values = one["evaluation"].get(key), other["evaluation"].get(key)
+        # Older results were made with detections as published protocols have them.
+        unknown = True if key == "as_published" else None
+        values = one["evaluation"].get(key, unknown), other["evaluation"].get(key, unknown)
         if values[0] != values[1] and None not in values:
             yield key.replace("_", " "), values
+    if one["evaluation"].get("pixel_frame") == "network":
+        values = one.get("run", {}).get("input_size"), other.get("run", {}).get("input_size")
+        if values[0] != values[1] and None not in values:
+            yield "input size, in whose pixels areas are", values
     names = set(one["recordings"]), set(other["recordings"])
     if names[0] != names[1]:
         apart = [sorted(names[0] - names[1]), sorted(names[1] - names[0])]

@@ -18,6 +18,7 @@ from etram_det.report.tables import (
     interval_text,
     metric_grids,
     not_evaluated,
+    number_of,
     score_of,
     thresholds_of,
 )
@@ -225,6 +226,8 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     yield "checkpoint", _plain(facts.get("checkpoint"))
     size = facts.get("input_size")
     yield "network's frame", UNKNOWN if size is None else f"{size[1]} x {size[0]} pixels"
+    if (every := facts.get("forget_every")) is not None:
+        yield "state forgotten after", number_of(every, "frame")
     yield "protocol", f"{evaluation['protocol']}: {_rules(evaluation)}"
     yield "score", score_of(evaluation)
     yield "areas", f"in square pixels of the {_PIXELS[evaluation['pixel_frame']]}"
@@ -250,7 +253,9 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
 
 def _rules(evaluation: Mapping[str, Any]) -> str:
     if not evaluation["filtered"]:
-        return "every label counts"
+        if evaluation.get("as_published", True):
+            return "every label counts"
+        return "every label counts; boxes are cut at the frame and count for each likely class"
     rules = (
         f"the first 0.5 s, sides under {evaluation['min_side_px']} px and diagonals under "
         f"{evaluation['min_diagonal_px']} px on the sensor are dropped"

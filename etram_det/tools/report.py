@@ -66,6 +66,12 @@ def _report_sides(runs: Sequence[str], output: Path | None) -> None:
         name: [read_run(newest_evaluation(Path(run).expanduser())) for run in side]
         for name, side in named.items()
     }
+    folders = [run.folder.resolve() for side in sides.values() for run in side]
+    if len(set(folders)) < len(folders):
+        raise UserError(
+            "runs: must be different ones, got one of them twice: leave it out, as a run counts "
+            "once in the spread over runs"
+        )
     by_folder = {str(run.folder): run for side in sides.values() for run in side}
     if apart := "; ".join(unlike(by_folder)):
         raise UserError(

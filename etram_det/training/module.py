@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from torchvision.ops import box_convert
 
 from etram_det.checkpoint.contents import require_same_data, require_same_tensors
-from etram_det.checkpoint.file import Checkpoint
+from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.checkpoint.transfer import carry_over
 from etram_det.errors import UserError
 from etram_det.metrics.settings import MOTION_BINS, SIZE_BINS, ProtocolName
@@ -45,14 +45,14 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "forget_every": (lambda value: value >= 1, "[1, inf)"),
 }
 # The network's settings and their defaults, but for those that follow the data.
-_NETWORK = {
+NETWORK = {
     name: parameter.default
     for name, parameter in signature(Detector).parameters.items()
     if name not in ("num_classes", "in_channels")
 }
 # Those that shape its weights or what they mean: where a checkpoint is read they follow it.
 _OF_TRAINING = ("gradient_checkpointing", "box_prior", "batch_norm_momentum")
-ARCHITECTURE = tuple(name for name in _NETWORK if name not in _OF_TRAINING)
+ARCHITECTURE = tuple(name for name in NETWORK if name not in _OF_TRAINING)
 
 
 class DetectionModule(pl.LightningModule):
@@ -131,7 +131,7 @@ class DetectionModule(pl.LightningModule):
         **architecture: Any,
     ) -> None:
         super().__init__()
-        architecture = _NETWORK | architecture
+        architecture = NETWORK | architecture
         # Loss and assignment are modules with settings of their own, which the run's config.yaml
         # holds; all others are plain values, so that checkpoints load without unpickling code.
         self.save_hyperparameters(ignore=["loss", "assignment"])
@@ -162,6 +162,7 @@ class DetectionModule(pl.LightningModule):
         # Of the last training step, for whoever reports what was wrong with it.
         self.loss_parts: dict[str, Tensor] = {}
         self._steps_of_checkpoint = 0
+        self._num_groups: int | None = None  # of the optimiser in the checkpoint to go on from
 
     @property
     def trained_steps(self) -> int:
@@ -180,6 +181,14 @@ class DetectionModule(pl.LightningModule):
         if path is not None:
             transfer = carry_over(path, self.detector, self.class_names, self.hparams["dim_head"])
             _log.info("\n  ".join([f"model.init_from: {path}", *transfer.lines()]))
+            theirs = read_checkpoint(path).settings.get("stem_norm_eps", NETWORK["stem_norm_eps"])
+            if theirs != self.hparams["stem_norm_eps"]:
+                _log.info(
+                    "model.stem_norm_eps: %g, where the weights of model.init_from were trained "
+                    "with %g",
+                    self.hparams["stem_norm_eps"],
+                    theirs,
+                )
 
     def on_fit_start(self) -> None:
         """Load a new training's initial weights, and what follows its labels' sizes.
@@ -368,7 +377,8 @@ class DetectionModule(pl.LightningModule):
     def _parameter_groups(self, weight_decay: float) -> Any:
         """Parameters to optimise: biases, norms and layer scales in a group without decay."""
         parameters = list(self.detector.parameters())
-        if not weight_decay:
+        num_groups = self._num_groups or (2 if weight_decay else 1)
+        if num_groups == 1:
             return parameters
         return [
             {"params": [p for p in parameters if p.ndim > 1]},
@@ -402,7 +412,9 @@ class DetectionModule(pl.LightningModule):
                 "ckpt_path: must hold the states of optimiser and schedule to train on, got none: "
                 "use model.init_from to start from its weights"
             )
-        if not stored.has_optimizer:
+        if stored.has_optimizer:
+            self._num_groups = len(stored.optimizer_states[0]["param_groups"])
+        else:
             _log.info(
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "
                 "0, with a fresh optimiser and schedule"

@@ -5,7 +5,7 @@ import pytest
 
 from etram_det.boxes import corners
 from etram_det.data.datamodule import EventDataModule
-from etram_det.data.interpolation import TrainingLabels, labels_between
+from etram_det.data.interpolation import TrainingLabels, labels_between, why_none_between
 from etram_det.data.label_times import label_phases, label_times
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
@@ -242,7 +242,7 @@ def test_a_time_that_few_others_follow_is_no_phase():
 def root(tmp_path):
     for split, number in (("train", 3), ("val", 1)):
         for i in range(number):
-            boxes = track(TIMES_30_HZ[: 61 - 7 * i], i)
+            boxes = track(TIMES_30_HZ[: 61 - 7 * i], i + 1)
             events = random_events(4000, 2.0, seed=i)
             write_raw(tmp_path / "raw" / split, f"{split}_{i}", events, boxes)
     return str(tmp_path / "raw")
@@ -264,6 +264,15 @@ def epochs(data, number=9):
             (batch.recording, batch.time_us.tolist(), batch.labels.boxes.tolist())
             for batch in loader
         ]
+
+
+def test_boxes_without_ids_are_no_tracks():
+    times = np.arange(0, 1_000_000, 100_000)
+    apart = track(times, track_id=0)  # one car leaves, and another one comes
+    assert labels_between(apart, times, np.array([50_000]), 0)[0].size == 0
+    assert why_none_between(apart, times) == (
+        "its boxes have no track ids that last from one label time to the next"
+    )
 
 
 def test_only_training_is_labelled_between_the_label_times(root):

@@ -20,11 +20,11 @@ def motion(rows, moving_above=10.0):
     return motion_of(recording, time * 1000, centre, classes, tracks, moving_above)
 
 
-def test_speed_is_that_between_the_neighbours_of_a_track():
+def test_speed_is_measured_over_half_a_second():
     rows = [(0, 0, 0, 0, 1, 7), (0, 100, 3, 4, 1, 7), (0, 200, 6, 8, 1, 7), (0, 300, 6, 8, 1, 7)]
     rest = [0.0, 0, 0, 0]
-    expected = np.stack([[50, 50, 25, 0], rest], axis=1)
-    expected[3, 1] = 0.1
+    # From the label within 0.25 s before to the one within 0.25 s after.
+    expected = np.stack([[50, 100 / 3, 100 / 3, 25], rest], axis=1)
     order = [2, 0, 3, 1]  # whatever the order of the labels
     found = motion([rows[i] for i in order])
     np.testing.assert_allclose(found, expected[order], atol=1e-9)
@@ -53,13 +53,30 @@ def test_ids_that_are_no_tracks_give_no_speed():
     np.testing.assert_allclose(mixed[:, 0], [50, 50, nan, nan, nan])
 
 
+def test_labels_that_are_off_by_a_pixel_stand():
+    rng = np.random.default_rng(0)
+    for interval_ms in (33, 100):
+        off = rng.normal(0, 1, (20, 50, 2))
+        rows = [
+            (0, interval_ms * i, *off[track, i], 1, track + 1)
+            for track in range(20)
+            for i in range(50)
+        ]
+        assert (motion(rows)[:, 0] > 10).mean() < 0.05
+
+
+def test_labels_further_apart_have_their_neighbours():
+    rows = [(0, 400 * i, [0, 40, 80, 80][i], 0, 1, 7) for i in range(4)]
+    np.testing.assert_allclose(motion(rows)[:, 0], [100, 100, 50, 0])
+
+
 def test_rest_counts_from_the_last_motion():
     x = [0, 5, 10, 10, 10, 10, 10]
     stopping = [(0, 100 * i, x[i], 0, 1, 1) for i in range(7)]
     parked = [(0, 100 * i, 99, 0, 1, 2) for i in range(7)]
     found = motion(stopping + parked)
-    np.testing.assert_allclose(found[:7, 0], [50, 50, 25, 0, 0, 0, 0])
-    np.testing.assert_allclose(found[:7, 1], [0, 0, 0, 0.1, 0.2, 0.3, 0.4], atol=1e-9)
+    np.testing.assert_allclose(found[:7, 0], [50, 100 / 3, 25, 12.5, 0, 0, 0])
+    np.testing.assert_allclose(found[:7, 1], [0, 0, 0, 0, 0.1, 0.2, 0.3], atol=1e-9)
     assert (found[7:] == [0, inf]).all()
     faster = motion(stopping, moving_above=50.0)  # what is not above it does not move
     assert (faster[:, 1] == inf).all()
@@ -91,8 +108,9 @@ def evaluated(tracks, num_recordings=1, **settings):
 
 def test_metrics_by_motion_and_what_is_found_after_it_stopped():
     results = results_of(evaluated([1, 2]), score_threshold=0.3, dropped_by_data={})
-    # 10 frames at 40 px/s, and the one in which it stops at 20; 29 at rest, and 40 of the other.
-    assert (results["num_standing"], results["num_slow"], results["num_fast"]) == (69, 11, 0)
+    # 10 frames at 40 px/s to 30 px/s, then 20 and 10, which is in two bins; 28 at rest, and 40 of
+    # the other.
+    assert (results["num_standing"], results["num_slow"], results["num_fast"]) == (69, 12, 0)
     assert results["AP_slow"] == pytest.approx(1)
     assert results["AR_standing"] == pytest.approx(50 / 69)
     assert results["AR_car_standing"] == results["AR_standing"]
@@ -127,10 +145,15 @@ def test_labels_without_tracks_have_no_metrics_by_motion():
         assert not [key for key in results if "standing" in key]
 
 
+def test_the_first_motion_bin_needs_an_upper_bound():
+    with pytest.raises(UserError, match=r"^model.motion_bins: must have a first bin with an upper"):
+        SizeBinnedMAP(class_names=("car",), motion_bins={"moving": (10, inf)})
+
+
 def test_motion_bins_are_a_setting():
     bins = {"still": (0, 30), "moving": (30, inf)}
     result = evaluated([1, 2], motion_bins=bins)
-    assert [r.boxes for r in result.motion_records if not r.class_name] == [70, 10]
+    assert [r.boxes for r in result.motion_records if not r.class_name] == [71, 10]
     assert result.description()["motion_bins"] == {"still": [0, 30], "moving": [30, None]}
     with pytest.raises(
         UserError, match=r"model.motion_bins.b: .* got \[8, 20\] after a, which end"

@@ -589,3 +589,16 @@ def test_update_refuses_what_does_not_fit_together():
             metric.update(**(fitting | change))
     metric.update(**fitting)
     assert metrics_of(metric)["num_frames"] == 2
+
+
+def test_a_box_of_several_classes_is_one_in_the_confusion_matrix():
+    box = torch.tensor([[10.0, 10, 30, 30]])
+    found = Detections(
+        box.repeat(2, 1), torch.tensor([0.9, 0.9]), torch.tensor([0.8, 0.5]), torch.tensor([1, 0])
+    )
+    metric = SizeBinnedMAP(class_names=("car", "bus"))
+    labels = Labels.stack([0], [box], [torch.tensor([1])])
+    metric.update([found], labels, ["r"], torch.tensor([100_000]), torch.ones(1, 2))
+    metric.compute()
+    matrix = metric.result.confusion(score_threshold=0.3)
+    assert matrix.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]

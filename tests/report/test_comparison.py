@@ -151,6 +151,24 @@ def test_runs_that_were_evaluated_differently_are_named_not_compared(folder, cap
     assert "protocol (a0: full; prophesee: prophesee)" in line
 
 
+def test_sizes_in_other_frames_and_boxes_beyond_the_frame_do_not_compare(folder):
+    a, b = runs(folder, "a0", "a1")
+    for results, size in ((a.results, [180, 320]), (b.results, [360, 640])):
+        results["run"] = {"input_size": size}
+    del b.results["evaluation"]["as_published"]  # as in results of earlier releases
+    assert list(unlike({"a": a, "b": b})) == [
+        "as published (a: False; b: True)",
+        "input size, in whose pixels areas are (a: [180, 320]; b: [360, 640])",
+    ]
+
+
+@pytest.mark.usefixtures("_in_folder")
+def test_a_run_counts_once(capsys):
+    assert run(["report", "a0", "a0", "vs", "b0", "b1"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "runs: must be different ones, got one of them twice: leave it out" in line
+
+
 @pytest.mark.usefixtures("_in_folder")
 @pytest.mark.parametrize("sides", [["vs", "a0"], ["a0", "a1", "vs", "b0"], ["a0", "vs", "vs"]])
 def test_sides_that_are_none_take_one_line(sides, capsys):

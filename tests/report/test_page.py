@@ -54,7 +54,8 @@ def test_page_says_what_was_evaluated_and_how(tmp_path):
     write_run(tmp_path)
     page = page_of(tmp_path)
     facts = {name: value for name, value in page.rows["facts"]}
-    assert facts["protocol"] == "full: every label counts"
+    rules = "every label counts; boxes are cut at the frame and count for each likely class"
+    assert facts["protocol"] == f"full: {rules}"
     assert facts["score"] == "objectness x class"
     assert facts["size medium"] == "1024 to 9216 px²"
     assert facts["found, missed, confusion, pictures"] == "score at least 0.3, IoU at least 0.5"

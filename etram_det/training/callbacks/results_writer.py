@@ -112,6 +112,7 @@ class ResultsWriter(Callback):
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             "data": None if data is None else data.root or "simulated traffic",
             "input_size": None if data is None else list(data.input_size),
+            "forget_every": pl_module.hparams.get("forget_every"),
             "version": __version__,
         }
         evaluates = trainer.state.fn != "fit"
