@@ -191,8 +191,9 @@ class EtramCLI(LightningCLI):
         channels = channels_of(config.data.bins, config.data.representation)
         require_same_data(stored, class_names_of(config.data.class_names), channels)
         for name in ARCHITECTURE:
-            # Older checkpoints and imported ones lack what was not a setting then.
-            known = stored.get(name, NETWORK[name] if stored else None)
+            known = stored.get(name)
+            if name == "stem_norm_eps" and stored:  # which older and imported ones do not hold
+                known = stored.get(name, NETWORK[name])
             theirs, ours = map(_as_list, (known, config.model[name]))
             if theirs is None:
                 continue

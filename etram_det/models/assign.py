@@ -64,7 +64,7 @@ class SimOTA(nn.Module):
         classes: Tensor,
         rows: Tensor | None = None,
     ) -> Assignment:
-        """Assign points of ``N`` frames, with the arguments of :func:`simota`."""
+        """Assign ``[N, A]`` points to boxes; arguments as of :func:`simota`."""
         return simota(output, boxes_cxcywh, classes, rows, self)
 
     def similarities(self, boxes: Tensor, predicted: Tensor) -> Similarities:

@@ -13,7 +13,9 @@ from support.raw_files import boxes_at, random_events, write_raw
 @pytest.fixture
 def recordings(tmp_path):
     def make(*box_times):
-        write_raw(tmp_path / "train", "a", random_events(500, 0.52), boxes_at(list(box_times)))
+        boxes = boxes_at(list(box_times))
+        boxes["track_id"] = 1
+        write_raw(tmp_path / "train", "a", random_events(500, 0.52), boxes)
         write_raw(tmp_path / "val", "b", random_events(500, 0.52), boxes_at([100_000]))
         data = EventDataModule(root=str(tmp_path), input_size=(48, 64))
         data.setup("fit")

@@ -37,7 +37,7 @@ def blend(a, b):
 PLAIN = {"iou": iou, "nwd": nwd, "max": lambda a, b: max(iou(a, b), nwd(a, b)), "blend": blend}
 
 
-def require_equal(assignment, case, **plain):
+def assert_equal_box_by_box(assignment, case, **plain):
     output, boxes, classes = case
     found = assignment(output, boxes, classes)
     for i in range(len(boxes)):
@@ -56,7 +56,7 @@ def require_equal(assignment, case, **plain):
 @pytest.mark.parametrize("similarity", PLAIN)
 @pytest.mark.parametrize("seed", range(2))
 def test_it_equals_an_assignment_box_by_box(similarity, seed):
-    require_equal(
+    assert_equal_box_by_box(
         SizeAwareSimOTA(similarity),
         random_case(seed=seed),
         similar=PLAIN[similarity],
@@ -67,7 +67,7 @@ def test_it_equals_an_assignment_box_by_box(similarity, seed):
 @pytest.mark.parametrize("acts_on", [(), ("cost",), ("points",), ("quality",), ("cost", "points")])
 def test_each_use_can_be_turned_off(acts_on):
     assignment = SizeAwareSimOTA("max", acts_on=acts_on)
-    require_equal(assignment, random_case(), similar=PLAIN["max"], acts_on=acts_on)
+    assert_equal_box_by_box(assignment, random_case(), similar=PLAIN["max"], acts_on=acts_on)
 
 
 def test_small_boxes_get_their_fewest_points():
@@ -75,7 +75,7 @@ def test_small_boxes_get_their_fewest_points():
         return 4 if box[2] * box[3] <= 200 else 1
 
     assignment = SizeAwareSimOTA("iou", small_points=4, small_area=200)
-    require_equal(assignment, random_case(), least=least)
+    assert_equal_box_by_box(assignment, random_case(), least=least)
 
 
 def test_by_iou_it_is_simota():
