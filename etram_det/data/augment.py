@@ -68,7 +68,8 @@ class AugmentSettings:
             low, high = (1, 10) if field.name.endswith("_max") else (0, 1)
             if not low <= value <= high:
                 raise UserError(
-                    f"data.augmentation.{field.name}: must be in [{low}, {high}], got {value}"
+                    f"data.augmentation.{field.name}: must be in [{low}, {high}], got {value}: set "
+                    f"{low} for none"
                 )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from etram_det.errors import UserError
 from etram_det.models.assign import Similarities, SimOTA
 from etram_det.models.box_losses import box_iou, wasserstein_similarity
+from etram_det.models.size_weight import require_labels
 
 Similarity = Literal["max", "nwd", "iou", "blend"]
 Use = Literal["cost", "points", "quality"]
@@ -55,27 +56,22 @@ class SizeAwareSimOTA(SimOTA):
         small_area: float = 1024,
     ) -> None:
         super().__init__()
-        if similarity not in get_args(Similarity):
-            raise UserError(
-                f"similarity: must be one of {', '.join(get_args(Similarity))}, got "
-                f"{similarity!r}: use max, the default"
-            )
-        if not 0 < scale < float("inf"):
-            raise UserError(f"scale: must be a positive number of pixels, got {scale}: use 12.8")
-        if adaptive_quantile is not None and not 0 < adaptive_quantile < 1:
-            raise UserError(
-                f"adaptive_quantile: must be in (0, 1), got {adaptive_quantile}: use 0.5 for the "
-                "median side, or null for a fixed scale"
-            )
-        if unknown := set(acts_on) - set(get_args(Use)):
-            raise UserError(
-                f"acts_on: must be among {', '.join(get_args(Use))}, got "
-                f"{', '.join(sorted(unknown))}: use [cost, points, quality] for all"
-            )
-        if not 1 <= small_points <= 10:
-            raise UserError(f"small_points: must be in [1, 10], got {small_points}: use 1")
-        if not small_area > 0:
-            raise UserError(f"small_area: must be above 0, got {small_area}: use 1024 (32x32 px)")
+        unknown = set(acts_on) - set(get_args(Use))
+        for name, value, is_right, must, remedy in (
+            ("similarity", similarity, similarity in get_args(Similarity),
+             f"be one of {', '.join(get_args(Similarity))}", "use max, the default"),
+            ("scale", scale, 0 < scale < float("inf"),
+             "be a positive number of pixels", "use 12.8"),
+            ("adaptive_quantile", adaptive_quantile,
+             adaptive_quantile is None or 0 < adaptive_quantile < 1,
+             "be in (0, 1)", "use 0.5 for the median side, or null for a fixed scale"),
+            ("acts_on", ", ".join(sorted(unknown)), not unknown,
+             f"be among {', '.join(get_args(Use))}", "use [cost, points, quality] for all"),
+            ("small_points", small_points, 1 <= small_points <= 10, "be in [1, 10]", "use 1"),
+            ("small_area", small_area, small_area > 0, "be above 0", "use 1024 (32x32 px)"),
+        ):  # fmt: skip
+            if not is_right:
+                raise UserError(f"model.assignment.{name}: must {must}, got {value}: {remedy}")
         self.similarity = similarity
         self.adaptive_quantile = adaptive_quantile
         self.acts_on = frozenset(acts_on)
@@ -98,11 +94,7 @@ class SizeAwareSimOTA(SimOTA):
         Raises:
             UserError: if there are no labels.
         """
-        if not len(areas):
-            raise UserError(
-                "adaptive_quantile: must have boxes to compute the scale from, got no box in the "
-                "training split: set scale, or check data.root and data.filters"
-            )
+        require_labels(areas, "model.assignment.adaptive_quantile", "set scale")
         assert self.adaptive_quantile is not None
         self.scale.fill_(float(np.quantile(np.sqrt(areas), self.adaptive_quantile)))
         self.has_scale.fill_(True)

@@ -19,6 +19,19 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def require_labels(areas: NDArray[np.floating], setting: str, remedy: str) -> None:
+    """Refuse to follow the areas ``[M]`` of training labels where there are none.
+
+    Raises:
+        UserError: naming the setting that follows them.
+    """
+    if not len(areas):
+        raise UserError(
+            f"{setting}: must have boxes to follow, got no box in the training split: {remedy}, or "
+            "check data.root and data.filters"
+        )
+
+
 class SizeWeight(nn.Module):
     """Weight of a box by its area: ``W`` for the smallest, 1 for large ones.
 
@@ -100,11 +113,7 @@ class SizeWeight(nn.Module):
         Raises:
             UserError: if there are no labels.
         """
-        if not len(areas):
-            raise UserError(
-                "adaptive_quantiles: must have boxes to compute thresholds from, got no box in "
-                "the training split: set the thresholds, or check data.root and data.filters"
-            )
+        require_labels(areas, "adaptive_quantiles", "set the thresholds")
         assert self.adaptive_quantiles is not None
         small, medium = np.quantile(areas, self.adaptive_quantiles)
         self.small_threshold.fill_(float(small))

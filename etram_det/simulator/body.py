@@ -52,7 +52,7 @@ class Part:
     joint: float = 0.0
 
     def table(self, night: bool) -> tuple[NDArray[Any], int]:
-        """The shapes as ``projection.SHAPE``, shadows first, and the number of shadows.
+        """The shapes as ``stage.SHAPE``, shadows first, and the number of shadows.
 
         There are no lamps by day and no shadows at night.
         """

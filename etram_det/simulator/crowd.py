@@ -39,9 +39,8 @@ _SPEED = {
     PEDESTRIAN: (0.9, 1.7), CAR: (6.0, 11.0), BICYCLE: (3.0, 5.5), BUS: (5.5, 9.0),
     MOTORBIKE: (6.0, 12.0), TRUCK: (5.5, 9.0), TRAM: (5.0, 8.0), WHEELCHAIR: (0.8, 1.4),
 }  # fmt: skip
-# Those who come at least once in each so many seconds, whatever the mix.
 GUESTS = (BUS, TRUCK, MOTORBIKE, TRAM, TRAM, BICYCLE, WHEELCHAIR)
-_GUESTS_EVERY_S = 12.0
+_GUESTS_EVERY_S = 12.0  # in which each guest comes at least once, whatever the mix
 WARM_UP_S = 12.0
 _MOVE_S = 0.05  # at most, between two positions
 _AHEAD_S = 12.0  # so long before they are in view they may come
@@ -151,7 +150,7 @@ class Crowd:
                 )
                 tries += 1
             total += placed
-        if total < _ROOM * self._asked:
+        if total < _ROOM * self._asked and conditions.users >= 1:
             most = int(conditions.users * total / (_ROOM * self._asked))
             raise UserError(
                 f"traffic: must be at most about {most} for the {conditions.place} of "

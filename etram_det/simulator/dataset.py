@@ -44,7 +44,7 @@ AMOUNTS: dict[str, dict[str, float]] = {
     "quick": {"train": 16, "val": 12, "test": 4, "seconds": 6.0},
     "standard": {"train": 60, "val": 20, "test": 12, "seconds": 20.0},
 }
-# Places of recordings that follow each other; junctions have most to show.
+# Places of recordings that follow each other; most is to be seen at junctions and in bends.
 _TURNS = ("junction", "bend", "crossing", "junction", "tram_stop", "bend", "street", "bend")
 _RAILS_SHARE = 0.7
 _LEAST_TRACKS = 14  # of each class that a split with enough recordings is to show
@@ -67,7 +67,8 @@ class SimulationSettings:
         test: number of test recordings.
         seconds: length of each recording.
         night: share of recordings at night, in [0, 1].
-        traffic: average number of moving road users in view.
+        traffic: average number of moving road users in view, beside those who are asked into it so
+            that each split shows all classes: below 10 these are most of them.
         seed: seed of all places and traffic.
         effects: weather, light and surroundings.
         sensor: properties of the camera's pixels.
@@ -276,9 +277,9 @@ def require_new(root: Path) -> None:
         UserError: if ``root`` exists and is not an empty folder.
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        found = " with something in it" if root.is_dir() else ", a file"
         raise UserError(
-            f"output: must be a new or empty folder, got {root} with something in it: use another "
-            "or remove it"
+            f"output: must be a new or empty folder, got {root}{found}: use another or remove it"
         )
 
 
@@ -305,10 +306,12 @@ def simulate(
         progress: called with the numbers of finished and of all recordings.
 
     Raises:
-        UserError: if ``root`` exists and is not an empty folder, or a place has no room for the
-            traffic.
+        UserError: if ``root`` exists and is not an empty folder, there is no recording to make, or
+            a place has no room for the traffic.
     """
     root = Path(root)
+    if settings.train + settings.val + settings.test == 0:
+        raise UserError("train, val, test: must be one recording at least, got 0 of each: set one")
     if workers is not None:
         require_range("workers", workers, 1)
     require_new(root)

@@ -17,6 +17,7 @@ _STEPS = {
     "shaking": math.sqrt(13),
     "occluders": math.sqrt(17),
 }
+EFFECTS = tuple(_STEPS)
 _BY_DAY, _AT_NIGHT = ("shadows",), ("glare", "flicker")
 
 
@@ -28,12 +29,13 @@ class EffectSettings:
         share: share of all recordings that have an effect, in [0, 1]. Shadows need daylight, glare
             and flicker need the night: they are in all days, or all nights, if these are fewer.
         shadows: share of the light on the ground that the sun's shadows take away is 0.6 times
-            this.
+            this, 0.9 at most.
         glare: brightness of the halo around lamps; 1 is 2.5 times that without glare.
-        flicker: depth of the modulation of street lamps at 100 Hz, relative to 0.45.
+        flicker: depth of the modulation of street lamps at 100 Hz, relative to 0.45, 1 at most.
         rain: rainfall, relative to 3 mm per hour.
-        leaves: amount of leaves that move in the wind.
-        shaking: way of the camera's pole in gusts, relative to 1.5 pixels of 360 rows.
+        leaves: amount of leaves that move in the wind; from 3 on they move no faster.
+        shaking: way of the camera's pole in gusts, relative to 1.5 pixels of 360 rows, 3.2 pixels
+            at most.
         occluders: number of poles, trees and signs in front of the road, relative to the usual.
     """
 

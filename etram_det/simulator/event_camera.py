@@ -304,7 +304,7 @@ class EventCamera:
                 adopt(self._pixels, window)
 
     def look(self) -> NDArray[Any]:
-        """Current view of each actor, as ``projection.VIEW`` ``[A]``, with all events so far.
+        """Current view of each actor, as ``stage.VIEW`` ``[A]``, with all events so far.
 
         Actors that are out of view have ``num_own`` 0.
         """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from etram_det.simulator.pixels import EVENT, SensorSettings
 
-# Share of the noise events in the dark that are positive; leakage makes positive ones only.
+# Share of the noise that is leakage, whose events are all positive.
 _LEAK_SHARE = 0.1
 
 

@@ -24,7 +24,7 @@ from etram_det.simulator.traffic import STEP_S, Traffic
 from etram_det.simulator.user import Signals
 from etram_det.simulator.viewpoint import draw_view, seen_from, visible_part
 
-_FAR_M = 85.0
+FAR_M = 85.0
 # Most road users of a kind are where the frame is not wider than this.
 _NEAR_M = {WALK: 26.0, CYCLE: 32.0, ROAD: 35.0, RAIL: 45.0}
 _TAKES, _REHEARSALS = 4, 4  # of each take, at most; then the best of them is recorded
@@ -121,9 +121,9 @@ def _draw(rng: np.random.Generator, conditions: Conditions) -> Take:
     traffic = Traffic(rng, place.crossings, signals, -WARM_UP_S)
     near, far = [], []
     for route in place.routes:
-        near_m = min(_NEAR_M[route.kind] / conditions.width * camera.focal_px, _FAR_M)
+        near_m = min(_NEAR_M[route.kind] / conditions.width * camera.focal_px, FAR_M)
         near.append(visible_part(camera, size, route, near_m))
-        far.append(visible_part(camera, size, route, _FAR_M))
+        far.append(visible_part(camera, size, route, FAR_M))
     crowd = Crowd(traffic, place.routes, near, far, conditions)
     while traffic.time_s < -1e-9:
         crowd.advance(STEP_S)

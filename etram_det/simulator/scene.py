@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from etram_det.simulator import furniture
 from etram_det.simulator.background import Ground, draw_background, draw_grains
 from etram_det.simulator.body import Body
+from etram_det.simulator.effects import EFFECTS
 from etram_det.simulator.painting_order import far_to_near
 from etram_det.simulator.projection import place
+from etram_det.simulator.rehearsal import FAR_M, draw_take
 from etram_det.simulator.rehearsal import Conditions as Conditions
-from etram_det.simulator.rehearsal import draw_take
 from etram_det.simulator.rendering import Light, paint
 from etram_det.simulator.road_users import BODIES, CAR, TRUCK
-from etram_det.simulator.routes import SIGNAL, WALK
+from etram_det.simulator.routes import ROAD, SIGNAL, WALK
 from etram_det.simulator.stage import ACTOR, PLACED, SHAPE, VIEW, Stage, Sun
 from etram_det.simulator.user import User
 from etram_det.simulator.viewpoint import Pose
 
 _AMBIENT_DAY, _AMBIENT_NIGHT = 1.0, 0.12
-_FAR_M = 85.0
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class Scene:
 
     def __init__(self, rng: np.random.Generator, conditions: Conditions) -> None:
         self.rng, self.conditions = rng, conditions
-        self.effects = {name: conditions.effects.get(name, 0.0) for name in _EFFECTS}
+        self.effects = {name: conditions.effects.get(name, 0.0) for name in EFFECTS}
         take = draw_take(rng, conditions)
         self.camera, self.spot = take.camera, take.place
         self.crowd, self.traffic = take.crowd, take.crowd.traffic
@@ -97,7 +97,7 @@ class Scene:
         """Draw what stands still, and remember leaves and flickering lamps, which do not."""
         rng, things = self.rng, []
         for pose in self.spot.parking:
-            if math.hypot(*pose[:2]) < _FAR_M:
+            if math.hypot(*pose[:2]) < FAR_M:
                 class_id = TRUCK if rng.random() < 0.06 else CAR
                 things += self._parts(BODIES[class_id](rng), pose)
         for pose in self.spot.shelters:
@@ -149,7 +149,7 @@ class Scene:
             for gate in route.gates:
                 if gate.kind == SIGNAL and route.kind != WALK:
                     x, y, heading = route.at(gate.at_m)
-                    right = 2.6 if route.kind == 2 else 1.4
+                    right = 2.6 if route.kind == ROAD else 1.4
                     pose = (x + right * math.sin(heading), y - right * math.cos(heading), heading)
                     poles[round(heading), round(heading + math.pi / 4)] = (
                         *pose[:2],
@@ -241,9 +241,6 @@ class Scene:
         self.time_us = end_us
         self.stage, self.order = self._arrange()
         return self.stage, self.order
-
-
-_EFFECTS = ("shadows", "glare", "flicker", "rain", "leaves", "shaking", "occluders")
 
 
 def _advance_user(thing: _Thing, user: User, is_new: bool) -> None:

@@ -186,7 +186,6 @@ class Street:
         half = 0.5 * self.kerb - 0.75 if refuge else self.kerb
         shifts = (-0.5 * self.kerb - 0.75, 0.5 * self.kerb + 0.75) if refuge else (0.0,)
         if refuge:
-            half = 0.5 * (self.kerb - 1.5)
             island = [(-1.2, -1.5), (1.2, -1.5), (1.2, 1.5), (-1.2, 1.5)]
             ahead = np.array([left[1], -left[0]])
             for low, high in ((-5.0, -2.0), (2.0, 5.0)):

@@ -224,7 +224,7 @@ class Traffic:
     def _may_cross(self, user: User, gate: Gate) -> bool:
         crossing = self.crossings[gate.number]
         if crossing.signal is not None and self.signals is not None:
-            return self.signals.left_s(crossing.signal, self.time_s)[0] > 2.0
+            return self.signals.green_left_s(crossing.signal, self.time_s) > 2.0
         if user.waited_s < 0.3 * user.patience_s and user.track % 3:
             return False  # most look before they cross
         for other in self.users:
@@ -282,8 +282,7 @@ class Traffic:
         can_stop = left > user.speed**2 / (2 * 3.5) - 0.5
         if gate.kind == SIGNAL:
             assert self.signals is not None
-            green, _ = self.signals.left_s(gate.number, self.time_s)
-            return green == 0 and can_stop
+            return self.signals.green_left_s(gate.number, self.time_s) == 0 and can_stop
         if gate.kind == CROSSING:
             if any(_is_in_the_way(user.route, gate, walker) for walker in occupied[gate.number]):
                 return can_stop

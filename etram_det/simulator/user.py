@@ -111,13 +111,10 @@ class Signals:
         end = green_s[0] if group == 0 else sum(green_s) + _AMBER_S + _CLEAR_S
         return cls(green_s, end - time_s)
 
-    def left_s(self, group: int, time_s: float) -> tuple[float, float]:
-        """Seconds of green and of amber that are left for a group; 0 for none."""
+    def green_left_s(self, group: int, time_s: float) -> float:
+        """Seconds of green that are left for a group; 0 for none."""
         pause = _AMBER_S + _CLEAR_S
         into = (time_s + self.offset_s) % (sum(self.green_s) + 2 * pause)
         if group == 1:
             into -= self.green_s[0] + pause
-        green = self.green_s[group]
-        if 0 <= into < green:
-            return green - into, _AMBER_S
-        return 0.0, max(green + _AMBER_S - into, 0.0) if into >= green else 0.0
+        return self.green_s[group] - into if 0 <= into < self.green_s[group] else 0.0

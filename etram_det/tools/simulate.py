@@ -33,6 +33,7 @@ from etram_det.simulator.preview import recording_as_seen
 # Bounds of small and large boxes, in pixels of a network that sees half the sensor's size.
 _SMALL_AREA, _LARGE_AREA = 32**2, 96**2
 _LABELS_HZ = 30
+_WIDEST = 4096  # pixels of one half of a preview: encoders refuse pictures of many more
 
 
 def simulate_command(
@@ -48,7 +49,7 @@ def simulate_command(
         output: folder to make; it may be there if it is empty.
         settings: what to simulate.
         amount: quick: recordings for a short training. standard: some 30 minutes of traffic.
-            Numbers of recordings and seconds that are set otherwise override it.
+            Numbers of recordings and seconds other than those of ``quick`` override it.
         preview: also write a video of the first recording, as light and as events.
         workers: recordings made at the same time; all cores if unset.
 
@@ -70,6 +71,7 @@ def simulate_command(
     total: Counter[str] = Counter()
     for counts in held.values():
         total.update(counts)
+    total["caused_events"] = total["events"] + total["lost_events"]
     seconds = settings.seconds * len(held)
     turn = _share(total, "turning_tracks", "tracks")
     stand = _share(total, "standing_tracks", "tracks")
@@ -79,7 +81,7 @@ def simulate_command(
         f"of {number_of(total['tracks'], 'track')}, {turn} turn by over 30 degrees, {stand} stand "
         f"for a second\nor more and move; these have {boxes} of the boxes\n"
         f"{total['events'] / max(seconds, 1e-9) / 1e3:,.0f} k events/s, "
-        f"{_share(total, 'noise_events', 'events')} of them noise, "
+        f"{_share(total, 'noise_events', 'caused_events')} of them noise, "
         f"{_share(total, 'positive_events', 'events')} positive; "
         f"{number_of(total['lost_events'], 'event')} lost in the read-out\n"
         f"{number_of(len(held), 'recording')} of {settings.seconds:g} s, "
@@ -135,14 +137,13 @@ def _cells(boxes: NDArray[Any], tracks: int) -> list[str]:
     return [
         f"{tracks:,}",
         f"{len(boxes):,}",
-        *(f"{s:.0%}" for s in shares),
-        *["-"][: 2 - len(shares)],
+        *([f"{s:.0%}" for s in shares] or ["-", "-"]),
     ]
 
 
 def _write_preview(output: Path, settings: SimulationSettings, plan: Plan) -> Path:
     """Write the video of a recording, boxes drawn into its events."""
-    zoom = max(1, -(-LEAST_HEIGHT // settings.height))
+    zoom = max(1, min(-(-LEAST_HEIGHT // settings.height), _WIDEST // settings.width))
     height, width = settings.height * zoom, settings.width * zoom
     video = VideoWriter(
         output / f"{plan.name}_preview.mp4", (height - height % 2, 2 * width), _LABELS_HZ

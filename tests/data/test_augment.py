@@ -241,5 +241,7 @@ def test_newer_settings_out_of_range_are_named(name, value):
     ("name", "value"), [("flip", 1.5), ("random_zoom", -0.1), ("zoom_in_max", 0.5)]
 )
 def test_settings_out_of_range_are_named(name, value):
-    with pytest.raises(UserError, match=rf"^data\.augmentation\.{name}: .*got {value}$"):
+    with pytest.raises(
+        UserError, match=rf"^data\.augmentation\.{name}: .*got {value}: set [01] for none$"
+    ):
         AugmentSettings(**{name: value})

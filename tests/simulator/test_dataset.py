@@ -170,7 +170,7 @@ def test_traffic_has_all_classes_stops_and_turns(street: Path) -> None:
     )
     assert set(tracks) == set(range(8))
     assert max(tracks, key=lambda class_id: tracks[class_id]) in (0, 1)  # a pedestrian, or a car
-    areas = np.concatenate([b["w"] * b["h"] for b in boxes]) / 4 * 4  # with 360 rows, at half
+    areas = np.concatenate([b["w"] * b["h"] for b in boxes])  # of 180 rows: as half of 360
     assert np.mean(areas < 32**2) > 1 / 3
     assert np.mean(areas > 96**2) > 0.02
     total: Counter[str] = Counter()
@@ -401,3 +401,17 @@ def test_command_writes_a_set_and_refuses_a_full_folder(
     with pytest.raises(UserError, match="must be a new or empty folder, got .*set with some"):
         simulate_command(output, TINY)
     assert len(read_set(output)) == 4
+
+
+@pytest.mark.parametrize("traffic", [0.1, 0.5])
+def test_little_traffic_is_traffic(tmp_path: Path, traffic: float) -> None:
+    simulate(tmp_path / "set", replace(TINY, traffic=traffic))
+    assert len(read_set(tmp_path / "set")) == 4
+
+
+def test_a_set_without_recordings_and_a_file_in_its_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^train, val, test: must be one recording at least, got 0"):
+        simulate(tmp_path / "set", replace(TINY, train=0, val=0, test=0))
+    (tmp_path / "set").write_text("")
+    with pytest.raises(UserError, match=r"^output: must be .* got .*/set, a file: use another or"):
+        simulate(tmp_path / "set", TINY)

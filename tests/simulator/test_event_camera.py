@@ -194,8 +194,9 @@ def test_what_is_near_hides_what_is_far() -> None:
     free = camera.look()
     drawn = [i for i in camera.order if free["num_own"][i] > 0]
     near = drawn[-1]
-    assert free["num_visible"][near] <= free["num_own"][near]
-    assert np.all(free["num_visible"] <= free["num_own"])
+    assert free["num_visible"][near] > 0
+    # Of twelve in view, someone is behind someone else.
+    assert any(0 < free["num_visible"][i] < free["num_own"][i] for i in drawn)
     # A wall right in front of the camera hides all of them.
     camera._light.nearest[:] = 1.0
     camera._light.row_nearest[:] = 1.0

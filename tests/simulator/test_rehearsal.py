@@ -117,10 +117,9 @@ def test_who_is_asked_for_is_put_into_view() -> None:
     asked = (BUS, BICYCLE, WHEELCHAIR, WHEELCHAIR)
     conditions = Conditions(360, 640, 6.0, False, 10.0, "junction", False, guests=asked)
     for seed in range(3):
-        take = draw_take(np.random.default_rng(seed), conditions)
-        seen = Counter(user.class_id for user in take.crowd.copy().traffic.users)
-        seen.update(due.class_id for due in take.crowd.due)
-        assert not Counter(asked) - seen
+        plan = Plan("val", "val_day_0001", conditions, (seed, 0, 0))
+        seen = tracks_of([labels_of(plan, 6 * LABEL_INTERVAL_US)[0]])
+        assert not Counter(asked) - seen, seed
 
 
 def test_a_copied_crowd_does_the_same_and_leaves_the_first_alone() -> None:

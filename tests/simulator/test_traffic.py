@@ -12,7 +12,9 @@ from etram_det.simulator.places import PLACES, build_place
 from etram_det.simulator.road_users import BUS, CAR, PEDESTRIAN
 from etram_det.simulator.routes import (
     CROSSING,
+    CYCLE,
     HALT,
+    RAIL,
     ROAD,
     SIGNAL,
     WALK,
@@ -74,13 +76,13 @@ def test_vehicles_queue_at_red_and_leave_one_after_the_other() -> None:
 
 def test_lights_go_from_green_over_amber_to_red() -> None:
     lights = Signals.changing_at((6.0, 5.0), 0, 2.0)
-    assert lights.left_s(0, 1.0) == (pytest.approx(1.0), 2.0)
-    assert lights.left_s(0, 2.5) == (0.0, pytest.approx(1.5))
-    assert lights.left_s(0, 4.5)[0] == lights.left_s(1, 4.5)[0] == 0
-    assert lights.left_s(1, 6.0)[0] == pytest.approx(4.5)
+    assert lights.green_left_s(0, 1.0) == pytest.approx(1.0)
+    assert lights.green_left_s(0, 2.5) == 0
+    assert lights.green_left_s(0, 4.5) == lights.green_left_s(1, 4.5) == 0
+    assert lights.green_left_s(1, 6.0) == pytest.approx(4.5)
     for time_s in np.arange(0, 60, 0.1):
-        assert min(lights.left_s(0, time_s)[0], lights.left_s(1, time_s)[0]) == 0
-    assert Signals.changing_at((6.0, 5.0), 1, 2.0).left_s(1, 1.0)[0] == pytest.approx(1.0)
+        assert min(lights.green_left_s(0, time_s), lights.green_left_s(1, time_s)) == 0
+    assert Signals.changing_at((6.0, 5.0), 1, 2.0).green_left_s(1, 1.0) == pytest.approx(1.0)
 
 
 def test_people_wait_for_traffic_and_traffic_gives_way_to_them() -> None:
@@ -158,12 +160,12 @@ def test_a_vehicle_slows_down_for_a_bend_and_heads_along_it() -> None:
 
 @pytest.mark.parametrize("rails", [False, True])
 @pytest.mark.parametrize("name", PLACES)
-def test_places_have_ways_for_all_and_no_way_leads_through_a_wall(name: str, rails: bool) -> None:
+def test_places_have_smooth_ways_for_all(name: str, rails: bool) -> None:
     for seed in range(4):
         place = build_place(np.random.default_rng(seed), name, rails)
         kinds = {route.kind for route in place.routes}
-        assert kinds >= {WALK, 1, ROAD}
-        assert (3 in kinds) == (rails or name == "tram_stop")
+        assert kinds >= {WALK, CYCLE, ROAD}
+        assert (RAIL in kinds) == (rails or name == "tram_stop")
         assert place.crossings
         assert place.signals == (name == "junction")
         for route in place.routes:

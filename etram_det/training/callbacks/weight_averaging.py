@@ -30,6 +30,7 @@ class RampedWeightAveraging(WeightAveraging):
             )
 
         def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+            """The new average ``[*]`` of one parameter or buffer."""
             ramp = (1 + num_averaged) / (10 + num_averaged)
             past = ramp.clamp(max=decay) if isinstance(ramp, Tensor) else min(ramp, decay)
             return averaged * past + current * (1 - past)

@@ -12,7 +12,7 @@ from etram_det.training.callbacks.weight_averaging import RampedWeightAveraging
 def averages(num_steps, decay):
     """The average of a weight and a buffer that are ``n`` after step ``n``, after each step."""
     module = nn.BatchNorm1d(1)
-    averaged = AveragedModel(module, use_buffers=True, avg_fn=_average_of(decay))
+    averaged = AveragedModel(module, **_settings_of(RampedWeightAveraging(decay)))
     found = []
     for step in range(num_steps):
         with torch.no_grad():
@@ -25,8 +25,9 @@ def averages(num_steps, decay):
     return found
 
 
-def _average_of(decay):
-    return RampedWeightAveraging(decay)._kwargs["avg_fn"]
+def _settings_of(callback):
+    """What the callback makes its average with."""
+    return {"use_buffers": callback._use_buffers, **callback._kwargs}
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
