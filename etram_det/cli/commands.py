@@ -44,6 +44,7 @@ TOOLS = {
     "report": ("report", "write a page of one evaluated run, or of two side by side"),
     "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
     "sweep": ("sweep.command", "search loss variants and settings"),
+    "experiment": ("experiment.command", "train variants with several seeds, and compare them"),
 }
 
 
@@ -87,7 +88,7 @@ def _run(command: str, args: Sequence[str]) -> int:
             function,
             args=tool_arguments(args, function),
             prog=f"python -m etram_det {command}",
-            as_positional=command in ("bench", "checkpoint", "detect", "report"),
+            as_positional=command in ("bench", "checkpoint", "detect", "experiment", "report"),
             exit_on_error=False,
             formatter_class=PlainHelpFormatter,
         )
