@@ -46,15 +46,16 @@ class FinishedRun:
     versions: Mapping[str, str]
 
 
-def compared_keys(evaluation: Mapping[str, Any]) -> list[str]:
-    """Flat keys of the metrics whose resamples are kept: overall, by size, motion, day, class."""
-    cells = [
-        *(("", "", name) for name in evaluation["size_bins"]),
-        *(("", "", name) for name in evaluation["motion_bins"]),
-        *((part, "", "") for part in PARTS_OF_DAY),
-        *(("", name, "") for name in evaluation["class_names"]),
-    ]
-    return ["AP", "AP50", *(flat_key("AP", cell) for cell in cells)]
+def compared_keys(evaluation: Mapping[str, Any]) -> list[list[str]]:
+    """Flat keys of the metrics whose resamples are kept, in groups.
+
+    Overall and by size; by motion, day and night; by class.
+    """
+    sizes = [flat_key("AP", ("", "", name)) for name in evaluation["size_bins"]]
+    motions = [flat_key("AP", ("", "", name)) for name in evaluation["motion_bins"]]
+    parts = [flat_key("AP", (part, "", "")) for part in PARTS_OF_DAY]
+    classes = [flat_key("AP", ("", name, "")) for name in evaluation["class_names"]]
+    return [["AP", "AP50", *sizes], [*motions, *parts], classes]
 
 
 def read_finished(file: Path) -> list[FinishedRun]:
@@ -94,7 +95,8 @@ def _line_of(finished: FinishedRun) -> dict[str, Any]:
         name: {key: round(of[key], _DIGITS) for key in ("AP", "num_boxes") if key in of}
         for name, of in results["recordings"].items()
     }
-    keys = [key for key in compared_keys(results["evaluation"]) if key in resamples.values]
+    groups = compared_keys(results["evaluation"])
+    keys = [key for group in groups for key in group if key in resamples.values]
     return {
         **finished.run._asdict(),
         "settings": list(finished.settings),

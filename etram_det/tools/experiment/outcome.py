@@ -40,8 +40,10 @@ def outcome_tables(plan: ExperimentPlan, finished: Sequence[FinishedRun]) -> Ite
         if apart := next(unlike(runs), None):
             yield Table(title=f"{steps} steps: not compared, as evaluated differently: {apart}")
             continue
-        keys = compared_keys(next(iter(runs.values())).results["evaluation"])
-        yield _variants_table(f"{steps} steps, mean ± standard deviation over seeds", sides, keys)
+        groups = compared_keys(next(iter(runs.values())).results["evaluation"])
+        keys = [key for group in groups for key in group]
+        for group in groups:
+            yield _variants_table(f"{steps} steps, mean ± deviation over seeds", sides, group)
         for first, second in plan.comparisons:
             if first in sides and second in sides:
                 yield _comparison_table(steps, first, second, sides, keys)
@@ -60,8 +62,11 @@ def _variants_table(title: str, sides: _Sides, keys: Sequence[str]) -> Table:
         cells = []
         for key in keys:
             values = [each.evaluated.metrics.get(key, nan) for each in runs.values()]
+            if isnan(sum(values)):
+                cells.append("-")
+                continue
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append("-" if isnan(sum(values)) else f"{fmean(values):.3f}{spread}")
+            cells.append(f"{fmean(values):.3f}{spread}")
         minutes = fmean(each.cpu_s for each in runs.values()) / 60
         table.add_row(name, str(len(runs)), f"{minutes:.1f}", *cells)
     return table
