@@ -235,9 +235,7 @@ class DetectionModule(pl.LightningModule):
             # Zero gradients for every parameter keep this process in step with the others.
             return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
         output = self.detector.predict([x[labels.frame] for x in features])
-        losses = self.loss(
-            output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes, labels.rows
-        )
+        losses = self.loss(output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes)
         self.loss_parts = {name: value.detach() for name, value in losses.items()}
         named = {f"train/{name}": value for name, value in self.loss_parts.items()}
         loss = named.pop("train/loss")
