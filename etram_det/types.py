@@ -51,15 +51,12 @@ class Labels(_Container):
         frame: ``[N]`` int64, place of each labelled frame in the batch, ``t * B + b``, ascending.
         boxes: ``[N, M, 4]`` float32, ``xyxy`` in pixels of the input frame; zeros where padded.
         classes: ``[N, M]`` int64, class ids; -1 where padded.
-        rows: ``[G]`` int64, places in ``N * M`` of the boxes that are no padding; known before
-            the labels go to the device, where finding them would mean to wait for it.
         tracks: ``[N, M]`` int64, track ids; -1 where padded; None where they are not known.
     """
 
     frame: Tensor
     boxes: Tensor
     classes: Tensor
-    rows: Tensor | None = None
     tracks: Tensor | None = None
 
     def __len__(self) -> int:
@@ -94,9 +91,8 @@ class Labels(_Container):
             padded_classes[i, : len(frame_classes)] = frame_classes
             if padded_tracks is not None and tracks is not None:
                 padded_tracks[i, : len(frame_classes)] = tracks[i]
-        rows = (padded_classes.flatten() >= 0).nonzero().squeeze(1)
         frames = torch.tensor(frame, dtype=torch.int64)
-        return Labels(frames, padded_boxes, padded_classes, rows, padded_tracks)
+        return Labels(frames, padded_boxes, padded_classes, padded_tracks)
 
 
 @dataclass

@@ -334,7 +334,6 @@ def test_frames_labelled_to_show_nothing_stay_so_when_augmented():
     labels = collate([chunk, busy], T).labels
     assert labels.frame.tolist() == [2, 3, 6, 7]
     assert labels.classes.tolist() == [[-1], [1], [-1], [3]]
-    assert labels.rows.tolist() == [1, 3]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -45,11 +45,10 @@ def test_assignment():
     size = (384, 640)
     output = head_output(24, size, CPU)
     boxes, classes = random_boxes(24, 20, size, CPU)
-    rows = torch.arange(classes.numel())
     found = ratio(
         "assignment, 24 frames x 20 boxes x 20,400 points",
         lambda: plain_simota(output, boxes, classes),
-        lambda: simota(output, boxes, classes, rows),
+        lambda: simota(output, boxes, classes),
         repeats=10,
     )
     assert found > 2
