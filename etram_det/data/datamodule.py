@@ -25,6 +25,7 @@ from etram_det.data.layouts import find_recordings
 from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
+from etram_det.data.sparse_batch import SparseBatch
 from etram_det.data.streaming import (
     Chunk,
     ChunkDataset,
@@ -315,9 +316,9 @@ class EventDataModule(pl.LightningDataModule):
         return self._evaluation_loader("predict")
 
     def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
+        self, batch: SparseBatch | Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Copy a batch, events ``[T, B, C, H, W]``, while the device works on the one before."""
+        """Copy a batch while the device works on the one before; its frames become dense there."""
         return batch.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
