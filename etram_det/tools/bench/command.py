@@ -13,6 +13,7 @@ from rich.table import Table
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
+from etram_det.models.detector import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
 from etram_det.tools.bench.data import bench_data
@@ -67,6 +68,7 @@ def bench_command(
         UserError: for a setting that does not fit. What cannot be measured here takes one line
             of the report instead, and the rest is measured.
     """
+    use_tensor_float_32()
     has_cuda, failures = torch.cuda.is_available(), {}
     if device == "cuda" and not has_cuda:
         failures["device"] = "device: must be cpu or auto here, got cuda: measured on the CPU"
