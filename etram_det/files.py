@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import platformdirs
 from filelock import FileLock
 
 if TYPE_CHECKING:
@@ -21,7 +20,11 @@ CACHE_VARIABLE = "ETRAM_DET_CACHE"
 
 def cache_folder() -> Path:
     """The user's cache folder: ``$ETRAM_DET_CACHE``, or else the system's usual one."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("etram_det"))
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    import platformdirs  # which a machine that only measures need not have
+
+    return platformdirs.user_cache_path("etram_det")
 
 
 def cached_file(folder: str, source: Path, made_with: str, suffix: str) -> Path:

@@ -12,10 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 
-from jsonargparse import auto_cli
-
 from etram_det import __version__
-from etram_det.cli.flags import PlainHelpFormatter, in_own_keys, tool_arguments
 from etram_det.cli.messages import (
     MessageHandler,
     is_for_user,
@@ -73,7 +70,9 @@ def run(args: Sequence[str]) -> int:
         if known is None:
             raise
         message, code = known
-        if command in TOOLS:
+        if command in TOOLS and not _is_on_its_own(args):
+            from etram_det.cli.flags import in_own_keys
+
             message = in_own_keys(message, _tool(command))
         screen(stderr=True).out(f"{start if code == 1 else ''}etram_det: error: {message}")
         return code
@@ -82,7 +81,13 @@ def run(args: Sequence[str]) -> int:
 def _run(command: str, args: Sequence[str]) -> int:
     if command in LIGHTNING_COMMANDS:
         importlib.import_module("etram_det.cli.lightning").lightning_cli([command, *args])
+    elif _is_on_its_own((command, *args)):
+        importlib.import_module("etram_det.tools.bench.gpu").bench_gpu_command(args[1:])
     elif command in TOOLS:
+        from jsonargparse import auto_cli
+
+        from etram_det.cli.flags import PlainHelpFormatter, tool_arguments
+
         function = _tool(command)
         code = auto_cli(
             function,
@@ -101,6 +106,11 @@ def _run(command: str, args: Sequence[str]) -> int:
         known = ", ".join((*LIGHTNING_COMMANDS, *TOOLS))
         raise UserError(f"{command}: no such command: choose one of {known}")
     return 0
+
+
+def _is_on_its_own(args: Sequence[str]) -> bool:
+    """Whether this is ``bench gpu``, which runs where PyTorch is and jsonargparse is not."""
+    return list(args[:2]) == ["bench", "gpu"]
 
 
 def _tool(command: str) -> Callable[..., int | None]:

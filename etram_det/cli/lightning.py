@@ -11,7 +11,6 @@ from operator import or_
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import torch
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
@@ -35,6 +34,7 @@ from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
+from etram_det.models.detector import use_tensor_float_32
 from etram_det.training.callbacks.exact_resume import ExactResume
 from etram_det.training.callbacks.loggers import (
     HyperParameters,
@@ -48,6 +48,7 @@ from etram_det.training.callbacks.recording_faults import DroppedEvents, Unreada
 from etram_det.training.callbacks.results_writer import PredictionWriter, ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
+from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer
 from etram_det.training.schedule import require_precision, require_ranges, require_steps
@@ -282,6 +283,7 @@ class EtramCLI(LightningCLI):
         except (TypeError, ValueError) as error:  # what Lightning raises for settings
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         require_ranges(made)
+        fix_graph(made)
         self.place = cast(RunTrainer, made).place = self._place()
         return made
 
@@ -370,8 +372,7 @@ def lightning_cli(
     Raises:
         UserError: a setting or file does not fit; the message names it.
     """
-    # TensorFloat-32 for what stays in float32; does nothing on machines without it.
-    torch.set_float32_matmul_precision("high")
+    use_tensor_float_32()
     settings = settings_arguments(args[1:])
     of_command = {"exit_on_error": False, "description": _DESCRIPTION}
     try:

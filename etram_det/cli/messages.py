@@ -8,12 +8,11 @@ import os
 import re
 import sys
 import threading
+from argparse import ArgumentError  # which jsonargparse raises, too
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TextIO
-
-from jsonargparse import ArgumentError
 
 from etram_det.errors import UserError
 from etram_det.progress import above_bars

@@ -23,6 +23,7 @@ from etram_det.metrics.records import METRICS, flat_key, reported_cells
 ProtocolName = Literal["full", "prophesee", "etram_fork", "prophesee_gen1"]
 PixelFrame = Literal["network", "native"]
 SKIPPED_US = 500_000
+COUNTED_DETECTIONS = 100  # of each frame and class, as in COCO
 
 # COCO's, in square pixels: 32 and 96 pixels squared.
 SIZE_BINS: dict[str, tuple[float, float]] = {

@@ -18,6 +18,7 @@ from etram_det.metrics.evaluation import EvaluationResult, evaluate
 from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.motion import motion_of
 from etram_det.metrics.settings import (
+    COUNTED_DETECTIONS,
     MOTION_BINS,
     SIZE_BINS,
     EvaluationSettings,
@@ -95,7 +96,7 @@ class SizeBinnedMAP(Metric):
         pixel_frame: PixelFrame = "network",
         protocol: ProtocolName = "full",
         class_groups: Mapping[str, Sequence[int | str]] | None = None,
-        max_detections: int = 100,
+        max_detections: int = COUNTED_DETECTIONS,
         motion_bins: Mapping[str, tuple[float, float]] = MOTION_BINS,
     ) -> None:
         super().__init__(dist_sync_fn=_gathered)

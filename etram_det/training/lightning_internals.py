@@ -15,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
 FolderLogger = TensorBoardLogger | CSVLogger  # those that write into a folder of the run
 
@@ -44,6 +45,25 @@ def slurm_environment(trainer: pl.Trainer) -> SLURMEnvironment | None:
     """The SLURM job that a trainer runs in; strategies on one device do not offer it."""
     environment = trainer._accelerator_connector.cluster_environment
     return environment if isinstance(environment, SLURMEnvironment) else None
+
+
+def fix_graph(trainer: pl.Trainer) -> None:
+    """Let processes that train together add up gradients the fastest way, unless set otherwise.
+
+    Each step uses every parameter in the same way, so the order in which gradients are complete is
+    fixed, and they need no second copy for sending. PyTorch cannot fix it where a first backward
+    pass sends nothing, as with accumulated batches.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        given = strategy._ddp_kwargs
+        searches = given.get("find_unused_parameters", False)
+        strategy._ddp_kwargs = {
+            "find_unused_parameters": searches,
+            "static_graph": trainer.accumulate_grad_batches == 1 and not searches,
+            "gradient_as_bucket_view": True,
+            **given,
+        }
 
 
 def is_training(module: pl.LightningModule) -> bool:

@@ -19,7 +19,7 @@ from etram_det.checkpoint.contents import require_same_data, require_same_tensor
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.checkpoint.transfer import carry_over
 from etram_det.errors import UserError
-from etram_det.metrics.settings import MOTION_BINS, SIZE_BINS, ProtocolName
+from etram_det.metrics.settings import COUNTED_DETECTIONS, MOTION_BINS, SIZE_BINS, ProtocolName
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.assign import SimOTA
 from etram_det.models.detector import Detector
@@ -83,7 +83,8 @@ class DetectionModule(pl.LightningModule):
         score_threshold: least objectness times class confidence of a detection, in [0, 1].
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped, in
             [0, 1].
-        max_detections: detections kept of each frame, best first; at least 1.
+        max_detections: detections kept of each frame, best first; at least 1. Metrics count the
+            best of these in each frame and class, at most 100 as COCO does.
         forget_every: in evaluation and prediction, the state starts anew after so many frames of
             each chunk, at least 1, and with each chunk: shows what memory is worth. Unset: it is
             carried through a recording.
@@ -156,6 +157,7 @@ class DetectionModule(pl.LightningModule):
             pixel_frame=pixel_frame,
             protocol=protocol,
             class_groups=class_groups,
+            max_detections=min(max_detections, COUNTED_DETECTIONS),
             motion_bins=MOTION_BINS if motion_bins is None else motion_bins,
         )
         self.train_states, self.eval_states = LaneStates(), LaneStates()
@@ -232,8 +234,7 @@ class DetectionModule(pl.LightningModule):
         labels = batch.labels
         self.loss_parts = {}
         if not len(labels):
-            # Zero gradients for every parameter keep this process in step with the others.
-            return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
+            return self._nothing_to_learn(features)
         output = self.detector.predict([x[labels.frame] for x in features])
         losses = self.loss(output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes)
         self.loss_parts = {name: value.detach() for name, value in losses.items()}
@@ -241,6 +242,18 @@ class DetectionModule(pl.LightningModule):
         # Not for Lightning's progress bar, which would read it at each step.
         self.log_dict(named, batch_size=len(labels))
         return losses["loss"]
+
+    def _nothing_to_learn(self, features: Sequence[Tensor]) -> Tensor:
+        """Zero, whose gradients of zero for every parameter keep all processes in step.
+
+        Where there are several, pyramid and head see one frame of features ``[T * B, C_s, h_s,
+        w_s]``: synchronised batch normalisation waits for all processes.
+        """
+        if not _is_one_of_several():
+            return torch.stack([p.sum() for p in self.detector.parameters()]).sum() * 0
+        output = self.detector.predict([x[:1] for x in features])
+        parts = (output.offsets, output.objectness, output.classes)
+        return torch.stack([x.float().mean() for x in parts]).sum() * 0
 
     def on_train_epoch_start(self) -> None:
         """Clear the lanes: the plan of each epoch resets all of them."""
@@ -272,7 +285,7 @@ class DetectionModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start with empty lanes and an empty metric, and the same network on all processes."""
-        if distributed.is_available() and distributed.is_initialized():
+        if _is_one_of_several():
             # Each process has its own batch-norm statistics; checkpoints hold the first one's.
             for buffer in self.detector.buffers():
                 distributed.broadcast(buffer, src=0)
@@ -292,7 +305,8 @@ class DetectionModule(pl.LightningModule):
         if self.trainer.state.fn != "fit":
             # Where Lightning finds the step that loggers are to note; of itself it counts from 0.
             precisions_and_recalls["step"] = torch.tensor(float(self.trained_steps))
-        self.log_dict(precisions_and_recalls)
+        # Equal on all processes: nothing is to be reduced, which both flags together say.
+        self.log_dict(precisions_and_recalls, sync_dist=True, rank_zero_only=True)
 
     # A test is a validation on another split.
     test_step = validation_step
@@ -420,3 +434,9 @@ class DetectionModule(pl.LightningModule):
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "
                 "0, with a fresh optimiser and schedule"
             )
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process trains or evaluates together with others."""
+    initialised = distributed.is_available() and distributed.is_initialized()
+    return initialised and distributed.get_world_size() > 1

@@ -368,3 +368,26 @@ def test_the_examples_of_the_manual_run(recording, checkpoint, capsys):
     exec(code, names)
     assert len(capsys.readouterr().out.splitlines()) > 10
     assert names["i"] == 9
+
+
+def test_detectors_of_one_checkpoint_do_not_share_their_device(checkpoint):
+    trained = read_detector(checkpoint)
+    before = {name: value.clone() for name, value in trained.detector.state_dict().items()}
+    first = StreamingDetector(trained, device="cpu")
+    StreamingDetector(trained, device="meta", precision="bfloat16")
+    for name, value in trained.detector.state_dict().items():
+        assert value.equal(before[name]), name
+    assert {p.device.type for p in first._engine.detector.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("command", ["detect", "bench", "fit"])
+def test_all_commands_do_the_same_arithmetic(recording, checkpoint, command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    arguments = {
+        "detect": [str(recording), "--ckpt_path", str(checkpoint), "--video", "false"],
+        "bench": ["metric", "--frames", "20", "--repeats", "1"],
+        "fit": ["--trainer.max_steps", "0"],
+    }
+    run([command, *arguments[command]])
+    assert asked == ["high"]

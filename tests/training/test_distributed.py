@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from etram_det.data.raw import RawRecording
 from etram_det.models.detector import Detector
@@ -118,6 +120,58 @@ def test_one_that_cannot_read_ends_the_others(root, tmp_path):
     assert "_td.h5: [Errno 5] Input/output error" in second
     assert "etram_det: error: another process of the run is gone" in first
     assert "Traceback" not in first + second
+
+
+class AsOne:
+    """Batch normalisation over both processes, as devices do it; notes its rounds and warnings."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, rank):
+        """Let each forward pass in training wait for the other process's."""
+        forward, rounds, shown = torch.nn.BatchNorm2d.forward, self.folder / "rounds", []
+
+        def synchronised(module, x):
+            if not module.training:
+                return forward(module, x)
+            numbers = torch.tensor([float(module.num_features), x.shape[0]])
+            distributed.all_reduce(numbers)
+            assert numbers[0] == 2 * module.num_features  # the same layer on both
+            with Path(f"{rounds}{rank}.txt").open("a") as file:
+                file.write(f"{x.shape[0]}\n")
+            return forward(module, x)
+
+        def note(message, *_, **__):
+            shown.append(str(message))
+            (self.folder / f"warnings{rank}.txt").write_text("\n".join(shown))
+
+        torch.nn.BatchNorm2d.forward = synchronised
+        warnings.showwarning = note
+        warnings.warn("one to be seen", stacklevel=1)
+
+
+@pytest.mark.parametrize("accumulated", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_process_without_labels_takes_part_in_batch_normalisation(tmp_path, accumulated):
+    for split in ("train", "val"):
+        for i in range(2):
+            # The second recording, and so the second process, has its one label late.
+            times = [400_000] if i else [100_000, 200_000, 300_000, 400_000]
+            events = random_events(2000, 0.45, seed=i)
+            write_raw(tmp_path / "data" / split, f"{split}_{i}", events, boxes_at(times))
+    arguments = ["fit", *BASE, "--data.root", str(tmp_path / "data"), "--data.sampling", "stream"]
+    arguments += ["--data.train_lanes", "1", "--trainer.accumulate_grad_batches", str(accumulated)]
+    first, second = run_in_processes(2, tmp_path / "run", arguments, AsOne(tmp_path))
+    assert first["steps"] == second["steps"] == 4 // accumulated
+    for name, value in first["weights"].items():
+        if "running" not in name:
+            assert value.equal(second["weights"][name]), name
+    rounds = [(tmp_path / f"rounds{rank}.txt").read_text() for rank in (0, 1)]
+    assert rounds[0] == rounds[1]  # each step one frame, labelled or not
+    assert {*rounds[0].split()} == {"1"}
+    shown = [(tmp_path / f"warnings{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    assert [[line for line in lines if "sync_dist" in line] for lines in shown] == [[], []]
+    assert all("one to be seen" in lines for lines in shown)
 
 
 def wait_for(condition, timeout_s, what):

@@ -8,6 +8,7 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
 from etram_det.cli.lightning import EtramCLI
 from etram_det.training import lightning_internals as internals
@@ -112,6 +113,29 @@ def test_a_module_alone_is_not_training(tmp_path):
     run.fit(module)
     run.validate(module, verbose=False)
     assert states == [True, False, False], why
+
+
+@pytest.mark.parametrize(
+    ("strategy", "accumulated", "fixed", "searched"),
+    [
+        ("ddp", 1, True, False),
+        ("auto", 1, True, False),
+        ("ddp", 2, False, False),
+        ("ddp_find_unused_parameters_true", 1, False, True),
+        (DDPStrategy(static_graph=False), 1, False, False),
+    ],
+)
+def test_several_devices_have_a_fixed_graph(tmp_path, strategy, accumulated, fixed, searched):
+    run = trainer(tmp_path, strategy=strategy, devices=2, accumulate_grad_batches=accumulated)
+    internals.fix_graph(run)
+    assert run.strategy._ddp_kwargs == {
+        "find_unused_parameters": searched,
+        "static_graph": fixed,
+        "gradient_as_bucket_view": True,
+    }, "several devices are slower than they could be: DDPStrategy._ddp_kwargs has changed"
+    alone = trainer(tmp_path)
+    internals.fix_graph(alone)
+    assert not isinstance(alone.strategy, DDPStrategy)
 
 
 @pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])

@@ -116,6 +116,11 @@ def test_a_chunk_without_labels_costs_nothing_and_keeps_all_gradients():
     assert all(p.grad is not None and p.grad.eq(0).all() for p in module.detector.parameters())
 
 
+@pytest.mark.parametrize(("kept", "counted"), [(300, 100), (100, 100), (20, 20)])
+def test_of_the_detections_kept_a_hundred_count(kept, counted):
+    assert small_module(max_detections=kept).metric.settings.max_detections == counted
+
+
 @pytest.mark.parametrize("loss", [YOLOXLoss, SizeAwareLossWrapper])
 def test_frames_labelled_to_show_nothing_lower_the_objectness(loss):
     module = small_module(loss=loss())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from etram_det.models.head import HeadOutput
-from etram_det.tools.bench.inputs import DTYPES, BenchSettings
+from etram_det.tools.bench.inputs import DTYPES, BenchSettings, Precision
 from etram_det.tools.bench.measure import Section, add_variants, measure
 
 
@@ -109,7 +109,7 @@ def compare(
     runs: dict[str, Callable[[], Any]] = {}
     for precision in settings.precision:
         with section.part(f"large products, {precision}"):
-            runs[f"large products, {precision}"] = _large_product(settings, DTYPES[precision])
+            runs[f"large products, {precision}"] = large_product(settings, precision)
     runs |= variants
     times = measure(runs, settings.repeats, settings.device, section, warm_up)
     measured = [name for name in times if name in variants]
@@ -117,12 +117,8 @@ def compare(
     with section.part("arithmetic"):
         work = count(settings)
         section.add("parameters", work.parameter_bytes / 1e6, "MB")
-        if num_labelled is None:
-            flops = work.backbone.forward + work.rest.forward
-        else:
-            # The backbone sees all frames, pyramid and head the labelled ones only.
-            flops = work.backbone.training * settings.steps * settings.lanes
-            flops += work.rest.training * num_labelled
+        flops = operations(work, settings, num_labelled)
+        if num_labelled is not None:
             kept = "kept for the backward pass, a labelled frame"
             section.add(kept, work.activation_bytes / 1e6, "MB")
         section.add(f"operations of a {what}", flops / 1e9, "GFLOP")
@@ -130,7 +126,7 @@ def compare(
             name = f"large products, {kind}"
             if name in times:
                 # The fastest product counts, as it is a limit.
-                rate = 2 * _side(settings) ** 3 / min(times[name]) / 1e9
+                rate = product_operations(settings) / min(times[name]) / 1e9
                 floor_ms = flops / rate / 1e6
                 section.add(name, rate, "GFLOP/s")
                 note = f"{best.name} reaches {floor_ms / best.value:.0%} of the rate"
@@ -138,13 +134,28 @@ def compare(
     return measured
 
 
-def _large_product(settings: BenchSettings, dtype: torch.dtype) -> Callable[[], Tensor]:
+def operations(work: Arithmetic, settings: BenchSettings, num_labelled: int | None) -> float:
+    """Operations of a training step with labelled frames, or of one window where it is None."""
+    if num_labelled is None:
+        return work.backbone.forward + work.rest.forward
+    # The backbone sees all frames, pyramid and head the labelled ones only.
+    of_backbone = work.backbone.training * settings.steps * settings.lanes
+    return of_backbone + work.rest.training * num_labelled
+
+
+def large_product(settings: BenchSettings, precision: Precision) -> Callable[[], Tensor]:
     """A large matrix product: what arithmetic can reach on a device."""
+    dtype = DTYPES[precision]
     if settings.device.type == "cpu" and dtype == torch.float16:
         raise ValueError("processors emulate half precision: no rate to compare with")
     side = _side(settings)
     matrix = torch.randn(side, side, device=settings.device, dtype=dtype)
     return partial(torch.mm, matrix, matrix)
+
+
+def product_operations(settings: BenchSettings) -> int:
+    """Operations of a large product."""
+    return 2 * _side(settings) ** 3
 
 
 def _side(settings: BenchSettings) -> int:

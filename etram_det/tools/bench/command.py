@@ -13,16 +13,17 @@ from rich.table import Table
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
+from etram_det.models.detector import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
 from etram_det.tools.bench.data import bench_data
 from etram_det.tools.bench.inputs import BenchSettings, Precision, Preset
-from etram_det.tools.bench.measure import Section, machine
+from etram_det.tools.bench.measure import Section, machine, why_no_cuda
 from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
 
-_FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
+FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
 
 
 def bench_command(
@@ -45,6 +46,7 @@ def bench_command(
     """Measure speed, and compare it with the counted arithmetic.
 
     Variants take turns, A B A B, so that their ratios hold on a machine with other load too.
+    ``bench gpu --help`` shows the settings of ``bench gpu``, all measurements of a device.
 
     Args:
         what: a training step, streaming inference, assignment, the metric, loading, or all.
@@ -67,10 +69,13 @@ def bench_command(
         UserError: for a setting that does not fit. What cannot be measured here takes one line
             of the report instead, and the rest is measured.
     """
-    has_cuda, failures = torch.cuda.is_available(), {}
-    if device == "cuda" and not has_cuda:
-        failures["device"] = "device: must be cpu or auto here, got cuda: measured on the CPU"
-    chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
+    use_tensor_float_32()
+    missing, failures = why_no_cuda(), {}
+    if device == "cuda" and missing is not None:
+        failures["device"] = (
+            f"device: must be cpu or auto here, got cuda ({missing}): measured on the CPU"
+        )
+    chosen = torch.device("cuda" if missing is None and device != "cpu" else "cpu")
     settings = BenchSettings(
         preset=preset,
         input_size=input_size,
@@ -111,15 +116,15 @@ def _run(
     output: Path | None,
 ) -> None:
     """Run benchmarks one after the other, print their tables and write the report."""
-    console = screen(width=_FILE_WIDTH)
+    console = screen(width=FILE_WIDTH)
     header = machine(device)
-    console.out(*failures.values(), _header(header), sep="\n")
+    console.out(*failures.values(), header_lines(header), sep="\n")
     sections: list[Section] = []
     for name, run in parts.items():
         with console.status(f"measuring: {name}"):
             found = run()
         for section in found:
-            console.print(_table(section))
+            console.print(table(section))
         sections += found
     if output is not None:
         report = {"machine": header, "failures": failures, "sections": list(map(asdict, sections))}
@@ -132,7 +137,8 @@ def _run(
         console.out(f"written to {output}")
 
 
-def _header(header: dict[str, Any]) -> str:
+def header_lines(header: dict[str, Any]) -> str:
+    """The machine in words, as ``measure.machine`` describes it."""
     packages = ", ".join(f"{name} {found}" for name, found in header["packages"].items())
     accelerator = f", {header['accelerator']}, CUDA {header['cuda']}" if header["cuda"] else ""
     threads = number_of(header["threads"], "thread")
@@ -149,20 +155,21 @@ def _header(header: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(section: Section) -> Table:
-    table = Table(title=section.title, title_justify="left")
-    table.add_column("what", no_wrap=True)
+def table(section: Section) -> Table:
+    """A section for the screen."""
+    rows = Table(title=section.title, title_justify="left")
+    rows.add_column("what", no_wrap=True)
     for name in ("median", "quartiles", "95 %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("remark")
+        rows.add_column(name, justify="right", no_wrap=True)
+    rows.add_column("remark")
     for found in section.measurements:
         spread = p95 = ""
         if found.low is not None and found.high is not None and found.p95 is not None:
             spread, p95 = f"{_digits(found.low)} to {_digits(found.high)}", _digits(found.p95)
-        table.add_row(found.name, f"{_digits(found.value)} {found.unit}", spread, p95, found.note)
+        rows.add_row(found.name, f"{_digits(found.value)} {found.unit}", spread, p95, found.note)
     for name, reason in section.failures.items():
-        table.add_row(name, "-", "", "", reason)
-    return table
+        rows.add_row(name, "-", "", "", reason)
+    return rows
 
 
 def _digits(value: float) -> str:

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import h5py
-import hdf5plugin
 import numpy as np
 import torch
 
@@ -98,6 +96,8 @@ def _only(root: Path) -> Recording:
 
 def _raw_recording(root: Path) -> Recording:
     """A recording of random events in eTraM's layout, compressed by gzip."""
+    import h5py
+
     folder = root / "train"
     folder.mkdir(parents=True)
     num_events, duration_us = _RAW_WINDOWS * _RAW_EVENTS, _RAW_WINDOWS * 50_000
@@ -128,6 +128,9 @@ def bench_memory(num_events: int = _LONG_EVENTS) -> Section:
 
 
 def _write_long(path: Path, num_events: int) -> None:
+    import h5py
+    import hdf5plugin
+
     pattern = np.arange(_PART)
     with h5py.File(path, "w") as file:
         for name, dtype in (("x", "u2"), ("y", "u2"), ("p", "u1"), ("t", "i8")):

@@ -61,18 +61,22 @@ class BenchSettings:
         height, width = self.input_size
         return f"{self.preset}, {height}x{width}, {self.scales} scales"
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Settings of the network, by their names."""
+        embed_dim, dim_head, fpn_depth = _PRESETS[self.preset]
+        return {
+            "embed_dim": embed_dim,
+            "dim_head": dim_head,
+            "fpn_depth": fpn_depth,
+            "fpn_stages": (2, 3, 4) if self.scales == 3 else (1, 2, 3, 4),
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+
     def detector(self, device: torch.device | None = None) -> Detector:
         """A detector with random weights, the same each time."""
-        embed_dim, dim_head, fpn_depth = _PRESETS[self.preset]
         torch.manual_seed(0)
-        detector = Detector(
-            num_classes=NUM_CLASSES,
-            embed_dim=embed_dim,
-            dim_head=dim_head,
-            fpn_depth=fpn_depth,
-            fpn_stages=(2, 3, 4) if self.scales == 3 else (1, 2, 3, 4),
-            gradient_checkpointing=self.gradient_checkpointing,
-        )
+        detector = Detector(num_classes=NUM_CLASSES, **self.architecture)
         return detector.to(self.device if device is None else device)
 
     def events(self, steps: int, lanes: int) -> Tensor:

@@ -19,7 +19,10 @@ import torch
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "h5py", "numpy")
 _LOAD_ALLOWED = 0.5  # other processes' share of a core before the header warns of them
 _REASONS = {
-    "out of memory": "out of memory: use fewer lanes or steps, or a smaller input size",
+    "out of memory": (
+        "out of memory: use fewer lanes or steps, bf16-mixed, gradient_checkpointing or a smaller "
+        "input_size"
+    ),
     "InvalidCxxCompiler": "torch.compile needs a C++ compiler such as g++",
 }
 
@@ -199,6 +202,17 @@ def measure(
     return {name: stopwatch.times_s[name] for name in ready}
 
 
+def why_no_cuda() -> str | None:
+    """Why there is no CUDA device, in PyTorch's words; None where there is one."""
+    if torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "PyTorch finds none"
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, accelerator, system, versions and load, for the header of a report."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -238,6 +252,12 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory_mb` of an accelerator count from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def resident_mb() -> float:

@@ -24,7 +24,13 @@ from etram_det.tools.bench.inputs import (
     head_output,
     random_boxes,
 )
-from etram_det.tools.bench.measure import Section, Stopwatch, measure, peak_memory_mb
+from etram_det.tools.bench.measure import (
+    Section,
+    Stopwatch,
+    measure,
+    peak_memory_mb,
+    reset_peak_memory,
+)
 from etram_det.types import Batch, Labels, State
 
 
@@ -133,7 +139,7 @@ def _add_parts(
     batch: tuple[Tensor, Labels],
     precision: str,
 ) -> None:
-    _reset_peak(settings.device)
+    reset_peak_memory(settings.device)
     step.stopwatch = Stopwatch(settings.device)
     for _ in range(settings.repeats):
         step(*batch)
@@ -151,11 +157,6 @@ def _add_parts(
         tensors = "tensors, of all variants together"
         whose = tensors if settings.device.type == "cuda" else "the whole process so far"
         section.add(f"peak memory, {precision}", peak, "MB", whose)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _add_loading(
@@ -202,7 +203,7 @@ def bench_growth(settings: BenchSettings) -> Section:
         with section.part(name):
             grown = replace(settings, **change)
             step, batch = TrainingStep(grown, precision), training_batch(grown)
-            _reset_peak(settings.device)
+            reset_peak_memory(settings.device)
             run = {name: partial(step, *batch)}
             times = measure(run, settings.repeats, settings.device, section, warm_up=1).get(name)
             if times:

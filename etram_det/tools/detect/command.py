@@ -72,6 +72,8 @@ def detect_command(
     Raises:
         UserError: a setting or file does not fit. What was done until then is kept.
     """
+    from etram_det.models.detector import use_tensor_float_32
+
     if ckpt_path is None:
         raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
     trained = read_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
@@ -83,6 +85,7 @@ def detect_command(
         time_unit=time_unit,
     )
     rate = _video_rate(settings.window_ms, slow_motion)
+    use_tensor_float_32()
     detector = StreamingDetector(
         trained,
         frame_settings=settings,

@@ -46,6 +46,13 @@ class ExactResume(Callback):
         self._resumed_from: str | None = None
         self._processes: Sequence[Mapping[str, Any]] = ()
         self._has_step_to_spare = False
+        self._on_hosts: Any = None  # process group that sends through the hosts' memory
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Open a way from host to host, as lane states of all processes would fill a device."""
+        self._on_hosts = None  # for the default one
+        if stage == "fit" and trainer.world_size > 1 and distributed.get_backend() != "gloo":
+            self._on_hosts = distributed.new_group(backend="gloo")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that a checkpoint from here on has this validation before it."""
@@ -72,10 +79,9 @@ class ExactResume(Callback):
             "gradients": _accumulated_gradients(trainer, pl_module),
             "unfinished_step": guard and guard.unfinished_step(),
         }
-        processes: list[Any] = [own]
+        processes = [own]
         if trainer.world_size > 1:
-            processes = [None] * trainer.world_size
-            distributed.all_gather_object(processes, own)
+            processes = self._gathered(own)
         stored = Checkpoint(checkpoint)
         assert stored.fit_loop is not None  # Lightning has just written it
         _count_complete_steps(trainer, stored.fit_loop, self._is_in_validation)
@@ -140,6 +146,14 @@ class ExactResume(Callback):
         if trainer.global_rank < len(self._processes):
             _restore(trainer, pl_module, self._processes[trainer.global_rank], path)
         self._processes = ()
+
+    def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+        """The states of all processes on the first one, which writes them; on others their own."""
+        processes: list[Any] | None = None
+        if distributed.get_rank() == 0:
+            processes = [None] * distributed.get_world_size()
+        distributed.gather_object(own, processes, group=self._on_hosts)
+        return [own] if processes is None else processes
 
 
 def _count_complete_steps(

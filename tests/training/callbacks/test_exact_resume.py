@@ -10,13 +10,16 @@ import socket
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from etram_det import files
 from etram_det.checkpoint.file import read_checkpoint
+from etram_det.training.callbacks.exact_resume import ExactResume
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO
 from etram_det.training.module import DetectionModule
 from support.tiny_runs import (
@@ -179,6 +182,26 @@ def run_two_processes(arguments, stopped_by=None):
     for process in processes:
         process.join(900)
     return [process.exitcode for process in processes]
+
+
+def test_states_of_several_processes_travel_from_host_to_host_to_the_first(monkeypatch):
+    sent = []
+
+    def gather(own, processes, group):
+        sent.append(group)
+        if processes is not None:
+            processes[:] = [own, {"lanes": "of the second"}]
+
+    monkeypatch.setattr(distributed, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(distributed, "new_group", lambda backend: f"group of {backend}")
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "gather_object", gather)
+    resume = ExactResume()
+    resume.setup(SimpleNamespace(world_size=2), None, "fit")
+    for rank, number in ((0, 2), (1, 1)):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        assert len(resume._gathered({"lanes": "own"})) == number
+    assert sent == ["group of gloo"] * 2
 
 
 @pytest.mark.slow
