@@ -95,11 +95,11 @@ def open_camera(serial: str | None) -> Camera:
     try:
         return Camera(driver.open(serial=serial, iterator_timeout=_POLL_S))
     except (RuntimeError, OSError, ValueError) as error:
-        which = "one" if serial is None else f"the one with serial number {serial}"
+        which = "that can be opened" if serial is None else f"with serial number {serial}"
         raise UserError(
-            f"camera: must be connected, got none that can be opened as {which} "
-            f"({_reason(error)}): plug it in, run neuromorphic-drivers-install-udev-rules once "
-            "after installing the driver, or use --replay FILE",
+            f"camera: must be connected, got none {which} ({_reason(error)}): plug it in, run "
+            "neuromorphic-drivers-install-udev-rules once after installing the driver, or use "
+            "--replay FILE",
             exit_code=1,
         ) from error
 

@@ -114,7 +114,7 @@ class RawPipe:
     def __init__(
         self, file: BinaryIO, clock: str, sensor_size: tuple[int, int] | None = None
     ) -> None:
-        self._descriptor, self._clock = file.fileno(), clock
+        self._file, self._clock = file, clock
         self._rest = b""
         header = self._read_header()
         self._decoder = EvtDecoder(required_version(header, "FILE.raw", PIPE))
@@ -152,9 +152,10 @@ class RawPipe:
 
     def _read(self) -> bytes | None:
         """The next bytes; none at the end, None where none came for a while."""
-        if os.name == "posix" and not select.select([self._descriptor], [], [], _POLL_S)[0]:
+        descriptor = self._file.fileno()
+        if os.name == "posix" and not select.select([descriptor], [], [], _POLL_S)[0]:
             return None
-        return os.read(self._descriptor, _READ)
+        return os.read(descriptor, _READ)
 
     def _read_header(self) -> str:
         while True:
