@@ -178,8 +178,8 @@ class RawRecording(Recording):
     def event_slices(self) -> Iterator[tuple[NDArray[Any], ...]]:
         """The events of all windows in their order, as columns x, y, t and p ``[E]``.
 
-        Timestamps are those of the windows, in microseconds, repaired where they went back. Memory
-        is bounded.
+        Timestamps are in microseconds, on the clock of the windows; those that go back are as they
+        are. Memory is bounded.
 
         Raises:
             UserError: the file is damaged where it is read.
@@ -190,12 +190,13 @@ class RawRecording(Recording):
             times = self._timestamps(columns["t"])
             for start in range(0, len(times), _SLICE):
                 events = slice(start, start + _SLICE)
-                t = np.maximum.accumulate(np.maximum(times[events], latest))
-                latest = int(t[-1])
+                t = times[events]
+                repaired = np.maximum.accumulate(np.maximum(t, latest))
+                latest = int(repaired[-1])
                 x, y, p = (
                     columns[name].whole(columns[name][events], self.source) for name in "xyp"
                 )
-                inside = slice(*np.searchsorted(t, (first, last + 1)))
+                inside = slice(*np.searchsorted(repaired, (first, last + 1)))
                 yield x[inside], y[inside], t[inside], p[inside]
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102

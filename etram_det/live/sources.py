@@ -73,12 +73,15 @@ class Replay:
         first_us, _ = self.recording.event_span_us
         step_us = max(int(_PACKET_S * 1e6 * self._pace), 1)
         now_us = first_us + step_us
+        latest = first_us
         for x, y, t, p in self.recording.event_slices():
+            ascending = np.maximum.accumulate(np.maximum(t, latest))
             start = 0
             while start < len(t):
-                stop = int(np.searchsorted(t, now_us))
+                stop = int(np.searchsorted(ascending, now_us))
                 is_over = stop < len(t)  # else more events of this packet follow
-                due_us = now_us if is_over else int(t[-1])
+                latest = int(ascending[-1])
+                due_us = now_us if is_over else latest
                 due_s = started_s + (due_us - first_us) / 1e6 / self._pace
                 time.sleep(max(due_s - time.monotonic(), 0))
                 part = slice(start, stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -39,7 +38,6 @@ from etram_det.tools.detect.run import event_faults, table_of
 
 _PIPE = "-"
 _STATUS_S = 0.5  # between two states of the line that shows how it goes
-_log = logging.getLogger(__name__)
 
 
 def live_command(
@@ -122,7 +120,7 @@ def live_command(
         source = _source(replay, serial, detector.frame_settings, resize, pace)
         stack.callback(source.close)
         for note in source.notes:
-            _log.info("%s: %s", source.name, in_own_keys(note.message, live_command))
+            screen(stderr=True).out(f"{source.name}: {in_own_keys(note.message, live_command)}")
         recorder = Recorder(record, source.sensor_size) if record is not None else None
         if recorder is not None:
             stack.callback(recorder.finish)
@@ -148,9 +146,10 @@ def _run(session: LiveSession, page: LiveView | None, num_notes: int) -> None:
     source = session.source
     height, width = source.sensor_size
     where = "" if page is None else f"; the page is {page.address}"
-    _log.info("%s, %dx%d px: Ctrl-C ends it%s", source.description, width, height, where)
+    console = screen(stderr=True)
+    console.out(f"{source.description}, {width}x{height} px: Ctrl-C ends it{where}")
     if page is not None and not page.is_loopback:
-        _log.warning("host: %s lets others see the page", page.address)
+        console.out(f"host: others can see the page at {page.address}")
     try:
         with _signals_stop(session), _status() as show_status:
             for found in session.found():
@@ -163,7 +162,6 @@ def _run(session: LiveSession, page: LiveView | None, num_notes: int) -> None:
                     shown.show(found, records)
     finally:
         session.frames.count_repaired(session.cutter)
-        console = screen(stderr=True)
         console.print(_summary(session))
         for fault in event_faults(session.frames):
             console.out(f"{source.name}: {in_own_keys(fault, live_command)}")
@@ -256,7 +254,7 @@ def _status() -> Iterator[Callable[[LiveSession], None]]:
         nonlocal shown_s, has_warned
         if session.num_dropped and not has_warned:
             has_warned = True
-            _log.warning("%s", _why_dropped(session))
+            console.out(_why_dropped(session))
         if status is not None and time.monotonic() - shown_s > _STATUS_S:
             shown_s = time.monotonic()
             windows, events = session.rates()

@@ -24,7 +24,8 @@ class FakeDevice:
 
     Args:
         packets: what each iteration gives: a packet; a time to wait in seconds, for which there is
-            none; or an error to raise. Behind the last one the camera is silent for ever.
+            none; a function to call, in the place of one; or an error to raise. Behind the last one
+            the camera is silent for ever.
         size: height and width.
         delays_s: how long each packet has waited in the driver's buffer; 0 unless given.
     """
@@ -59,8 +60,8 @@ class FakeDevice:
         given = self.packets[place] if place < len(self.packets) else 0.01
         if isinstance(given, Exception):
             raise given
-        if isinstance(given, float):
-            time.sleep(given)
+        if isinstance(given, float) or callable(given):
+            given() if callable(given) else time.sleep(given)
             return SimpleNamespace(ring=None, delay=lambda: None), None
         if given.polarity_events is not None:
             self.current_t = int(given.polarity_events["t"][-1])
