@@ -76,11 +76,10 @@ class Replay:
         latest = first_us
         for x, y, t, p in self.recording.event_slices():
             ascending = np.maximum.accumulate(np.maximum(t, latest))
-            start = 0
+            start, latest = 0, int(ascending[-1]) if len(t) else latest
             while start < len(t):
                 stop = int(np.searchsorted(ascending, now_us))
                 is_over = stop < len(t)  # else more events of this packet follow
-                latest = int(ascending[-1])
                 due_us = now_us if is_over else latest
                 due_s = started_s + (due_us - first_us) / 1e6 / self._pace
                 time.sleep(max(due_s - time.monotonic(), 0))
