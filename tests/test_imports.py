@@ -18,7 +18,7 @@ FLOORS = (
     {"drawing", "models", "simulator"},
     {"report", "checkpoint", "data"},
     {"inference"},
-    {"training", "live"},
+    {"training"},
     {"cli"},
     {"tools", "inspection"},
     {"__main__", "__init__"},
@@ -26,17 +26,7 @@ FLOORS = (
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 APART = [{"data", "models"}, {"data", "metrics"}, {"models", "metrics"}]
 # Rooms and files that work without PyTorch, and those of data that make batches, which do not.
-TORCH_FREE = {
-    "errors",
-    "types",
-    "boxes",
-    "files",
-    "progress",
-    "drawing",
-    "inference",
-    "simulator",
-    "live",
-}
+TORCH_FREE = {"errors", "types", "boxes", "files", "progress", "drawing", "inference", "simulator"}
 MAKES_BATCHES = tuple(f"data/{name}.py" for name in ("streaming", "loader_processes", "datamodule"))
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +24,14 @@ from etram_det.drawing.frames import Image
 from etram_det.drawing.video import DetectionPainter
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision
+from etram_det.inference.live.camera import Camera, open_camera
+from etram_det.inference.live.recorder import Recorder, require_new
+from etram_det.inference.live.session import Found, LiveSession
+from etram_det.inference.live.sources import RawPipe, Replay
+from etram_det.inference.live.view import LiveView
 from etram_det.inference.placement import Resize
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import box_records
-from etram_det.live.camera import Camera, open_camera
-from etram_det.live.recorder import Recorder, require_new
-from etram_det.live.session import Found, LiveSession
-from etram_det.live.sources import RawPipe, Replay
-from etram_det.live.view import LiveView
 from etram_det.progress import screen
 from etram_det.tools.detect.command import detector_of
 from etram_det.tools.detect.run import event_faults, table_of
@@ -151,8 +151,8 @@ def _run(session: LiveSession, page: LiveView | None, num_notes: int) -> None:
     if page is not None and not page.is_loopback:
         console.out(f"host: others can see the page at {page.address}")
     try:
-        with _signals_stop(session), _status() as show_status:
-            for found in session.found():
+        with _signals_stop(session), _status() as show_status, closing(session.found()) as windows:
+            for found in windows:
                 records = box_records(found.rows, session.detector.class_names, session.track)
                 latency_ms = round(found.latency_s * 1000, 1)
                 line = {"t": found.end_us, "boxes": records, "latency_ms": latency_ms}

@@ -17,8 +17,8 @@ import pytest
 
 from etram_det.cli.commands import run
 from etram_det.data.representation import FrameSettings
+from etram_det.inference.live.window_queue import WindowQueue
 from etram_det.inference.streaming_detector import StreamingDetector
-from etram_det.live.window_queue import WindowQueue
 from etram_det.tools import live as live_module
 from support.camera_files import evt2, evt3
 from support.fake_camera import FakeDevice, packet_of

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
+from etram_det.inference.live.frame_maker import Counted, FrameMaker
+from etram_det.inference.live.sources import RawPipe
+from etram_det.inference.live.windows import WindowCutter
 from etram_det.inference.placement import Placement, Resize, open_placed
-from etram_det.live.frame_maker import Counted, FrameMaker
-from etram_det.live.sources import RawPipe
-from etram_det.live.windows import WindowCutter
 
 PIPE = "-"  # in the place of a file: bytes from standard input
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from etram_det.data.recording import Note
 from etram_det.errors import UserError
-from etram_det.live.windows import Slice
+from etram_det.inference.live.windows import Slice
 
 _POLL_S = 0.1  # for which the driver waits for a packet
 _LATE_S = 1.0  # a packet that waited longer is behind a machine that cannot even read the events

@@ -5,9 +5,9 @@ import heapq
 import numpy as np
 import pytest
 
-from etram_det.live import window_queue
-from etram_det.live.window_queue import WindowQueue
-from etram_det.live.windows import Window
+from etram_det.inference.live import window_queue
+from etram_det.inference.live.window_queue import WindowQueue
+from etram_det.inference.live.windows import Window
 
 WINDOW_S = 0.05
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from etram_det.live.view import LiveView
+from etram_det.inference.live.view import LiveView
 from support.browser import requested
 
 NUMBERS = {

@@ -22,8 +22,8 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import Note
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings
 from etram_det.errors import UserError
+from etram_det.inference.live.windows import Slice
 from etram_det.inference.placement import Resize, open_placed
-from etram_det.live.windows import Slice
 
 _PACKET_S = 0.004  # between two packets of a replay
 _POLL_S = 0.1  # between empty slices while no bytes come

@@ -5,25 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from etram_det.errors import UserError
+from etram_det.inference.live.frame_maker import FrameMaker
+from etram_det.inference.live.latencies import Latencies
+from etram_det.inference.live.recorder import Recorder
+from etram_det.inference.live.window_queue import WindowQueue
+from etram_det.inference.live.windows import EventSource, WindowCutter
 from etram_det.inference.placement import Resize
 from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import box_rows
-from etram_det.live.frame_maker import FrameMaker
-from etram_det.live.latencies import Latencies
-from etram_det.live.recorder import Recorder
-from etram_det.live.window_queue import WindowQueue
-from etram_det.live.windows import EventSource, WindowCutter
 
 _WAIT_S = 0.1  # between two looks at whether to stop
 _LEAVE_S = 5.0  # in which a source must let go
-_WARM_UP = 3  # windows of noise
+_WARM_UP = 5  # windows of noise
 _RATE_S = 2.0  # over which rates are measured
 
 
@@ -87,7 +88,8 @@ class LiveSession:
         self._queue = WindowQueue(window_ms / 1000 / pace)
         self._tracker = Tracker(detector.score_threshold) if track else None
         self._stop = threading.Event()
-        self._fault: BaseException | None = None
+        # What is raised in the end: unless set anew, the thread has died of more than an exception.
+        self._fault: Exception | None = UserError("camera: its driver has failed", exit_code=1)
         self._recent = deque([(self.started_s, 0, 0)])  # times; windows and events until then
 
     @property
@@ -104,15 +106,19 @@ class LiveSession:
         """Load and compile what each window needs, before any event is waited for."""
         frame = self.frames.noise(self.source.dtypes)
         for _ in range(_WARM_UP):
+            begun_s = time.monotonic()
             self.detector.detect_frame(frame, self.frames.placement.content_size)
+            self._queue.took(time.monotonic() - begun_s)
         self.detector.reset()
 
     def stop(self) -> None:
         """End it soon."""
         self._stop.set()
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Generator[Found, None, None]:
         """What is found, window by window, until the source ends or :meth:`stop` is called.
+
+        The source is closed when this generator is.
 
         Raises:
             UserError: the source cannot go on.
@@ -165,19 +171,23 @@ class LiveSession:
         if self.track:
             self._tracker = Tracker(self.detector.score_threshold)
 
+    def _read_all(self) -> None:
+        for events in self.source.slices():
+            if self._stop.is_set():
+                return
+            if self.recorder is not None:
+                self.recorder.add(events.columns)
+            for window in self.cutter.add(events):
+                self._queue.put(window)
+        for window in self.cutter.finish():
+            self._queue.put(window)
+
     def _read(self) -> None:
         """What the thread does."""
         try:
-            for events in self.source.slices():
-                if self._stop.is_set():
-                    return
-                if self.recorder is not None:
-                    self.recorder.add(events.columns)
-                for window in self.cutter.add(events):
-                    self._queue.put(window)
-            for window in self.cutter.finish():
-                self._queue.put(window)
-        except BaseException as error:  # it is raised where its caller can see it
+            self._read_all()
+            self._fault = None
+        except Exception as error:  # raised again where the caller sees it
             self._fault = error
         finally:
             with suppress(Exception):

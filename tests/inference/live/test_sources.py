@@ -10,8 +10,8 @@ import pytest
 from etram_det.data.camera_formats import RawFile
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.live import sources
-from etram_det.live.sources import RawPipe, Replay
+from etram_det.inference.live import sources
+from etram_det.inference.live.sources import RawPipe, Replay
 from support.camera_files import dat, evt2, evt3
 from support.paths import ROOT
 from support.raw_files import random_events, write_raw

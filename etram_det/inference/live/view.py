@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._view.allows(self.headers.get("Host")):
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path == "/":
-            page = files("etram_det.live").joinpath(_PAGE).read_bytes()
+            page = files("etram_det.inference.live").joinpath(_PAGE).read_bytes()
             self._start("text/html; charset=utf-8", {"Content-Length": str(len(page))})
             self.wfile.write(page)
         elif self.path == "/windows":

@@ -5,8 +5,8 @@ import pytest
 
 from etram_det.data.layouts import open_recording
 from etram_det.data.representation import FrameSettings
-from etram_det.live.frame_maker import FrameMaker
-from etram_det.live.windows import Slice, WindowCutter
+from etram_det.inference.live.frame_maker import FrameMaker
+from etram_det.inference.live.windows import Slice, WindowCutter
 from support.raw_files import random_events, write_raw
 
 SETTINGS = FrameSettings(input_size=(24, 32), window_ms=10)

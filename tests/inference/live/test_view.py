@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from etram_det.errors import UserError
-from etram_det.live.view import LiveView
+from etram_det.inference.live.view import LiveView
 
 BLUE = np.full((48, 64, 3), (62, 130, 196), np.uint8)
 

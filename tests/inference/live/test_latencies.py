@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from etram_det.live.latencies import Latencies
+from etram_det.inference.live.latencies import Latencies
 
 
 def test_quantiles_are_those_of_all_to_a_tenth_of_a_millisecond():

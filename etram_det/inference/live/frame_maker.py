@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from etram_det.data.recording import OUTSIDE, REPAIRED
 from etram_det.data.representation import FrameSettings, Representation
+from etram_det.inference.live.windows import Window, WindowCutter
 from etram_det.inference.placement import Placement, Resize
-from etram_det.live.windows import Window, WindowCutter
 
 _NOISE = 50_000  # events
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 
-from etram_det.live.windows import Window
+from etram_det.inference.live.windows import Window
 
 _RECENT = 16  # windows whose durations say how long the next one takes
 _SPIKES = 2  # of these, which may have taken longer

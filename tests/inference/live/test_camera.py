@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etram_det.errors import UserError
-from etram_det.live.camera import Camera, open_camera
+from etram_det.inference.live.camera import Camera, open_camera
 from support.fake_camera import FakeDevice, packet_of
 from support.raw_files import random_events
 

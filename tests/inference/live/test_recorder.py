@@ -7,8 +7,8 @@ import pytest
 
 from etram_det.data.camera_formats import DatFile
 from etram_det.errors import UserError
+from etram_det.inference.live.recorder import Recorder, require_new
 from etram_det.inference.writer import GrowingFile
-from etram_det.live.recorder import Recorder, require_new
 from support.raw_files import random_events
 
 LONG_US = 2**32
