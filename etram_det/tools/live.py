@@ -132,6 +132,14 @@ def live_command(
 def _source(
     replay: str | None, serial: str | None, settings: FrameSettings, resize: Resize, pace: float
 ) -> Camera | Replay | RawPipe:
+    if pace != 1 and replay in (None, _PIPE):
+        raise UserError(
+            f"pace: must be 1 without a recording, got {pace:g}: leave it out, or use --replay FILE"
+        )
+    if serial is not None and replay is not None:
+        raise UserError(
+            f"serial: must be left out with --replay {replay}, got {serial}: leave one of them out"
+        )
     if replay is None:
         return open_camera(serial)
     if replay == _PIPE:

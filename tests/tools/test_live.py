@@ -344,6 +344,9 @@ def test_a_recording_on_a_full_disk_ends_and_the_run_goes_on(patient, plug_in, m
         (["--replay", "none.raw"], "none.raw: must be a file of events or a preprocessed"),
         (["--replay", "a_td.h5", "--pace", "-1"], "pace: must be above 0, got -1"),
         (["--replay", "a_td.h5", "--record", "a.h5"], "record: must be a .dat file, got a.h5"),
+        (["--pace", "2"], "pace: must be 1 without a recording, got 2: leave it out"),
+        (["--replay", "-", "--pace", "2"], "pace: must be 1 without a recording, got 2"),
+        (["--replay", "a_td.h5", "--serial", "7"], "serial: must be left out with --replay a_td"),
         (["--replay", "a_td.h5", "--score", "2"], "score: must be in [0, 1], got 2"),
     ],
 )
@@ -353,3 +356,34 @@ def test_mistakes(arguments, message, capfd):
     shown = capfd.readouterr()
     assert shown.err.splitlines()[-1].startswith(f"etram_det: error: {message}")
     assert shown.out == ""
+
+
+@pytest.mark.slow
+def test_ten_minutes_of_life_grow_neither_memory_nor_latency(capfd):
+    """At 40 times the speed of life, in windows of a second; how much is printed, too."""
+    path = write_raw(Path(), "long", random_events(2_000_000, 600.0))
+    sizes_mb = []
+    write = live_module._write
+
+    def written_down(line):
+        write(line)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        sizes_mb.append(pages * os.sysconf("SC_PAGESIZE") / 2**20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_module, "_write", written_down)
+        assert live("--replay", path, "--pace", 40, "--window-ms", 1000, "--view", "--port", 0) == 0
+    shown = capfd.readouterr()
+    lines = [json.loads(line) for line in shown.out.splitlines()]
+    dropped = int(re.search(r"dropped\s*│\s*(\d+)", shown.err)[1])
+    assert len(lines) + dropped == 600
+    late_ms = [line["latency_ms"] for line in lines]
+    first, _, last = (np.median(part) for part in np.array_split(late_ms, 3))
+    with capfd.disabled():
+        print(
+            f"\n{dropped} windows dropped; latency {first:.1f} ms, in the end {last:.1f} ms; ",
+            end="",
+        )
+        print(f"{sizes_mb[len(lines) // 3]:.0f} MB, in the end {sizes_mb[-1]:.0f} MB")
+    assert last < 2 * first + 10
+    assert sizes_mb[-1] - sizes_mb[len(lines) // 3] < 32
