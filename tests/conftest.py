@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.browser import browser  # noqa: F401
+
 # Two pytest workers share two cores.
 torch.set_num_threads(1)
 

@@ -38,6 +38,7 @@ TOOLS = {
     "bench": ("bench.command", "measure how fast it all is"),
     "import-rvt": ("import_rvt", "turn a checkpoint of RVT or its eTraM fork into one of ours"),
     "detect": ("detect.command", "run a checkpoint on recordings: videos and boxes"),
+    "live": ("live", "run a checkpoint on a camera, as events come: boxes and a page to look at"),
     "report": ("report", "write a page of one evaluated run, or of two side by side"),
     "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
     "sweep": ("sweep.command", "search loss variants and settings"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,8 @@ def detect_command(
 
     Args:
         files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
-            ``preprocess`` or RVT made of one, or folders of any of these.
+            ``preprocess`` or RVT made of one, or folders of any of these; ``-`` for RAW bytes
+            from a pipe, which are detected in as they come.
         ckpt_path: the detector's checkpoint; ``last``, ``best``: that of the newest run; required.
         output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1].
@@ -72,32 +73,48 @@ def detect_command(
     Raises:
         UserError: a setting or file does not fit. What was done until then is kept.
     """
-    from etram_det.models.detector import use_tensor_float_32
-
-    if ckpt_path is None:
-        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
-    trained = read_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
-    settings = replace(
-        _frame_settings(trained, window_ms, input_size, downsample),
+    detector = detector_of(
+        ckpt_path,
         # Of these recordings, not of those of the training.
-        sensor_size=sensor_size,
-        clock=clock,
-        time_unit=time_unit,
-    )
-    rate = _video_rate(settings.window_ms, slow_motion)
-    use_tensor_float_32()
-    detector = StreamingDetector(
-        trained,
-        frame_settings=settings,
+        {"sensor_size": sensor_size, "clock": clock, "time_unit": time_unit},
+        {"window_ms": window_ms, "input_size": input_size, "downsample": downsample},
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
         precision=precision,
         device=device,
     )
+    rate = _video_rate(detector.frame_settings.window_ms, slow_motion)
     in_own_words = partial(in_own_keys, function=detect_command)
     run = Run(detector, resize, output.expanduser(), rate if video else None, track, in_own_words)
     run.detect_and_report(files)
+
+
+def detector_of(
+    ckpt_path: Path | None,
+    of_recordings: Mapping[str, Any],
+    of_frames: Mapping[str, Any],
+    **settings: Any,
+) -> StreamingDetector:
+    """The detector of a command's checkpoint.
+
+    Args:
+        ckpt_path: the checkpoint, or the name of one of the newest run.
+        of_recordings: fields of the frame settings that replace those of the training.
+        of_frames: fields of the frame settings that do so unless they are None.
+        settings: of :class:`StreamingDetector`.
+
+    Raises:
+        UserError: there is no checkpoint, or a setting does not fit it.
+    """
+    from etram_det.models.detector import use_tensor_float_32
+
+    if ckpt_path is None:
+        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
+    use_tensor_float_32()
+    trained = read_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
+    frame_settings = replace(_frame_settings(trained, of_frames), **of_recordings)
+    return StreamingDetector(trained, frame_settings=frame_settings, **settings)
 
 
 def _video_rate(window_ms: int, slow_motion: float) -> float:
@@ -111,14 +128,8 @@ def _video_rate(window_ms: int, slow_motion: float) -> float:
     return rate
 
 
-def _frame_settings(
-    trained: TrainedDetector,
-    window_ms: int | None,
-    input_size: tuple[int, int] | None,
-    downsample: str | None,
-) -> FrameSettings:
+def _frame_settings(trained: TrainedDetector, given: Mapping[str, Any]) -> FrameSettings:
     """The checkpoint's, with those settings that are given; what is a guess is logged."""
-    given: dict[str, Any] = dict(window_ms=window_ms, input_size=input_size, downsample=downsample)
     changes = {name: value for name, value in given.items() if value is not None}
     settings = replace(trained.frame_settings, **changes)
     if not trained.knows_frames:
