@@ -37,3 +37,11 @@ def short_outcome(tiny_data, tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("unbroken"))
         Path("data").symlink_to(tiny_data)
         return unbroken(SHORT)
+
+
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory):
+    """A small checkpoint, and what is exported of it for frames of one size."""
+    from support.exported import small_export
+
+    return small_export(tmp_path_factory, "fixed", input_size=(45, 80))

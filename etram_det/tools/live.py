@@ -23,7 +23,7 @@ from etram_det.data.representation import FrameSettings
 from etram_det.drawing.frames import Image
 from etram_det.drawing.video import DetectionPainter
 from etram_det.errors import UserError
-from etram_det.inference.engine import Precision
+from etram_det.inference.engine import Precision, Runtime
 from etram_det.inference.live.camera import Camera, open_camera
 from etram_det.inference.live.recorder import Recorder, require_new
 from etram_det.inference.live.session import Found, LiveSession
@@ -49,8 +49,8 @@ def live_command(
     view: bool = False,
     host: str = "127.0.0.1",
     port: int = 8321,
-    score: float = 0.3,
-    nms: float = 0.45,
+    score: float | None = None,
+    nms: float | None = None,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
     resize: Resize = "stretch",
@@ -61,6 +61,7 @@ def live_command(
     track: bool = False,
     precision: Precision = "float32",
     device: str = "auto",
+    runtime: Runtime = "auto",
 ) -> None:
     """Detect in what a camera sees: boxes as JSON lines, a recording, a page for the browser.
 
@@ -69,7 +70,8 @@ def live_command(
     Windows that would come too late are dropped, so that none has a growing delay. Ctrl-C ends it.
 
     Args:
-        ckpt_path: the detector's checkpoint; ``last``, ``best``: that of the newest run; required.
+        ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
+            ``last``, ``best``: the checkpoint of the newest run; required.
         replay: a recording in place of a camera, at the speed of life; ``-`` for RAW bytes from a
             pipe. Unset: a camera (needs ``pip install 'etram-det[camera]'``).
         pace: how many times faster than life a recording is replayed.
@@ -79,8 +81,10 @@ def live_command(
         host: address that the page is served at; another than this machine's own makes it visible
             to others.
         port: port that the page is served at; 0 for any that is free.
-        score: least score of a detection, objectness times class confidence, in [0, 1].
-        nms: IoU above which the lower-scored of two boxes of a class is dropped.
+        score: least score of a detection, objectness times class confidence, in [0, 1]; as exported
+            unless set, and 0.3 of a checkpoint.
+        nms: IoU above which the lower-scored of two boxes of a class is dropped; as exported unless
+            set, and 0.45 of a checkpoint.
         window_ms: length of a window in ms; as in the checkpoint's training unless set, like all
             of how frames are made.
         input_size: height and width of the network's frames in pixels.
@@ -95,6 +99,8 @@ def live_command(
         track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
         precision: of the network's weights.
         device: ``auto`` takes a CUDA device where there is one; or ``cpu``, ``cuda:1`` and so on.
+        runtime: ``auto`` takes PyTorch for a checkpoint, and for an exported file OpenVINO or ONNX
+            Runtime, by what is installed.
 
     Raises:
         UserError: a setting does not fit, or events come no more. What is complete is kept.
@@ -102,7 +108,7 @@ def live_command(
     if record is not None:
         require_new(record := record.expanduser())
     if track:
-        Tracker(score)  # what is missing shows before any work
+        Tracker(0.0)  # what is missing shows before any work
     detector = detector_of(
         ckpt_path,
         {"sensor_size": sensor_size, "clock": clock, "time_unit": time_unit},
@@ -112,6 +118,7 @@ def live_command(
         nms_threshold=nms,
         precision=precision,
         device=device,
+        runtime=runtime,
     )
     with ExitStack() as stack:
         page = LiveView(host, port) if view else None

@@ -13,7 +13,7 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.cli.flags import tool_arguments
 from etram_det.cli.lightning import lightning_cli
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.assign import simota
 from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.assign import simota
 from etram_det.tools.bench.inputs import BenchSettings, head_output, random_boxes
 from etram_det.tools.bench.train import TrainingStep, training_batch
