@@ -52,6 +52,9 @@ _SPLITS = {
 class EventDataModule(pl.LightningDataModule):
     """Recordings of an event camera with their labels, in batches of lanes.
 
+    Loaders yield :class:`~etram_det.data.sparse_batch.SparseBatch`; ``to(device)`` makes it a
+    :class:`~etram_det.types.Batch`, as Lightning does.
+
     With no folder given, the built-in simulated traffic is generated once into the user's cache.
 
     Example:
@@ -62,7 +65,7 @@ class EventDataModule(pl.LightningDataModule):
         ...     root="traffic", input_size=(45, 80), num_steps=4, train_lanes=2, num_workers=0
         ... )
         >>> data.setup("fit")
-        >>> next(iter(data.train_dataloader())).events.shape  # [T, B, 2 * bins, H, W]
+        >>> next(iter(data.train_dataloader())).to("cpu").events.shape  # [T, B, 2 * bins, H, W]
         torch.Size([4, 2, 20, 45, 80])
 
     Args:
