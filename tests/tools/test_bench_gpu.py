@@ -12,8 +12,9 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.models.detector import Detector
 from etram_det.tools.bench import gpu, gpu_cases
-from etram_det.tools.bench.measure import Section, why_no_cuda
+from etram_det.tools.bench.measure import Section
 from etram_det.tools.bench.module_step import COMPILED, ModuleStep, made_up_batch
+from etram_det.training.devices import why_no_cuda
 
 CPU = torch.device("cpu")
 PARTS = ["eager", "compiled", "graph", "stream", "loader", "profile"]
@@ -26,6 +27,7 @@ import sys
 for name in {NOT_THERE}:
     sys.modules[name] = None
 from etram_det.__main__ import main
+from etram_det.training.devices import why_no_cuda
 sys.argv = ["etram_det", "bench", "gpu", "--output", "out", "--device", "cpu", "--tiny"]
 main()
 """

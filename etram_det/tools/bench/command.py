@@ -13,15 +13,16 @@ from rich.table import Table
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
-from etram_det.models.detector import use_tensor_float_32
+from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
 from etram_det.tools.bench.data import bench_data
 from etram_det.tools.bench.inputs import BenchSettings, Precision, Preset
-from etram_det.tools.bench.measure import Section, machine, why_no_cuda
+from etram_det.tools.bench.measure import Section, machine
 from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
+from etram_det.training.devices import why_no_cuda
 
 FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
 

@@ -72,7 +72,7 @@ def detect_command(
     Raises:
         UserError: a setting or file does not fit. What was done until then is kept.
     """
-    from etram_det.models.detector import use_tensor_float_32
+    from etram_det.models.arithmetic import use_tensor_float_32
 
     if ckpt_path is None:
         raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
