@@ -45,3 +45,22 @@ def small_export(tmp_path_factory):
     from support.exported import small_export
 
     return small_export(tmp_path_factory, "fixed", input_size=(45, 80))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With ``-m gpu``, load no other tests: the machine may lack what they need."""
+    if config.option.markexpr == "gpu" and collection_path.name.startswith("test_"):
+        return collection_path.parent.name != "gpu" or None
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a CUDA device where there is none, and say why."""
+    items = [item for item in items if item.get_closest_marker("gpu")]
+    if not items:
+        return
+    from etram_det.training.devices import why_no_cuda
+
+    if (reason := why_no_cuda()) is not None:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {reason}"))

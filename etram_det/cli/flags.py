@@ -8,7 +8,9 @@ import re
 from argparse import ArgumentParser
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass
+from functools import reduce
 from inspect import Parameter, signature
+from operator import or_
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -133,6 +135,18 @@ def read_settings(text: str, file: str, groups: Collection[str]) -> str:
             holder.setdefault(new.rpartition(".")[2], holder.pop(last))
             text = yaml.safe_dump(settings, sort_keys=False)
     return text
+
+
+def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
+    """Let ``1`` for a number or share stay ``1``: Lightning reads ``1.0`` as all of it.
+
+    Python caches unions by their members, so that the order in which a value is tried as ``int``
+    and ``float`` depends on what was imported before.
+    """
+    for action in parser._actions:
+        types = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= {*types}:
+            action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
 
 
 def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[str]:

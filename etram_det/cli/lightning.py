@@ -6,10 +6,8 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning import Trainer
@@ -20,7 +18,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
-from etram_det.cli.flags import PlainHelpFormatter, read_settings, settings_arguments
+from etram_det.cli.flags import (
+    PlainHelpFormatter,
+    read_settings,
+    read_whole_numbers_as_such,
+    settings_arguments,
+)
 from etram_det.cli.messages import in_one_line, with_nearest_setting
 from etram_det.cli.resume import (
     chosen_checkpoint,
@@ -34,7 +37,7 @@ from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
-from etram_det.models.detector import use_tensor_float_32
+from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.training.callbacks.exact_resume import ExactResume
 from etram_det.training.callbacks.loggers import (
     HyperParameters,
@@ -48,6 +51,7 @@ from etram_det.training.callbacks.recording_faults import DroppedEvents, Unreada
 from etram_det.training.callbacks.results_writer import PredictionWriter, ResultsWriter
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
+from etram_det.training.devices import in_own_words, out_of_memory, require_arithmetic
 from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer
@@ -114,7 +118,7 @@ class EtramCLI(LightningCLI):
             ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
         )
         parser.link_arguments("data.train_lanes", "model.train_lanes")
-        _read_whole_numbers_as_such(parser)
+        read_whole_numbers_as_such(parser)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -283,6 +287,7 @@ class EtramCLI(LightningCLI):
         except (TypeError, ValueError) as error:  # what Lightning raises for settings
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         require_ranges(made)
+        require_arithmetic(made)
         fix_graph(made)
         self.place = cast(RunTrainer, made).place = self._place()
         return made
@@ -305,7 +310,9 @@ class EtramCLI(LightningCLI):
                 raise KeyboardInterrupt from None
             raise
         except (MemoryError, OSError, RuntimeError) as error:
-            fault = in_one_line(error, str(self.place.folder or self.place.parent))
+            lack = out_of_memory(error, self.model, self.datamodule)
+            folder = str(self.place.folder or self.place.parent)
+            fault = in_one_line(error, folder) if lack is None else str(lack)
             if fault is None:
                 raise
             kept = RunCheckpoint.of(self.trainer)
@@ -346,18 +353,6 @@ class EtramCLI(LightningCLI):
             _log.info(message, checkpoint.step, max_steps)
 
 
-def _read_whole_numbers_as_such(parser: LightningArgumentParser) -> None:
-    """Let ``1`` for a number or share stay ``1``: Lightning reads ``1.0`` as all of it.
-
-    Python caches unions by their members, so that the order in which a value is tried as ``int``
-    and ``float`` depends on what was imported before.
-    """
-    for action in cast(list[Any], parser._actions):
-        types = get_args(getattr(action, "_typehint", None))
-        if {int, float} <= {*types}:
-            action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))
-
-
 def lightning_cli(
     args: Sequence[str], run: bool = True, kind: type[EtramCLI] = EtramCLI
 ) -> EtramCLI:
@@ -395,7 +390,7 @@ def lightning_cli(
             trainer_defaults={"use_distributed_sampler": False},  # the plan shares them out
         )
     except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise in_own_words(error) from error
 
 
 def _as_list(value: Any) -> Any:

@@ -38,7 +38,7 @@ class PyTorchEngine:
         state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage; None before any window.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or it does not compute in bfloat16.
     """
 
     def __init__(
@@ -51,16 +51,22 @@ class PyTorchEngine:
     ) -> None:
         import torch
 
+        from etram_det.models.arithmetic import lacks_bfloat16
         from etram_det.models.one_window import for_streams
 
         self.dtype: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         self.detector = for_streams(detector, self.dtype)
         if device is not None:
             self.detector.to(_device(device))
+        self._device = next(self.detector.parameters()).device
+        if self.dtype == torch.bfloat16 and lacks_bfloat16(self._device):
+            raise UserError(
+                f"precision: must be float32 on {torch.cuda.get_device_name(self._device)}, which "
+                "does not compute in bfloat16, got bfloat16: set float32"
+            )
         if compile:
             self.detector.compile_parts()
         self.state: State | None = None
-        self._device = next(self.detector.parameters()).device
         self._cuda_graph = self._device.type == "cuda" if cuda_graph is None else cuda_graph
         self._captured: _CapturedGraph | None = None
         self._frame_shape: tuple[int, ...] = ()

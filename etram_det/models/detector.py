@@ -15,14 +15,6 @@ from etram_det.models.head import HeadOutput, YOLOXHead
 from etram_det.types import State
 
 
-def use_tensor_float_32() -> None:
-    """Let products of float32 run as TensorFloat-32, in every command that computes.
-
-    Does nothing on machines without it. PyTorch's convolutions do so of themselves.
-    """
-    torch.set_float32_matmul_precision("high")
-
-
 class Detector(nn.Module):
     """From event frames to predictions at all anchor points.
 

@@ -9,6 +9,7 @@ error; it calls ``_parser``.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def fix_graph(trainer: pl.Trainer) -> None:
             "gradient_as_bucket_view": True,
             **given,
         }
+
+
+def misfit_of_devices(message: str) -> str | None:
+    """The setting of a trainer that asks for devices that are not there, from Lightning's error."""
+    if re.search(r"backend found|can not run on your system|accelerator is not available", message):
+        return "accelerator"
+    return "devices" if "But your machine only has" in message else None
 
 
 def is_training(module: pl.LightningModule) -> bool:

@@ -1,10 +1,10 @@
 """``bench gpu``: every part runs, on a bare machine too, and goes on where it was."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partialmethod
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.models.detector import Detector
 from etram_det.tools.bench import gpu, gpu_cases
-from etram_det.tools.bench.measure import Section, why_no_cuda
+from etram_det.tools.bench.measure import Section
 from etram_det.tools.bench.module_step import COMPILED, ModuleStep, made_up_batch
+from etram_det.training.devices import why_no_cuda
+from support.paths import ROOT
 
 CPU = torch.device("cpu")
 PARTS = ["eager", "compiled", "graph", "stream", "loader", "profile"]
@@ -26,6 +28,8 @@ import sys
 for name in {NOT_THERE}:
     sys.modules[name] = None
 from etram_det.__main__ import main
+from etram_det.training.devices import why_no_cuda
+from support.paths import ROOT
 sys.argv = ["etram_det", "bench", "gpu", "--output", "out", "--device", "cpu", "--tiny"]
 main()
 """
@@ -57,6 +61,25 @@ main()
     total, *largest = [each["value"] for each in costs["measurements"]]
     assert len(largest) == 3
     assert total > largest[0] >= largest[1] >= largest[2] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_the_tests_of_a_device_load_where_they_run_and_say_why_they_do_not(tmp_path):
+    code = f"""
+import sys
+for name in {NOT_THERE}:
+    if name != "platformdirs":  # which pytest takes for a plugin
+        sys.modules[name] = None
+import pytest
+flags = ["-n", "0", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*flags, {str(ROOT)!r}]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"needs a CUDA device: {why_no_cuda()}" in done.stdout
+    assert re.search(r"\n\d+ skipped, \d+ deselected in", done.stdout), done.stdout
 
 
 @pytest.fixture
@@ -140,21 +163,16 @@ def test_no_device_is_one_line(tmp_path, capsys):
 
 
 def test_compiled_cases_compile_the_module(monkeypatch):
-    backends = []
-
-    def compiled(graph, _):
-        backends.append(graph)
-        return graph.forward
-
-    original = Detector.compile_parts
-    monkeypatch.setattr(Detector, "compile_parts", partialmethod(original, backend=compiled))
+    compiled = []
+    monkeypatch.setattr(Detector, "compile_parts", lambda detector: compiled.append(detector))
     sizes = replace(gpu_cases.sizes_on(CPU, tiny=True), compiled=("stages",))
-    known = gpu_cases.cases(sizes)["compiled"]
-    assert list(known) == ["stages, 1 lanes, bf16-mixed"]
-    section = known["stages, 1 lanes, bf16-mixed"]()
+    known = gpu_cases.cases(sizes)
+    assert list(known["compiled"]) == ["stages, 1 lanes, bf16-mixed"]
+    section = known["compiled"]["stages, 1 lanes, bf16-mixed"]()
     assert not section.failures
     assert section.measurements[0].name == "stages, 1 lanes, bf16-mixed"
-    assert len(backends) > 4
+    assert len(compiled) == 1
+    assert list(known["profile"]) == ["none", "stages"]
     assert "stages" in COMPILED
 
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from etram_det.models.head import HeadOutput
 from etram_det.tools.bench.inputs import DTYPES, BenchSettings, Precision
 from etram_det.tools.bench.measure import Section, add_variants, measure
+from etram_det.training.devices import kept_for_backward
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,7 @@ def count(settings: BenchSettings) -> Arithmetic:
     detector = settings.detector(meta)
     shape = (1, 1, settings.frames.channels, *settings.input_size)
     events = torch.empty(shape, dtype=torch.uint8, device=meta)
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        """Note a tensor ``[*]`` by its memory."""
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    with kept_for_backward() as kept:
         backbone, features = _count(lambda: detector.features(events)[0])
         inputs = [x.detach().requires_grad_() for x in features]
         rest, _ = _count(lambda: _tensors_of(detector.predict(inputs)))

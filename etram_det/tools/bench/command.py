@@ -18,16 +18,17 @@ from etram_det.files import write_text
 from etram_det.inference.engine import Runtime, require_installed
 from etram_det.inference.exported_file import ExportedDetector
 from etram_det.inference.streaming_detector import TrainedDetector, open_detector
-from etram_det.models.detector import use_tensor_float_32
+from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
 from etram_det.tools.bench.data import bench_data
 from etram_det.tools.bench.inputs import BenchSettings, Precision, Preset
-from etram_det.tools.bench.measure import Section, machine, why_no_cuda
+from etram_det.tools.bench.measure import Section, machine
 from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
 from etram_det.tools.export.graph import require_export_packages
+from etram_det.training.devices import why_no_cuda
 
 FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
 

@@ -18,12 +18,13 @@ import torch
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
-from etram_det.models.detector import use_tensor_float_32
+from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
 from etram_det.tools.bench.command import FILE_WIDTH, header_lines, table
 from etram_det.tools.bench.gpu_cases import Case, cases, sizes_on
-from etram_det.tools.bench.measure import Measurement, Section, machine, why_no_cuda
+from etram_det.tools.bench.measure import Measurement, Section, machine
+from etram_det.training.devices import why_no_cuda
 
 _FILE = "gpu.json"
 # What must be the same of all measurements in a file.

@@ -202,17 +202,6 @@ def measure(
     return {name: stopwatch.times_s[name] for name in ready}
 
 
-def why_no_cuda() -> str | None:
-    """Why there is no CUDA device, in PyTorch's words; None where there is one."""
-    if torch.cuda.is_available():
-        return None
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return str(error).splitlines()[0]
-    return "PyTorch finds none"
-
-
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, accelerator, system, versions and load, for the header of a report."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -125,7 +125,7 @@ def detector_of(
         raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
     trained = open_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
     if isinstance(trained, TrainedDetector):
-        from etram_det.models.detector import use_tensor_float_32
+        from etram_det.models.arithmetic import use_tensor_float_32
 
         use_tensor_float_32()
     frame_settings = replace(_frame_settings(trained, of_frames), **of_recordings)
