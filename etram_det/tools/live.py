@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from rich.console import Group
+from rich.live import Live
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.cli.flags import in_own_keys
@@ -133,7 +134,10 @@ def live_command(
             stack.callback(recorder.finish)
         of_replay = pace if isinstance(source, Replay) else 1.0
         session = LiveSession(source, detector, resize, track, recorder, of_replay)
-        _run(session, page, len(source.notes))
+        stack.enter_context(_signals_stop(session))
+        session.warm_up()
+        shown = None if page is None else _Shown(session, page)
+        _run(session, shown, len(source.notes))
 
 
 def _source(
@@ -154,19 +158,17 @@ def _source(
     return Replay(Path(replay).expanduser(), settings, resize, pace)
 
 
-def _run(session: LiveSession, page: LiveView | None, num_notes: int) -> None:
+def _run(session: LiveSession, shown: _Shown | None, num_notes: int) -> None:
     """Detect until the end, and print what it came to."""
-    session.warm_up()
-    shown = None if page is None else _Shown(session, page)
     source = session.source
     height, width = source.sensor_size
-    where = "" if page is None else f"; the page is {page.address}"
+    where = "" if shown is None else f"; the page is {shown.page.address}"
     console = screen(stderr=True)
     console.out(f"{source.description}, {width}x{height} px: Ctrl-C ends it{where}")
-    if page is not None and not page.is_loopback:
-        console.out(f"host: others can see the page at {page.address}")
+    if shown is not None and not shown.page.is_loopback:
+        console.out(f"host: others can see the page at {shown.page.address}")
     try:
-        with _signals_stop(session), _status() as show_status, closing(session.found()) as windows:
+        with _status() as show_status, closing(session.found()) as windows:
             for found in windows:
                 records = box_records(found.rows, session.detector.class_names, session.track)
                 latency_ms = round(found.latency_s * 1000, 1)
@@ -192,11 +194,15 @@ def _run(session: LiveSession, page: LiveView | None, num_notes: int) -> None:
 
 
 class _Shown:
-    """Shows windows on the page."""
+    """Shows windows on the page.
+
+    Attributes:
+        page: it.
+    """
 
     def __init__(self, session: LiveSession, page: LiveView) -> None:
         frames, settings = session.frames, session.detector.frame_settings
-        self._session, self._page = session, page
+        self._session, self.page = session, page
         self._painter = DetectionPainter(
             frames.sensor_size,
             frames.placement.content_size,
@@ -209,7 +215,7 @@ class _Shown:
 
     def show(self, found: Found, records: list[dict[str, Any]]) -> None:
         """Show a window, once a browser asks for it."""
-        self._page.show(partial(self._content, found, records))
+        self.page.show(partial(self._content, found, records))
 
     def _content(self, found: Found, records: list[dict[str, Any]]) -> tuple[Image, dict[str, Any]]:
         session = self._session
@@ -276,19 +282,29 @@ def _status() -> Iterator[Callable[[LiveSession], None]]:
             status.update(
                 f"{session.num_windows:,} windows, {session.num_dropped:,} dropped, "
                 f"{windows:.1f} a second, {events:,.0f} events a second, latency "
-                f"{session.latencies.quantile_ms(0.5):.0f} ms"
+                f"{session.latencies.quantile_ms(0.5):.0f} ms",
+                refresh=True,
             )
 
     with ExitStack() as stack:
-        status = stack.enter_context(console.status("waiting for events")) if has_line else None
+        status = None
+        if has_line:  # standard output is for boxes alone
+            line = Live(
+                "waiting for events",
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+            )
+            status = stack.enter_context(line)
         yield show
 
 
 def _why_dropped(session: LiveSession) -> str:
-    taken_ms, window_ms = session.duration_s * 1000, session.detector.frame_settings.window_ms
+    taken_ms, every_ms = session.duration_s * 1000, session.window_s * 1000
     return (
-        f"windows are dropped from now on where their boxes would come too late: one of "
-        f"{window_ms} ms takes {taken_ms:.0f} ms here"
+        "windows are dropped from now on where their boxes would come too late: one takes "
+        f"{taken_ms:.0f} ms here, and one comes every {every_ms:g} ms"
     )
 
 

@@ -238,9 +238,8 @@ def test_a_machine_that_is_too_slow_drops_windows_and_counts_them(monkeypatch, c
     assert len(lines) + dropped == 60
     assert 30 <= dropped
     assert lines[-1]["dropped"] <= dropped
-    assert re.search(
-        "windows are dropped from now on .*: one of 50 ms takes \\d+ ms here", shown.err
-    )
+    assert re.search(r"dropped from now on .*: one takes \d+ ms here, and one comes", shown.err)
+    assert " and one comes every 50 ms\n" in shown.err
     # The delay does not grow: it is what one window takes, and the wait for the one before.
     late = [line["latency_ms"] for line in lines]
     assert np.median(late[len(late) // 2 :]) < 2 * np.median(late[: len(late) // 2])
@@ -276,6 +275,16 @@ def test_the_page_of_a_run(plug_in, patient, interrupted, capfd):
     boxes = sum(len(json.loads(line)["boxes"]) for line in shown.out.splitlines())
     assert sum(count["all"] for count in got[-1]["counts"]) == boxes
     assert len(got[-1]["picture"]) > 1000
+
+
+def test_a_terminal_has_a_line_and_standard_output_only_boxes(patient, monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setattr(live_module, "_STATUS_S", 0.0)
+    path = write_raw(Path(), "night", random_events(6000, 0.52))
+    assert live("--replay", path) == 0
+    shown = capfd.readouterr()
+    assert len(windows_in(shown.out)[0]) == 11
+    assert re.search(r"11 windows, 0 dropped, [\d.]+ a second, [\d,]+ events a second", shown.err)
 
 
 def test_a_taken_port_is_known_before_the_camera_is_opened(plug_in, capfd):

@@ -64,6 +64,7 @@ class LiveSession:
         latencies: of all windows.
         counts: detections so far by class id.
         num_windows: detected in so far.
+        window_s: length of a window, in seconds of this machine's clock.
         started_s: when events began to be read, by ``time.monotonic``.
     """
 
@@ -85,7 +86,8 @@ class LiveSession:
         self.counts: Counter[int] = Counter()
         self.num_windows = 0
         self.started_s = time.monotonic()
-        self._queue = WindowQueue(window_ms / 1000 / pace)
+        self.window_s = window_ms / 1000 / pace
+        self._queue = WindowQueue(self.window_s)
         self._tracker = Tracker(detector.score_threshold) if track else None
         self._stop = threading.Event()
         # What is raised in the end: unless set anew, the thread has died of more than an exception.
@@ -125,6 +127,7 @@ class LiveSession:
         """
         reader = threading.Thread(target=self._read, name="events", daemon=True)
         self.started_s = time.monotonic()
+        self._recent = deque([(self.started_s, 0, 0)])
         reader.start()
         try:
             while not self._stop.is_set():

@@ -9,7 +9,8 @@ from collections import deque
 from etram_det.inference.live.windows import Window
 
 _RECENT = 16  # windows whose durations say how long the next one takes
-_SPIKES = 2  # of these, which may have taken longer
+_SPIKES = 1  # of these, which may have taken longer
+_LATEST = 1.9  # windows from a window's last event to its boxes; two, less what cannot be foreseen
 
 
 class WindowQueue:
@@ -80,5 +81,5 @@ class WindowQueue:
     def _is_late(self, window: Window, done_s: float) -> bool:
         return (
             done_s - window.over_s > self._window_s
-            and done_s - window.arrived_s > 2 * self._window_s
+            and done_s - window.arrived_s > _LATEST * self._window_s
         )
