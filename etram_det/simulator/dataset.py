@@ -28,6 +28,7 @@ from etram_det.simulator.crowd import GUESTS
 from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.event_camera import EventCamera
 from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
+from etram_det.simulator.noise import joined
 from etram_det.simulator.pixels import SensorSettings
 from etram_det.simulator.ranges import require_range
 from etram_det.simulator.road_users import TRAM
@@ -189,10 +190,10 @@ class _Events:
     def append(self, events: NDArray[Any]) -> None:
         """Append events, which must not be earlier than those before."""
         self.number += len(events)
-        self.positive += int(events["p"].sum())
+        self.positive += int(np.count_nonzero(events["p"]))
         self.waiting.append(events)
         if sum(len(x) for x in self.waiting) >= 2 * _EVENTS_PER_CHUNK:
-            events = np.concatenate(self.waiting)
+            events = joined(self.waiting)
             whole = len(events) // _EVENTS_PER_CHUNK * _EVENTS_PER_CHUNK
             self._write(events[:whole])
             self.waiting = [events[whole:]]
@@ -204,7 +205,7 @@ class _Events:
 
     def finish(self) -> None:
         """Write the remaining events."""
-        self._write(np.concatenate(self.waiting))
+        self._write(joined(self.waiting))
 
 
 def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:

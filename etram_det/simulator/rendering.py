@@ -80,7 +80,7 @@ def _pixel_m(across: float, down: float) -> float:
     return max(across, down) + 0.4 * min(across, down)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(nogil=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _cover(form: Form, m: Matrix, a: float, b: float, depth: float) -> float:
     """Share of a pixel that a shape covers, from its point ``(a, b)`` of the shape's plane."""
     half_x, half_z, corner, taper, ring, edge_x, edge_z, per_x, per_z = form
@@ -192,12 +192,17 @@ def _paint_solid(
     shone = shine * float(shape.light) if light.night else 0.0
     value = np.float32(light.ambient * float(shape.albedo) + shone)
     grain, grain_seed = light.ambient * float(shape.albedo * shape.grain), float(shape.grain_seed)
+    first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
+    top, bottom = max(spot.v_from, window[1]), min(spot.v_to, window[3])
+    if first >= last or top >= bottom:
+        return
     form, m, grains = _form(shape, spot), _matrix(spot), light.grains
     outer, inner = _outline(m, form, False), _outline(m, form, True)
     fills = grain == 0 and not stays and form[0] > max(form[5], form[2])
     fills = fills and form[1] > max(form[6], form[2])
-    first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
-    for row in range(max(spot.v_from, window[1]), min(spot.v_to, window[3])):
+    # Where pixels have one size, those that a shape covers wholly are side by side in a row.
+    is_even = grain == 0 and not stays and not fills and form[4] == 0 and form[7] != 0
+    for row in range(top, bottom):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
         start, end = _columns(outer, v, first, last)
@@ -208,8 +213,8 @@ def _paint_solid(
             full_start, full_end = _columns(inner, v, start, end)
             if full_start >= full_end:
                 full_start, full_end = end, end
-        column = start
-        while column < end:
+        column, step = start, 1
+        while start <= column < end:
             if column == full_start:
                 least = min(m[6] * (full_start + 0.5), m[6] * (full_end - 0.5)) + w_row
                 if least * _SLACK > light.row_nearest[row]:
@@ -233,7 +238,14 @@ def _paint_solid(
                     image[row, column] += cover * (colour - image[row, column])
                     if stays and cover > 0.5:
                         nearest[row, column] = w
-            column += 1
+                    if is_even and cover == 1.0:
+                        if step < 0:  # all from ``start`` to here
+                            for inside in range(start, column):
+                                if (m[6] * (inside + 0.5) + w_row) * _SLACK > nearest[row, inside]:
+                                    image[row, inside] = value
+                            break
+                        start, column, step = column + 1, end, -1
+            column += step
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -249,13 +261,16 @@ def _paint_light(
     """Add the glow of a lamp, or take away the light that a shadow lacks."""
     glow, cast = shape.effect == GLOW, shape.effect == CAST
     value = shine * light.glare * float(shape.light)
+    first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
+    top, bottom = max(spot.v_from, window[1]), min(spot.v_to, window[3])
+    if first >= last or top >= bottom:
+        return
     form, m, background = _form(shape, spot), _matrix(spot), light.background
     shade = light.sunlight if cast else float(shape.light)
     outer, inner = _outline(m, form, False), _outline(m, form, True)
     per_a, per_b = 1 / form[0], 1 / form[1]
     level = abs(m[6]) < 1e-12  # on the ground, a row has one depth
-    first, last = max(spot.u_from, window[0]), min(spot.u_to, window[2])
-    for row in range(max(spot.v_from, window[1]), min(spot.v_to, window[3])):
+    for row in range(top, bottom):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
         start, end = _columns(outer, v, first, last)
@@ -343,9 +358,9 @@ def paint(
 def look(
     far_to_near: NDArray[np.int64], stage: Stage, light: Light, owner: NDArray[np.int32]
 ) -> None:
-    """Count the pixels of some actors in the frame, and those that nothing nearer hides.
+    """Count the pixels of labelled actors in the frame, and those that nothing nearer hides.
 
-    Sets ``num_own``, ``num_visible`` and ``seen`` of their views.
+    Sets ``num_own``, ``num_visible`` and ``seen`` of their views. Leaves and lamps hide nothing.
 
     Args:
         far_to_near: actors in the order of painting.
@@ -358,6 +373,8 @@ def look(
     owner[:] = -1
     for i in far_to_near[::-1]:
         num_own, num_visible, track = 0, 0, actors[i].track
+        if track < 0:
+            continue
         u0, v0, u1, v1 = width, height, 0, 0
         for k in range(actors[i].first_body, actors[i].end_shape):
             if shapes[k].effect != SOLID:
