@@ -25,14 +25,14 @@ Array = TypeVar("Array", "Tensor", NDArray[Any])
 
 
 @dataclass
-class _Container:
+class Container:
     """What holds tensors, some of them in containers of their own."""
 
     def _mapped(self, function: Any) -> Self:
         changes: dict[str, Any] = {}
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
-            if isinstance(value, _Container):
+            if isinstance(value, Container):
                 changes[name] = value._mapped(function)
             elif hasattr(value, "shape"):
                 changes[name] = function(value)
@@ -44,22 +44,19 @@ class _Container:
 
 
 @dataclass
-class Labels(_Container):
+class Labels(Container):
     """Ground-truth boxes of ``N`` labelled frames, padded to the fullest one.
 
     Attributes:
         frame: ``[N]`` int64, place of each labelled frame in the batch, ``t * B + b``, ascending.
         boxes: ``[N, M, 4]`` float32, ``xyxy`` in pixels of the input frame; zeros where padded.
         classes: ``[N, M]`` int64, class ids; -1 where padded.
-        rows: ``[G]`` int64, places in ``N * M`` of the boxes that are no padding; known before
-            the labels go to the device, where finding them would mean to wait for it.
         tracks: ``[N, M]`` int64, track ids; -1 where padded; None where they are not known.
     """
 
     frame: Tensor
     boxes: Tensor
     classes: Tensor
-    rows: Tensor | None = None
     tracks: Tensor | None = None
 
     def __len__(self) -> int:
@@ -94,13 +91,12 @@ class Labels(_Container):
             padded_classes[i, : len(frame_classes)] = frame_classes
             if padded_tracks is not None and tracks is not None:
                 padded_tracks[i, : len(frame_classes)] = tracks[i]
-        rows = (padded_classes.flatten() >= 0).nonzero().squeeze(1)
         frames = torch.tensor(frame, dtype=torch.int64)
-        return Labels(frames, padded_boxes, padded_classes, rows, padded_tracks)
+        return Labels(frames, padded_boxes, padded_classes, padded_tracks)
 
 
 @dataclass
-class Detections(_Container, Generic[Array]):
+class Detections(Container, Generic[Array]):
     """What the detector found in one frame, best score first.
 
     The arrays are tensors in training and evaluation, and NumPy's in inference and in files.
@@ -133,12 +129,11 @@ class Detections(_Container, Generic[Array]):
         )
 
 
-@dataclass
-class Batch(_Container):
-    """``T`` consecutive frames of ``B`` lanes.
+@dataclass(kw_only=True)
+class BatchOfLanes(Container):
+    """What belongs to ``T`` consecutive frames of ``B`` lanes, but for the frames.
 
     Attributes:
-        events: ``[T, B, 2 * bins, H, W]`` uint8, stacked histograms.
         labels: the boxes of those of the ``T * B`` frames that are labelled.
         reset: ``[B]`` bool, true where the lane starts a recording with this chunk.
         lane: ``[B]`` int64, the row of the carried state that each lane uses.
@@ -156,7 +151,6 @@ class Batch(_Container):
         start_us: for each lane whose recording's clock does not start at 0, where it does.
     """
 
-    events: Tensor
     labels: Labels
     reset: Tensor
     lane: Tensor
@@ -170,14 +164,25 @@ class Batch(_Container):
     repaired_share: dict[int, float] = field(default_factory=dict)
     start_us: dict[int, int] = field(default_factory=dict)
 
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, for copies that overlap with computing."""
+        return self._mapped(lambda x: x.pin_memory())
+
+
+@dataclass(kw_only=True)
+class Batch(BatchOfLanes):
+    """``T`` consecutive frames of ``B`` lanes, and what belongs to them.
+
+    Attributes:
+        events: ``[T, B, 2 * bins, H, W]`` uint8, stacked histograms.
+    """
+
+    events: Tensor
+
     @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the frames, in pixels."""
         return self.events.shape[-2], self.events.shape[-1]
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, for copies that overlap with computing."""
-        return self._mapped(lambda x: x.pin_memory())
 
 
 def dotted_items(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

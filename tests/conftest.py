@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.browser import browser  # noqa: F401
+
 # Two pytest workers share two cores.
 torch.set_num_threads(1)
 
@@ -35,6 +37,14 @@ def short_outcome(tiny_data, tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("unbroken"))
         Path("data").symlink_to(tiny_data)
         return unbroken(SHORT)
+
+
+@pytest.fixture(scope="session")
+def small_export(tmp_path_factory):
+    """A small checkpoint, and what is exported of it for frames of one size."""
+    from support.exported import small_export
+
+    return small_export(tmp_path_factory, "fixed", input_size=(45, 80))
 
 
 def pytest_ignore_collect(collection_path, config):

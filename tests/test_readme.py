@@ -69,8 +69,8 @@ def test_the_tour_shows_every_room_and_configuration():
     rooms = {path.parent.name for path in (ROOT / "etram_det").glob("*/__init__.py")}
     assert rooms == set(entries(README, "## A tour"))
     tour = README.split("## A tour", 1)[1].split("```")[1]
-    patterns = re.findall(r"[\w*]+\.yaml", tour)
-    for path in (ROOT / "configs").iterdir():
+    patterns = re.findall(r"[\w*/]+\.yaml", tour)
+    for path in (ROOT / "configs").rglob("*.yaml"):
         assert any(path.match(pattern) for pattern in patterns), path.name
 
 

@@ -37,10 +37,13 @@ TOOLS = {
     "stats": ("stats.command", "describe the labels of recordings"),
     "bench": ("bench.command", "measure how fast it all is"),
     "import-rvt": ("import_rvt", "turn a checkpoint of RVT or its eTraM fork into one of ours"),
-    "detect": ("detect.command", "run a checkpoint on recordings: videos and boxes"),
+    "detect": ("detect.command", "run a detector on recordings: videos and boxes"),
+    "live": ("live", "run a detector on a camera, as events come: boxes and a page to look at"),
+    "export": ("export.command", "turn a checkpoint into an ONNX file that runs without PyTorch"),
     "report": ("report", "write a page of one evaluated run, or of two side by side"),
     "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
     "sweep": ("sweep.command", "search loss variants and settings"),
+    "experiment": ("experiment.command", "train variants with several seeds, and compare them"),
 }
 
 
@@ -92,7 +95,7 @@ def _run(command: str, args: Sequence[str]) -> int:
             function,
             args=tool_arguments(args, function),
             prog=f"python -m etram_det {command}",
-            as_positional=command in ("bench", "checkpoint", "detect", "report"),
+            as_positional=command in ("bench", "checkpoint", "detect", "experiment", "report"),
             exit_on_error=False,
             formatter_class=PlainHelpFormatter,
         )

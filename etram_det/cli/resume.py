@@ -9,14 +9,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from etram_det.checkpoint.file import Checkpoint, read_checkpoint
 from etram_det.cli.flags import BASELINE, configurations
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
+
+if TYPE_CHECKING:  # exported detectors run without PyTorch
+    from etram_det.checkpoint.file import Checkpoint
 
 # Sections and settings that make two runs the same one, but for those that leave no trace in the
 # result; of two names for a setting, the second is the one of older runs.
@@ -166,6 +168,8 @@ def _newest_of_same_settings(
     paths: Sequence[Path], config: Mapping[str, Any]
 ) -> tuple[Path, int] | None:
     """The first checkpoint that was trained with the same model, data and seed, and its step."""
+    from etram_det.checkpoint.file import read_checkpoint
+
     nearest: tuple[Path, list[Difference]] | None = None
     for path in paths:
         try:

@@ -2,18 +2,18 @@
 
 A zoom maps ``x`` to ``zoom * x + shift`` in each direction; the flip follows. A lane keeps its
 seed, hence its flip and zoom, its polarities and the share of events that it drops, until its next
-reset, so that motion stays continuous.
+reset, so that motion stays continuous. Pixels move where frames become dense
+(:mod:`~etram_det.data.sparse_batch`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.data.event_counts import add_up, flipped, with_polarities_swapped, without_share
 from etram_det.errors import UserError
 
 
@@ -97,37 +97,32 @@ class Augmentation:
     drop_share: float = 0.0
     polarity_flip: bool = False
 
-    def apply_to_frames(
-        self, frames: NDArray[Any], count_cutoff: int = 255, seed: tuple[int, ...] = (0,)
-    ) -> NDArray[Any]:
-        """The frames with all that was drawn; zero outside the source.
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether pixels, or channels, change their places."""
+        return self.flip or self.zoom != 1 or self.polarity_flip
 
-        Args:
-            frames: ``[T, C, H, W]`` uint8 or int8.
-            count_cutoff: where counts that are added up saturate.
-            seed: decides which of the events are dropped.
+    def target_rows(self) -> NDArray[np.int64]:
+        """Row ``[H]`` of the result for each row of the source, -1 for none.
+
+        Those of a zoom in stay where they are, and :meth:`source_rows` has what follows.
         """
-        if self.drop_share:
-            frames = without_share(frames, self.drop_share, np.random.default_rng(seed))
-        if self.polarity_flip:
-            frames = with_polarities_swapped(frames)
-        if self.zoom < 1 and self.adds_up:
-            row = _target_of_source(self.size[0], self.zoom, self.shift[1])
-            column = _target_of_source(self.size[1], self.zoom, self.shift[0])
-            frames = add_up(frames, row, column, count_cutoff)
-        elif self.zoom != 1:
-            row = _source_of_target(self.size[0], self.zoom, self.shift[1])
-            column = _source_of_target(self.size[1], self.zoom, self.shift[0])
-            rows, columns = _inside(row), _inside(column)
-            zoomed = frames.take(row[rows], axis=2).take(column[columns], axis=3)
-            if self.zoom > 1:
-                frames = zoomed
-            else:
-                frames = np.zeros_like(frames)
-                frames[:, :, rows, columns] = zoomed
-        if self.flip:
-            frames = flipped(frames)
-        return frames
+        if self.zoom > 1:
+            return np.arange(self.size[0])
+        return _targets_of_source(self.size[0], self.zoom, self.shift[1], self.adds_up)[0]
+
+    def source_rows(self) -> NDArray[np.int64]:
+        """Row ``[H]`` of the source for each row of the result of a zoom in."""
+        return _source_of_target(self.size[0], self.zoom, self.shift[1])
+
+    def target_columns(self) -> NDArray[np.int64]:
+        """Columns ``[R, W]`` of the result for each column of the source, -1 where there are less.
+
+        Where it does not zoom in, ``R`` is 1.
+        """
+        width = self.size[1]
+        columns = _targets_of_source(width, self.zoom, self.shift[0], self.adds_up)
+        return np.where(columns < 0, -1, width - 1 - columns) if self.flip else columns
 
     def apply_to_boxes(
         self, boxes: NDArray[np.float32], classes: NDArray[np.int64]
@@ -222,15 +217,20 @@ def _source_of_target(size: int, zoom: float, shift: float) -> NDArray[np.int64]
     return source
 
 
-def _target_of_source(size: int, zoom: float, shift: float) -> NDArray[np.int64]:
-    """The row or column ``[size]`` of the result in which each pixel centre of the source lies."""
-    return np.floor((np.arange(size) + 0.5) * zoom + shift).astype(np.int64)
+def _targets_of_source(size: int, zoom: float, shift: float, adds_up: bool) -> NDArray[np.int64]:
+    """Rows or columns ``[R, size]`` of the result for each one of the source, -1 for no further.
 
-
-def _inside(source: NDArray[np.int64]) -> slice:
-    """The consecutive entries that have a source."""
-    present = np.flatnonzero(source >= 0)
-    return slice(int(present[0]), int(present[-1]) + 1)
+    A zoom out that adds up has one for each pixel centre of the source.
+    """
+    if zoom < 1 and adds_up:
+        return np.floor((np.arange(size) + 0.5) * zoom + shift).astype(np.int64)[None]
+    source = _source_of_target(size, zoom, shift)
+    target = np.flatnonzero(source >= 0)
+    source = source[target]  # ascending
+    copy = np.arange(len(source)) - np.searchsorted(source, source)
+    targets = np.full((copy.max() + 1, size), -1)
+    targets[copy, source] = target
+    return targets
 
 
 def _area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,18 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.evt import TURN, Columns, EvtDecoder
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED
 
-Columns = tuple[NDArray[Any], ...]  # x, y, t in microseconds and p of some events, each ``[E]``
-
 _BLOCK = 2**18  # bytes of RAW and DAT decoded at a time: at most 1.6 million events
 _SLICE = 2**20  # events of AEDAT4 decoded at a time: 32 MB
-_HEADER = 2**16  # bytes in which the lines of a header are looked for
+LONGEST_HEADER = 2**16  # bytes in which the lines of a header are looked for
 _XML = 2**24  # bytes of an AEDAT4 header; a length beyond is damage
 # A line of a header begins with a per cent sign and a blank and is text to its end. Some writers
 # leave the blank out; what follows must then be plain, as data too may begin with a per cent sign.
@@ -41,14 +39,9 @@ _SENSORS = {
 }
 _DAT_EVENT = np.dtype([("t", "<u4"), ("place", "<u4")])
 _DAT_WRAP = 2**32
-# Of the range of a clock of hours: a longer fall is a wrap, and a longer rise takes it back, as the
-# timestamp before or this one is damaged. Not near a sum of few powers of two, so that both count.
-_TURN = 0.7
 # Wider than any coordinate that the format can hold: left to itself, eventcv drops events outside
 # the sensor without a word.
 _EVERYWHERE = (2**15, 2**15)
-# Places in the state of a RAW decoder.
-_HIGH, _LOW, _ROW, _COLUMN, _POLARITY, _FIRST, _WRAPS = range(7)
 
 
 class CameraFile(ABC):
@@ -115,37 +108,19 @@ class RawFile(CameraFile):
 
     def __init__(self, path: Path) -> None:
         header, self._start = _header(path)
-        version = _evt_version(header)
-        if not version:
-            raise UserError(
-                f"{path}: must be a RAW file of EVT 2.0 or EVT 3.0, got no header that names its "
-                "encoding: fetch or record it again"
-            )
-        if version not in ("2", "20", "3", "30"):
-            raise UserError(
-                f"{path}: must be of EVT 2.0 or EVT 3.0, got encoding EVT {'.'.join(version)}: "
-                f"write it as DAT with OpenEB's metavision_file_to_dat -i {path.name}"
-            )
-        super().__init__(path, _sensor_size(header))
-        self._is_evt3 = version[0] == "3"
-        self._word = np.dtype("<u2" if self._is_evt3 else "<u4")
-        self.clock_bits = 24 if self._is_evt3 else 34
-        if (path.stat().st_size - self._start) % self._word.itemsize:
+        self._version = required_version(header, path.name, str(path))
+        super().__init__(path, sensor_size_of(header))
+        decoder = EvtDecoder(self._version)
+        self.clock_bits = decoder.clock_bits
+        if (path.stat().st_size - self._start) % decoder.word.itemsize:
             self.cut_within = "an event"
 
     def slices(self, folder: Path) -> Iterator[Columns]:  # noqa: D102
-        decode, most, low_bits = (_decode_evt3, 12, 12) if self._is_evt3 else (_decode_evt2, 1, 6)
-        room = most * (_BLOCK // self._word.itemsize)
-        columns = tuple(
-            np.empty(room, dtype) for dtype in (np.uint16, np.uint16, np.int64, np.uint8)
-        )
-        state = np.array([-1, 0, -1, -1, 0, -1, 0])
-        for words in _blocks(self.path, self._start, self._word):
-            num_events = decode(words, state, *columns)
-            self.num_wraps = int(state[_WRAPS])
-            if state[_FIRST] >= 0:
-                self.clock_start_us = int(state[_FIRST]) << low_bits
-            yield tuple(column[:num_events] for column in columns)
+        decoder = EvtDecoder(self._version)
+        for words in _blocks(self.path, self._start, decoder.word):
+            columns = decoder.decode(words)
+            self.num_wraps, self.clock_start_us = decoder.num_wraps, decoder.clock_start_us
+            yield columns
 
 
 class DatFile(CameraFile):
@@ -160,7 +135,7 @@ class DatFile(CameraFile):
 
     def __init__(self, path: Path) -> None:
         header, start = _header(path)
-        super().__init__(path, _sensor_size(header))
+        super().__init__(path, sensor_size_of(header))
         self._start = start + 2  # type and size of the events follow the lines
         with path.open("rb") as file:
             file.seek(start)
@@ -177,7 +152,7 @@ class DatFile(CameraFile):
             t, place = events["t"].astype(np.int64), events["place"]
             steps = np.diff(t, prepend=t[0] if last is None else last)
             last = int(t[-1])
-            falls, rises = steps < -_TURN * _DAT_WRAP, steps > _TURN * _DAT_WRAP
+            falls, rises = steps < -TURN * _DAT_WRAP, steps > TURN * _DAT_WRAP
             turns = wraps + np.cumsum(falls.astype(np.int64) - rises)
             wraps = int(turns[-1])
             self.num_wraps = max(self.num_wraps, int(turns.max()))
@@ -250,16 +225,29 @@ def damaged(path: Path, why: str) -> UserError:
 def _header(path: Path) -> tuple[str, int]:
     """The lines of a header, and the place of the first byte of data behind them."""
     with path.open("rb") as file:
-        start = file.read(_HEADER)
+        header, place, _ = header_of(file.read(LONGEST_HEADER))
+    return header, place
+
+
+def header_of(start: bytes) -> tuple[str, int, bool]:
+    """The lines of a header at the start of a file or pipe, of which more may follow.
+
+    Returns:
+        The lines; the place of the first byte of data behind them; and whether no more lines can
+        follow, whatever comes behind ``start``.
+    """
     place = 0
     while line := _LINE.match(start, place):
         place = line.end()
         if line[0].strip(b"% \t\r\n") == b"end":
-            break
-    return start[:place].decode("latin-1"), place
+            return start[:place].decode("latin-1"), place, True
+    rest = start[place:]
+    is_whole = len(start) >= LONGEST_HEADER or (rest != b"" and rest[:1] != b"%") or b"\n" in rest
+    return start[:place].decode("latin-1"), place, is_whole
 
 
-def _sensor_size(header: str) -> tuple[int, int] | None:
+def sensor_size_of(header: str) -> tuple[int, int] | None:
+    """Height and width of the sensor, stated or by its plugin; None where a header has neither."""
     height = re.search(r"\bheight\s*[= ]\s*(\d+)", header, re.IGNORECASE)
     width = re.search(r"\bwidth\s*[= ]\s*(\d+)", header, re.IGNORECASE)
     geometry = re.search(r"\bgeometry\s+(\d+)x(\d+)", header, re.IGNORECASE)
@@ -271,10 +259,30 @@ def _sensor_size(header: str) -> tuple[int, int] | None:
     return next((size for name, size in _SENSORS.items() if plugin and name in plugin[1]), None)
 
 
-def _evt_version(header: str) -> str:
-    """Digits of the encoding's version; empty if the header does not name it."""
+def required_version(header: str, file_name: str, source: str) -> str:
+    """The version of a RAW header's encoding, ``"2"`` or ``"3"``.
+
+    Args:
+        header: its lines.
+        file_name: for the command that converts a file.
+        source: where the header comes from, for messages.
+
+    Raises:
+        UserError: it is of another encoding, or names none.
+    """
     found = re.search(r"^%\s*(?:evt|format)\s+(?:EVT)?(\d(?:\.?\d)?)", header, re.M | re.I)
-    return found[1].replace(".", "") if found else ""
+    if found is None:
+        raise UserError(
+            f"{source}: must be a RAW file of EVT 2.0 or EVT 3.0, got no header that names its "
+            "encoding: fetch or record it again"
+        )
+    version = found[1].replace(".", "")
+    if version not in ("2", "20", "3", "30"):
+        raise UserError(
+            f"{source}: must be of EVT 2.0 or EVT 3.0, got encoding EVT {'.'.join(version)}: "
+            f"write it as DAT with OpenEB's metavision_file_to_dat -i {file_name}"
+        )
+    return version[0]
 
 
 def _place_of_table(path: Path) -> int:
@@ -305,77 +313,3 @@ def _blocks(path: Path, start: int, dtype: np.dtype[Any]) -> Iterator[NDArray[An
                 yield np.frombuffer(block, dtype, len(block) // dtype.itemsize)
     except OSError as error:
         raise damaged(path, str(error)) from error
-
-
-@numba.njit(cache=True, nogil=True)
-def _set_high(state: NDArray, steps: int, period: int) -> None:
-    """Take a TIME_HIGH word over, in steps that are counted over all wraps.
-
-    In EVT3, whose clock has a range of 16.8 s, a fall by half of it is a wrap, as for OpenEB.
-    """
-    if state[_FIRST] < 0:
-        state[_FIRST] = state[_HIGH] = steps
-        return
-    step = steps - state[_HIGH] % period
-    if period == 1 << 12:
-        turn = int(step <= -(period // 2))
-    else:
-        turn = int(step < -_TURN * period) - int(step > _TURN * period)
-    state[_WRAPS] += turn
-    state[_HIGH] += step + period * turn
-    if step != 0:
-        state[_LOW] = 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _decode_evt2(
-    words: NDArray, state: NDArray, x: NDArray, y: NDArray, t: NDArray, p: NDArray
-) -> int:
-    """Decode words of 32 bits into the columns; returns the number of events."""
-    num_events = 0
-    for i in range(len(words)):
-        word = np.int64(words[i])
-        kind = word >> 28
-        if kind == 0x8:  # TIME_HIGH
-            _set_high(state, word & 0xFFFFFFF, 1 << 28)
-        elif kind <= 1 and state[_FIRST] >= 0:  # an event of this polarity
-            x[num_events], y[num_events] = word >> 11 & 0x7FF, word & 0x7FF
-            t[num_events] = state[_HIGH] << 6 | word >> 22 & 0x3F
-            p[num_events] = kind
-            num_events += 1
-    return num_events
-
-
-@numba.njit(cache=True, nogil=True)
-def _decode_evt3(
-    words: NDArray, state: NDArray, x: NDArray, y: NDArray, t: NDArray, p: NDArray
-) -> int:
-    """Decode words of 16 bits into the columns; returns the number of events."""
-    num_events = 0
-    for i in range(len(words)):
-        word = np.int64(words[i])
-        kind, value = word >> 12, word & 0xFFF
-        valid = state[_FIRST] >= 0 and state[_ROW] >= 0
-        if kind == 0x0:  # ADDR_Y
-            state[_ROW] = word & 0x7FF
-        elif kind == 0x2 and valid:  # ADDR_X: one event
-            x[num_events], y[num_events] = word & 0x7FF, state[_ROW]
-            t[num_events] = state[_HIGH] << 12 | state[_LOW]
-            p[num_events] = word >> 11 & 1
-            num_events += 1
-        elif kind == 0x3:  # VECT_BASE_X
-            state[_COLUMN], state[_POLARITY] = word & 0x7FF, word >> 11 & 1
-        elif (kind == 0x4 or kind == 0x5) and state[_COLUMN] >= 0:  # VECT_12, VECT_8: a bit each
-            length = 12 if kind == 0x4 else 8
-            for bit in range(length if valid else 0):
-                if value >> bit & 1:
-                    x[num_events], y[num_events] = state[_COLUMN] + bit, state[_ROW]
-                    t[num_events] = state[_HIGH] << 12 | state[_LOW]
-                    p[num_events] = state[_POLARITY]
-                    num_events += 1
-            state[_COLUMN] = min(state[_COLUMN] + length, 0x3FFF)
-        elif kind == 0x6:  # TIME_LOW
-            state[_LOW] = value
-        elif kind == 0x8:  # TIME_HIGH
-            _set_high(state, value, 1 << 12)
-    return num_events

@@ -25,6 +25,7 @@ from etram_det.data.layouts import find_recordings
 from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
+from etram_det.data.sparse_batch import SparseBatch
 from etram_det.data.streaming import (
     Chunk,
     ChunkDataset,
@@ -51,6 +52,9 @@ _SPLITS = {
 class EventDataModule(pl.LightningDataModule):
     """Recordings of an event camera with their labels, in batches of lanes.
 
+    Loaders yield :class:`~etram_det.data.sparse_batch.SparseBatch`; ``to(device)`` makes it a
+    :class:`~etram_det.types.Batch`, as Lightning does.
+
     With no folder given, the built-in simulated traffic is generated once into the user's cache.
 
     Example:
@@ -61,7 +65,7 @@ class EventDataModule(pl.LightningDataModule):
         ...     root="traffic", input_size=(45, 80), num_steps=4, train_lanes=2, num_workers=0
         ... )
         >>> data.setup("fit")
-        >>> next(iter(data.train_dataloader())).events.shape  # [T, B, 2 * bins, H, W]
+        >>> next(iter(data.train_dataloader())).to("cpu").events.shape  # [T, B, 2 * bins, H, W]
         torch.Size([4, 2, 20, 45, 80])
 
     Args:
@@ -315,9 +319,9 @@ class EventDataModule(pl.LightningDataModule):
         return self._evaluation_loader("predict")
 
     def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
+        self, batch: SparseBatch | Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Copy a batch, events ``[T, B, C, H, W]``, while the device works on the one before."""
+        """Copy a batch while the device works on the one before; its frames become dense there."""
         return batch.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ _STRAY, _CONTRADICTED = 0.01, 0.1
 _MANY_EMPTY, _FEW_WINDOWS = 0.1, 100  # share of the windows, and number: less is a short pause
 _QUIET, _LONG_HOURS = 0.1, 0.25  # events of a pixel per second, over longer than this
 _STRAY_US = 60 * 10**6  # before all others: no pause, but faulty timestamps
+_SLICE = 2**16  # events read at a time in their order
 _CORNER = 0.4  # share of an assumed sensor below which the events may fill a smaller one
 
 
@@ -173,6 +174,30 @@ class RawRecording(Recording):
             self.notes.append(Note(note, True, "windows without events"))
         self._note_repaired(index)
         self._is_prepared = True
+
+    def event_slices(self) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The events of all windows in their order, as columns x, y, t and p ``[E]``.
+
+        Timestamps are in microseconds, on the clock of the windows; those that go back are as they
+        are. Memory is bounded.
+
+        Raises:
+            UserError: the file is damaged where it is read.
+        """
+        latest = np.iinfo(np.int64).min
+        first, last = self._span[0], int(self.frame_end_us[-1])
+        with open_events(self.path) as columns:
+            times = self._timestamps(columns["t"])
+            for start in range(0, len(times), _SLICE):
+                events = slice(start, start + _SLICE)
+                t = times[events]
+                repaired = np.maximum.accumulate(np.maximum(t, latest))
+                latest = int(repaired[-1])
+                x, y, p = (
+                    columns[name].whole(columns[name][events], self.source) for name in "xyp"
+                )
+                inside = slice(*np.searchsorted(repaired, (first, last + 1)))
+                yield x[inside], y[inside], t[inside], p[inside]
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
         ends = self.frame_end_us[start:stop].tolist()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE, corners
 from etram_det.data.interpolation import TrainingLabels, labels_between, why_none_between
+from etram_det.data.sparse_frames import SparseFrames
 from etram_det.errors import UserError
 
 _LATE_US = 100_000  # windows lead back to the start of the clock, which is this near to 0
@@ -283,6 +284,19 @@ class Recording(ABC):
         Raises:
             UserError: the file is damaged where it is read.
         """
+
+    def sparse_frames(self, start: int, stop: int, count_cutoff: int) -> SparseFrames:
+        """The same frames as lists of their non-zero counts.
+
+        Args:
+            start: the first frame.
+            stop: the frame after the last one.
+            count_cutoff: where the counts saturate.
+
+        Raises:
+            UserError: the file is damaged where it is read.
+        """
+        return SparseFrames.of(self.frames(start, stop), count_cutoff)
 
 
 def dropped_events(num_outside: int) -> str:

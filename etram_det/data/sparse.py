@@ -1,9 +1,4 @@
-"""Our own cache: the frames of a recording as lists of their non-zero counts, fast to read.
-
-A frame is one list of 16-bit entries. Each holds how many places its count lies after the one
-before it, in the frame's flat order, and the count in its lowest bits. Where nothing lies within
-reach, an entry of count 0 bridges the gap.
-"""
+"""Our own cache: the frames of a recording as lists of their non-zero counts, fast to read."""
 
 from __future__ import annotations
 
@@ -16,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +19,7 @@ from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
 from etram_det.data.recording import REPAIRED, NoUsableLabels, Recording, Timeline
 from etram_det.data.representation import FrameSettings
+from etram_det.data.sparse_frames import SparseFrames, count_bits_of, decode, encode, fit_into
 from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 from etram_det.files import new_hdf5_file
@@ -32,9 +27,7 @@ from etram_det.files import new_hdf5_file
 FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1
 _CHUNK = 2**15  # entries that are packed together: about a frame of traffic
-_ENTRY_BITS = 16
 _LONGEST_SIDE = 2**14
-_CLEARED = 2**16  # counts that are set to zero at a time
 _REMEDY = "remove it and preprocess again"
 # Of the settings that a cache is made with, those that reading cannot change any more.
 _FIXED = (
@@ -129,18 +122,36 @@ class SparseRecording(Recording):
         return None if num_events is None else num_events / (len(self) * self._window_us / 1e6)
 
     def frames(self, start: int, stop: int) -> NDArray[Any]:  # noqa: D102
-        first_entry = self._first_entry[start : stop + 1]
+        entries, first_entry = self._entries(start, stop)
         frames = np.empty((len(first_entry) - 1, *self._shape), np.uint8)
-        with open_hdf5(self.path, _REMEDY) as file:
-            entries = file["entries"][first_entry[0] : first_entry[-1]]
         flat = frames.reshape(len(frames), math.prod(self._shape))
-        if not _decode(flat, entries, first_entry - first_entry[0], self._count_bits):
-            raise UserError(f"{self.path}: frames are damaged: {_REMEDY}")
+        self._require_whole(decode(flat, entries, first_entry, self._count_bits))
         counts = frames.view(self._dtype)
         if self._count_cutoff is not None:
             least = 0 if self._dtype == np.uint8 else -self._count_cutoff
             np.clip(counts, least, self._count_cutoff, out=counts)
         return counts
+
+    def sparse_frames(self, start: int, stop: int, count_cutoff: int) -> SparseFrames:  # noqa: D102
+        is_signed = self._dtype == np.int8
+        is_stored_so = self._count_bits == count_bits_of(is_signed, count_cutoff)
+        if self._count_cutoff is not None or not is_stored_so:
+            return super().sparse_frames(start, stop, count_cutoff)
+        entries, first_entry = self._entries(start, stop)
+        size = math.prod(self._shape)
+        self._require_whole(fit_into(size, entries, first_entry, self._count_bits))
+        return SparseFrames(entries, np.diff(first_entry), self._shape, is_signed, count_cutoff)
+
+    def _entries(self, start: int, stop: int) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Entries of frames ``start`` to ``stop``, and the first of each frame and of the next."""
+        first_entry = self._first_entry[start : stop + 1]
+        with open_hdf5(self.path, _REMEDY) as file:
+            entries = file["entries"][first_entry[0] : first_entry[-1]]
+        return entries, first_entry - first_entry[0]
+
+    def _require_whole(self, is_whole: bool) -> None:
+        if not is_whole:
+            raise UserError(f"{self.path}: frames are damaged: {_REMEDY}")
 
 
 def _require(holds: bool, fault: str) -> None:
@@ -245,14 +256,13 @@ def write_sparse(
             track_times=False,
             **hdf5plugin.Bitshuffle(),
         )
-        # Signed counts need all their bits; of unsigned ones, those that the cutoff needs.
-        signed = settings["representation"] == "mixed_density"
-        count_bits = 8 if signed else int(settings["count_cutoff"]).bit_length()
         num_entries = [0]
         shape: tuple[int, ...] = ()
+        count_bits = 0
         for batch in batches:
             shape = batch.shape[1:]
-            parts = [_encode(frame.reshape(-1).view(np.uint8), count_bits) for frame in batch]
+            count_bits = count_bits_of(batch.dtype == np.int8, int(settings["count_cutoff"]))
+            parts = [encode(frame, count_bits) for frame in batch]
             num_entries += [len(part) for part in parts]
             stored = len(entries)
             entries.resize(stored + sum(map(len, parts)), axis=0)
@@ -277,46 +287,3 @@ def write_sparse(
         }
         text = json.dumps(about)
         file.attrs["about"], file.attrs["about_crc32"] = text, zlib.crc32(text.encode())
-
-
-@numba.njit(cache=True, nogil=True)
-def _encode(counts: NDArray, count_bits: int) -> NDArray:
-    """Entries of one frame, from its counts [C * H * W] uint8."""
-    longest = (1 << (_ENTRY_BITS - count_bits)) - 1
-    num_entries, last = 0, -1
-    for place in range(len(counts)):
-        if counts[place]:
-            num_entries += (place - last + longest - 1) // longest
-            last = place
-    entries = np.empty(num_entries, np.uint16)
-    i, last = 0, -1
-    for place in range(len(counts)):
-        if counts[place]:
-            while place - last > longest:
-                entries[i] = longest << count_bits
-                i += 1
-                last += longest
-            entries[i] = ((place - last) << count_bits) | counts[place]
-            i += 1
-            last = place
-    return entries
-
-
-@numba.njit(cache=True, nogil=True)
-def _decode(frames: NDArray, entries: NDArray, first_entry: NDArray, count_bits: int) -> bool:
-    """Write the counts of frames [n, C * H * W]; False for damaged entries."""
-    mask, size = (1 << count_bits) - 1, frames.shape[1]
-    for frame in range(len(frames)):
-        counts = frames[frame]
-        place, cleared = -1, 0
-        for i in range(first_entry[frame], first_entry[frame + 1]):
-            place += entries[i] >> count_bits
-            if place >= size:
-                return False
-            if place >= cleared:
-                # A block at a time, so that it is still in the cache when it is counted into.
-                counts[cleared : place + _CLEARED] = 0
-                cleared = place + _CLEARED
-            counts[place] = entries[i] & mask
-        counts[cleared:] = 0
-    return True

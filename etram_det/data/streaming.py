@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, Sampler
 
-from etram_det.data.augment import AugmentSettings, draw
+from etram_det.data.augment import Augmentation, AugmentSettings, draw
 from etram_det.data.recording import OUTSIDE, Recording
+from etram_det.data.sparse_batch import SparseBatch, SparseEvents
+from etram_det.data.sparse_frames import SparseFrames
 from etram_det.errors import UserError
-from etram_det.types import Batch, Labels
+from etram_det.types import Labels
 
 # Purposes of random numbers; each has its own sequence under the seed.
 _RECORDINGS, _WINDOWS, _AUGMENTATION, _PHASES = range(4)
@@ -238,7 +240,8 @@ class Chunk:
 
     Attributes:
         request: the request that it answers.
-        frames: ``[F, channels, H, W]`` uint8 or int8; fewer than ``T`` at the end of a recording.
+        frames: its ``F`` frames, before they are augmented; fewer than ``T`` at the end of a
+            recording.
         time_us: ``[F]`` int64, end of each frame's window.
         labels: index, boxes ``[M, 4]`` and classes ``[M]`` of each labelled frame.
         recording: name of the recording.
@@ -248,10 +251,12 @@ class Chunk:
         repaired_share: share of the recording's events, in [0, 1], whose timestamp was repaired.
         start_us: where the recording's clock starts.
         tracks: track ids ``[M]`` of each labelled frame; None where boxes were augmented.
+        augmentation: what is to be done to the frames; boxes have it already, and events are
+            dropped.
     """
 
     request: ChunkRequest
-    frames: NDArray[Any]
+    frames: SparseFrames
     time_us: NDArray[np.int64]
     labels: list[tuple[int, NDArray[np.float32], NDArray[np.int64]]]
     recording: str
@@ -261,6 +266,7 @@ class Chunk:
     repaired_share: float = 0.0
     start_us: int = 0
     tracks: list[NDArray[np.int64]] | None = None
+    augmentation: Augmentation | None = None
 
 
 @dataclass(eq=False)
@@ -273,7 +279,7 @@ class ChunkDataset(Dataset[Chunk]):
         augmentation: settings for chunks whose request has a seed; None for no augmentation.
         no_frames: ``[0, channels, H, W]``, the frames of an unreadable chunk; None to raise an
             error instead.
-        count_cutoff: where counts saturate that augmentation adds up.
+        count_cutoff: where counts saturate.
 
     Raises:
         UserError: if a chunk is unreadable and ``no_frames`` is None.
@@ -291,14 +297,14 @@ class ChunkDataset(Dataset[Chunk]):
         stop = min(request.start + self.num_steps, len(recording))
         outside_before = recording.dropped.get(OUTSIDE, 0)
         try:
-            frames = recording.frames(request.start, stop)
+            frames = recording.sparse_frames(request.start, stop, self.count_cutoff)
         except (UserError, OSError) as error:
             fault = str(error) if isinstance(error, UserError) else f"{recording.path}: {error}"
             if self.no_frames is None:
                 raise UserError(fault, exit_code=1) from error
             request = replace(request, reset=True)
-            no_times = np.empty(0, np.int64)
-            return Chunk(request, self.no_frames, no_times, [], name, scale, fault)
+            none = SparseFrames.of(self.no_frames, self.count_cutoff)
+            return Chunk(request, none, np.empty(0, np.int64), [], name, scale, fault)
         labels = [
             (frame - request.start, *labelled)
             for frame in range(request.start, stop)
@@ -317,11 +323,11 @@ class ChunkDataset(Dataset[Chunk]):
             tracks=[recording.track_ids(request.start + t) for t, *_ in labels],
         )
         if self.augmentation is not None and request.augment_seed is not None:
-            return _augment(chunk, self.augmentation, request.augment_seed, self.count_cutoff)
+            return _augment(chunk, self.augmentation, request.augment_seed)
         return chunk
 
 
-def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
+def collate(chunks: Sequence[Chunk], num_steps: int) -> SparseBatch:
     """Put the chunks of all lanes into one batch, padded to ``num_steps`` frames.
 
     Args:
@@ -329,18 +335,12 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
         num_steps: frames of a chunk, ``T``.
     """
     num_lanes = len(chunks)
-    frames = torch.from_numpy(chunks[0].frames)
-    events = torch.empty(num_steps, num_lanes, *frames.shape[1:], dtype=frames.dtype)
-    if get_worker_info() is not None:
-        events.share_memory_()  # shared while empty: the queue would copy a full one
     padded = torch.ones(num_steps, num_lanes, dtype=torch.bool)
     time_us = torch.full((num_steps, num_lanes), -1, dtype=torch.int64)
     labels = []
     has_tracks = all(chunk.tracks is not None or not chunk.labels for chunk in chunks)
     for b, chunk in enumerate(chunks):
         num_frames = len(chunk.frames)
-        events[:num_frames, b] = torch.from_numpy(chunk.frames)
-        events[num_frames:, b] = 0
         padded[:num_frames, b] = False
         time_us[:num_frames, b] = torch.from_numpy(chunk.time_us)
         # What has no tracks in one chunk has none in the batch.
@@ -352,8 +352,13 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
     labels.sort(key=lambda label: label[0])
     requests = [chunk.request for chunk in chunks]
     lanes = list(enumerate(chunks))
-    return Batch(
-        events=events,
+    as_they_are = Augmentation(chunks[0].frames.size)
+    return SparseBatch(
+        sparse_events=SparseEvents.stack(
+            [chunk.frames for chunk in chunks],
+            [chunk.augmentation or as_they_are for chunk in chunks],
+            num_steps,
+        ),
         labels=Labels.stack(
             [frame for frame, *_ in labels],
             [torch.from_numpy(boxes) for _, boxes, *_ in labels],
@@ -374,20 +379,21 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> Batch:
     )
 
 
-def _augment(chunk: Chunk, settings: AugmentSettings, seed: int, count_cutoff: int) -> Chunk:
+def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
     """Augment a chunk by its seed; frames whose boxes are all lost become unlabelled."""
-    size = (chunk.frames.shape[2], chunk.frames.shape[3])
+    frames = chunk.frames
     last_boxes = chunk.labels[-1][1] if chunk.labels else None  # perhaps none, of background
-    augmentation = draw(settings, seed, size, chunk.request.stream, last_boxes)
+    augmentation = draw(settings, seed, frames.size, chunk.request.stream, last_boxes)
     labels = []
     for t, boxes, classes in chunk.labels:
         left, left_classes = augmentation.apply_to_boxes(boxes, classes)
         if len(left) or not len(boxes):
             labels.append((t, left, left_classes))
-    # A lane keeps its seed, but drops other events in each chunk.
-    of_chunk = (seed, chunk.request.start)
-    frames = augmentation.apply_to_frames(chunk.frames, count_cutoff, of_chunk)
-    return replace(chunk, frames=frames, labels=labels, tracks=None)
+    if augmentation.drop_share:
+        # A lane keeps its seed, but drops other events in each chunk.
+        rng = np.random.default_rng((seed, chunk.request.start))
+        frames = frames.without_share(augmentation.drop_share, rng)
+    return replace(chunk, frames=frames, labels=labels, tracks=None, augmentation=augmentation)
 
 
 def _windows_with_labels(labelled: Sequence[NDArray[Any]], num_steps: int) -> NDArray[np.int64]:

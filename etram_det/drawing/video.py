@@ -86,39 +86,36 @@ class VideoWriter:
             self._unfinished.unlink(missing_ok=True)
 
 
-class DetectionVideo(VideoWriter):
-    """A video of one recording: events in two colours, boxes with class and score, the time.
+class DetectionPainter:
+    """Pictures of windows: events in two colours, boxes with class and score, the time.
 
     Args:
-        path: the ``.mp4`` file.
-        sensor_size: height and width of the sensor in pixels, whose shape the video has.
+        sensor_size: height and width of the sensor in pixels, whose shape the pictures have.
         content_size: height and width of the sensor's picture in a frame.
         class_names: name of each class id.
-        rate: frames in a second.
         representation: how frames are made.
+
+    Attributes:
+        size: height and width of a picture in pixels, both even.
     """
 
     def __init__(
         self,
-        path: Path,
-        *,
         sensor_size: tuple[int, int],
         content_size: tuple[int, int],
         class_names: Sequence[str],
-        rate: float,
         representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
     ) -> None:
         height = max(LEAST_HEIGHT, content_size[0])
         width = height * sensor_size[1] / sensor_size[0]
-        size = height + height % 2, max(2, 2 * round(width / 2))
-        super().__init__(path, size, rate)
+        self.size = height + height % 2, max(2, 2 * round(width / 2))
         self._content_size = content_size
-        self._scale = np.array([size[1] / sensor_size[1], size[0] / sensor_size[0]] * 2)
+        self._scale = np.array([self.size[1] / sensor_size[1], self.size[0] / sensor_size[0]] * 2)
         self._class_names = tuple(class_names)
         self._representation = representation
 
     def picture(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> Image:
-        """The picture ``[H, W, 3]`` of one window, to be added.
+        """The picture ``[H, W, 3]`` of one window.
 
         Args:
             frame: ``[C, H, W]``, the sensor's picture in its upper left corner.
@@ -136,6 +133,33 @@ class DetectionVideo(VideoWriter):
         draw_boxes(image, boxes, rows["class_id"], self._class_names, scores, track_ids)
         draw_text(image, f"{time_us / 1e6:.3f} s", (0, 0))
         return image
+
+
+class DetectionVideo(VideoWriter):
+    """A video of one recording, with the pictures of :class:`DetectionPainter`.
+
+    Args:
+        path: the ``.mp4`` file.
+        sensor_size: as for the painter.
+        content_size: as for the painter.
+        class_names: as for the painter.
+        rate: frames in a second.
+        representation: as for the painter.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sensor_size: tuple[int, int],
+        content_size: tuple[int, int],
+        class_names: Sequence[str],
+        rate: float,
+        representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+    ) -> None:
+        painter = DetectionPainter(sensor_size, content_size, class_names, representation)
+        super().__init__(path, painter.size, rate)
+        self.picture = painter.picture
 
 
 def _open_writer(path: Path, size: tuple[int, int], rate: float) -> cv2.VideoWriter | None:

@@ -1,50 +1,46 @@
-"""What computes detections window by window, with the state inside: so far, PyTorch.
-
-PyTorch is imported when its engine is made, not with this module.
-"""
+"""What computes predictions window by window, with the state inside, and which runtime does it."""
 
 from __future__ import annotations
 
-import copy
+import logging
+import os
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
 from etram_det.errors import UserError
-from etram_det.types import Detections, State
+from etram_det.inference.exported_file import ExportedDetector
+from etram_det.inference.postprocessing import Predictions
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from etram_det.models.detector import Detector
 
 Precision = Literal["float32", "bfloat16"]
+Runtime = Literal["auto", "pytorch", "onnxruntime", "openvino"]
+_EXTRAS = {"pytorch": "torch", "onnxruntime": "onnx", "openvino": "openvino"}
+
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """A network on one stream of frames."""
+    """A network on one stream of frames.
 
-    def detect(
-        self,
-        frame: NDArray[Any],
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
-        content_size: tuple[int, ...],
-    ) -> Detections[NDArray[Any]]:
-        """Detect in the next window.
+    Attributes:
+        name: runtime, device and precision, for people.
+    """
+
+    name: str
+
+    def run(self, frame: NDArray[Any]) -> Predictions:
+        """Predict in the next window.
 
         Args:
             frame: ``[C, H, W]``. Another size than before starts a new stream.
-            score_threshold: least objectness times class confidence, in [0, 1].
-            nms_threshold: IoU in [0, 1] above which the lower-scored of two boxes of a class is
-                dropped.
-            max_detections: detections kept, best first.
-            content_size: height and width to which boxes are cut.
 
-        Returns:
-            Detections with boxes ``[D, 4]`` ``xyxy`` in pixels of the frame.
+        Raises:
+            UserError: the network was exported for frames of another size.
         """
         ...
 
@@ -53,191 +49,102 @@ class Engine(Protocol):
         ...
 
 
-class PyTorchEngine:
-    """A detector that goes on from window to window, in its fastest form for this.
-
-    It works on a copy, whose batch normalisation is merged into the convolutions.
+def engine_for(
+    source: Detector | ExportedDetector, runtime: Runtime, precision: Precision, device: str
+) -> Engine:
+    """An engine for a detector, which is named in a line of the log.
 
     Args:
-        detector: as trained.
-        dtype: of all weights but those of the LSTMs, by name or as PyTorch's: ``bfloat16`` is
-            faster where the processor has it. State and decoding stay in float32.
-        device: ``auto`` for the first CUDA device, where there is one; or ``cpu``, ``cuda:1`` and
-            so on. Unset: the detector's.
-        compile: whether to compile the detector's parts by ``torch.compile``.
-        cuda_graph: whether to record one window's work and replay it, which spares the launches;
-            needs a CUDA device. Unset: where ``device`` is one.
-
-    Attributes:
-        state: one (hidden, cell) pair ``[B, C, h, w]`` for each stage; None before any window.
+        source: PyTorch's detector, or an exported one.
+        runtime: ``auto`` takes PyTorch for the former; for the latter ONNX Runtime where it has
+            CUDA, else OpenVINO, else ONNX Runtime, whichever is installed.
+        precision: of the computation. PyTorch and OpenVINO have ``bfloat16``.
+        device: ``auto``, ``cpu``; PyTorch and ONNX Runtime: ``cuda:1`` and so on; ONNX Runtime:
+            ``tensorrt``; OpenVINO: ``gpu`` and ``npu`` of Intel.
 
     Raises:
-        UserError: there is no such device, or it does not compute in bfloat16.
+        UserError: the runtime is not installed, cannot read the file, or lacks precision or device.
     """
-
-    def __init__(
-        self,
-        detector: Detector,
-        dtype: Precision | torch.dtype = "float32",
-        device: str | None = None,
-        compile: bool = False,
-        cuda_graph: bool | None = None,
-    ) -> None:
-        import torch
-
-        from etram_det.models.arithmetic import lacks_bfloat16
-        from etram_det.models.fpn import ConvBlock
-
-        self.dtype: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        self.detector = copy.deepcopy(detector).eval()
-        if device is not None:
-            self.detector.to(_device(device))
-        self._device = next(self.detector.parameters()).device
-        if self.dtype == torch.bfloat16 and lacks_bfloat16(self._device):
+    chosen = runtime
+    if isinstance(source, ExportedDetector):
+        if runtime == "pytorch":
             raise UserError(
-                f"precision: must be float32 on {torch.cuda.get_device_name(self._device)}, which "
-                "does not compute in bfloat16, got bfloat16: set float32"
+                f"runtime: must be auto, onnxruntime or openvino for {source.path}, got pytorch: "
+                "use the checkpoint that it was exported from"
             )
-        for module in self.detector.modules():
-            if isinstance(module, ConvBlock):
-                module.fold()
-        for name, parameter in self.detector.named_parameters():
-            if ".lstm." not in name:
-                parameter.data = parameter.data.to(self.dtype)
-        if compile:
-            self.detector.compile_parts()
-        self.state: State | None = None
-        self._cuda_graph = self._device.type == "cuda" if cuda_graph is None else cuda_graph
-        self._captured: _CapturedGraph | None = None
-        self._frame_shape: tuple[int, ...] = ()
-
-    def detect(
-        self,
-        frame: NDArray[Any],
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
-        content_size: tuple[int, ...],
-    ) -> Detections[NDArray[Any]]:
-        """As :meth:`Engine.detect`, in the next window's frame ``[C, H, W]``."""
-        import torch
-
-        from etram_det.models.postprocessing import decode_detections
-
-        if frame.shape != self._frame_shape:
-            self._frame_shape = frame.shape
-            self.state = self._captured = None
-        decoded = self(torch.from_numpy(frame)[None].to(self._device))
-        (detections,) = decode_detections(
-            decoded,
-            score_threshold,
-            nms_threshold,
-            max_detections,
-            frame_size=content_size,
-        )
-        return detections.numpy()
-
-    def __call__(self, events: Tensor) -> Tensor:
-        """Predict in the next window of ``B`` streams, whose frames keep their size.
-
-        Args:
-            events: ``[B, 2 * bins, H, W]``, any numeric type, on the detector's device.
-
-        Returns:
-            ``[B, A, 5 + K]``: cx, cy, w, h in pixels, objectness and class probabilities.
-        """
-        if not self._cuda_graph:
-            return self.predict(self.features(events))
-        if self._captured is None:
-            self._captured = _CapturedGraph(self, events)
-        return self._captured.replay(events)
-
-    def features(self, events: Tensor) -> list[Tensor]:
-        """Backbone features ``[B, C_s, h_s, w_s]`` of the next window; carries the state on.
-
-        Args:
-            events: ``[B, 2 * bins, H, W]``.
-        """
-        import torch
-
-        with torch.no_grad():
-            features, self.state = self.detector.features(events[None], self.state)
-        return features
-
-    def predict(self, features: list[Tensor]) -> Tensor:
-        """Decoded predictions ``[B, A, 5 + K]`` of features ``[B, C_s, h_s, w_s]``."""
-        import torch
-
-        with torch.no_grad():
-            return self.detector.predict([x.to(self.dtype) for x in features]).decode()
-
-    def reset(self) -> None:
-        """Start a new recording."""
-        if self._captured is None:
-            self.state = None
-        elif self.state is not None:
-            # A captured graph knows these very tensors.
-            for part in (part for pair in self.state for part in pair):
-                part.zero_()
-
-
-class _CapturedGraph:
-    """The work of one window as a CUDA graph, between tensors that stay where they are."""
-
-    def __init__(self, engine: PyTorchEngine, events: Tensor) -> None:
-        import torch
-
-        self._events = events.clone()
-        # Streams and graphs belong to the current device, which need not be that of the events.
-        with torch.cuda.device(events.device):
-            self._capture(engine)
-
-    def _capture(self, engine: PyTorchEngine) -> None:
-        import torch
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        before = engine.state
-        with torch.cuda.stream(side):
-            for _ in range(3):  # whatever is chosen, compiled or allocated once
-                engine.predict(engine.features(self._events))
-        torch.cuda.current_stream().wait_stream(side)
-        assert engine.state is not None
-        warm = engine.state
-        state = [(hidden.clone(), cell.clone()) for hidden, cell in before or warm]
-        engine.state = state
-        if before is None:
-            for part in (part for pair in state for part in pair):
-                part.zero_()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=side):
-            self._decoded = engine.predict(engine.features(self._events))
-            for pair, new_pair in zip(state, engine.state, strict=True):
-                for part, new in zip(pair, new_pair, strict=True):
-                    part.copy_(new)
-        engine.state = state
-
-    def replay(self, events: Tensor) -> Tensor:
-        """Decoded predictions ``[B, A, 5 + K]`` of the next window ``[B, 2 * bins, H, W]``."""
-        import torch
-
-        with torch.cuda.device(events.device):
-            self._events.copy_(events)
-            self._graph.replay()
-            return self._decoded.clone()
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if runtime == "auto":
+            chosen = _for_exported(source, precision, device)
+    elif runtime not in ("auto", "pytorch"):
         raise UserError(
-            f"device: must be auto, cpu or a device that PyTorch finds, got {name} "
-            f"({str(error).splitlines()[0]}): set auto or cpu"
-        ) from error
-    return device
+            f"runtime: must be auto or pytorch for a checkpoint, got {runtime}: use an exported "
+            "file (python -m etram_det export --ckpt_path FILE.ckpt --output FILE.onnx)"
+        )
+    else:
+        chosen = "pytorch"
+    require_installed(chosen)
+    engine: Engine
+    if isinstance(source, ExportedDetector):
+        if chosen == "openvino":
+            from etram_det.inference.openvino_engine import OpenVINOEngine
+
+            engine = OpenVINOEngine(source, precision, device)
+        else:
+            from etram_det.inference.onnxruntime_engine import ONNXRuntimeEngine
+
+            engine = ONNXRuntimeEngine(source, precision, device)
+    else:
+        from etram_det.inference.pytorch_engine import PyTorchEngine
+
+        engine = PyTorchEngine(source, precision, device)
+    _log.info("runtime: %s", engine.name)
+    return engine
+
+
+def require_installed(runtime: str) -> None:
+    """Refuse a runtime that is not installed.
+
+    Raises:
+        UserError: naming what to install.
+    """
+    package = {"pytorch": "torch"}.get(runtime, runtime)
+    if find_spec(package) is None:
+        extra = "" if runtime == "pytorch" else f", of the extra [{_EXTRAS[runtime]}]"
+        raise UserError(
+            f"runtime: must be installed, got {runtime}, which is not: use pip install "
+            f"{package}{extra}"
+        )
+
+
+def num_threads() -> int:
+    """Threads that an engine may use: of ``OMP_NUM_THREADS``, or 0 for the runtime's own choice."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else 0
+
+
+def _for_exported(source: ExportedDetector, precision: Precision, device: str) -> Runtime:
+    """The runtime that ``auto`` stands for with an exported file."""
+    kind = device.partition(":")[0]
+    if kind in ("cuda", "tensorrt"):
+        return "onnxruntime"
+    if kind in ("gpu", "npu") or precision == "bfloat16":
+        return "openvino"
+    has_openvino, has_onnxruntime = map(find_spec, ("openvino", "onnxruntime"))
+    if has_onnxruntime and (not has_openvino or (device == "auto" and _has_cuda())):
+        return "onnxruntime"
+    if has_openvino:
+        return "openvino"
+    raise UserError(
+        f"runtime: must be installed to read {source.path}, got neither openvino nor onnxruntime: "
+        "use pip install openvino, of the extra [openvino], or onnxruntime, of the extra [onnx]"
+    )
+
+
+def _has_cuda() -> bool:
+    """Whether ONNX Runtime is installed in its build for CUDA and finds it."""
+    try:
+        version("onnxruntime-gpu")
+    except PackageNotFoundError:
+        return False
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()

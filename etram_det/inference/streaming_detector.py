@@ -1,10 +1,10 @@
-"""A trained detector on a stream of events: from a checkpoint alone, window by window."""
+"""A trained detector on a stream of events: from one file alone, window by window."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings, Representation
 from etram_det.errors import UserError
-from etram_det.inference.engine import Engine, Precision, PyTorchEngine
+from etram_det.inference.engine import Precision, Runtime, engine_for, require_installed
+from etram_det.inference.exported_file import (
+    SUFFIX,
+    ExportedDetector,
+    Thresholds,
+    read_exported,
+)
 from etram_det.inference.placement import Placement, Resize
+from etram_det.inference.postprocessing import detections_of
 from etram_det.types import Detections
 
 if TYPE_CHECKING:
@@ -37,12 +44,32 @@ class TrainedDetector:
         frame_settings: how events became frames in training.
         knows_frames: whether the checkpoint holds ``frame_settings``; where it does not, as with
             imported ones, they are the defaults with its number of bins.
+        network: arguments of ``Detector`` that the checkpoint holds, ``num_classes`` included.
     """
 
     detector: Detector
     class_names: tuple[str, ...]
     frame_settings: FrameSettings
     knows_frames: bool = True
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Used unless others are set."""
+        return Thresholds()
+
+
+def open_detector(path: str | Path) -> TrainedDetector | ExportedDetector:
+    """What a file holds for detecting.
+
+    Args:
+        path: a checkpoint (.ckpt), or an exported detector (.onnx), for which PyTorch need not be
+            installed.
+
+    Raises:
+        UserError: the file is missing, damaged, or none of these.
+    """
+    return read_exported(path) if Path(path).suffix.lower() == SUFFIX else read_detector(path)
 
 
 def read_detector(path: str | Path) -> TrainedDetector:
@@ -52,8 +79,9 @@ def read_detector(path: str | Path) -> TrainedDetector:
         path: the checkpoint (.ckpt).
 
     Raises:
-        UserError: the file is missing, damaged, or no such checkpoint.
+        UserError: the file is missing, damaged, or no such checkpoint; or PyTorch is not installed.
     """
+    require_installed("pytorch")
     from etram_det.checkpoint.contents import require_same_tensors
     from etram_det.checkpoint.file import read_checkpoint
     from etram_det.models.detector import Detector
@@ -64,17 +92,18 @@ def read_detector(path: str | Path) -> TrainedDetector:
     architecture = {
         name: settings[name] for name in inspect.signature(Detector).parameters if name in settings
     }
-    detector = Detector(**architecture, num_classes=len(class_names)).eval()
+    architecture["num_classes"] = len(class_names)
+    detector = Detector(**architecture).eval()
     require_same_tensors(checkpoint.detector_tensors, detector.state_dict(), str(path))
     detector.load_state_dict(checkpoint.detector_tensors)
-    names = [field.name for field in fields(FrameSettings)]
+    names = [each.name for each in fields(FrameSettings)]
     stored = {name: x for name, x in checkpoint.frame_settings.items() if name in names}
     for name in ("input_size", "sensor_size"):
         if stored.get(name) is not None:
             stored[name] = tuple(stored[name])
     bins = int(settings.get("in_channels", 20)) // 2
     frame_settings = FrameSettings(**({"bins": bins} | stored))
-    return TrainedDetector(detector, class_names, frame_settings, bool(stored))
+    return TrainedDetector(detector, class_names, frame_settings, bool(stored), architecture)
 
 
 class StreamingDetector:
@@ -94,19 +123,27 @@ class StreamingDetector:
         >>> detector.reset()  # before the next recording
 
     Args:
-        checkpoint: a checkpoint of this project, or what ``read_detector`` made of one.
+        checkpoint: a checkpoint of this project or a file that ``export`` made of one, or what
+            ``open_detector`` made of either.
         sensor_size: height and width of the sensor in pixels; the one of ``frame_settings`` unless
             set.
         frame_settings: how events become frames; as in training unless set. Where ``input_size``
-            is None, frames have half the sensor's size.
+            is None, frames have half the sensor's size. An exported file may be made for one size.
         resize: ``"stretch"`` fills the frame with the sensor's picture, each side by a factor of
             its own; ``"letterbox"`` scales both sides by one factor and leaves the rest empty.
-        score_threshold: least objectness times class confidence of a detection, in [0, 1].
-        nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped.
-        max_detections: detections kept of each window, best first.
-        precision: of the weights; the state is in ``float32`` always.
-        device: ``"auto"`` takes the first CUDA device, where there is one; or ``"cpu"``,
-            ``"cuda:1"``, and so on, as PyTorch names them.
+        score_threshold: least objectness times class confidence of a detection, in [0, 1]; as
+            exported unless set, and 0.3 of a checkpoint.
+        nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped; as
+            exported unless set, and 0.45 of a checkpoint.
+        max_detections: detections kept of each window, best first; as exported unless set, and 300
+            of a checkpoint.
+        precision: of the network's computation; the state is in ``float32`` always.
+        device: ``"auto"`` takes the first CUDA device, where there is one and the runtime can use
+            it; or ``"cpu"``, ``"cuda:1"``, and so on; with ONNX Runtime also ``"tensorrt"``, with
+            OpenVINO ``"gpu"`` and ``"npu"``.
+        runtime: ``"auto"`` takes PyTorch for a checkpoint, and for an exported file OpenVINO or
+            ONNX Runtime, by what is installed; or ``"pytorch"``, ``"openvino"``,
+            ``"onnxruntime"``.
 
     Attributes:
         class_names: name of each class id.
@@ -114,38 +151,42 @@ class StreamingDetector:
         placement: where the sensor's picture lies in the frame.
 
     Raises:
-        UserError: the checkpoint cannot be read, a threshold is out of its range, or there is no
-            such device.
+        UserError: the file cannot be read, a threshold is out of its range, frames have another
+            size than the file was exported for, or there is no such runtime or device.
     """
 
     def __init__(
         self,
-        checkpoint: str | Path | TrainedDetector,
+        checkpoint: str | Path | TrainedDetector | ExportedDetector,
         *,
         sensor_size: tuple[int, int] | None = None,
         frame_settings: FrameSettings | None = None,
         resize: Resize = "stretch",
-        score_threshold: float = 0.3,
-        nms_threshold: float = 0.45,
-        max_detections: int = 300,
+        score_threshold: float | None = None,
+        nms_threshold: float | None = None,
+        max_detections: int | None = None,
         precision: Precision = "float32",
         device: str = "auto",
+        runtime: Runtime = "auto",
     ) -> None:
-        for name, value in (("score", score_threshold), ("nms", nms_threshold)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name}: must be in [0, 1], got {value}: set it to such a value")
-        trained = (
-            checkpoint if isinstance(checkpoint, TrainedDetector) else read_detector(checkpoint)
-        )
+        given = dict(score=score_threshold, nms=nms_threshold, max_detections=max_detections)
+        changes: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
+        replace(Thresholds(), **changes)  # which are checked before the file is read
+        trained = open_detector(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+        thresholds = replace(trained.thresholds, **changes)
         self.class_names = trained.class_names
         self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings
         sensor_size = sensor_size or self.frame_settings.sensor_size or SENSOR_SIZE
         input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         self.placement = Placement.fitting(sensor_size, input_size, resize)
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.max_detections = max_detections
+        self.score_threshold, self.nms_threshold = thresholds.score, thresholds.nms
+        self.max_detections = thresholds.max_detections
         self._channels = trained.frame_settings.channels
-        self._engine: Engine = PyTorchEngine(trained.detector, precision, device)
+        if isinstance(trained, ExportedDetector):
+            trained.require_size(input_size)
+            self._engine = engine_for(trained, runtime, precision, device)
+        else:
+            self._engine = engine_for(trained.detector, runtime, precision, device)
         self._representation = Representation(
             sensor_size, self.placement.counted_size, self.frame_settings
         )
@@ -195,15 +236,16 @@ class StreamingDetector:
             the frame.
 
         Raises:
-            UserError: the frame has another number of channels than the network's.
+            UserError: the frame has another number of channels than the network's, or another size
+                than the network was exported for.
         """
         if frame.ndim != 3 or frame.shape[0] != self._channels:
             raise UserError(
                 f"frame: must be of shape [{self._channels}, H, W], as in the checkpoint's "
                 f"training, got {list(frame.shape)}: use its bins and representation"
             )
-        return self._engine.detect(
-            frame,
+        return detections_of(
+            self._engine.run(frame),
             self.score_threshold,
             self.nms_threshold,
             self.max_detections,

@@ -6,7 +6,7 @@ import csv
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -54,10 +54,10 @@ class DetectionWriter:
             "coco.json": f'{{"categories": {json.dumps(categories)},\n"annotations": ['.encode(),
             "detections.csv": _csv_lines([CSV_COLUMNS]),
         }
-        self._files: list[_GrowingFile] = []
+        self._files: list[GrowingFile] = []
         with ExitStack() as opened:
             for ending, start in starts.items():
-                self._files.append(_GrowingFile(folder / f"{recording}_{ending}", start))
+                self._files.append(GrowingFile(folder / f"{recording}_{ending}", start))
                 opened.push(self._files[-1].place)
             opened.pop_all()
 
@@ -157,10 +157,37 @@ def box_rows(
     return rows
 
 
-class _GrowingFile:
-    """A file that grows by complete windows, and takes its name when it is finished.
+def box_records(
+    rows: NDArray[Any], class_names: Sequence[str], with_tracks: bool
+) -> list[dict[str, Any]]:
+    """The detections of one window by the names of :data:`CSV_COLUMNS`, but for the time.
+
+    Args:
+        rows: of :func:`box_rows`.
+        class_names: name of each class id.
+        with_tracks: whether ``track_id`` holds the numbers of objects.
+    """
+    records = []
+    for row in rows:
+        score, *box = _rounded(row, ("class_confidence", "x", "y", "w", "h"))
+        class_id = int(row["class_id"])
+        record = {"class_id": class_id, "class_name": class_names[class_id], "score": score}
+        record |= dict(zip("xywh", box, strict=True))
+        records.append(record | ({"track_id": int(row["track_id"])} if with_tracks else {}))
+    return records
+
+
+class GrowingFile:
+    """A file that grows by complete parts, and takes its name when it is finished.
 
     It is not buffered: what a full disk refuses is known at once, and can be taken back.
+
+    Args:
+        path: the file; its folder is made if missing.
+        start: its first bytes.
+
+    Raises:
+        OSError: it cannot be written.
     """
 
     def __init__(self, path: Path, start: bytes) -> None:
@@ -178,6 +205,7 @@ class _GrowingFile:
             left = left[self._file.write(left) :]
 
     def keep(self) -> None:
+        """Count what was written until now as complete."""
         self._end = self._file.tell()
 
     def go_back(self) -> None:
@@ -192,6 +220,11 @@ class _GrowingFile:
                 self.write(part)
             self._file.seek(0)
             self.write(start)
+
+    def discard(self) -> None:
+        """Leave no file."""
+        with suppress(InterruptedError), self.place:
+            raise InterruptedError
 
 
 def _npy_header(length: int) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
@@ -45,7 +47,8 @@ class SizeBinnedMAP(Metric):
     """COCO's AP and AR: overall, by size bin, by class, by group, by day and night.
 
     Areas and scores follow the protocol and the pixels that are chosen here, and every report
-    names them. A metric without ground truth is nan and left out of means.
+    names them. A metric without ground truth is nan and left out of means. All frames are kept on
+    the host, where they are evaluated.
 
     Example:
         >>> import torch
@@ -96,7 +99,7 @@ class SizeBinnedMAP(Metric):
         max_detections: int = COUNTED_DETECTIONS,
         motion_bins: Mapping[str, tuple[float, float]] = MOTION_BINS,
     ) -> None:
-        super().__init__()
+        super().__init__(dist_sync_fn=_gathered)
         self.settings = EvaluationSettings(
             tuple(class_names),
             dict(size_bins),
@@ -117,8 +120,7 @@ class SizeBinnedMAP(Metric):
         self.result = None
         # A process without frames must still have something of the right type to gather.
         for name, (row_shape, dtype) in _STATES.items():
-            nothing = torch.empty((0, *row_shape), dtype=dtype, device=self.device)
-            getattr(self, name).append(nothing)
+            getattr(self, name).append(torch.empty((0, *row_shape), dtype=dtype))
 
     def update(
         self,
@@ -155,9 +157,7 @@ class SizeBinnedMAP(Metric):
         by_class_only = not self.settings.rules.uses_objectness
         scores = [found.class_confidence if by_class_only else found.scores for found in detections]
         rows = {
-            "frames": torch.cat(
-                [each.to(self.device) for each in (time_us[:, None], start_us[:, None], sizes)], 1
-            ),
+            "frames": torch.cat([time_us[:, None].cpu(), start_us[:, None].cpu(), sizes], 1),
             "scale": scale,
             "names": torch.tensor(list(b"".join(names)), dtype=torch.uint8),
             "label_boxes": labels.boxes.flatten(0, 1),
@@ -168,7 +168,7 @@ class SizeBinnedMAP(Metric):
             "detection_scores": torch.cat(scores),
         }
         for name, (_, dtype) in _STATES.items():
-            getattr(self, name).append(rows[name].detach().to(self.device, dtype))
+            getattr(self, name).append(rows[name].detach().to("cpu", dtype))
 
     def compute(self) -> dict[str, Tensor]:
         """All metrics of the frames so far.
@@ -229,6 +229,13 @@ class SizeBinnedMAP(Metric):
             motion = motion_of(index[of], time_us[of], centre, labels.classes, tracks, above)
             labels = replace(labels, motion=motion)
         return EvaluationFrames(names_of_frames, time_us, start_us, scale, labels, detections)
+
+
+def _gathered(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """A state ``[F, *]`` of all processes on the host; NCCL gathers on the devices alone."""
+    if "nccl" in str(distributed.get_backend(group)):
+        tensor = tensor.cuda()
+    return [each.cpu() for each in gather_all_tensors(tensor, group)]
 
 
 def _tracks_of(labels: Labels) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from etram_det.models.box_losses import box_iou
 from etram_det.models.head import HeadOutput
@@ -22,23 +23,51 @@ OUTSIDE_COST = 1.0e6
 
 @dataclass
 class Assignment:
-    """The anchor points that are assigned to a box.
+    """The anchor points that are assigned to a box, in ``P`` slots of each frame.
+
+    Their number is known without a look at the values, so nothing waits for the device: a box takes
+    at most ten points, which makes ``P = 10 * M``. Slots in use come first, points in ascending
+    order.
 
     Attributes:
-        foreground: ``[N, A]`` bool.
-        box_index: ``[N, A]`` int64, the box in ``[0, M)`` of a foreground point.
-        quality: ``[N, A]`` float32 in [0, 1], how well a foreground point's prediction fits its
-            box, which is its class target: the IoU in SimOTA.
+        anchor: ``[N, P]`` int64, the point in ``[0, A)`` of each slot.
+        used: ``[N, P]`` bool, false for slots without a foreground point.
+        box: ``[N, P]`` int64, the box in ``[0, M)`` of each point; any where not used.
+        fit: ``[N, P]`` float32 in [0, 1], how well a point's prediction fits its box, which is its
+            class target: the IoU in SimOTA; 0 where not used.
+        num_anchors: ``A``.
     """
 
-    foreground: Tensor
-    box_index: Tensor
-    quality: Tensor
+    anchor: Tensor
+    used: Tensor
+    box: Tensor
+    fit: Tensor
+    num_anchors: int
+
+    def at_anchors(self, values: Tensor) -> Tensor:
+        """Values ``[N, P]`` of the slots as ``[N, A]``: 0 for the background."""
+        zeros = values.new_zeros(values.shape[0], self.num_anchors)
+        return zeros.scatter_add(1, self.anchor, values * self.used)
+
+    @property
+    def foreground(self) -> Tensor:
+        """``[N, A]`` bool."""
+        return self.at_anchors(torch.ones_like(self.fit)) > 0
+
+    @property
+    def box_index(self) -> Tensor:
+        """``[N, A]`` int64, the box in ``[0, M)`` of a foreground point."""
+        return self.at_anchors(self.box)
+
+    @property
+    def quality(self) -> Tensor:
+        """``[N, A]`` float32 in [0, 1], how well a foreground point's prediction fits its box."""
+        return self.at_anchors(self.fit)
 
 
 @dataclass
 class Similarities:
-    """How well predictions fit boxes, ``[G, C]`` float32 in [0, 1], for each of three uses.
+    """How well predictions fit boxes, ``[N, M, C]`` float32 in [0, 1], for each of three uses.
 
     Attributes:
         cost: in the cost by which points are chosen.
@@ -57,23 +86,17 @@ class SimOTA(nn.Module):
     Variants override :meth:`similarities` and :meth:`least_points`.
     """
 
-    def forward(
-        self,
-        output: HeadOutput,
-        boxes_cxcywh: Tensor,
-        classes: Tensor,
-        rows: Tensor | None = None,
-    ) -> Assignment:
+    def forward(self, output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> Assignment:
         """Assign ``[N, A]`` points to boxes; arguments as of :func:`simota`."""
-        return simota(output, boxes_cxcywh, classes, rows, self)
+        return simota(output, boxes_cxcywh, classes, self)
 
     def similarities(self, boxes: Tensor, predicted: Tensor) -> Similarities:
-        """How well ``predicted`` boxes ``[G, C, 4]`` fit ``boxes`` ``[G, 4]``, all ``cxcywh``."""
-        iou = box_iou(boxes[:, None], predicted)
+        """How well ``predicted`` boxes ``[N, C, 4]`` fit ``boxes`` ``[N, M, 4]``, ``cxcywh``."""
+        iou = box_iou(boxes[:, :, None], predicted[:, None])
         return Similarities(iou, iou, iou)
 
     def least_points(self, boxes: Tensor) -> int | Tensor:
-        """Fewest points of boxes ``[G, 4]``: a number, or one for each ``[G]`` int64."""
+        """Fewest points of boxes ``[N, M, 4]``: a number, or one for each ``[N, M]`` int64."""
         return 1
 
 
@@ -82,7 +105,6 @@ def simota(
     output: HeadOutput,
     boxes_cxcywh: Tensor,
     classes: Tensor,
-    rows: Tensor | None = None,
     rules: SimOTA | None = None,
 ) -> Assignment:
     """Assign anchor points to boxes by the cost of their predictions.
@@ -93,44 +115,41 @@ def simota(
     go to the first. All of it is computed in float32.
 
     No tensor of boxes times anchor points is built: the candidates of a frame are computed from
-    the centres of its boxes, and the boxes of all frames form one list.
+    the centres of its boxes. Padding is a box that takes no point, so that all shapes follow from
+    those of the arguments.
 
     Args:
         output: predictions at ``A`` anchor points of ``N`` frames.
         boxes_cxcywh: ``[N, M, 4]`` float32 in pixels of the input frame.
         classes: ``[N, M]`` int64 class ids; -1 where padded.
-        rows: ``[G]`` int64, indices in ``N * M`` of the boxes that are not padding. Computed here
-            if None, at the cost of a device synchronisation.
         rules: what makes predictions similar to boxes; the IoU, as in SimOTA, if None.
     """
     rules = SimOTA() if rules is None else rules
-    num_frames, num_anchors = output.objectness.shape
-    max_boxes = max(boxes_cxcywh.shape[1], 1)
-    if rows is None:
-        rows = (classes.flatten() >= 0).nonzero().squeeze(1)
-    frame, column = rows // max_boxes, rows % max_boxes  # [G]
-    boxes = boxes_cxcywh.flatten(0, 1)[rows].float()
-    anchor, valid = _candidates(output, boxes_cxcywh.float(), classes)
+    num_boxes = classes.shape[1]
+    if not num_boxes:
+        nothing = classes.new_zeros(len(classes), 0)
+        return Assignment(nothing, nothing > 0, nothing, nothing.float(), output.strides.shape[0])
+    boxes = boxes_cxcywh.float()
+    anchor, valid = _candidates(output, boxes, classes)
+    similar = rules.similarities(boxes, output.boxes_cxcywh(anchor))
+    valid = valid[:, None] & (classes >= 0)[..., None]  # [N, M, C]
+    cost = _class_cost(output, anchor, classes) - SIMILARITY_COST * torch.log(similar.cost + 1e-8)
+    cost = torch.where(_near_centre(output, boxes, anchor), cost, cost + OUTSIDE_COST)
+    cost = torch.where(valid, cost, torch.inf)
+    number = _num_points(similar.points * valid, rules.least_points(boxes))
+    matched = _resolve_conflicts(_cheapest(cost, number), cost)
 
-    predicted = output.boxes_cxcywh().gather(1, anchor[..., None].expand(-1, -1, 4))
-    similar = rules.similarities(boxes, predicted[frame])
-    cost = _class_cost(output, anchor, frame, classes.flatten()[rows])
-    cost = cost - SIMILARITY_COST * torch.log(similar.cost + 1e-8)
-    cost = torch.where(_near_centre(output, boxes, anchor[frame]), cost, cost + OUTSIDE_COST)
-    cost = torch.where(valid[frame], cost, torch.inf)
-    number = _num_points(similar.points * valid[frame], rules.least_points(boxes))
-    matched = _resolve_conflicts(_cheapest(cost, number), cost, frame, anchor.shape)
-
-    def at_anchors(values: Tensor) -> Tensor:
-        """``[G, C]`` values of matched pairs as ``[N, A]``: a point has at most one."""
-        values = values * matched
-        by_slot = values.new_zeros(anchor.shape).index_add_(0, frame, values)
-        return values.new_zeros(num_frames, num_anchors).scatter_add_(1, anchor, by_slot)
-
+    # A candidate belongs to one box at most. Those that belong to one, in their order:
+    place = torch.arange(anchor.shape[1], 0, -1, device=anchor.device)
+    slots = (place * matched.any(dim=1)).topk(min(NUM_BEST * num_boxes, anchor.shape[1]))
+    box = matched.int().argmax(dim=1)
+    fit = torch.where(matched, similar.quality, 0.0).sum(dim=1)
     return Assignment(
-        at_anchors(torch.ones_like(cost)) > 0,
-        at_anchors(column[:, None].expand(cost.shape)),
-        at_anchors(similar.quality),
+        anchor.gather(1, slots.indices),
+        slots.values > 0,
+        box.gather(1, slots.indices),
+        fit.gather(1, slots.indices),
+        output.strides.shape[0],
     )
 
 
@@ -156,20 +175,20 @@ def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tu
         offset += height * width
     anchor = torch.cat(anchors, dim=1).sort(dim=1).values
     valid = anchor < num_anchors
-    valid[:, 1:] &= anchor[:, 1:] != anchor[:, :-1]
+    valid = valid & (anchor != F.pad(anchor[:, :-1], (1, 0), value=-1))
     return anchor.clamp(max=num_anchors - 1), valid
 
 
 def _near_centre(output: HeadOutput, boxes_cxcywh: Tensor, anchor: Tensor) -> Tensor:
-    """``[G, C]`` bool: the anchor point is within 1.5 cells of the box's own centre in x and y."""
+    """``[N, M, C]`` bool: the point is within 1.5 cells of the box's own centre in x and y."""
     strides = output.strides[anchor]
-    points = (output.cells[anchor] + 0.5) * strides[..., None]
-    distance = (points - boxes_cxcywh[:, None, :2]).abs().amax(dim=-1)
-    return distance < CENTER_RADIUS * strides
+    points = (output.cells[anchor] + 0.5) * strides[..., None]  # [N, C, 2]
+    x, y = (points[:, None] - boxes_cxcywh[:, :, None, :2]).abs().unbind(-1)
+    return torch.maximum(x, y) < (CENTER_RADIUS * strides)[:, None]
 
 
-def _class_cost(output: HeadOutput, anchor: Tensor, frame: Tensor, classes: Tensor) -> Tensor:
-    """Binary cross-entropy ``[G, C]`` of a point's class scores with a box's one-hot class.
+def _class_cost(output: HeadOutput, anchor: Tensor, classes: Tensor) -> Tensor:
+    """Binary cross-entropy ``[N, M, C]`` of a point's class scores with a box's one-hot class.
 
     The score is the geometric mean of objectness and class probability. The sum over ``K`` classes
     is computed once as if none were present, then corrected for the class of each box.
@@ -181,30 +200,30 @@ def _class_cost(output: HeadOutput, anchor: Tensor, frame: Tensor, classes: Tens
     is_class = -probability.log().clamp(min=-100)  # [N, C, K]
     not_class = -torch.log1p(-probability).clamp(min=-100)
     correction = (is_class - not_class).transpose(1, 2)  # [N, K, C]
-    return not_class.sum(dim=-1)[frame] + correction[frame, classes]
+    of_box = classes.clamp(min=0)[..., None].expand(-1, -1, anchor.shape[1])
+    return not_class.sum(dim=-1)[:, None] + correction.gather(1, of_box)
 
 
 def _num_points(similarity: Tensor, least: int | Tensor) -> Tensor:
-    """Number ``[G]`` int64 of anchor points that each box takes (dynamic k)."""
-    best = similarity.topk(min(NUM_BEST, similarity.shape[1]), dim=1).values
-    return best.sum(dim=1).long().clamp(min=least)
+    """Number ``[N, M]`` int64 of anchor points that each box takes (dynamic k)."""
+    best = similarity.topk(min(NUM_BEST, similarity.shape[-1])).values
+    return best.sum(dim=-1).long().clamp(min=least)
 
 
 def _cheapest(cost: Tensor, num_points: Tensor) -> Tensor:
-    """``[G, C]`` bool: among the ``num_points`` ``[G]`` cheapest; ties go to the first."""
-    smallest = cost.topk(min(NUM_BEST, cost.shape[1]), dim=1, largest=False).values
-    last = smallest.gather(1, (num_points - 1).clamp(max=smallest.shape[1] - 1)[:, None])
+    """``[N, M, C]`` bool: among the ``num_points`` ``[N, M]`` cheapest; ties go to the first."""
+    smallest = cost.topk(min(NUM_BEST, cost.shape[-1]), largest=False).values
+    last = smallest.gather(-1, (num_points - 1).clamp(max=smallest.shape[-1] - 1)[..., None])
     below, equal = cost < last, cost == last
-    room = num_points[:, None] - below.sum(dim=1, keepdim=True)
-    return (below | (equal & (equal.cumsum(dim=1) <= room))) & cost.isfinite()
+    room = num_points[..., None] - below.sum(dim=-1, keepdim=True)
+    return (below | (equal & (equal.cumsum(dim=-1) <= room))) & cost.isfinite()
 
 
-def _resolve_conflicts(matched: Tensor, cost: Tensor, frame: Tensor, shape: torch.Size) -> Tensor:
-    """Matches ``[G, C]`` in which each of the ``(N, C)`` points keeps only its cheapest box."""
-    contested = matched.new_zeros(shape, dtype=torch.int32).index_add_(0, frame, matched.int()) > 1
-    place = frame[:, None].expand_as(cost)
-    least = cost.new_full(shape, torch.inf).scatter_reduce_(0, place, cost, "amin")
-    row = torch.arange(len(frame), device=cost.device)[:, None]
-    row = torch.where(cost == least[frame], row, len(frame))
-    first = row.new_full(shape, len(frame)).scatter_reduce_(0, place, row, "amin")
-    return torch.where(contested[frame], row == first[frame], matched)
+def _resolve_conflicts(matched: Tensor, cost: Tensor) -> Tensor:
+    """Matches ``[N, M, C]`` in which each point keeps only its cheapest box."""
+    contested = matched.sum(dim=1, keepdim=True) > 1
+    num_boxes = cost.shape[1]
+    box = torch.arange(num_boxes, device=cost.device)[:, None]
+    is_least = cost == cost.amin(dim=1, keepdim=True)
+    first = torch.where(is_least, box, num_boxes).amin(dim=1, keepdim=True)
+    return torch.where(contested, box == first, matched)

@@ -43,13 +43,14 @@ class PixelLinear(nn.Linear):
     """Linear layer on the channels of ``[cells, pixels, C]``.
 
     In float32 on a CPU it runs as oneDNN's 1x1 convolution, which fuses the bias and was measured
-    to be twice as fast as the matrix product that PyTorch uses for linear layers there.
+    to be twice as fast as the matrix product that PyTorch uses for linear layers there. Other
+    runtimes choose for themselves: what is exported is the matrix product.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[F, P, C_in]`` to ``[F, P, C_out]``: ``P`` pixels of each of ``F`` cells."""
         in_float32 = self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if x.device.type != "cpu" or not in_float32:
+        if x.device.type != "cpu" or not in_float32 or torch.compiler.is_exporting():
             return super().forward(x)
         pixels = x[:, :, None].permute(0, 3, 1, 2)  # [cells, C, pixels, 1], channels last
         x = F.conv2d(pixels, self.weight[:, :, None, None], self.bias)
@@ -150,7 +151,8 @@ class PixelLSTM(nn.Module):
         Returns:
             Hidden states ``[T, B, h, w, C]``, and hidden and cell state after the last step.
         """
-        scan = self._scan_on_cpu if x.device.type == "cpu" else self._scan_in_steps
+        by_onednn = x.device.type == "cpu" and not torch.compiler.is_exporting()
+        scan = self._scan_on_cpu if by_onednn else self._scan_in_steps
         return scan(x, hidden, cell)
 
     def _scan_in_steps(

@@ -96,7 +96,7 @@ class PAFPN(nn.Module):
         for i in reversed(range(len(self.reduce))):
             x = self.reduce[i](x)
             reduced.insert(0, x)
-            x = F.interpolate(x, scale_factor=2, mode="nearest-exact")
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = self.merge_down[i](torch.cat([x, features[i]], dim=1))
         outputs = [x]
         for i, lateral in enumerate(reduced):

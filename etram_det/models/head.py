@@ -39,10 +39,21 @@ class HeadOutput:
     strides: Tensor
     scales: tuple[tuple[int, int, int], ...]
 
-    def boxes_cxcywh(self) -> Tensor:
-        """Predicted boxes ``[N, A, 4]`` in pixels, float32: exp overflows in half precision."""
-        offsets, strides = self.offsets.float(), self.strides[:, None]
-        centre = (offsets[..., :2] + self.cells) * strides
+    def boxes_cxcywh(self, anchor: Tensor | None = None) -> Tensor:
+        """Predicted boxes in pixels, float32: exp overflows in half precision.
+
+        Args:
+            anchor: ``[N, P]`` int64, points of each frame; all ``A`` of them unless given.
+
+        Returns:
+            ``[N, A, 4]``, or ``[N, P, 4]`` of those points.
+        """
+        offsets, cells, strides = self.offsets, self.cells, self.strides[:, None]
+        if anchor is not None:
+            offsets = offsets.gather(1, anchor[..., None].expand(-1, -1, 4))
+            cells, strides = cells[anchor], strides[anchor]
+        offsets = offsets.float()
+        centre = (offsets[..., :2] + cells) * strides
         return torch.cat([centre, offsets[..., 2:].exp() * strides], dim=-1)
 
     def decode(self) -> Tensor:

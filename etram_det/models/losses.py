@@ -68,11 +68,7 @@ class YOLOXLoss(nn.Module):
         self.weighted_terms: frozenset[Term] = frozenset()
 
     def forward(
-        self,
-        output: HeadOutput,
-        boxes_cxcywh: Tensor,
-        classes: Tensor,
-        rows: Tensor | None = None,
+        self, output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor
     ) -> dict[str, Tensor]:
         """Loss of ``N`` labelled frames, in float32.
 
@@ -80,50 +76,54 @@ class YOLOXLoss(nn.Module):
             output: predictions at ``A`` anchor points of ``N`` frames.
             boxes_cxcywh: ``[N, M, 4]`` true boxes in pixels.
             classes: ``[N, M]`` int64 class ids; -1 where padded.
-            rows: ``[G]`` int64, indices in ``N * M`` of the boxes that are not padding, if known.
 
         Returns:
             Scalars: ``loss``, its parts ``box_loss`` (times its gain), ``objectness_loss`` and
             ``class_loss``, and ``num_foreground``, foreground points per true box.
         """
-        assignment: Assignment = self.assignment(output, boxes_cxcywh, classes, rows)
-        foreground = assignment.foreground
-        num_foreground = foreground.sum().clamp(min=1).float()
-        frame, anchor = foreground.nonzero(as_tuple=True)
-        box_index = assignment.box_index[frame, anchor]
-        target = boxes_cxcywh[frame, box_index]
-        weights = self._weights(target)
+        assignment: Assignment = self.assignment(output, boxes_cxcywh, classes)
+        # All slots of the assignment are computed, used or not: to select some is to wait.
+        used, num_classes = assignment.used.flatten(), output.classes.shape[-1]
+        num_foreground = used.sum()
+        points = num_foreground.clamp(min=1).float()
+        target = boxes_cxcywh.gather(1, assignment.box[..., None].expand(-1, -1, 4)).flatten(0, 1)
+        weights = self._weights(target, used)
 
-        box = self.box(output.boxes_cxcywh()[frame, anchor], target)
-        one_hot = F.one_hot(classes[frame, box_index], output.classes.shape[-1])
-        class_target = one_hot * assignment.quality[frame, anchor, None]
-        class_loss = self.classification(output.classes[frame, anchor], class_target)
-        objectness_weight = None
-        if "box" in weights:
-            box = weights["box"] * box
-        if "class" in weights:
-            class_loss = weights["class"][:, None] * class_loss
-        if "objectness" in weights:
+        # In place of what is not used, a square that fits: whatever stood there has no gradient.
+        square = target.new_ones(4)
+        target = torch.where(used[:, None], target, square)
+        pred = output.boxes_cxcywh(assignment.anchor).flatten(0, 1)
+        box = self.box(torch.where(used[:, None], pred, square), target)
+        logits = output.classes.gather(1, assignment.anchor[..., None].expand(-1, -1, num_classes))
+        logits = torch.where(used[:, None], logits.flatten(0, 1), 0.0)
+        of_slot = classes.gather(1, assignment.box).flatten()
+        one_hot = of_slot[:, None] == torch.arange(num_classes, device=classes.device)
+        class_loss = self.classification(logits, one_hot * assignment.fit.flatten()[:, None])
+        foreground, objectness_weight = assignment.foreground, None
+        if self.size_weight is not None and "objectness" in self.weighted_terms:
             # Background has no size and keeps weight 1.
-            background = torch.ones_like(foreground, dtype=torch.float32)
-            objectness_weight = background.index_put((frame, anchor), weights["objectness"])
+            of_foreground = weights["objectness"].view_as(assignment.used)
+            objectness_weight = assignment.at_anchors(of_foreground) + ~foreground
         objectness = F.binary_cross_entropy_with_logits(
             output.objectness.float(), foreground.float(), objectness_weight, reduction="sum"
         )
         parts = {
-            "box_loss": self.box_gain * box.sum() / num_foreground,
-            "objectness_loss": objectness / num_foreground,
-            "class_loss": class_loss.sum() / num_foreground,
+            "box_loss": self.box_gain * (weights["box"] * box).sum() / points,
+            "objectness_loss": objectness / points,
+            "class_loss": (weights["class"][:, None] * class_loss).sum() / points,
         }
         loss = torch.stack(list(parts.values())).sum()
         num_boxes = (classes >= 0).sum().clamp(min=1)
-        return {"loss": loss, **parts, "num_foreground": foreground.sum() / num_boxes}
+        return {"loss": loss, **parts, "num_foreground": num_foreground / num_boxes}
 
-    def _weights(self, target: Tensor) -> dict[Term, Tensor]:
-        """Weights ``[P]`` of the foreground points, by the terms that they apply to."""
-        if self.size_weight is None:
-            return {}
-        return dict.fromkeys(self.weighted_terms, self.size_weight.of_boxes(target))
+    def _weights(self, target: Tensor, used: Tensor) -> dict[Term, Tensor]:
+        """Weights ``[P]`` of all slots in each term: 0 where not ``used`` ``[P]``."""
+        plain = used.float()
+        weights: dict[Term, Tensor] = {"box": plain, "class": plain, "objectness": plain}
+        if self.size_weight is not None:
+            of_size = torch.where(used, self.size_weight.of_boxes(target, used), 0.0)
+            weights |= dict.fromkeys(self.weighted_terms, of_size)
+        return weights
 
 
 class SizeAwareLossWrapper(YOLOXLoss):

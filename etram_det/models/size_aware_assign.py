@@ -100,23 +100,24 @@ class SizeAwareSimOTA(SimOTA):
         self.has_scale.fill_(True)
 
     def similarities(self, boxes: Tensor, predicted: Tensor) -> Similarities:
-        """How well ``predicted`` boxes ``[G, C, 4]`` fit ``boxes`` ``[G, 4]``, all ``cxcywh``."""
-        iou = box_iou(boxes[:, None], predicted)
+        """How well ``predicted`` boxes ``[N, C, 4]`` fit ``boxes`` ``[N, M, 4]``, ``cxcywh``."""
+        boxes, predicted = boxes[:, :, None], predicted[:, None]
+        iou = box_iou(boxes, predicted)
         similar = iou if self.similarity == "iou" else self._with_distance(boxes, predicted, iou)
         return Similarities(*(similar if use in self.acts_on else iou for use in get_args(Use)))
 
     def _with_distance(self, boxes: Tensor, predicted: Tensor, iou: Tensor) -> Tensor:
-        nwd = wasserstein_similarity(boxes[:, None], predicted, self.scale)
+        nwd = wasserstein_similarity(boxes, predicted, self.scale)
         if self.similarity == "nwd":
             return nwd
         if self.similarity == "max":
             return torch.maximum(iou, nwd)
-        share = torch.exp(-boxes[:, 2] * boxes[:, 3] / self.small_area)[:, None]
+        share = torch.exp(-boxes[..., 2] * boxes[..., 3] / self.small_area)
         return torch.lerp(iou, nwd, share)
 
     def least_points(self, boxes: Tensor) -> int | Tensor:
-        """Fewest points of boxes ``[G, 4]``: a number, or one for each ``[G]`` int64."""
+        """Fewest points of boxes ``[N, M, 4]``: a number, or one for each ``[N, M]`` int64."""
         if self.small_points == 1:
             return 1
-        small = boxes[:, 2] * boxes[:, 3] <= self.small_area
+        small = boxes[..., 2] * boxes[..., 3] <= self.small_area
         return 1 + (self.small_points - 1) * small.long()

@@ -120,19 +120,27 @@ class SizeWeight(nn.Module):
         self.medium_threshold.fill_(float(medium))
         self.adapted.fill_(True)
 
-    def of_boxes(self, boxes_cxcywh: Tensor) -> Tensor:
-        """Weights ``[P]`` of true boxes ``[P, 4]`` in pixels of the input frame."""
-        size = at_least_float32(boxes_cxcywh[:, 2:])
-        return self(size[:, 0] * size[:, 1])
+    def of_boxes(self, boxes_cxcywh: Tensor, used: Tensor | None = None) -> Tensor:
+        """Weights ``[P]`` of true boxes ``[P, 4]`` in pixels of the input frame.
 
-    def forward(self, area: Tensor) -> Tensor:
+        With ``unit_mean``, the mean is that of the boxes that are ``used`` ``[P]``; of all unless
+        given.
+        """
+        size = at_least_float32(boxes_cxcywh[:, 2:])
+        return self(size[:, 0] * size[:, 1], used)
+
+    def forward(self, area: Tensor, used: Tensor | None = None) -> Tensor:
         """Weights of areas in square pixels, any shape, in [1, W] unless ``unit_mean``.
 
-        They are float32, or float64 for areas in float64.
+        They are float32, or float64 for areas in float64. ``used`` is as in :meth:`of_boxes`.
         """
         # Rounding must not push a weight past its bounds.
         weight = self._falling(at_least_float32(area)).clamp(1, self.size_aware_weight)
-        return weight / weight.mean() if self.unit_mean else weight
+        if not self.unit_mean:
+            return weight
+        if used is None:
+            return weight / weight.mean()
+        return weight / ((weight * used).sum() / used.sum())
 
     def _falling(self, area: Tensor) -> Tensor:
         largest, small, medium = self.size_aware_weight, self.small_threshold, self.medium_threshold

@@ -64,7 +64,9 @@ class Comparison:
         return "better" if low > 0 else "worse" if high < 0 else NO_DIFFERENCE
 
 
-def compare(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], key: str) -> Comparison | None:
+def compare(
+    a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], key: str, *, paired: bool = False
+) -> Comparison | None:
     """Compare a metric of two sides of runs; None where a run does not have it.
 
     Each resample gives the means of both sides on the same recordings. With several runs a side,
@@ -76,6 +78,8 @@ def compare(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], key: str) -> C
         a: runs of one side, evaluated on the recordings of all others (see :func:`unlike`).
         b: runs of the other.
         key: flat key.
+        paired: whether run i of both sides has the same seed, so that the spread over seeds is
+            that of the differences in pairs.
     """
     values = [[run.metrics.get(key, nan) for run in side] for side in (a, b)]
     if np.isnan([*values[0], *values[1]]).any():
@@ -93,7 +97,13 @@ def compare(a: Sequence[EvaluatedRun], b: Sequence[EvaluatedRun], key: str) -> C
     )
     difference = None
     if draws[0] is not None and draws[1] is not None:
-        difference = interval(draws[1] - draws[0], number)
+        apart = draws[1] - draws[0]
+        if paired and len(a) > 1:
+            of_pairs = np.subtract(values[1], values[0])
+            apart = (
+                _means(b, key, repeats) - _means(a, key, repeats) + _errors(of_pairs, len(apart), 0)
+            )
+        difference = interval(apart, number)
     has_resamples = all(run.resamples.values for run in (*a, *b))
     return Comparison(key, (sides[0], sides[1]), difference, has_resamples)
 
@@ -104,11 +114,19 @@ def _draws(
     """The side's mean in each resample, varied by the spread over its runs."""
     if any(key not in run.resamples.values for run in runs):
         return None
-    means = np.tile(np.mean([run.resamples.values[key] for run in runs], axis=0), repeats)
-    if len(runs) == 1:
-        return means
-    error = np.std(values, ddof=1) / len(runs) ** 0.5
-    return means + error * np.random.default_rng(seed).standard_t(len(runs) - 1, len(means))
+    means = _means(runs, key, repeats)
+    return means if len(runs) == 1 else means + _errors(values, len(means), seed)
+
+
+def _means(runs: Sequence[EvaluatedRun], key: str, repeats: int) -> np.ndarray:
+    """Mean over the runs in each resample, as often as the spread over seeds is drawn."""
+    return np.tile(np.mean([run.resamples.values[key] for run in runs], axis=0), repeats)
+
+
+def _errors(values: Sequence[float] | np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Draws of the error of a mean over seeds: its standard error times Student's t."""
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    return error * np.random.default_rng(seed).standard_t(len(values) - 1, number)
 
 
 def compared_metrics(

@@ -3,8 +3,9 @@
 Each road user is redrawn at its own rate, so that a step moves it by about one pixel at most; what
 stands still costs nothing. Where the camera shakes, all of the image is redrawn at another rate.
 
-For developers: numba renews its cache of the kernels here only when this file changes. After a
-change to a kernel in ``projection.py``, ``rendering.py`` or ``pixels.py``, touch this file too.
+For developers: numba renews its cache of the kernels here only when the text of this file changes.
+After a change to a kernel in ``coverage.py``, ``projection.py``, ``rendering.py`` or ``pixels.py``,
+delete the cached ones in ``__pycache__``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from etram_det.simulator.noise import Noise, ReadOut
+from etram_det.simulator.noise import Noise, ReadOut, in_order, joined
 from etram_det.simulator.pixels import EVENT as EVENT
 from etram_det.simulator.pixels import (
     Pixels,
@@ -27,7 +28,7 @@ from etram_det.simulator.pixels import (
     rain,
     settle_all,
 )
-from etram_det.simulator.projection import FLICKER_HZ, pixels_moved, place
+from etram_det.simulator.projection import FLICKER_HZ, pixels_moved, place, place_all
 from etram_det.simulator.rendering import Light, look, paint
 from etram_det.simulator.scene import Scene
 from etram_det.simulator.stage import Camera, Stage, Sun
@@ -160,8 +161,7 @@ def _advance(
             shift = _shaken(shake, now_us)
             now_camera = _moved(camera, shift[0], shift[1])
             _shift(behind, light, shift[0], shift[1])
-            for i in order:
-                place(now_camera, sun, stage, i, share, now_us)
+            place_all(now_camera, sun, stage, order, share, now_us)
             window = whole
         else:
             i = order[j]
@@ -238,16 +238,15 @@ class EventCamera:
     def _repaint(self, image: NDArray[np.float32], window: tuple[int, int, int, int]) -> None:
         """Place all actors at their last moment, and paint them."""
         camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
-        for i in self.order:
-            place(camera, self.scene.sun, self.stage, i, 1.0, float(self.now_us))
+        place_all(camera, self.scene.sun, self.stage, self.order, 1.0, float(self.now_us))
         paint(image, window, self.order, self.stage, self._light, False)
 
     def advance(self, end_us: int) -> NDArray[Any]:
         """Events from now to ``end_us`` as ``EVENT``, sorted by time."""
-        parts = [np.empty(0, EVENT)]
+        parts = []
         while self.now_us < end_us:
             parts.append(self._slice(min(end_us, self.now_us + 50_000)))
-        return np.concatenate(parts)
+        return joined(parts)
 
     def _slice(self, end_us: int) -> NDArray[Any]:
         start_us = self.now_us
@@ -275,12 +274,9 @@ class EventCamera:
                 self._caused[track] += caused
         noise = self._noise.between(start_us, end_us, self.image)
         self.num_noise += len(noise)
-        events = np.empty(number + len(noise), EVENT)
-        events[:number], events[number:] = self._events[:number], noise
-        # Of 16 bits, which sort by radix.
-        order = np.argsort((events["t"] - start_us).astype(np.uint16), kind="stable")
+        events = in_order(self._events[:number], noise, start_us)
         self.now_us = end_us
-        return self._read_out.read(events[order], end_us)
+        return self._read_out.read(events, end_us)
 
     def _change_actors(self, end_us: int) -> None:
         """Go to the next slice: actors that come or go in view do so without events."""
@@ -293,10 +289,8 @@ class EventCamera:
         if not windows and all(track in ends for track in now):
             return
         camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
-        for i in self.order:
-            place(camera, self.scene.sun, self.stage, i, 0.0, float(self.now_us))
-            if now[i] not in ends:
-                windows.append(self.stage.touched[i].tolist())
+        place_all(camera, self.scene.sun, self.stage, self.order, 0.0, float(self.now_us))
+        windows += [self.stage.touched[i].tolist() for i in self.order if now[i] not in ends]
         for u0, v0, u1, v1 in windows:
             window = max(u0, 0), max(v0, 0), min(u1, width), min(v1, height)
             if window[0] < window[2] and window[1] < window[3]:
@@ -306,11 +300,10 @@ class EventCamera:
     def look(self) -> NDArray[Any]:
         """Current view of each actor, as ``stage.VIEW`` ``[A]``, with all events so far.
 
-        Actors that are out of view have ``num_own`` 0.
+        Actors that are out of view or not labelled have ``num_own`` 0.
         """
         camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
-        for i in self.order:
-            place(camera, self.scene.sun, self.stage, i, 1.0, float(self.now_us))
+        place_all(camera, self.scene.sun, self.stage, self.order, 1.0, float(self.now_us))
         look(self.order, self.stage, self._light, self._owner)
         views = self.stage.views.copy()
         views["num_events"] = [

@@ -25,6 +25,7 @@ EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 _MOST_EVENTS = 64  # of a pixel in one step
 _SETTLED = 0.01  # a pixel so near its final level is there
 _MAX_LAG_US = 30_000.0
+_BLOCK = 16  # pixels of a row that are skipped at once
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def with_room(events: NDArray[Any], num_events: int, columns: int) -> NDArray[An
     return grown
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def _fire(
     pixels: Pixels, row: int, column: int, polarity: int, time_us: int, events: NDArray[Any],
     num_events: int,
@@ -157,7 +158,7 @@ def _fire(
     return num_events + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def _follow(
     pixels: Pixels, row: int, column: int, new: float, from_us: float, to_us: float, lag_us: float,
     events: NDArray[Any], num_events: int,
@@ -190,7 +191,7 @@ def _follow(
     return num_events
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def _settle(
     pixels: Pixels, row: int, column: int, slice_us: float, now_us: float, events: NDArray[Any],
     num_events: int,
@@ -201,15 +202,54 @@ def _settle(
     target, level = float(pixels.target[row, column]), float(pixels.level[row, column])
     if now_us <= seen_us or target == level:
         return num_events
-    lag_us = min(pixels.lag_us / math.exp(target), _MAX_LAG_US)
-    ways = (now_us - seen_us) / lag_us
-    rest = (level - target) * math.exp(-ways) if ways < 12 else 0.0
-    if abs(rest) < _SETTLED:
-        rest = 0.0
-    if rest == 0.0 and abs(level - target) < _SETTLED:
-        # So near that a straight line serves.
-        return _follow(pixels, row, column, target, seen_us, now_us, 0.0, events, num_events)
+    lag_us = rest = 0.0
+    if abs(level - target) >= _SETTLED:  # nearer ones go in a straight line
+        lag_us = min(pixels.lag_us / math.exp(target), _MAX_LAG_US)
+        ways = (now_us - seen_us) / lag_us
+        rest = (level - target) * math.exp(-ways) if ways < 12 else 0.0
+        if abs(rest) < _SETTLED:
+            rest = 0.0
     return _follow(pixels, row, column, target + rest, seen_us, now_us, lag_us, events, num_events)
+
+
+@njit(nogil=True, error_model="numpy", forceinline=True)
+def _change(
+    pixels: Pixels, row: int, column: int, slice_us: float, start_us: float, end_us: float,
+    events: NDArray[Any], num_events: int,
+) -> int:  # fmt: skip
+    """Let a pixel follow its intensity, as ``compare`` describes."""
+    pixels.last_image[row, column] = pixels.image[row, column]
+    light = pixels.image[row, column] + pixels.dark_level
+    from_us = max(start_us, slice_us + pixels.seen_us[row, column])
+    num_events = _settle(pixels, row, column, slice_us, from_us, events, num_events)
+    old, new = float(pixels.target[row, column]), math.log(light)
+    pixels.target[row, column] = new
+    pixels.seen_us[row, column] = end_us - slice_us
+    if end_us <= from_us:
+        return num_events
+    lag_us = min(pixels.lag_us / light, _MAX_LAG_US)
+    ways = (end_us - from_us) / lag_us
+    behind = (new - old) / ways
+    rest = 0.0
+    if ways < 12:
+        rest = (pixels.level[row, column] - old + behind) * math.exp(-ways)
+    return _follow(
+        pixels, row, column, new - behind + rest, from_us, end_us, 0.0, events, num_events
+    )
+
+
+@njit(nogil=True, error_model="numpy", forceinline=True)
+def _are_equal(
+    first: NDArray[np.float32], second: NDArray[np.float32], row: int, start: int, end: int
+) -> bool:
+    """Whether a row of two arrays is equal in a whole block of columns."""
+    if end - start < _BLOCK:
+        return False
+    differ = False
+    for i in range(_BLOCK):
+        column = np.uint64(start + i)  # not negative, which would count from the end
+        differ |= first[row, column] != second[row, column]
+    return not differ
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -245,29 +285,17 @@ def compare(
     for row in range(window[1], window[3]):
         events = with_room(events, num_events, window[2] - window[0])
         first, last = pixels.changed[row]
-        for column in range(window[0], window[2]):
-            if image[row, column] == last_image[row, column]:
+        for start in range(window[0], window[2], _BLOCK):
+            end = min(start + _BLOCK, window[2])
+            if _are_equal(image, last_image, row, start, end):
                 continue
-            last_image[row, column] = image[row, column]
-            first, last = min(first, column), max(last, column)
-            light = image[row, column] + pixels.dark_level
-            from_us = max(start_us, slice_us + pixels.seen_us[row, column])
-            if pixels.level[row, column] != pixels.target[row, column]:
-                num_events = _settle(pixels, row, column, slice_us, from_us, events, num_events)
-            old, new = float(pixels.target[row, column]), math.log(light)
-            pixels.target[row, column] = new
-            pixels.seen_us[row, column] = end_us - slice_us
-            if end_us <= from_us:
-                continue
-            lag_us = min(pixels.lag_us / light, _MAX_LAG_US)
-            ways = (end_us - from_us) / lag_us
-            behind = (new - old) / ways
-            rest = 0.0
-            if ways < 12:
-                rest = (pixels.level[row, column] - old + behind) * math.exp(-ways)
-            num_events = _follow(
-                pixels, row, column, new - behind + rest, from_us, end_us, 0.0, events, num_events
-            )
+            for column in range(start, end):
+                if image[row, column] == last_image[row, column]:
+                    continue
+                first, last = min(first, column), max(last, column)
+                num_events = _change(
+                    pixels, row, column, slice_us, start_us, end_us, events, num_events
+                )
         pixels.changed[row, 0], pixels.changed[row, 1] = first, last
     return events, num_events
 
@@ -284,10 +312,14 @@ def settle_all(
             continue
         pixels.changed[row, 0], pixels.changed[row, 1] = width, -1
         events = with_room(events, num_events, width)
-        for column in range(first, last + 1):
-            if pixels.level[row, column] != pixels.target[row, column]:
-                num_events = _settle(pixels, row, column, slice_us, end_us, events, num_events)
-            pixels.seen_us[row, column] = 0.0
+        for start in range(first, last + 1, _BLOCK):
+            end = min(start + _BLOCK, last + 1)
+            if _are_equal(pixels.level, pixels.target, row, start, end):
+                continue
+            for column in range(start, end):
+                if pixels.level[row, column] != pixels.target[row, column]:
+                    num_events = _settle(pixels, row, column, slice_us, end_us, events, num_events)
+        pixels.seen_us[row, first : last + 1] = 0.0
     return events, num_events
 
 

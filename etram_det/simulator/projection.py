@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from etram_det.simulator.stage import AXLE, CAST, FRONT, ROD, SIDE, SOLID, TOP, Camera, Stage, Sun
 
@@ -289,6 +290,20 @@ def place(camera: Camera, sun: Sun, stage: Stage, index: int, share: float, time
         touched[1] = spot.v_from if is_first else min(touched[1], spot.v_from)
         touched[2] = spot.u_to if is_first else max(touched[2], spot.u_to)
         touched[3] = spot.v_to if is_first else max(touched[3], spot.v_to)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def place_all(
+    camera: Camera,
+    sun: Sun,
+    stage: Stage,
+    order: NDArray[np.int64],
+    share: float,
+    time_us: float,
+) -> None:
+    """Place actors, as ``place`` does."""
+    for i in order:
+        place(camera, sun, stage, i, share, time_us)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

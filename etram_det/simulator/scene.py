@@ -13,7 +13,7 @@ from etram_det.simulator.background import Ground, draw_background, draw_grains
 from etram_det.simulator.body import Body
 from etram_det.simulator.effects import EFFECTS
 from etram_det.simulator.painting_order import far_to_near
-from etram_det.simulator.projection import place
+from etram_det.simulator.projection import place_all
 from etram_det.simulator.rehearsal import FAR_M, draw_take
 from etram_det.simulator.rehearsal import Conditions as Conditions
 from etram_det.simulator.rendering import Light, paint
@@ -88,8 +88,7 @@ class Scene:
         things = self._furnish()
         stage, order = self._stage(things)
         image = background.copy()
-        for i in order:
-            place(self.camera, self.sun, stage, i, 0.0, 0.0)
+        place_all(self.camera, self.sun, stage, order, 0.0, 0.0)
         paint(image, (0, 0, size[1], size[0]), order, stage, light, True)
         return light._replace(background=image, row_nearest=nearest.max(axis=1))
 

@@ -148,19 +148,22 @@ class Traffic:
         return True
 
     def _meeting(self, first: Route, second: Route) -> Meeting:
-        key = (id(first), id(second))
-        if key not in self.meetings:
-            self.meetings[key] = meeting(first, second)
-        return self.meetings[key]
+        met = self.meetings.get((id(first), id(second)))
+        if met is None:
+            met = self.meetings[id(first), id(second)] = meeting(first, second)
+        return met
 
     def decide(self) -> None:
         """Choose the accelerations of all."""
         occupied, wanted = self._crossing_people()
+        vehicles = [user for user in self.users if not user.walks]
+        cells = [min(max(int(each.s), 0), len(each.route.points) - 1) for each in vehicles]
+        others = list(zip(vehicles, cells, strict=True))
         for user in self.users:
             if user.walks:
                 self._pause(user)
             else:
-                user.acceleration = self._drive(user, occupied, wanted)
+                user.acceleration = self._drive(user, others, occupied, wanted)
 
     def move(self, seconds: float) -> None:
         """Let time pass; users at the end of their route leave."""
@@ -240,37 +243,48 @@ class Traffic:
                     return False
         return True
 
-    def _drive(self, user: User, occupied: dict[int, list[User]], wanted: set[int]) -> float:
+    def _drive(
+        self,
+        user: User,
+        others: list[tuple[User, int]],
+        occupied: dict[int, list[User]],
+        wanted: set[int],
+    ) -> float:
         """Acceleration of a vehicle: the least that any obstacle asks for."""
         free = min(
             user.cruise, float(user.route.limits[min(int(user.s), len(user.route.limits) - 1)])
         )
         least = idm(user.speed, free, math.inf, 0.0)
-        for gap, speed in self._obstacles(user, occupied, wanted):
+        for gap, speed in self._obstacles(user, others, occupied, wanted):
             least = min(least, idm(user.speed, free, gap, user.speed - speed))
         return max(least, -_HARDEST_MS2)
 
     def _obstacles(
-        self, user: User, occupied: dict[int, list[User]], wanted: set[int]
+        self,
+        user: User,
+        others: list[tuple[User, int]],
+        occupied: dict[int, list[User]],
+        wanted: set[int],
     ) -> list[tuple[float, float]]:
-        """Gap to each obstacle in metres and its speed."""
+        """Gap to each obstacle in metres and its speed; ``others`` are vehicles and their metre."""
+        route, s, front = user.route, user.s, user.front
         found = [
-            (gate.at_m - user.front + _STANDSTILL_M - 0.4, 0.0)
-            for gate in user.route.gates[user.next_gate :]
-            if gate.at_m - user.front < _LOOK_M and self._must_stop(user, gate, occupied, wanted)
+            (gate.at_m - front + _STANDSTILL_M - 0.4, 0.0)
+            for gate in route.gates[user.next_gate :]
+            if gate.at_m - front < _LOOK_M and self._must_stop(user, gate, occupied, wanted)
         ]
-        for other in self.users:
-            if other is user or other.walks:
+        for other, cell in others:
+            if other is user:
                 continue
-            met = self._meeting(user.route, other.route)
-            there = met.shared[min(max(int(other.s), 0), len(met.shared) - 1)]
-            if not math.isnan(there):
-                centre = other.s if other.route is user.route else float(there) + other.s % 1
-                gap = centre - 0.5 * other.body.length - user.front
-                if centre > user.s and gap < _LOOK_M:
+            met = self._meeting(route, other.route)
+            there = met.shared[cell]
+            if there == there:  # not nan
+                centre = other.s if other.route is route else there + other.s % 1
+                gap = centre - 0.5 * other.body.length - front
+                if centre > s and gap < _LOOK_M:
                     found.append((gap, other.speed))
             elif met.conflict is not None:
-                gap = met.conflict[0] - 1.0 - user.front
+                gap = met.conflict[0] - 1.0 - front
                 if 0 < gap < _LOOK_M and self._yields(user, other, met.conflict):
                     found.append((gap + _STANDSTILL_M, 0.0))
         return found

@@ -12,7 +12,19 @@ class LaneStates:
     """The carried state: one row for each lane, detached and kept between chunks."""
 
     def __init__(self) -> None:
-        self.rows: State | None = None
+        self._rows: State | None = None
+        self._cleared: Tensor | None = None  # [B] bool: lanes to clear before their next use
+
+    @property
+    def rows(self) -> State | None:
+        """One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before any chunk."""
+        if self._rows is not None and self._cleared is not None:
+            self._rows, self._cleared = _zeroed(self._rows, self._cleared), None
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: State | None) -> None:
+        self._rows, self._cleared = rows, None
 
     def get(self, lane: Tensor, reset: Tensor) -> State | None:
         """State of the lanes of a batch: zeros for those that start a recording.
@@ -25,21 +37,23 @@ class LaneStates:
             One (hidden, cell) pair ``[B, C, h, w]`` for each stage; ``None`` before the first
             chunk.
         """
-        if self.rows is None:
+        if self._rows is None:
             return None
-        return _cleared([(hidden[lane], cell[lane]) for hidden, cell in self.rows], reset)
+        if self._cleared is not None:
+            reset = reset | self._cleared[lane]
+        return _zeroed([(hidden[lane], cell[lane]) for hidden, cell in self._rows], reset)
 
     def update(self, lane: Tensor, state: State) -> None:
         """Store the state ``[B, C, h, w]`` of lanes ``[B]``; the first batch holds all lanes."""
         new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
-        if self.rows is None or len(lane) == len(self.rows[0][0]):
-            # All lanes are present and in order: nothing to scatter.
-            self.rows = new
-        else:
+        if self._rows is not None and len(lane) < len(self._rows[0][0]):
             self.rows = [
                 (old_hidden.index_copy(0, lane, hidden), old_cell.index_copy(0, lane, cell))
-                for (old_hidden, old_cell), (hidden, cell) in zip(self.rows, new, strict=True)
+                for (old_hidden, old_cell), (hidden, cell) in zip(self.rows or (), new, strict=True)
             ]
+        else:
+            # All lanes are present and in order: nothing to scatter.
+            self.rows = new
 
     def clear(self) -> None:
         """Forget all lanes."""
@@ -47,17 +61,25 @@ class LaneStates:
 
     def clear_lanes(self, cleared: Tensor) -> None:
         """Reset some lanes: ``[B]`` bool, true for those to reset."""
-        if self.rows is not None:
-            self.rows = _cleared(self.rows, cleared)
+        if self._rows is not None:
+            self._cleared = cleared if self._cleared is None else self._cleared | cleared
 
-    def clear_not_finite(self) -> None:
-        """Reset the lanes whose state holds a nan or an infinity."""
-        if self.rows is not None:
-            parts = [part for pair in self.rows for part in pair]
-            are_finite = torch.stack([part.flatten(1).isfinite().all(dim=1) for part in parts])
-            self.clear_lanes(~are_finite.all(dim=0))
+    def clear_not_finite(self) -> Tensor | None:
+        """Reset the lanes whose state holds a nan or an infinity.
+
+        Returns:
+            Which these are, ``[B]`` bool; None before any chunk.
+        """
+        if self._rows is None:
+            return None
+        by_pixel = [part.permute(0, 2, 3, 1).flatten(1) for pair in self._rows for part in pair]
+        norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in by_pixel])
+        not_finite = ~norms.isfinite().all(dim=0)
+        self.clear_lanes(not_finite)
+        return not_finite
 
 
-def _cleared(rows: State, lanes: Tensor) -> State:
-    fresh = lanes[:, None, None, None]
-    return [(hidden.masked_fill(fresh, 0), cell.masked_fill(fresh, 0)) for hidden, cell in rows]
+def _zeroed(rows: State, lanes: Tensor) -> State:
+    """The rows with zeros in those lanes ``[B]`` that are true, whatever stood there."""
+    kept = ~lanes[:, None, None, None]
+    return [(torch.where(kept, hidden, 0.0), torch.where(kept, cell, 0.0)) for hidden, cell in rows]

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,12 +24,12 @@ from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.assign import SimOTA
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
-from etram_det.models.postprocessing import decode_detections
+from etram_det.models.postprocessing import decode_detections, on_host
 from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.training.lanes import LaneStates
 from etram_det.training.lightning_internals import is_training
 from etram_det.training.schedule import OneCycle, require_steps
-from etram_det.types import Batch, Detections
+from etram_det.types import Batch, Detections, Labels
 
 _log = logging.getLogger(__name__)
 # What a setting must fulfil, and that in words.
@@ -236,13 +236,10 @@ class DetectionModule(pl.LightningModule):
         if not len(labels):
             return self._nothing_to_learn(features)
         output = self.detector.predict([x[labels.frame] for x in features])
-        losses = self.loss(
-            output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes, labels.rows
-        )
+        losses = self.loss(output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes)
         self.loss_parts = {name: value.detach() for name, value in losses.items()}
         named = {f"train/{name}": value for name, value in self.loss_parts.items()}
-        loss = named.pop("train/loss")
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        # Not for Lightning's progress bar, which would read it at each step.
         self.log_dict(named, batch_size=len(labels))
         return losses["loss"]
 
@@ -273,14 +270,17 @@ class DetectionModule(pl.LightningModule):
             batch,
             every_class=not self.metric.settings.rules.as_published,
         )
-        lane = labels.frame % batch.events.shape[1]
+        tracks = [] if labels.tracks is None else [labels.tracks]
+        on_device = [labels.frame, labels.boxes, labels.classes, batch.time_us, batch.scale]
+        frame, boxes, classes, time_us, scale, *tracks = on_host([*on_device, *tracks])
+        lanes = (frame % batch.events.shape[1]).tolist()
         self.metric.update(
             detections,
-            labels,
-            recording=[batch.recording[i] for i in lane.tolist()],
-            time_us=batch.time_us.flatten()[labels.frame],
-            scale=batch.scale[lane],
-            start_us=torch.tensor([batch.start_us.get(i, 0) for i in lane.tolist()]),
+            Labels(frame, boxes, classes, *tracks),
+            recording=[batch.recording[i] for i in lanes],
+            time_us=time_us.flatten()[frame],
+            scale=scale[lanes],
+            start_us=torch.tensor([batch.start_us.get(i, 0) for i in lanes]),
         )
 
     def on_validation_epoch_start(self) -> None:
@@ -350,11 +350,6 @@ class DetectionModule(pl.LightningModule):
             every_class=every_class,
         )
 
-    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clip the gradients, unless a skipped step has none: PyTorch requires some."""
-        if any(parameter.grad is not None for parameter in self.detector.parameters()):
-            super().configure_gradient_clipping(*args, **kwargs)
-
     def configure_optimizers(self) -> Any:
         """AdamW with RVT's one-cycle schedule.
 
@@ -371,7 +366,10 @@ class DetectionModule(pl.LightningModule):
             self._parameter_groups(settings.weight_decay),
             lr=highest,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
+        # Gradients are clipped after they are unscaled, so a GradScaler must do that, not the step.
+        cast(Any, optimizer)._step_supports_amp_scaling = False
         if settings.schedule == "constant":
             return optimizer
         scheduler = OneCycle(
@@ -427,7 +425,10 @@ class DetectionModule(pl.LightningModule):
                 "use model.init_from to start from its weights"
             )
         if stored.has_optimizer:
-            self._num_groups = len(stored.optimizer_states[0]["param_groups"])
+            groups = stored.optimizer_states[0]["param_groups"]
+            self._num_groups = len(groups)
+            for group in groups:  # an earlier version's are not: they cannot skip a step
+                group["fused"], group["foreach"] = True, None
         else:
             _log.info(
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from etram_det.data.augment import Augmentation, AugmentSettings, draw
 from etram_det.errors import UserError
+from support.plain_augmentation import added_up, travelled
 
 SIZE = (48, 64)
 DEFAULTS = AugmentSettings()
@@ -40,8 +41,8 @@ def bounds(frames):
 def test_two_flips_change_nothing(seed, box):
     frames = np.random.default_rng(seed).integers(0, 11, (2, 3, *SIZE), np.uint8)
     flip = Augmentation(SIZE, flip=True)
-    np.testing.assert_array_equal(flip.apply_to_frames(frames), frames[..., ::-1])
-    np.testing.assert_array_equal(flip.apply_to_frames(flip.apply_to_frames(frames)), frames)
+    np.testing.assert_array_equal(travelled(frames, flip), frames[..., ::-1])
+    np.testing.assert_array_equal(travelled(travelled(frames, flip), flip), frames)
     once, classes = flip.apply_to_boxes(box, CLASSES)
     np.testing.assert_array_equal(once[0, [0, 2]], 64 - box[0, [2, 0]])
     np.testing.assert_array_equal(flip.apply_to_boxes(once, classes)[0], box)
@@ -51,7 +52,7 @@ def test_two_flips_change_nothing(seed, box):
 @settings(max_examples=200, deadline=None)
 def test_boxes_follow_the_pixels(seed, box, stream, chosen):
     augmentation = draw(chosen, seed, SIZE, stream, box)
-    frames = augmentation.apply_to_frames(drawn(box))
+    frames = travelled(drawn(box), augmentation)
     moved, classes = augmentation.apply_to_boxes(box, CLASSES)
     assert frames.shape == (1, 1, *SIZE)
     assert classes.tolist() == [3]
@@ -67,7 +68,7 @@ def test_streams_zoom_out_only(seed):
     corners = np.array([[0, 0, 64, 48]], np.float32)
     moved, _ = augmentation.apply_to_boxes(corners, CLASSES)
     assert moved[0, 2] - moved[0, 0] == pytest.approx(64 * augmentation.zoom, rel=1e-5)
-    frames = augmentation.apply_to_frames(np.ones((1, 1, *SIZE), np.uint8))
+    frames = travelled(np.ones((1, 1, *SIZE), np.uint8), augmentation)
     assert frames.sum() == pytest.approx(48 * 64 * augmentation.zoom**2, rel=0.05)
 
 
@@ -79,7 +80,7 @@ def test_zooming_in_keeps_the_chosen_box_in_sight(seed, box):
     expected = augmentation.zoom * (box[0, 2:] - box[0, :2])
     np.testing.assert_allclose(moved[0, 2:] - moved[0, :2], expected, atol=1e-3)
     # Zooming in leaves no pixel without a source.
-    assert augmentation.apply_to_frames(np.ones((1, 1, *SIZE), np.uint8)).all()
+    assert travelled(np.ones((1, 1, *SIZE), np.uint8), augmentation).all()
 
 
 def test_a_box_larger_than_the_window_fills_it():
@@ -122,15 +123,6 @@ def test_boxes_out_of_sight_go_with_their_classes():
     assert none.shape == (0, 4)
 
 
-def added_up(frames, zoom, shift, cutoff):
-    """Each pixel moved by itself, in words as plain as they get."""
-    sums = np.zeros(frames.shape, np.int64)
-    for (t, c, y, x), count in np.ndenumerate(frames):
-        moved_x, moved_y = (x + 0.5) * zoom + shift[0], (y + 0.5) * zoom + shift[1]
-        sums[t, c, int(moved_y), int(moved_x)] += count
-    return sums.clip(-cutoff, cutoff)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 @pytest.mark.parametrize("factor", [1.03, 1.2, 2.0, 3.7])
 @pytest.mark.parametrize("flip", [0, 1])
@@ -142,7 +134,7 @@ def test_zooming_out_adds_up_what_falls_together(dtype, factor, flip):
         low = -5 if dtype is np.int8 else 0
         frames = rng.integers(low, 11, (2, 2, *SIZE), dtype) * (rng.random((2, 2, *SIZE)) < 0.2)
         for cutoff in (10, 127):
-            result = augmentation.apply_to_frames(frames.astype(dtype), cutoff)
+            result = travelled(frames.astype(dtype), augmentation, cutoff)
             assert result.dtype == dtype
             expected = added_up(frames, augmentation.zoom, augmentation.shift, cutoff)
             np.testing.assert_array_equal(result[..., ::-1] if flip else result, expected)
@@ -155,9 +147,9 @@ def test_zooming_out_keeps_every_event(seed):
     chosen = AugmentSettings(stream_zoom=1, zoom_out_max=2, zoom_out="sum")
     augmentation = draw(chosen, seed, SIZE, stream=True)
     # At most 3 by 3 pixels of up to 9 events fall together.
-    assert augmentation.apply_to_frames(frames).sum() == frames.sum()
+    assert travelled(frames, augmentation).sum() == frames.sum()
     nearest = draw(replace(chosen, zoom_out="nearest"), seed, SIZE, stream=True)
-    kept = nearest.apply_to_frames(frames).sum() / frames.sum()
+    kept = travelled(frames, nearest).sum() / frames.sum()
     assert kept == pytest.approx(augmentation.zoom**2, abs=0.06)
     assert replace(nearest, adds_up=True) == augmentation  # the same zoom
 
@@ -166,11 +158,11 @@ def test_sums_saturate_at_the_cutoff():
     frames = np.full((1, 2, *SIZE), 200, np.uint8)
     halved = Augmentation(SIZE, zoom=0.5, adds_up=True)
     for cutoff in (200, 255):
-        result = halved.apply_to_frames(frames, cutoff)
+        result = travelled(frames, halved, cutoff)
         assert np.unique(result[:, :, :24, :32]).tolist() == [cutoff]
         assert result.sum() == 2 * 24 * 32 * cutoff
     signed = frames.astype(np.int8)  # -56
-    assert np.unique(halved.apply_to_frames(signed, 127)).tolist() == [-127, 0]
+    assert np.unique(travelled(signed, halved, 127)).tolist() == [-127, 0]
 
 
 @given(seeds, boxes)
@@ -179,7 +171,7 @@ def test_boxes_follow_the_pixels_that_are_added_up(seed, box):
     chosen = AugmentSettings(stream_zoom=1, zoom_out_max=2, zoom_out="sum")
     augmentation = draw(chosen, seed, SIZE, True)
     assert 0.5 <= augmentation.zoom < 1
-    frames = augmentation.apply_to_frames(drawn(box))
+    frames = travelled(drawn(box), augmentation)
     moved, _ = augmentation.apply_to_boxes(box, CLASSES)
     # Pixels that the box covers in part are set, so its edges lie within a pixel of theirs.
     assert np.abs(bounds(frames) - moved[0]).max() <= 0.75 + 1e-4
@@ -189,24 +181,24 @@ def test_events_are_dropped_one_by_one():
     frames = np.random.default_rng(0).integers(0, 11, (2, 4, 90, 160), np.uint8)
     dropping = Augmentation((90, 160), drop_share=0.3)
     before = frames.copy()
-    result = dropping.apply_to_frames(frames, seed=(1, 5))
+    result = travelled(frames, dropping, seed=(1, 5))
     np.testing.assert_array_equal(frames, before)
     assert (result <= frames).all()
     assert result.sum() / frames.sum() == pytest.approx(0.7, abs=0.003)
     left = result[frames == 10]  # as in a binomial distribution
     assert left.mean() == pytest.approx(7, abs=0.05)
     assert left.var() == pytest.approx(2.1, abs=0.1)
-    np.testing.assert_array_equal(dropping.apply_to_frames(frames, seed=(1, 5)), result)
-    assert (dropping.apply_to_frames(frames, seed=(1, 10)) != result).any()
-    assert not replace(dropping, drop_share=1.0).apply_to_frames(frames).any()
+    np.testing.assert_array_equal(travelled(frames, dropping, seed=(1, 5)), result)
+    assert (travelled(frames, dropping, seed=(1, 10)) != result).any()
+    assert not travelled(frames, replace(dropping, drop_share=1.0)).any()
 
 
 def test_polarities_are_swapped():
     frames = np.random.default_rng(0).integers(0, 11, (2, 6, *SIZE), np.uint8)
-    swapped = Augmentation(SIZE, polarity_flip=True).apply_to_frames(frames)
+    swapped = travelled(frames, Augmentation(SIZE, polarity_flip=True))
     np.testing.assert_array_equal(swapped, frames[:, [3, 4, 5, 0, 1, 2]])
     signed = frames.astype(np.int8) - 5
-    negative = Augmentation(SIZE, polarity_flip=True).apply_to_frames(signed)
+    negative = travelled(signed, Augmentation(SIZE, polarity_flip=True))
     np.testing.assert_array_equal(negative, -signed)
     assert negative.dtype == np.int8
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from etram_det.data.preprocessed import PreprocessedRecording
 from etram_det.data.preprocessing import MANIFEST, preprocess
 from etram_det.data.recording import NoUsableLabels
 from etram_det.data.representation import FrameSettings
-from etram_det.data.sparse import SparseRecording, _decode, _encode
+from etram_det.data.sparse import SparseRecording
+from etram_det.data.sparse_frames import SparseFrames, decode, encode
 from etram_det.errors import UserError
 from support.paths import REFERENCE, ROOT
 from support.raw_files import boxes_at, random_events, write_raw
@@ -90,6 +92,13 @@ def test_the_sparse_cache_equals_the_raw_recordings(root, tmp_path, frames):
         one = pickle.loads(pickle.dumps(cached[0]))
         np.testing.assert_array_equal(one.frames(3, 5), raw[0].frames(3, 5))
         assert one.frames(4, 4).shape == (0, frames.channels, *frames.input_size)
+        # Entries travel as they are stored, where the raw recording's frames are encoded.
+        cutoff = frames.count_cutoff
+        for start, stop in ((0, len(one)), (3, 5), (4, 4)):
+            ours, theirs = (each.sparse_frames(start, stop, cutoff) for each in (one, raw[0]))
+            np.testing.assert_array_equal(ours.entries, theirs.entries)
+            assert ours.num_entries.tolist() == theirs.num_entries.tolist()
+            assert (ours.shape, ours.is_signed) == (theirs.shape, theirs.is_signed)
 
 
 @given(
@@ -103,10 +112,10 @@ def test_any_counts_survive_the_sparse_form(count_bits, density, size, seed):
     rng = np.random.default_rng(seed)
     counts = (rng.random((2, size)) < density) * rng.integers(1, 2**count_bits, (2, size))
     counts = counts.astype(np.uint8)
-    parts = [_encode(frame, count_bits) for frame in counts]
+    parts = [encode(frame, count_bits) for frame in counts]
     first_entry = np.cumsum([0, *map(len, parts)])
     decoded = np.zeros_like(counts)
-    assert _decode(decoded, np.concatenate(parts), first_entry, count_bits)
+    assert decode(decoded, np.concatenate(parts), first_entry, count_bits)
     np.testing.assert_array_equal(decoded, counts)
 
 
@@ -539,6 +548,15 @@ def test_filters_and_a_lower_cutoff_still_apply(root, tmp_path):
     recording = SparseRecording(folder, "train", frames, LabelSettings(filters=("min_side_5",)))
     whole = SparseRecording(folder, "train", SMALL, LABELS)
     np.testing.assert_array_equal(recording.frames(0, 4), np.minimum(whole.frames(0, 4), 2))
+    lowered = recording.sparse_frames(0, 4, 2)
+    np.testing.assert_array_equal(
+        lowered.entries, SparseFrames.of(recording.frames(0, 4), 2).entries
+    )
+    # As many bits hold a cutoff of 9 as the stored one of 10.
+    nine = SparseRecording(folder, "train", FrameSettings(count_cutoff=9), LABELS)
+    np.testing.assert_array_equal(
+        nine.sparse_frames(0, 4, 9).entries, SparseFrames.of(nine.frames(0, 4), 9).entries
+    )
     assert recording.dropped["boxes: min_side_5"] == 0
     with pytest.raises(NoUsableLabels, match="no label is left of 6 boxes"):
         SparseRecording(folder, "train", SMALL, LabelSettings(filters=("prophesee",)))
@@ -571,6 +589,10 @@ def test_damage_to_the_cache_is_refused_or_changes_nothing(root, tmp_path):
             read = recording.frames(0, len(recording))
         except UserError as error:
             refusal = str(error)
+            with pytest.raises(UserError, match=re.escape(refusal)):
+                SparseRecording(folder, "train", SMALL, LABELS).sparse_frames(
+                    0, len(expected), SMALL.count_cutoff
+                )
         if refusal is not None:
             refused += 1
             assert str(path) in refusal

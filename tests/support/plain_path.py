@@ -74,8 +74,8 @@ def _plain_attention(block, x, partition):
 
 
 @torch.no_grad()
-def plain_simota(output, boxes_cxcywh, classes, rows=None, rules=None):
-    """The same as ``simota``, image by image; ``rows`` are not needed."""
+def plain_simota(output, boxes_cxcywh, classes, rules=None):
+    """The same as ``simota``, image by image."""
     foreground = torch.zeros_like(output.objectness, dtype=torch.bool)
     box_index = torch.zeros_like(foreground, dtype=torch.int64)
     iou = torch.zeros_like(foreground, dtype=torch.float32)
@@ -89,7 +89,11 @@ def plain_simota(output, boxes_cxcywh, classes, rows=None, rules=None):
             foreground[i, points] = True
             box_index[i, points] = valid[index]
             iou[i, points] = overlaps
-    return Assignment(foreground, box_index, iou)
+    # As many slots as the fullest frame has foreground points.
+    most = int(foreground.sum(dim=1).max()) if len(foreground) else 0
+    used, anchor = foreground.to(torch.uint8).topk(most)
+    box, fit = box_index.gather(1, anchor), iou.gather(1, anchor)
+    return Assignment(anchor, used > 0, box, fit, foreground.shape[1])
 
 
 def _assign_image(output, predicted, boxes, classes, i):

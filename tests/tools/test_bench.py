@@ -13,7 +13,7 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.cli.flags import tool_arguments
 from etram_det.cli.lightning import lightning_cli
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.assign import simota
 from etram_det.models.backbone import PixelLinear, PixelLSTM
 from etram_det.models.detector import Detector
@@ -360,10 +360,17 @@ def test_bench_assign_and_metric(tmp_path):
 
 @pytest.mark.slow
 def test_bench_data(tmp_path):
-    kernel, reading, memory = report(tmp_path, "data", "--repeats", "1")["sections"]
+    kernel, reading, loader, memory = report(tmp_path, "data", "--repeats", "1")["sections"]
     assert not kernel["failures"]
     assert not reading["failures"]
     assert len(reading["measurements"]) == 3
+    assert not loader["failures"]
+    dense, sparse, *times = loader["measurements"]
+    assert dense["value"] == pytest.approx(2 * 5 * 20 * 360 * 640 / 1e6)
+    assert dense["value"] / sparse["value"] > 5  # at 100,000 events a window
+    assert [each["name"] for each in times] == [
+        f"{form}, {number} workers" for number in (0, 2, 4) for form in ("dense", "sparse")
+    ]
     assert not memory["failures"]
 
 

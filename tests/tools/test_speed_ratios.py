@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.assign import simota
 from etram_det.tools.bench.inputs import BenchSettings, head_output, random_boxes
 from etram_det.tools.bench.train import TrainingStep, training_batch
@@ -45,11 +45,10 @@ def test_assignment():
     size = (384, 640)
     output = head_output(24, size, CPU)
     boxes, classes = random_boxes(24, 20, size, CPU)
-    rows = torch.arange(classes.numel())
     found = ratio(
         "assignment, 24 frames x 20 boxes x 20,400 points",
         lambda: plain_simota(output, boxes, classes),
-        lambda: simota(output, boxes, classes, rows),
+        lambda: simota(output, boxes, classes),
         repeats=10,
     )
     assert found > 2

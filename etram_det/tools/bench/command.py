@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.table import Table
 
+from etram_det.cli.resume import newest_if_named
 from etram_det.errors import UserError
 from etram_det.files import write_text
+from etram_det.inference.engine import Runtime, require_installed
+from etram_det.inference.exported_file import ExportedDetector
+from etram_det.inference.streaming_detector import TrainedDetector, open_detector
 from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
@@ -22,6 +27,7 @@ from etram_det.tools.bench.measure import Section, machine
 from etram_det.tools.bench.metric import bench_metric
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
+from etram_det.tools.export.graph import require_export_packages
 from etram_det.training.devices import why_no_cuda
 
 FILE_WIDTH = 140  # columns where the report goes to a file, which has no width of its own
@@ -30,7 +36,7 @@ FILE_WIDTH = 140  # columns where the report goes to a file, which has no width 
 def bench_command(
     what: Literal["train", "stream", "assign", "metric", "data", "all"],
     preset: Preset = "tiny",
-    input_size: tuple[int, int] = (384, 640),
+    input_size: tuple[int, int] | None = None,
     lanes: int = 2,
     steps: int = 5,
     scales: Literal[3, 4] = 3,
@@ -42,6 +48,8 @@ def bench_command(
     data: bool = False,
     growth: bool = False,
     frames: int = 4000,
+    ckpt_path: Path | None = None,
+    runtimes: Sequence[Literal["pytorch", "onnxruntime", "openvino"]] | None = None,
     output: Path | None = None,
 ) -> None:
     """Measure speed, and compare it with the counted arithmetic.
@@ -52,7 +60,8 @@ def bench_command(
     Args:
         what: a training step, streaming inference, assignment, the metric, loading, or all.
         preset: sizes of the network, as in RVT.
-        input_size: height and width of the frames in pixels.
+        input_size: height and width of the frames in pixels; 384 and 640 unless set, or those of
+            ``ckpt_path``.
         lanes: lanes of a training batch.
         steps: time steps of a training chunk.
         scales: scales of the pyramid: 3 as in RVT, or 4.
@@ -64,6 +73,11 @@ def bench_command(
         data: also train on batches from the loader, of simulated traffic in the user's cache.
         growth: also time the training step with more lanes, steps, pixels and scales.
         frames: frames that the metric is timed on.
+        ckpt_path: a checkpoint or an exported detector that ``stream`` measures, in place of random
+            weights of the preset.
+        runtimes: that ``stream`` compares; PyTorch unless set, or for an exported detector those
+            that are installed. A checkpoint is exported for the others (extras ``export``,
+            ``openvino``).
         output: JSON file to write.
 
     Raises:
@@ -77,9 +91,14 @@ def bench_command(
             f"device: must be cpu or auto here, got cuda ({missing}): measured on the CPU"
         )
     chosen = torch.device("cuda" if missing is None and device != "cpu" else "cpu")
+    source = None
+    if ckpt_path is not None:
+        if what != "stream":
+            raise UserError(f"ckpt_path: must be left out of {what}, got {ckpt_path}: use stream")
+        source = open_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
     settings = BenchSettings(
         preset=preset,
-        input_size=input_size,
+        input_size=input_size or _size_of(source),
         lanes=lanes,
         steps=steps,
         scales=scales,
@@ -88,8 +107,40 @@ def bench_command(
         gradient_checkpointing=gradient_checkpointing,
         repeats=repeats,
         device=chosen,
+        runtimes=_runtimes(runtimes, source),
+        source=source,
     )
     _run(_parts(what, settings, data, growth, frames), chosen, failures, output)
+
+
+def _size_of(source: TrainedDetector | ExportedDetector | None) -> tuple[int, int]:
+    """Height and width of the frames of a detector, in pixels."""
+    return (None if source is None else source.frame_settings.input_size) or (384, 640)
+
+
+def _runtimes(
+    given: Sequence[Runtime] | None, source: TrainedDetector | ExportedDetector | None
+) -> tuple[Runtime, ...]:
+    """The runtimes to compare.
+
+    Raises:
+        UserError: one is not installed, or cannot read the source.
+    """
+    if given is None:
+        others: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+        if isinstance(source, ExportedDetector):
+            return tuple(name for name in others if find_spec(name))
+        return ("pytorch",)
+    for runtime in given:
+        require_installed(runtime)
+    if "pytorch" in given and isinstance(source, ExportedDetector):
+        raise UserError(
+            "runtimes: must be onnxruntime or openvino for an exported detector, got pytorch: use "
+            "--ckpt_path with its checkpoint to compare all of them"
+        )
+    if {"onnxruntime", "openvino"} & set(given) and not isinstance(source, ExportedDetector):
+        require_export_packages()
+    return tuple(given)
 
 
 def _parts(

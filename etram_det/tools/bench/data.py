@@ -1,4 +1,4 @@
-"""``bench data``: events to frames, frames from each layout, and the memory of reading."""
+"""``bench data``: events to frames, frames from each layout, batches, and memory of reading."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from etram_det.data.representation import FrameSettings, Representation
 from etram_det.files import CACHE_VARIABLE
 from etram_det.simulator.dataset import SimulationSettings, simulate
 from etram_det.tools.bench.inputs import random_events
+from etram_det.tools.bench.loader import bench_loader
 from etram_det.tools.bench.measure import Section, measure, measurement_of, resident_mb
 
 _SENSOR, _FRAME = (720, 1280), (360, 640)
@@ -34,8 +35,8 @@ _PART = 2**20  # events of the long recording that are written at a time, and th
 
 
 def bench_data(repeats: int) -> list[Section]:
-    """Time the kernel, raw recordings and both preprocessed layouts, and watch the memory."""
-    return [_kernel(repeats), _reading(repeats), bench_memory()]
+    """Time the kernel, all layouts and the loader, and watch the memory."""
+    return [_kernel(repeats), _reading(repeats), _loading(repeats), bench_memory()]
 
 
 def _kernel(repeats: int) -> Section:
@@ -84,13 +85,26 @@ def _reading(repeats: int) -> Section:
     return section
 
 
+def _loading(repeats: int) -> Section:
+    """The loader on a cache of ``_RAW_EVENTS`` a window."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw, cache = Path(folder) / "raw", Path(folder) / "cache"
+        _raw_recording(raw)
+        preprocess(raw, cache, FrameSettings(input_size=_FRAME), LabelSettings(), workers=1)
+        return bench_loader(cache / "train", _all_of, repeats)
+
+
 def _read(recording: Recording) -> None:
     for start in range(0, len(recording), _CHUNK):
         recording.frames(start, min(start + _CHUNK, len(recording)))
 
 
+def _all_of(root: Path) -> list[Recording]:
+    return find_recordings(root, "train", FrameSettings(input_size=_FRAME), LabelSettings())
+
+
 def _only(root: Path) -> Recording:
-    [recording] = find_recordings(root, "train", FrameSettings(input_size=_FRAME), LabelSettings())
+    [recording] = _all_of(root)
     return recording
 
 

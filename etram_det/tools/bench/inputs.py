@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,7 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
+from etram_det.inference.engine import Runtime
+from etram_det.inference.exported_file import ExportedDetector
+from etram_det.inference.streaming_detector import TrainedDetector
 from etram_det.models.detector import Detector
 from etram_det.models.head import HeadOutput, YOLOXHead
 
@@ -30,7 +35,11 @@ _STRIDES = (4, 8, 16, 32)  # of four scales
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is measured: the arguments of ``bench_command`` that have the same names."""
+    """What is measured: the arguments of ``bench_command`` that have the same names.
+
+    Attributes:
+        source: a detector to stream, in place of random weights of the preset.
+    """
 
     preset: Preset
     input_size: tuple[int, int]
@@ -42,6 +51,8 @@ class BenchSettings:
     gradient_checkpointing: bool
     repeats: int
     device: torch.device
+    runtimes: tuple[Runtime, ...] = ("pytorch",)
+    source: TrainedDetector | ExportedDetector | None = None
 
     def __post_init__(self) -> None:
         for name in ("lanes", "steps", "repeats"):
@@ -59,30 +70,54 @@ class BenchSettings:
     def frame(self) -> str:
         """The sizes in words."""
         height, width = self.input_size
+        if self.source is not None:
+            return f"{self.source.network.get('embed_dim', 64)} channels, {height}x{width}"
         return f"{self.preset}, {height}x{width}, {self.scales} scales"
 
     @property
+    def frames(self) -> FrameSettings:
+        """How events become frames."""
+        return FrameSettings() if self.source is None else self.source.frame_settings
+
+    @property
+    def trained(self) -> TrainedDetector | ExportedDetector:
+        """The detector to stream, of random weights unless there is another one."""
+        if self.source is not None:
+            return self.source
+        names = tuple(f"class {i}" for i in range(NUM_CLASSES))
+        detector = self.detector(torch.device("cpu"))
+        return TrainedDetector(detector, names, self.frames, True, self.network)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments of the detector."""
+        if self.source is not None:
+            return dict(self.source.network)
+        return {"num_classes": NUM_CLASSES, **self.architecture}
+
+    @property
     def architecture(self) -> dict[str, Any]:
-        """Settings of the network, by their names."""
+        """Those of the preset, by their names."""
         embed_dim, dim_head, fpn_depth = _PRESETS[self.preset]
         return {
             "embed_dim": embed_dim,
             "dim_head": dim_head,
             "fpn_depth": fpn_depth,
             "fpn_stages": (2, 3, 4) if self.scales == 3 else (1, 2, 3, 4),
-            "gradient_checkpointing": self.gradient_checkpointing,
         }
 
     def detector(self, device: torch.device | None = None) -> Detector:
-        """A detector with random weights, the same each time."""
+        """A detector with random weights, the same each time, unless there is another one."""
+        if isinstance(self.source, TrainedDetector) and device is None:
+            return copy.deepcopy(self.source.detector).to(self.device)
         torch.manual_seed(0)
-        detector = Detector(num_classes=NUM_CLASSES, **self.architecture)
+        detector = Detector(**self.network, gradient_checkpointing=self.gradient_checkpointing)
         return detector.to(self.device if device is None else device)
 
     def events(self, steps: int, lanes: int) -> Tensor:
-        """Frames ``[T, B, 20, H, W]`` uint8, nine in ten of their counts zero."""
+        """Frames ``[T, B, C, H, W]`` uint8, nine in ten of their counts zero."""
         generator = torch.Generator().manual_seed(0)
-        shape = (steps, lanes, 20, *self.input_size)
+        shape = (steps, lanes, self.frames.channels, *self.input_size)
         counts = torch.randint(-90, 10, shape, generator=generator, dtype=torch.int8)
         return counts.clamp(min=0).to(torch.uint8).to(self.device)
 

@@ -43,6 +43,7 @@ class ModuleStep:
             class_names=ETRAM_CLASSES,
             train_lanes=settings.lanes,
             compile=choice,
+            gradient_checkpointing=settings.gradient_checkpointing,
             **settings.architecture,
         )
         self.module.to(settings.device).train()

@@ -80,9 +80,9 @@ class TrainingStep:
             boxes = box_convert(labels.boxes, "xyxy", "cxcywh")
             if self.stopwatch is not None:  # once more, by itself: it runs inside the loss
                 with self._part("assignment"):
-                    simota(output, boxes, labels.classes, labels.rows)
+                    simota(output, boxes, labels.classes)
             with self._part("loss"):
-                loss = self._loss(output, boxes, labels.classes, labels.rows)["loss"]
+                loss = self._loss(output, boxes, labels.classes)["loss"]
         with self._part("backward"):
             self._scaler.scale(loss).backward()
         with self._part("optimiser"):
@@ -128,8 +128,7 @@ def training_batch(settings: BenchSettings) -> tuple[Tensor, Labels]:
     boxes, classes = random_boxes(
         len(labelled), BOXES_PER_FRAME, settings.input_size, settings.device
     )
-    rows = torch.arange(classes.numel(), device=settings.device)  # none of them is padding
-    labels = Labels(labelled, box_convert(boxes, "cxcywh", "xyxy"), classes, rows)
+    labels = Labels(labelled, box_convert(boxes, "cxcywh", "xyxy"), classes)
     return settings.events(settings.steps, settings.lanes), labels
 
 
@@ -220,12 +219,11 @@ def bench_assign(device: torch.device, repeats: int) -> Section:
     num_frames, num_boxes, size = 24, 20, (384, 640)
     output = head_output(num_frames, size, device)
     boxes, classes = random_boxes(num_frames, num_boxes, size, device)
-    rows = torch.arange(classes.numel(), device=device)
     section = Section(
         f"Assignment: {num_frames} frames x {num_boxes} boxes x {len(output.strides)} points x "
         f"{NUM_CLASSES} classes"
     )
-    run = {"whole batch": partial(simota, output, boxes, classes, rows)}
+    run = {"whole batch": partial(simota, output, boxes, classes)}
     for name, times in measure(run, repeats, device, section).items():
         section.add_times(name, times)
     return section

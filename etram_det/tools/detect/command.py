@@ -1,9 +1,9 @@
-"""``python -m etram_det detect``: run a checkpoint on recordings, and look."""
+"""``python -m etram_det detect``: run a trained detector on recordings, and look."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,14 @@ from etram_det.cli.flags import in_own_keys
 from etram_det.cli.resume import newest_if_named
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.inference.engine import Precision
+from etram_det.inference.engine import Precision, Runtime
+from etram_det.inference.exported_file import ExportedDetector
 from etram_det.inference.placement import Resize
-from etram_det.inference.streaming_detector import StreamingDetector, TrainedDetector, read_detector
+from etram_det.inference.streaming_detector import (
+    StreamingDetector,
+    TrainedDetector,
+    open_detector,
+)
 from etram_det.tools.detect.run import Run
 
 _log = logging.getLogger(__name__)
@@ -25,8 +30,8 @@ def detect_command(
     files: Sequence[str],
     ckpt_path: Path | None = None,
     output: Path = Path("detections"),
-    score: float = 0.3,
-    nms: float = 0.45,
+    score: float | None = None,
+    nms: float | None = None,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
     resize: Resize = "stretch",
@@ -39,6 +44,7 @@ def detect_command(
     track: bool = False,
     precision: Precision = "float32",
     device: str = "auto",
+    runtime: Runtime = "auto",
 ) -> None:
     """Detect in recordings: a video, box files and a summary of each.
 
@@ -46,11 +52,15 @@ def detect_command(
 
     Args:
         files: recordings: RAW (EVT2, EVT3), DAT, AEDAT4 or HDF5 files of events, folders that
-            ``preprocess`` or RVT made of one, or folders of any of these.
-        ckpt_path: the detector's checkpoint; ``last``, ``best``: that of the newest run; required.
+            ``preprocess`` or RVT made of one, or folders of any of these; ``-`` for RAW bytes
+            from a pipe, which are detected in as they come.
+        ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
+            ``last``, ``best``: the checkpoint of the newest run; required.
         output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
-        score: least score of a detection, objectness times class confidence, in [0, 1].
-        nms: IoU above which the lower-scored of two boxes of a class is dropped.
+        score: least score of a detection, objectness times class confidence, in [0, 1]; as exported
+            unless set, and 0.3 of a checkpoint.
+        nms: IoU above which the lower-scored of two boxes of a class is dropped; as exported unless
+            set, and 0.45 of a checkpoint.
         window_ms: length of a window in ms.
         input_size: height and width of the network's frames in pixels.
         resize: ``stretch`` fills the frame with the sensor's picture, each side by a factor of its
@@ -66,38 +76,60 @@ def detect_command(
         video: whether to write videos.
         slow_motion: how many times slower than in reality videos run.
         track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
-        precision: of the network's weights.
-        device: ``auto`` takes a CUDA device where there is one; or ``cpu``, ``cuda:1`` and so on.
+        precision: of the network's computation.
+        device: ``auto`` takes a CUDA device where there is one and the runtime can use it; or
+            ``cpu``, ``cuda:1`` and so on; with ONNX Runtime also ``tensorrt``, with OpenVINO
+            ``gpu`` and ``npu`` of Intel.
+        runtime: ``auto`` takes PyTorch for a checkpoint, and for an exported file OpenVINO or ONNX
+            Runtime, by what is installed.
 
     Raises:
         UserError: a setting or file does not fit. What was done until then is kept.
     """
-    from etram_det.models.arithmetic import use_tensor_float_32
-
-    if ckpt_path is None:
-        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
-    trained = read_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
-    settings = replace(
-        _frame_settings(trained, window_ms, input_size, downsample),
+    detector = detector_of(
+        ckpt_path,
         # Of these recordings, not of those of the training.
-        sensor_size=sensor_size,
-        clock=clock,
-        time_unit=time_unit,
-    )
-    rate = _video_rate(settings.window_ms, slow_motion)
-    use_tensor_float_32()
-    detector = StreamingDetector(
-        trained,
-        frame_settings=settings,
+        {"sensor_size": sensor_size, "clock": clock, "time_unit": time_unit},
+        {"window_ms": window_ms, "input_size": input_size, "downsample": downsample},
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
         precision=precision,
         device=device,
+        runtime=runtime,
     )
+    rate = _video_rate(detector.frame_settings.window_ms, slow_motion)
     in_own_words = partial(in_own_keys, function=detect_command)
     run = Run(detector, resize, output.expanduser(), rate if video else None, track, in_own_words)
     run.detect_and_report(files)
+
+
+def detector_of(
+    ckpt_path: Path | None,
+    of_recordings: Mapping[str, Any],
+    of_frames: Mapping[str, Any],
+    **settings: Any,
+) -> StreamingDetector:
+    """The detector of a command's checkpoint.
+
+    Args:
+        ckpt_path: the checkpoint, or the name of one of the newest run.
+        of_recordings: fields of the frame settings that replace those of the training.
+        of_frames: fields of the frame settings that do so unless they are None.
+        settings: of :class:`StreamingDetector`.
+
+    Raises:
+        UserError: there is no checkpoint, or a setting does not fit it.
+    """
+    if ckpt_path is None:
+        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
+    trained = open_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
+    if isinstance(trained, TrainedDetector):
+        from etram_det.models.arithmetic import use_tensor_float_32
+
+        use_tensor_float_32()
+    frame_settings = replace(_frame_settings(trained, of_frames), **of_recordings)
+    return StreamingDetector(trained, frame_settings=frame_settings, **settings)
 
 
 def _video_rate(window_ms: int, slow_motion: float) -> float:
@@ -112,13 +144,9 @@ def _video_rate(window_ms: int, slow_motion: float) -> float:
 
 
 def _frame_settings(
-    trained: TrainedDetector,
-    window_ms: int | None,
-    input_size: tuple[int, int] | None,
-    downsample: str | None,
+    trained: TrainedDetector | ExportedDetector, given: Mapping[str, Any]
 ) -> FrameSettings:
     """The checkpoint's, with those settings that are given; what is a guess is logged."""
-    given: dict[str, Any] = dict(window_ms=window_ms, input_size=input_size, downsample=downsample)
     changes = {name: value for name, value in given.items() if value is not None}
     settings = replace(trained.frame_settings, **changes)
     if not trained.knows_frames:

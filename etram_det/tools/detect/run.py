@@ -25,20 +25,21 @@ from etram_det.data.recording import (
     OUTSIDE,
     REPAIRED,
     REPAIRED_SHARE,
-    Recording,
     dropped_events,
     repaired_events,
 )
 from etram_det.drawing.video import DetectionVideo
 from etram_det.errors import UserError
-from etram_det.inference.placement import Placement, Resize, open_placed
+from etram_det.inference.placement import Resize
 from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar, screen
+from etram_det.tools.detect.streams import PIPE, Counted, PipedStream, RecordedStream, Stream
 from etram_det.types import Detections
 
 _MANY_OUTSIDE = 0.01  # of the events: the sensor's size is likely to be wrong
+_NO_FRAME = 0, np.empty(0)  # behind the last one
 _MAX_COLUMNS = 3  # recordings whose names fit beside each other
 
 
@@ -117,7 +118,7 @@ class Run:
         paths: list[Path] = []
         for path in given:
             try:
-                paths += recording_paths(path)
+                paths += [path] if str(path) == PIPE else recording_paths(path)
             except UserError as error:
                 failures.append(error)
         num_given = len(paths) + len(failures)
@@ -125,20 +126,27 @@ class Run:
             for path in paths:
                 try:
                     settings = self.detector.frame_settings
-                    recording, placement = open_placed(path, settings, self.resize)
-                    if recording.name in self.finished:
+                    stream = (
+                        PipedStream(settings, self.resize)
+                        if str(path) == PIPE
+                        else RecordedStream(path, settings, self.resize)
+                    )
+                    if stream.name in self.finished:
                         raise UserError(
-                            f"{path}: another recording is named {recording.name} too: detect in "
+                            f"{path}: another recording is named {stream.name} too: detect in "
                             "it apart, with another --output"
                         )
-                    recording.prepare()
+                    stream.prepare()
                 except UserError as error:
                     failures.append(error)
                     continue
-                for note in recording.notes:
-                    bar.console.out(f"{recording.name}: {self.in_own_keys(note.message)}")
-                task = bar.add_task(escape(recording.name), total=len(recording))
-                failure = self._detect_in(recording, placement, partial(bar.advance, task))
+                num_notes = len(stream.notes)
+                for note in stream.notes:
+                    bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
+                task = bar.add_task(escape(stream.name), total=stream.num_windows)
+                failure = self._detect_in(stream, partial(bar.advance, task))
+                for note in stream.notes[num_notes:]:  # of what shows only in the end
+                    bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
                 failures += [failure] if failure else []
         if failures and num_given == 1:
             raise failures[0]
@@ -149,35 +157,38 @@ class Run:
                 exit_code=1,
             )
 
-    def _detect_in(
-        self, recording: Recording, placement: Placement, advance: Callable[[], None]
-    ) -> UserError | None:
+    def _detect_in(self, stream: Stream, advance: Callable[[], None]) -> UserError | None:
         """Detect in one recording, keep what is complete, and return what made it unreadable."""
-        results = _Results(self, recording, placement)
-        measurements = self.finished[recording.name] = Measurements()
+        results = _Results(self, stream)
+        measurements = self.finished[stream.name] = Measurements()
         self.detector.reset()
         started_s = time.perf_counter()
         window = 0
-        with _interrupts_held() as interrupt:
+        of_all = "" if stream.num_windows is None else f"of {stream.num_windows} "
+        with interrupts_held() as interrupt:
             try:
-                for window, end_us in enumerate(recording.frame_end_us.tolist()):
+                frames = stream.frames(interrupt)
+                while True:
                     interrupt()
                     asked_s = time.perf_counter()
                     try:
-                        frame = placement.place(recording.frames(window, window + 1))[0]
+                        end_us, frame = next(frames, _NO_FRAME)
                     except UserError as error:
-                        kept = f"{window} of {len(recording)} windows are kept"
+                        kept = f"{window} {of_all}windows are kept"
                         return UserError(f"{error}; {kept}", exit_code=1)
-                    detections = self.detector.detect_frame(frame, placement.content_size)
+                    if frame.size == 0:
+                        break
+                    detections = self.detector.detect_frame(frame, stream.placement.content_size)
                     measurements.latencies_s.append(time.perf_counter() - asked_s)
                     measurements.counts.update(detections.classes.tolist())
                     results.add(frame, end_us, detections)
                     advance()
-                    if window == 0:  # it loads and compiles what runs from then on
+                    window += 1
+                    if window == 1:  # it loads and compiles what runs from then on
                         started_s = time.perf_counter()
             except KeyboardInterrupt:
                 raise UserError(
-                    f"interrupted in {recording.path} after {window} of {len(recording)} windows: "
+                    f"interrupted in {stream.path} after {window} {of_all}windows: "
                     f"what was done until then is in {self.output}",
                     exit_code=1,
                 ) from None
@@ -186,12 +197,12 @@ class Run:
                     results.finish()
                 finally:
                     measurements.elapsed_s = time.perf_counter() - started_s
-                    measurements.faults = _faults(recording)
+                    measurements.faults = event_faults(stream.counted)
         return None
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[Callable[[], None]]:
+def interrupts_held() -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C and SIGTERM back until what is yielded is called; a second one comes at once.
 
     So they come between windows, and all files end with the same one.
@@ -223,21 +234,21 @@ def _interrupts_held() -> Iterator[Callable[[], None]]:
 class _Results:
     """What is written of one recording."""
 
-    def __init__(self, run: Run, recording: Recording, placement: Placement) -> None:
-        class_names, sensor_size = run.detector.class_names, recording.sensor_size
-        self._scale = placement.scale
+    def __init__(self, run: Run, stream: Stream) -> None:
+        class_names, sensor_size = run.detector.class_names, stream.placement.sensor_size
+        self._scale = stream.placement.scale
         self._tracker = Tracker(run.detector.score_threshold) if run.track else None
         self._video: DetectionVideo | None = None
         if run.video_rate is not None:
             self._video = DetectionVideo(
-                run.output / f"{recording.name}.mp4",
+                run.output / f"{stream.name}.mp4",
                 sensor_size=sensor_size,
-                content_size=placement.content_size,
+                content_size=stream.placement.content_size,
                 class_names=class_names,
                 rate=run.video_rate,
                 representation=run.detector.frame_settings.representation,
             )
-        self._boxes = DetectionWriter(run.output, recording.name, class_names, sensor_size)
+        self._boxes = DetectionWriter(run.output, stream.name, class_names, sensor_size)
 
     def add(self, frame: NDArray[Any], end_us: int, detections: Detections[NDArray[Any]]) -> None:
         """Write one window."""
@@ -258,7 +269,7 @@ class _Results:
             self._boxes.finish()
 
 
-def _faults(recording: Recording) -> list[str]:
+def event_faults(recording: Counted) -> list[str]:
     """What was dropped and repaired in the windows of a recording that were read, for people."""
     faults = []
     if num_outside := recording.dropped.get(OUTSIDE, 0):
@@ -279,7 +290,7 @@ def _faults(recording: Recording) -> list[str]:
 
 def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> Group:
     """Speed of each recording, ``-`` where there is none to measure; its detections by class."""
-    speed = _table("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
+    speed = table_of("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
     for name, measured in finished.items():
         windows = len(measured.latencies_s)
         speeds = ["-"] * 3
@@ -295,14 +306,15 @@ def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> G
     if len(columns) > _MAX_COLUMNS:
         total = sum(columns.values(), Counter())
         columns = {f"{len(columns)} recordings": total}
-    found = _table("class", columns)
+    found = table_of("class", columns)
     for class_id, name in enumerate(class_names):
         found.add_row(name, *(str(counts[class_id]) for counts in columns.values()))
     found.title = "detections"
     return Group(speed, found)
 
 
-def _table(first: str, others: Iterable[str]) -> Table:
+def table_of(first: str, others: Iterable[str]) -> Table:
+    """An empty table with names in its first column and numbers in all others."""
     table = Table()
     table.add_column(first, no_wrap=True)
     for name in others:

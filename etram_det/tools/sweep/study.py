@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,13 +23,13 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileOpenLock
 
 from etram_det.errors import UserError
+from etram_det.tools.sweep.runs import fit_in_process, reason_of_failure
 from etram_det.tools.sweep.space import Choice, SearchSpace
 from etram_det.types import dotted_items
 
 DATABASE = "study.db"
 HEARTBEAT_S = 10
 GRACE_S = 120  # without a heartbeat, after which a trial's process counts as killed
-_STOP_S = 30.0
 _LOCKED_S = 60  # that a process waits for the others' transactions
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -59,28 +57,8 @@ class TrialFailed(Exception):
 
 
 def run_fit(settings: Path, log: Path) -> int:
-    """Train in a process of its own, which leaves no memory behind and ends with an exception.
-
-    Args:
-        settings: configuration file of ``fit``.
-        log: file for all that the run prints.
-
-    Returns:
-        The exit code; minus the signal's number where one ended the run.
-    """
-    command = [sys.executable, "-m", "etram_det", "fit", "--config", str(settings)]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-        )
-        try:
-            return process.wait()
-        finally:
-            process.terminate()  # does nothing where it has ended
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    """Train with a configuration file; what it prints goes into a log. Returns the exit code."""
+    return fit_in_process(["--config", str(settings)], log)
 
 
 @dataclass
@@ -193,7 +171,7 @@ class SharedStudy:
         settings.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         code = (self.runner or run_fit)(settings, log)
         if code != 0:
-            raise TrialFailed(_reason(code, log))
+            raise TrialFailed(reason_of_failure(code, log))
         results = folder / f"seed_{seed}" / "metrics.json"
         if not results.is_file():
             raise TrialFailed("no evaluation: trainer.val_check_interval exceeds the run's steps")
@@ -274,12 +252,3 @@ def _require_same_settings(study: optuna.Study, output: Path, settings: dict[str
                 f"{key}: must be {old.get(key)} as in the study in {output}, got "
                 f"{settings.get(key)}: repeat the study's settings or choose another --output"
             )
-
-
-def _reason(code: int, log: Path) -> str:
-    """Why a run failed, from the last line that it printed."""
-    if code < 0:
-        return f"ended by signal {-code}"
-    text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
-    last = text.splitlines()[-1] if text else "no message"
-    return last.rpartition("etram_det: error: ")[2].strip()  # a progress bar may stand before it

@@ -63,6 +63,12 @@ def show_picture(
             logger.log_image(name, [picture], step)
 
 
+def is_logged(trainer: Any, steps_done: int) -> bool:
+    """Whether Lightning logs the step that comes after so many: the host waits for it anyway."""
+    every = trainer.log_every_n_steps
+    return every > 0 and (steps_done + 1) % every == 0
+
+
 class HyperParameters(Callback):
     """Logs the settings of a training: loss variant, weight type, rates, data, budget.
 
@@ -156,8 +162,8 @@ class OptimisationMonitor(Callback):
     """Logs facts of each optimiser step, at the steps that Lightning logs.
 
     - ``train/learning_rate`` of the step;
-    - ``train/gradient_norm``, over all parameters, before clipping; nan for a step that was
-      skipped, as its gradients were not finite;
+    - ``train/gradient_norm``, over all parameters, before clipping; not finite for a step that
+      was skipped as its gradients were not;
     - ``train/size_weight``, a histogram of the weights that a size-aware loss gives to the
       training labels, over the batches since the last one. Other losses have none.
     """
@@ -175,11 +181,11 @@ class OptimisationMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer
     ) -> None:
         """Log the learning rate and the norm, which no step waits for."""
-        if not _is_logged(trainer, trainer.global_step):
+        if not is_logged(trainer, trainer.global_step):
             return
         groups = optimizer.param_groups
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm(gradients) if gradients else torch.tensor(torch.nan)
+        norm = get_total_norm(gradients)
         # On the CPU: to bring a number to the device is to wait for it.
         rate = torch.tensor(groups[0]["lr"], dtype=torch.float64)
         pl_module.log_dict({"train/learning_rate": rate, "train/gradient_norm": norm})
@@ -195,7 +201,7 @@ class OptimisationMonitor(Callback):
             self._labels.append(batch.labels)
         step = trainer.global_step
         # Where gradients are accumulated, a batch need not end a step.
-        if step == self._step or not self._labels or not _is_logged(trainer, step - 1):
+        if step == self._step or not self._labels or not is_logged(trainer, step - 1):
             return
         self._step = step
         # Batch by batch, as the loss does where it keeps their mean at 1.
@@ -205,11 +211,6 @@ class OptimisationMonitor(Callback):
         ]
         _show_weights(trainer, torch.cat(weights).cpu().numpy())
         self._labels.clear()
-
-
-def _is_logged(trainer: Any, steps_done: int) -> bool:
-    """Whether Lightning logs the step that comes after so many."""
-    return (steps_done + 1) % trainer.log_every_n_steps == 0
 
 
 def _show_weights(trainer: pl.Trainer, weights: NDArray[np.floating]) -> None:

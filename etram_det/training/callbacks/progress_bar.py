@@ -7,12 +7,18 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from etram_det.training.callbacks.loggers import is_logged
+
 
 class RunProgressBar(TQDMProgressBar):
     """One bar for the whole training, which shows when the run will end.
 
     Lightning's own counts an epoch, which is of no interest where training goes by steps.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shown: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start where a resumed run left off, so that its pace counts only what is done now."""
@@ -28,10 +34,15 @@ class RunProgressBar(TQDMProgressBar):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count batches from the start of the run."""
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None and (not self._shown or is_logged(trainer, trainer.global_step - 1)):
+            self._shown = {"train/loss": float(loss)}
         index = trainer.fit_loop.total_batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Text behind the bar: the loss."""
-        metrics = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
+        """Text behind the bar: the loss, of the last step that Lightning logged.
+
+        To read it is to wait for the step.
+        """
+        return dict(self._shown)

@@ -18,6 +18,7 @@ from etram_det.drawing.plots import as_picture
 from etram_det.errors import UserError
 from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.metrics.evaluation import EvaluationResult
+from etram_det.models.postprocessing import on_host
 from etram_det.progress import above_bars, screen
 from etram_det.report.gallery import Gallery
 from etram_det.report.metric_plots import precision_recall_plot, show_results
@@ -178,20 +179,22 @@ class PredictionWriter(Callback):
     ) -> None:
         """Take the detections of one chunk; a recording that has ended is written."""
         folder = _folder(trainer)
-        lanes = batch.lane.tolist()
+        facts = (batch.lane, batch.reset, batch.padded, batch.time_us, batch.scale)
+        lane_of, reset, padded, times_us, scales = on_host(facts)
+        lanes = lane_of.tolist()
         height, width = batch.events.shape[-2:]
         for b, lane in enumerate(lanes):
-            if batch.padded[:, b].all():
+            if padded[:, b].all():
                 continue  # this process has run out of recordings and only keeps the others company
-            scale = scale_x, scale_y = tuple(batch.scale[b].tolist())
-            if batch.reset[b]:
+            scale = scale_x, scale_y = tuple(scales[b].tolist())
+            if reset[b]:
                 self._finish(lane)
                 sensor_size = round(height * scale_y), round(width * scale_x)
                 self._writers[lane] = DetectionWriter(
                     folder, batch.recording[b], pl_module.class_names, sensor_size
                 )
-            for t, time_us in enumerate(batch.time_us[:, b].tolist()):
-                if not batch.padded[t, b]:
+            for t, time_us in enumerate(times_us[:, b].tolist()):
+                if not padded[t, b]:
                     rows = box_rows(time_us, outputs[t * len(lanes) + b].numpy(), scale)
                     self._writers[lane].add(time_us, rows)
 

@@ -151,14 +151,19 @@ class RunCheckpoint(ModelCheckpoint):
         self._signals.listen(trainer)
         self._saved_at_s = time.monotonic()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         """Between two steps: write ``last.ckpt`` if it is time to; end if asked to.
+
+        Several processes look at every ``trainer.log_every_n_steps``-th step.
 
         Raises:
             StoppedBySignal: if this process, or another one of the run, was asked to end.
         """
-        number, is_time = self._agreed(trainer)
         step = trainer.global_step
+        number, is_time = 0, False
+        # To agree is to wait for the devices: several processes do so where they wait anyway.
+        if trainer.world_size == 1 or step % max(trainer.log_every_n_steps, 1) == 0:
+            number, is_time = self._agreed(trainer)
         is_turn = bool(self.every_n_steps and step and step % self.every_n_steps == 0)
         if (number or is_time or is_turn) and self._saved_step != step:
             self._save_last(trainer)

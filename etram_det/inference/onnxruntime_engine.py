@@ -1,0 +1,120 @@
+"""Detection by ONNX Runtime, which is imported when the engine is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.errors import UserError
+from etram_det.inference.engine import num_threads
+from etram_det.inference.exported_file import PREDICTIONS, STATE, ExportedDetector
+from etram_det.inference.postprocessing import Predictions
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_FATAL = 4  # severity from which on ONNX Runtime logs: errors are raised as well
+
+
+class ONNXRuntimeEngine:
+    """An exported detector that goes on from window to window; the state stays on the device.
+
+    Args:
+        exported: the file.
+        precision: ``float32``.
+        device: ``auto`` for CUDA where there is one, ``cpu``, ``cuda``, ``cuda:1``, ``tensorrt``
+            and so on.
+
+    Attributes:
+        name: runtime, device and precision, for people.
+
+    Raises:
+        UserError: the file cannot be read, or precision or device are not there.
+    """
+
+    def __init__(
+        self, exported: ExportedDetector, precision: str = "float32", device: str = "auto"
+    ) -> None:
+        import onnxruntime
+
+        if precision != "float32":
+            raise UserError(
+                f"precision: must be float32 with ONNX Runtime, got {precision}: use --runtime "
+                "openvino"
+            )
+        self._exported = exported
+        kind, self._number = _place(device, onnxruntime.get_available_providers())
+        self._device = "cpu" if kind == "cpu" else "cuda"
+        providers: list[Any] = [_PROVIDERS["cpu"]]
+        if kind != "cpu":
+            providers.insert(0, (_PROVIDERS[kind], {"device_id": self._number}))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = num_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(exported.path), options, providers=providers
+            )
+        except Exception as error:  # its exceptions have no base of their own
+            raise UserError(
+                f"{exported.path}: cannot be read by ONNX Runtime {onnxruntime.__version__} "
+                f"({str(error).splitlines()[0]}): use another release of it, or export again"
+            ) from error
+        used = self._session.get_providers()[0]
+        if used != _PROVIDERS[kind]:
+            raise UserError(
+                f"device: must be one that ONNX Runtime can start, got {device}: install its "
+                "libraries, or set cpu"
+            )
+        self._state: list[Any] = []
+        self._value_of = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._frame_shape: tuple[int, ...] = ()
+        where = kind if kind == "cpu" else f"{kind}:{self._number}"
+        self.name = f"ONNX Runtime {onnxruntime.__version__} on {where}, {exported.precision}"
+
+    def run(self, frame: NDArray[Any]) -> Predictions:
+        """Predict in the next window, the frame ``[C, H, W]``, as an ``Engine`` does."""
+        events = self._exported.events_of(frame)
+        if events.shape != self._frame_shape:
+            self._frame_shape = events.shape
+            self.reset()
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("events", events)
+        for name in PREDICTIONS:
+            binding.bind_output(name, "cpu")
+        for name, value in zip(STATE, self._state, strict=True):
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_output(f"new_{name}", self._device, self._number)
+        self._session.run_with_iobinding(binding)
+        boxes, objectness, classes, *self._state = binding.get_outputs()
+        return Predictions(*(each.numpy()[0] for each in (boxes, objectness, classes)))
+
+    def reset(self) -> None:
+        """Start a new recording."""
+        if self._frame_shape:
+            shapes = self._exported.state_shapes(*self._frame_shape[-2:])
+            zeros = (np.zeros(shape, np.float32) for shape in shapes)
+            self._state = [self._value_of(each, self._device, self._number) for each in zeros]
+
+    @property
+    def state(self) -> list[NDArray[np.float32]]:
+        """Hidden, then cell state ``[1, C, h, w]`` of each stage."""
+        return [each.numpy() for each in self._state]
+
+
+def _place(device: str, available: list[str]) -> tuple[str, int]:
+    """Kind of a device and its number."""
+    known = [kind for kind, provider in _PROVIDERS.items() if provider in available]
+    if device == "auto":
+        return ("cuda" if "cuda" in known else "cpu"), 0
+    kind, _, number = device.partition(":")
+    if kind not in known or not (number or "0").isdecimal():
+        raise UserError(
+            f"device: must be auto, {', '.join(known)} with this ONNX Runtime, got {device}: set "
+            "one of these"
+        )
+    return kind, int(number or 0)

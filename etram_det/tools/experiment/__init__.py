@@ -1,0 +1,1 @@
+"""``python -m etram_det experiment``: variants trained with several seeds, and compared."""

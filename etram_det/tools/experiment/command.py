@@ -1,0 +1,167 @@
+"""The command itself: makes the sets, trains what is missing, and compares what there is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from etram_det.errors import UserError
+from etram_det.files import write_text
+from etram_det.progress import screen, shown_progress
+from etram_det.report.run_files import read_run
+from etram_det.simulator.dataset import SimulationSettings, simulated_root
+from etram_det.tools.experiment.finished import FinishedRun, read_finished, write_finished
+from etram_det.tools.experiment.outcome import outcome_tables, progress_line
+from etram_det.tools.experiment.plan import ExperimentPlan, Run, read_plan
+from etram_det.tools.sweep.runs import fit_in_process, reason_of_failure
+
+RESULTS = "results.jsonl"
+_TABLES = "tables.md"
+_WIDTH = 140  # of the tables where they go into a file or a pipe, in columns
+_PACKAGES = ("etram_det", "torch", "pytorch_lightning", "numpy")
+
+
+def experiment_command(
+    plan: Path,
+    output: Path | None = None,
+    results: Path | None = None,
+    training: Path | None = None,
+    evaluation: Path | None = None,
+    most: int | None = None,
+) -> None:
+    """Train variants with several seeds, evaluate all alike, and compare them.
+
+    Give the same command again to go on: what is in the file of results is not run again, also on
+    another machine. The sets of recordings are simulated unless folders are given.
+
+    Args:
+        plan: the experiment's file, such as configs/experiments/small_objects.yaml.
+        output: folder for run folders, logs and ``tables.md``. Unset: ``experiments/`` and the
+            plan's name.
+        results: file of finished runs, a JSON line each. Unset: ``results.jsonl`` in ``output``.
+        training: folder whose training split is used in place of the simulated one.
+        evaluation: folder whose validation split is used in place of the simulated one.
+        most: number of runs after which to end; 0 only compares. Unset: all.
+
+    Raises:
+        UserError: the plan is wrong, a run of the same name had other settings, or a run failed.
+    """
+    planned = read_plan(plan.expanduser())
+    output = (output or Path("experiments") / plan.stem).expanduser()
+    file = (results or output / RESULTS).expanduser()
+    finished = read_finished(file)
+    _require_same_settings(planned, finished, file)
+    done = {each.run for each in finished}
+    to_do = [run for run in planned.runs if run not in done]
+    number = len(to_do) if most is None else min(most, len(to_do))
+    screen().out(f"{file}: {len(done)} of {len(done) + len(to_do)} runs are finished")
+    failed = []
+    root = _root(planned, output, training, evaluation) if number else None
+    for position, run in enumerate(to_do[:number], start=1):
+        screen().out(f"run {position} of {number}: {run}")
+        try:
+            finished.append(_train(run, planned.variants[run.variant], output, str(root)))
+        except UserError as error:
+            failed.append(run)
+            screen().out(f"  {error}")
+            continue
+        write_finished(file, finished)
+        screen().out(progress_line(finished, to_do[position:number]))
+        _write_tables(planned, finished, output)
+    for table in outcome_tables(planned, finished):
+        screen(width=_WIDTH).print(table)
+    if failed:
+        raise UserError(
+            f"runs: {len(failed)} of {number} failed ({'; '.join(map(str, failed))}): see their "
+            f"logs in {output / 'logs'}",
+            exit_code=1,
+        )
+    if finished:
+        path = _write_tables(planned, finished, output)
+        screen().out(f"tables: {path}")
+
+
+def _train(run: Run, settings: Sequence[str], output: Path, root: str) -> FinishedRun:
+    """Train and evaluate in a process of its own."""
+    name, version_name = f"{run.variant}_{run.steps}", f"seed_{run.seed}"
+    log = output / "logs" / f"{name}_{version_name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        *settings,
+        f"--data.root={root}",
+        f"--seed_everything={run.seed}",
+        f"--trainer.max_steps={run.steps}",
+        f"--trainer.val_check_interval={run.steps}",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.logger.init_args.save_dir={output / 'runs'}",
+        f"--trainer.logger.init_args.name={name}",
+        f"--trainer.logger.init_args.version={version_name}",
+        "--pictures.number=0",
+        "--results.pictures=0",
+    ]
+    started_s, before = time.monotonic(), os.times()
+    code = fit_in_process(arguments, log)
+    after = os.times()
+    if code != 0:
+        raise UserError(f"{log}: {reason_of_failure(code, log)}", exit_code=1)
+    return FinishedRun(
+        run,
+        settings,
+        sum(after[2:4]) - sum(before[2:4]),
+        time.monotonic() - started_s,
+        read_run(output / "runs" / name / version_name),
+        {package: version(package) for package in _PACKAGES},
+    )
+
+
+def _root(
+    plan: ExperimentPlan, output: Path, training: Path | None, evaluation: Path | None
+) -> Path:
+    """A folder with the training split of one set and the validation split of another."""
+    root = output / "recordings"
+    root.mkdir(parents=True, exist_ok=True)
+    for split, given, settings in (
+        ("train", training, plan.training),
+        ("val", evaluation, plan.evaluation),
+    ):
+        source = (given or _simulated(settings, split)).expanduser().resolve() / split
+        if not source.is_dir():
+            raise UserError(f"{source}: must be a split of recordings, got no folder: use another")
+        link = root / split
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(source, target_is_directory=True)
+    return root
+
+
+def _simulated(settings: dict[str, Any] | Any, split: str) -> Path:
+    with shown_progress(f"{split} recordings") as progress:
+        return simulated_root(SimulationSettings.of(settings), progress=progress)[0]
+
+
+def _require_same_settings(
+    plan: ExperimentPlan, finished: Sequence[FinishedRun], file: Path
+) -> None:
+    for each in finished:
+        settings = plan.variants.get(each.run.variant, each.settings)
+        if list(settings) != list(each.settings):
+            before, now = " ".join(each.settings), " ".join(settings)
+            raise UserError(
+                f"{plan.file}: variants.{each.run.variant}: must be {before} as in {file}, got "
+                f"{now}: name the new variant otherwise"
+            )
+
+
+def _write_tables(plan: ExperimentPlan, finished: Sequence[FinishedRun], output: Path) -> Path:
+    console = screen(width=_WIDTH)
+    with console.capture() as capture:
+        for table in outcome_tables(plan, finished):
+            console.print(table)
+            console.print()
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / _TABLES, capture.get())
+    return output / _TABLES

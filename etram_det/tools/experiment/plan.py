@@ -1,0 +1,133 @@
+"""What an experiment runs and compares, read from its YAML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from etram_det.errors import UserError
+
+_KEYS = ("training", "evaluation", "settings", "variants", "runs", "comparisons")
+_RUN_KEYS = ("variants", "seeds", "steps")
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Attributes:
+        variant: name of its variant.
+        seed: of ``seed_everything``.
+        steps: number of optimiser steps.
+    """
+
+    variant: str
+    seed: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}, {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """An experiment.
+
+    Attributes:
+        file: where it was read from.
+        training: settings of the simulated set whose training split is used, by name.
+        evaluation: the same of the set whose validation split is used.
+        variants: settings of each variant as ``fit`` takes them, by its name.
+        runs: in the order in which they are made.
+        comparisons: pairs of variants, the second one compared with the first.
+    """
+
+    file: Path
+    training: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    variants: Mapping[str, Sequence[str]]
+    runs: Sequence[Run]
+    comparisons: Sequence[tuple[str, str]]
+
+
+def read_plan(file: Path) -> ExperimentPlan:
+    """Read an experiment's file.
+
+    Raises:
+        UserError: it is missing or no YAML, or a key or a name in it is wrong.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: must be a YAML file, got {error}: use another") from error
+    if not isinstance(content, dict) or set(content) != set(_KEYS):
+        got = ", ".join(map(str, content)) if isinstance(content, dict) else content
+        raise UserError(f"{file}: must have the keys {', '.join(_KEYS)}, got {got}: set these")
+    shared = _flags(_mapping(file, "settings", content["settings"]))
+    variants = {
+        name: _settings(file, name, variant) + shared
+        for name, variant in _mapping(file, "variants", content["variants"]).items()
+    }
+    runs = [
+        run
+        for group in content["runs"]
+        for run in _runs(file, _mapping(file, "runs", group), variants)
+    ]
+    for pair in content["comparisons"]:
+        _require_known(file, "comparisons", pair, variants)
+    return ExperimentPlan(
+        file,
+        _mapping(file, "training", content["training"]),
+        _mapping(file, "evaluation", content["evaluation"]),
+        variants,
+        list(dict.fromkeys(runs)),
+        [(first, second) for first, second in content["comparisons"]],
+    )
+
+
+def _settings(file: Path, name: str, variant: Any) -> list[str]:
+    """What ``fit`` is given for a variant."""
+    variant = _mapping(file, f"variants.{name}", variant)
+    if "configs" not in variant or set(variant) - {"configs", "settings"}:
+        raise UserError(
+            f"{file}: variants.{name}: must have configs and may have settings, got "
+            f"{', '.join(variant)}: set these"
+        )
+    configs = [flag for each in variant["configs"] for flag in ("--config", str(each))]
+    return configs + _flags(variant.get("settings", {}))
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    return [f"--{key}={text}" for key, text in texts.items()]
+
+
+def _runs(file: Path, group: Mapping[str, Any], variants: Mapping[str, Any]) -> Iterator[Run]:
+    """The runs of a group, seed by seed, so that all variants have the same seeds early."""
+    if set(group) != set(_RUN_KEYS):
+        raise UserError(
+            f"{file}: runs: each must have the keys {', '.join(_RUN_KEYS)}, got "
+            f"{', '.join(group)}: set these"
+        )
+    _require_known(file, "runs", group["variants"], variants)
+    for seed in group["seeds"]:
+        for variant in group["variants"]:
+            yield Run(variant, int(seed), int(group["steps"]))
+
+
+def _mapping(file: Path, key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: {key}: must be a mapping, got {value}: set names and values")
+    return value
+
+
+def _require_known(file: Path, key: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{file}: {key}: must name variants, got {name}: use {', '.join(known)}"
+            )

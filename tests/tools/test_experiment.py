@@ -1,0 +1,209 @@
+"""An experiment: its plan, its lines of finished runs, what it goes on with and compares."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from etram_det.cli.commands import run
+from etram_det.report.comparison import compare
+from etram_det.report.run_files import read_run
+from etram_det.tools.experiment import command
+from etram_det.tools.experiment.finished import (
+    FinishedRun,
+    compared_keys,
+    read_finished,
+    write_finished,
+)
+from etram_det.tools.experiment.plan import Run, read_plan
+from support.paths import ROOT
+from support.small_evaluation import write_run
+
+PLAN = {
+    "training": {"height": 90, "width": 160, "train": 1, "val": 1, "test": 0, "seconds": 0.3},
+    "evaluation": {"height": 90, "width": 160, "train": 0, "val": 2, "test": 0, "seconds": 0.3},
+    "settings": {"trainer.accelerator": "cpu"},
+    "variants": {
+        "plain": {"configs": ["quick"]},
+        "fast": {"configs": ["quick"], "settings": {"model.learning_rate": 1.0e-2}},
+    },
+    "runs": [{"variants": ["plain", "fast"], "seeds": [1, 2], "steps": 3}],
+    "comparisons": [["plain", "fast"]],
+}
+FAST = ["--config", "quick", "--model.learning_rate=0.01", "--trainer.accelerator=cpu"]
+
+
+def frames(seed, share):
+    """A frame of each of 12 recordings with four pedestrians, of which a share is found."""
+    rng = np.random.default_rng(seed)
+    labels = [((60 * k, 10, 60 * k + 30, 60), 0) for k in range(4)]
+    luck, scores = rng.random((12, 4)), rng.uniform(0.3, 1, (12, 5))
+    false_alarm = (0, 120, 40, 160)
+    found = [
+        [(false_alarm, 0, scores[r, 4])]
+        + [(labels[k][0], 0, scores[r, k]) for k in range(4) if luck[r, k] < share]
+        for r in range(12)
+    ]
+    return [(f"val_day_{r:04d}", 1_000_000, labels, of) for r, of in enumerate(found)]
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    def write(**changes):
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump({**PLAN, **changes}, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Runs that were asked for; their run folders hold an evaluation by variant and seed."""
+    asked = []
+
+    def fit(arguments, log):
+        values = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
+        folder, name = (values[f"trainer.logger.init_args.{key}"] for key in ("save_dir", "name"))
+        version = values["trainer.logger.init_args.version"]
+        asked.append((name, version, values["trainer.max_steps"], arguments))
+        log.write_text("etram_det: error: no more memory\n")
+        if (name, version) == ("fast_3", "seed_2") and len(asked) < 5:
+            return 1
+        share = 0.9 if name.startswith("fast") else 0.4
+        path = log.parent.parent / "runs" / name / version
+        assert str(path.parent.parent) == folder
+        write_run(path, False, frames(int(values["seed_everything"]), share))
+        return 0
+
+    monkeypatch.setattr(command, "fit_in_process", fit)
+    return asked
+
+
+def test_the_plans_of_this_project_hold_variants_that_fit_takes():
+    plan = read_plan(ROOT / "configs" / "experiments" / "small_objects.yaml")
+    assert plan.runs[:4] == [
+        Run(name, 1, 400) for name in ("old_recipe", "baseline", "small_objects", "rvt")
+    ]
+    six = [each for each in plan.runs if each.steps == 400 and each.seed == 6]
+    assert {each.variant for each in six} == {"old_recipe", "baseline", "small_objects", "rvt"}
+    assert len(plan.runs) == 24 + 9 * 3 + 15 * 3 + 9
+    names = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    used = {
+        flags[i + 1]
+        for flags in plan.variants.values()
+        for i, f in enumerate(flags)
+        if f == "--config"
+    }
+    assert used <= names
+    baseline = yaml.safe_load((ROOT / "configs" / "baseline.yaml").read_text())
+    for flags in plan.variants.values():
+        for flag in (each for each in flags if each.startswith("--") and "=" in each):
+            keys = flag.removeprefix("--").split("=")[0].split(".")
+            known = baseline
+            for key in keys[: keys.index("init_args")] if "init_args" in keys else keys:
+                known = known[key]
+
+
+def test_runs_go_seed_by_seed_and_on_from_their_lines(plan_file, trained, tmp_path, capsys):
+    arguments = ["experiment", str(plan_file()), "--output", str(tmp_path / "out")]
+    assert run(arguments) == 1
+    assert [(name, version) for name, version, *_ in trained] == [
+        ("plain_3", "seed_1"), ("fast_3", "seed_1"), ("plain_3", "seed_2"), ("fast_3", "seed_2"),
+    ]  # fmt: skip
+    assert trained[1][3][:4] == FAST
+    assert {steps for _, _, steps, _ in trained} == {"3"}
+    screen, error = capsys.readouterr()
+    assert "run 2 of 4: fast, seed 1, 3 steps" in screen
+    assert re.search(r"AP50 0\.\d{4}, AP_small .* in 0:00:\d\d; 2 to go, about 0:00:\d\d", screen)
+    assert f"{tmp_path}/out/logs/fast_3_seed_2.log: no more memory" in screen
+    assert "runs: 1 of 4 failed (fast, seed 2, 3 steps): see their logs in" in error
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [1, 1, 2]
+
+    assert run(arguments) == 0
+    assert [each[:2] for each in trained[4:]] == [("fast_3", "seed_2")]
+    assert run([*arguments, "--most", "0"]) == 0
+    assert len(trained) == 5
+    table = (tmp_path / "out" / "tables.md").read_text()
+    assert "3 steps, fast less plain, 2 seeds" in table
+    row = next(line for line in table.splitlines() if line.startswith("| AP50"))
+    assert row.rstrip(" |").endswith("2 of 2")
+    assert re.search(r"\| +\+0\.\d{3} \|", row)
+    # The training split of one set, the validation split of the other.
+    recordings = tmp_path / "out" / "recordings"
+    assert len(list((recordings / "train").glob("*_bbox.npy"))) == 1
+    assert len(list((recordings / "val").glob("*_bbox.npy"))) == 2
+
+
+def test_a_line_gives_back_metrics_and_resamples(tmp_path):
+    write_run(tmp_path / "a", False, frames(1, 0.5))
+    read = read_run(tmp_path / "a")
+    runs = [FinishedRun(Run("plain", 1, 3), FAST, 60.4, 61, read, {"torch": "2.14.1"})]
+    write_finished(tmp_path / "runs.jsonl", runs)
+    again = read_finished(tmp_path / "runs.jsonl")[0]
+    assert (again.run, again.settings, again.cpu_s) == (runs[0].run, FAST, 60)
+    groups = compared_keys(read.results["evaluation"])
+    keys = [key for group in groups for key in group if key in read.resamples.values]
+    assert keys[:2] == ["AP", "AP50"]
+    assert list(again.evaluated.resamples.values) == keys
+    for key in keys:
+        assert again.evaluated.metrics[key] == pytest.approx(
+            read.metrics[key], abs=6e-6, nan_ok=True
+        )
+        np.testing.assert_allclose(
+            again.evaluated.resamples.values[key], read.resamples.values[key], atol=1e-5
+        )
+
+
+def test_pairs_of_seeds_that_vary_together_differ_by_less_than_their_spread(tmp_path):
+    for seed, share in enumerate((0.3, 0.5, 0.7)):
+        write_run(tmp_path / f"a{seed}", False, frames(seed, share))
+        write_run(tmp_path / f"b{seed}", False, frames(seed, share + 0.15))
+    a, b = ([read_run(tmp_path / f"{side}{seed}") for seed in range(3)] for side in "ab")
+    apart, paired = compare(a, b, "AP50"), compare(a, b, "AP50", paired=True)
+    assert paired.difference == apart.difference
+    assert paired.interval[1] - paired.interval[0] < 0.5 * (apart.interval[1] - apart.interval[0])
+    assert paired.interval[0] < paired.difference < paired.interval[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": [{"variants": ["slow"], "seeds": [1], "steps": 3}]},
+         "runs: must name variants, got slow: use plain, fast"),
+        ({"comparisons": [["plain", "slow"]]},
+         "comparisons: must name variants, got slow: use plain, fast"),
+        ({"variants": {"plain": {"config": "quick"}}},
+         "variants.plain: must have configs and may have settings, got config: set these"),
+        ({"runs": [{"variants": ["plain"], "seeds": [1]}]},
+         "runs: each must have the keys variants, seeds, steps, got variants, seeds: set these"),
+        ({"more": 1}, "must have the keys training, evaluation, settings, variants, runs, co"),
+    ],
+)  # fmt: skip
+def test_a_wrong_plan_is_refused_by_name(plan_file, changes, message, capsys):
+    path = plan_file(**changes)
+    assert run(["experiment", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"etram_det: error: {path}: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_variant_keeps_its_settings_and_a_damaged_line_is_named(plan_file, tmp_path, capsys):
+    write_run(tmp_path / "a", False, frames(1, 0.5))
+    runs = [FinishedRun(Run("fast", 1, 3), FAST, 60, 61, read_run(tmp_path / "a"), {})]
+    file = tmp_path / "runs.jsonl"
+    write_finished(file, runs)
+    changed = {"variants": {**PLAN["variants"], "fast": {"configs": ["quick"]}}}
+    arguments = ["experiment", str(plan_file(**changed)), "--results", str(file)]
+    assert run(arguments) == 2
+    assert (
+        f"variants.fast: must be {' '.join(FAST)} as in {file}, got --config quick "
+        "--trainer.accelerator=cpu: name the new variant otherwise"
+    ) in capsys.readouterr().err
+    file.write_text(file.read_text() + '{"variant": "fast"}\n')
+    assert run(arguments) == 2
+    assert f"{file}: line 2: must be a finished run, got " in capsys.readouterr().err

@@ -1,0 +1,173 @@
+"""`export`: an ONNX file that is compared with its checkpoint before it takes its name."""
+
+import hashlib
+import shutil
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from etram_det.cli.commands import run
+from etram_det.inference.exported_file import PREDICTIONS, STATE, read_exported
+from etram_det.inference.pytorch_engine import PyTorchEngine
+from etram_det.inference.streaming_detector import read_detector
+from etram_det.tools.export import check
+from etram_det.tools.export.graph import IR_VERSION, OPSET
+from support.exported import small_export as exported_as
+from support.random_checkpoint import write_random_checkpoint
+from support.raw_files import random_events, write_raw
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+
+
+def export(*flags):
+    return run(["export", "--ckpt_path", "random.ckpt", "--output", "out/x.onnx", *flags])
+
+
+def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys):
+    checkpoint = write_random_checkpoint(Path("random.ckpt"))
+    recording = write_raw(Path("data"), "night_1", random_events(6000, 0.52))
+    flags = ["--recording", str(recording), "--input-size", "64", "96", "--score", "0.4"]
+    assert export(*flags) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("out/x.onnx: 1.")
+    assert " MB, float32, frames of 64x96; differs from PyTorch by at most " in line
+    assert line.endswith(f" on 11 windows of {recording}\n")
+    assert float(line.split("at most ")[1].split()[0]) < 1e-4
+    assert [path.name for path in Path("out").iterdir()] == ["x.onnx"]
+
+    exported = read_exported("out/x.onnx")
+    assert exported.input_size == exported.frame_settings.input_size == (64, 96)
+    assert exported.fingerprint == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert exported.thresholds.score == 0.4
+    assert exported.precision == "float32"
+    model = onnx.load("out/x.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    # What ONNX Runtime 1.23 reads, the last one for Python 3.10.
+    assert (OPSET, IR_VERSION) == (20, 10)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 20)]
+    assert model.ir_version == 10
+    shapes = {
+        each.name: [side.dim_value for side in each.type.tensor_type.shape.dim]
+        for each in (*model.graph.input, *model.graph.output)
+    }
+    assert list(shapes) == ["events", *STATE, *PREDICTIONS, *(f"new_{name}" for name in STATE)]
+    assert shapes["events"] == [1, 20, 64, 96]
+    assert shapes["hidden_1"] == shapes["new_cell_1"] == [1, 8, 16, 32]  # of 64x128, padded
+    assert shapes["boxes"] == [1, 680, 4]
+    # Nothing of the folders in which it was made.
+    content = Path("out/x.onnx").read_bytes()
+    assert b"one_window" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+def copy_export(exported, trained, path, **settings):
+    """In place of an export."""
+    return read_exported(shutil.copy(exported, path))
+
+
+def test_what_differs_from_the_checkpoint_is_not_written(small_export, monkeypatch, capfd):
+    shutil.copy(small_export[0], "random.ckpt")
+    copied = partial(copy_export, small_export[1])
+    monkeypatch.setattr("etram_det.tools.export.graph.export_detector", copied)
+    recording = write_raw(Path("data"), "night_1", random_events(3000, 0.2))
+    Path("out").mkdir()
+    Path("out/x.onnx").write_text("of before")
+
+    def keep(self, *_):
+        self.state = None
+
+    run_of = PyTorchEngine.run
+    # A stream that forgets its state is another function.
+    monkeypatch.setattr(check.PyTorchEngine, "run", lambda *a: (keep(*a), run_of(*a))[1])
+    assert export("--recording", str(recording)) == 1
+    error = capfd.readouterr().err
+    assert "export: must agree with PyTorch to 0.0001, got differences of boxes " in error
+    assert "on 4 windows of" in error
+    assert [path.name for path in Path("out").iterdir()] == ["x.onnx"]
+    assert Path("out/x.onnx").read_text() == "of before"
+
+
+def test_differences_that_are_no_number_are_found():
+    exact = check.Agreement(3, {"boxes": 0.0, "state": 1e-6})
+    assert exact.largest == 1e-6
+    assert np.nan_to_num(np.array([np.nan]), nan=np.inf).max() == np.inf
+
+
+@pytest.mark.slow
+def test_streams_of_a_dynamic_batch_are_their_own(tmp_path_factory):
+    checkpoint, path = exported_as(tmp_path_factory, "dynamic", input_size=None, dynamic_batch=True)
+    exported = read_exported(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    events = np.random.default_rng(0).integers(0, 9, (2, 3, 20, 64, 128), np.uint8)
+    shapes = exported.state_shapes(64, 128, batch=3)
+    state = [np.zeros(shape, np.float32) for shape in shapes]
+    engine = PyTorchEngine(read_detector(checkpoint).detector)
+    for frames in events:
+        feeds = {"events": frames, **dict(zip(STATE, state, strict=True))}
+        boxes, objectness, classes, *state = session.run(None, feeds)
+        expected = engine(torch.from_numpy(frames)).numpy()
+        np.testing.assert_allclose(objectness, expected[..., 4], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(classes, expected[..., 5:], rtol=0, atol=1e-5)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        np.testing.assert_allclose(sides, expected[..., 2:4], rtol=1e-4, atol=1e-3)
+    assert not np.allclose(objectness[0], objectness[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--ckpt_path", "random.ckpt"], "output: must be a file named .onnx, got None"),
+        (["--output", "x.onnx"], "ckpt_path: must be a checkpoint, got none: use --ckpt_path"),
+        (
+            ["--ckpt_path", "random.ckpt", "--output", "x.pt"],
+            "must be a file named .onnx, got x.pt",
+        ),
+        (["--ckpt_path", "a.ckpt", "--output", "x.onnx"], "ckpt_path: no file a.ckpt"),
+        (
+            ["--ckpt_path", "random.ckpt", "--output", "x.onnx", "--recording", "b.h5"],
+            "b.h5: must be a file of events",
+        ),
+        (
+            ["--ckpt_path", "random.ckpt", "--output", "x.onnx", "--score", "2"],
+            "score: must be in [0, 1], got 2",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_cost_a_line(capfd, flags, words):
+    write_random_checkpoint(Path("random.ckpt"))
+    assert run(["export", *flags]) == 2
+    error = capfd.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not Path("x.onnx").exists()
+
+
+def test_packages_that_are_missing_are_named(monkeypatch, capfd):
+    write_random_checkpoint(Path("random.ckpt"))
+    monkeypatch.setattr(
+        "etram_det.tools.export.graph.find_spec",
+        lambda name: None if name == "onnxscript" else find_spec(name),
+    )
+    assert export() == 2
+    assert "got no onnxscript: use pip install 'etram-det[export]'" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_half_precision_and_simulated_traffic(capsys):
+    write_random_checkpoint(Path("random.ckpt"))
+    assert export("--half") == 0
+    line = capsys.readouterr().out
+    assert "float16, frames of 45x80; " in line
+    assert "on 100 windows of simulated traffic" in line
+    assert read_exported("out/x.onnx").precision == "float16"
