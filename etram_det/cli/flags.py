@@ -143,7 +143,8 @@ def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
     Python caches unions by their members, so that the order in which a value is tried as ``int``
     and ``float`` depends on what was imported before.
     """
-    for action in parser._actions:
+    actions: list[Any] = parser._actions
+    for action in actions:
         types = get_args(getattr(action, "_typehint", None))
         if {int, float} <= {*types}:
             action._typehint = reduce(or_, sorted(types, key=lambda each: each is not int))

@@ -310,9 +310,10 @@ class EtramCLI(LightningCLI):
                 raise KeyboardInterrupt from None
             raise
         except (MemoryError, OSError, RuntimeError) as error:
-            lack = out_of_memory(error, self.model, self.datamodule)
+            device = self.trainer.strategy.root_device
+            lack = out_of_memory(error, device, self.model, self.datamodule)
             folder = str(self.place.folder or self.place.parent)
-            fault = in_one_line(error, folder) if lack is None else str(lack)
+            fault = lack if lack and subcommand == "fit" else in_one_line(error, folder)
             if fault is None:
                 raise
             kept = RunCheckpoint.of(self.trainer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -77,19 +78,15 @@ def kept_for_backward() -> Iterator[dict[int, Tensor]]:
         yield kept
 
 
-def bytes_of_a_lane(detector: Detector, size: tuple[int, int], num_steps: int) -> int:
+def bytes_of_a_lane(detector: Detector, events: Tensor) -> int:
     """What a training step keeps of one lane, in float32, without computing it.
 
     Args:
         detector: on the device ``meta``.
-        size: height and width of the frames in pixels.
-        num_steps: of a chunk, all of them labelled.
+        events: ``[T, 1, C, H, W]`` there, a chunk with all frames labelled.
     """
-    channels = detector.backbone.stages[0].downsample.in_channels  # type: ignore[union-attr]
-    shape = (num_steps, 1, channels, *size)
-    events = torch.empty(shape, dtype=torch.uint8, device="meta")
     with kept_for_backward() as kept:
-        output, state = detector(events)
+        output, _ = detector(events)
     for parameter in detector.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     of_forward = sum(x.untyped_storage().nbytes() for x in kept.values())
@@ -109,8 +106,10 @@ def what_fits(
         num_steps: of a chunk.
         total_bytes: of the device.
     """
-    names = [name for name in Detector.__init__.__kwdefaults__ if name in hparams]
+    names = [name for name in signature(Detector).parameters if name in hparams]
     settings = {name: hparams[name] for name in names}
+    shape = (num_steps, 1, hparams["in_channels"], *size)
+    events = torch.empty(shape, dtype=torch.uint8, device="meta")
     fitting = {}
     for checkpointing in (False, True):
         with torch.device("meta"):
@@ -120,7 +119,7 @@ def what_fits(
             )
         # Weights, gradients and both means of Adam.
         fixed = sum(4 * each.nbytes for each in detector.parameters())
-        lane = bytes_of_a_lane(detector, size, num_steps)
+        lane = bytes_of_a_lane(detector, events)
         left = _USABLE * total_bytes - fixed
         for precision, share in ((_FULL, 1.0), (_HALF, _HALF_OF_FULL)):
             fitting[precision, checkpointing] = max(int(left / (share * lane)), 0)
@@ -132,16 +131,12 @@ def what_fits(
     )
 
 
-def out_of_memory(error: Exception, module: Any, data: Any) -> UserError | None:
-    """What a training lacks whose device is full; None for any other error."""
-    if not isinstance(error, torch.OutOfMemoryError) or module.device.type != "cuda":
+def out_of_memory(error: Exception, device: torch.device, module: Any, data: Any) -> str | None:
+    """What a training lacks whose device is full, in one line; None for any other error."""
+    if not isinstance(error, torch.OutOfMemoryError) or device.type != "cuda":
         return None
-    properties = torch.cuda.get_device_properties(module.device)
-    fits = what_fits(
-        module.hparams, data.train_lanes, data.input_size, data.num_steps, properties.total_memory
-    )
-    gigabytes = properties.total_memory / 2**30
-    return UserError(
-        f"data.train_lanes: must fit into the {gigabytes:.0f} GiB of {properties.name}: {fits}",
-        exit_code=1,
-    )
+    properties = torch.cuda.get_device_properties(device)
+    memory = properties.total_memory
+    fits = what_fits(module.hparams, data.train_lanes, data.input_size, data.num_steps, memory)
+    where = f"{memory / 2**30:.0f} GiB of {properties.name}"
+    return f"data.train_lanes: must fit into the {where}: {fits}"

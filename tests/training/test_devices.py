@@ -8,12 +8,14 @@ import pytest
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from etram_det.cli import lightning
 from etram_det.cli.commands import run
 from etram_det.errors import UserError
 from etram_det.inference.engine import PyTorchEngine
 from etram_det.models.detector import Detector
 from etram_det.training import devices
 from etram_det.training.module import DetectionModule
+from support.tiny_runs import SETTINGS, write_data
 
 SIZES = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33}
 
@@ -92,9 +94,8 @@ def kept_bytes(detector, lanes, steps):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_what_is_counted_of_a_lane_is_what_a_step_keeps(checkpointing):
     settings = SIZES | {"gradient_checkpointing": checkpointing}
-    counted = devices.bytes_of_a_lane(
-        Detector(num_classes=2, **settings).to("meta"), (64, 96), num_steps=3
-    )
+    events = torch.empty(3, 1, 20, 64, 96, dtype=torch.uint8, device="meta")
+    counted = devices.bytes_of_a_lane(Detector(num_classes=2, **settings).to("meta"), events)
     detector = Detector(num_classes=2, **settings)
     a_lane = kept_bytes(detector, 3, 3) - kept_bytes(detector, 2, 3)
     # Other kernels of the CPU keep other things; the device has two batches of frames as well.
@@ -105,12 +106,10 @@ def test_a_device_that_is_full_is_one_line_that_says_what_fits(old_card, monkeyp
     module = DetectionModule(class_names=("car", "bus"), **SIZES)
     data = SimpleNamespace(train_lanes=400, input_size=(360, 640), num_steps=5)
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-    assert devices.out_of_memory(full, module, data) is None  # on the CPU
-    on_card = SimpleNamespace(device=torch.device("cuda:0"), hparams=module.hparams)
-    assert devices.out_of_memory(RuntimeError("other"), on_card, data) is None
-    error = devices.out_of_memory(full, on_card, data)
-    assert error.exit_code == 1
-    words = str(error)
+    card = torch.device("cuda:0")
+    assert devices.out_of_memory(full, torch.device("cpu"), module, data) is None
+    assert devices.out_of_memory(RuntimeError("other"), card, module, data) is None
+    words = devices.out_of_memory(full, card, module, data)
     assert words.startswith(
         "data.train_lanes: must fit into the 8 GiB of Tesla V100: of 400 lanes of 5 frames of "
         "640x360, by estimate "
@@ -122,3 +121,21 @@ def test_a_device_that_is_full_is_one_line_that_says_what_fits(old_card, monkeyp
     full_precision, half, checkpointed, both = numbers
     assert 0 < full_precision < half < both
     assert full_precision < checkpointed < both < 400
+
+
+def test_fit_on_a_full_device_says_what_fits(old_card, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(DetectionModule, "training_step", full)
+    asked = lightning.out_of_memory
+    card = torch.device("cuda:0")
+    monkeypatch.setattr(lightning, "out_of_memory", lambda e, _, *rest: asked(e, card, *rest))
+    settings = [*SETTINGS, "--data.root", str(tmp_path / "data")]
+    write_data(tmp_path / "data")
+    assert run(settings) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "error: data.train_lanes: must fit into the 8 GiB of Tesla V100: of 3 lanes" in error
+    assert "Traceback" not in error
