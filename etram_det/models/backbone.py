@@ -134,12 +134,15 @@ class PixelLSTM(nn.Module):
         linear = nn.Linear(2 * dim, 4 * dim)
         self.weight, self.bias = linear.weight, linear.bias
 
-    def forward(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The next hidden and cell state ``[B, h, w, C]``.
 
-        ``inputs`` ``[B, h, w, 4 * C]`` are the input's part of the gates.
+        ``inputs`` ``[B, h, w, 4 * C]`` are the input's part of the gates; ``weight`` ``[4 * C, C]``
+        is the part of the weights that belongs to the hidden state.
         """
-        gates = inputs + F.linear(hidden, self.weight[:, self.dim :])
+        gates = inputs + F.linear(hidden, weight)
         sigmoid_gates, cell_gate = gates.split((3 * self.dim, self.dim), dim=-1)
         forget_gate, input_gate, output_gate = sigmoid_gates.float().sigmoid().chunk(3, dim=-1)
         cell = forget_gate * cell + input_gate * cell_gate.float().tanh()
@@ -151,20 +154,25 @@ class PixelLSTM(nn.Module):
         Returns:
             Hidden states ``[T, B, h, w, C]``, and hidden and cell state after the last step.
         """
-        by_onednn = x.device.type == "cpu" and not torch.compiler.is_exporting()
-        scan = self._scan_on_cpu if by_onednn else self._scan_in_steps
+        # Neither a compiled nor an exported graph has a call into oneDNN's LSTM.
+        in_graph = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        by_library = x.device.type == "cpu" and not in_graph
+        scan = self._scan_on_cpu if by_library else self._scan_in_steps
         return scan(x, hidden, cell)
 
     def _scan_in_steps(
         self, x: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if x.is_meta or not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.weight.dtype)  # a stream's other weights may be half precision
+        # Converted and split once for the whole chunk, not by autocast in each step.
+        dtype = self.weight.dtype  # a stream's other weights may be half precision
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        of_input, of_hidden = self.weight.to(dtype).split(self.dim, dim=1)
         # The input's part of the gates does not depend on time: one product for the whole chunk.
-        inputs = F.linear(x, self.weight[:, : self.dim], self.bias)
+        inputs = F.linear(x.to(dtype), of_input, self.bias.to(dtype))
         outputs = []
         for step in inputs.unbind(0):
-            hidden, cell = self(step, hidden, cell)
+            hidden, cell = self(step, hidden, cell, of_hidden)
             outputs.append(hidden)
         return torch.stack(outputs), hidden, cell
 
@@ -244,8 +252,14 @@ class Stage(nn.Module):
 
         The frames may have any numeric type; ``partition`` is an attention cell's size in pixels.
         """
-        # One pass converts type and layout of the uint8 events; straight to bfloat16 is slower.
-        x = x.to(torch.float32, memory_format=torch.channels_last).to(self.downsample.weight.dtype)
+        # One pass converts type and layout of the uint8 events, whose counts any type can hold. On
+        # a CPU, straight to bfloat16 is slower.
+        device, dtype = x.device.type, self.downsample.weight.dtype
+        if device == "cpu":
+            x = x.to(torch.float32, memory_format=torch.channels_last)
+        elif device != "meta" and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        x = x.to(dtype, memory_format=torch.channels_last)
         x = self.norm(self.downsample(x).permute(0, 2, 3, 1))
         for attention in self.attention:
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -41,16 +41,22 @@ class LaneStates:
             return None
         if self._cleared is not None:
             reset = reset | self._cleared[lane]
-        return _zeroed([(hidden[lane], cell[lane]) for hidden, cell in self._rows], reset)
+        rows = self._rows
+        if len(lane) < len(rows[0][0]):
+            rows = [(_by_pixel(h)[lane], _by_pixel(c)[lane]) for h, c in rows]
+            rows = [(_by_channel(h), _by_channel(c)) for h, c in rows]
+        return _zeroed(rows, reset)
 
     def update(self, lane: Tensor, state: State) -> None:
         """Store the state ``[B, C, h, w]`` of lanes ``[B]``; the first batch holds all lanes."""
         new = [(hidden.detach(), cell.detach()) for hidden, cell in state]
         if self._rows is not None and len(lane) < len(self._rows[0][0]):
-            self.rows = [
-                (old_hidden.index_copy(0, lane, hidden), old_cell.index_copy(0, lane, cell))
-                for (old_hidden, old_cell), (hidden, cell) in zip(self.rows or (), new, strict=True)
-            ]
+
+            def copied(old: Tensor, part: Tensor) -> Tensor:
+                return _by_channel(_by_pixel(old).index_copy(0, lane, _by_pixel(part)))
+
+            pairs = zip(self.rows or (), new, strict=True)
+            self.rows = [(copied(h, new_h), copied(c, new_c)) for (h, c), (new_h, new_c) in pairs]
         else:
             # All lanes are present and in order: nothing to scatter.
             self.rows = new
@@ -72,11 +78,20 @@ class LaneStates:
         """
         if self._rows is None:
             return None
-        by_pixel = [part.permute(0, 2, 3, 1).flatten(1) for pair in self._rows for part in pair]
+        by_pixel = [_by_pixel(part).flatten(1) for pair in self._rows for part in pair]
         norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in by_pixel])
         not_finite = ~norms.isfinite().all(dim=0)
         self.clear_lanes(not_finite)
         return not_finite
+
+
+def _by_pixel(part: Tensor) -> Tensor:
+    """A state ``[B, C, h, w]`` as it lies in memory, ``[B, h, w, C]``."""
+    return part.permute(0, 2, 3, 1)
+
+
+def _by_channel(part: Tensor) -> Tensor:
+    return part.permute(0, 3, 1, 2)
 
 
 def _zeroed(rows: State, lanes: Tensor) -> State:

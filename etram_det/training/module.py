@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal, cast
 
@@ -13,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
+from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from etram_det.checkpoint.contents import require_same_data, require_same_tensors
@@ -24,12 +26,12 @@ from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.assign import SimOTA
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
-from etram_det.models.postprocessing import decode_detections, on_host
+from etram_det.models.postprocessing import Candidates, best_candidates, on_host, suppressed
 from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.training.lanes import LaneStates
 from etram_det.training.lightning_internals import is_training
 from etram_det.training.schedule import OneCycle, require_steps
-from etram_det.types import Batch, Detections, Labels
+from etram_det.types import Batch, Detections, Labels, State
 
 _log = logging.getLogger(__name__)
 # What a setting must fulfil, and that in words.
@@ -63,8 +65,9 @@ class DetectionModule(pl.LightningModule):
         in_channels: channels of a frame. Follows ``data.bins`` and ``data.representation``.
         train_lanes: lanes of a training batch, for the learning rate. Follows
             ``data.train_lanes``.
-        compile: ``stages`` compiles each stage, the pyramid and the head by ``torch.compile``,
-            in the first steps.
+        compile: ``stages`` compiles each stage, the pyramid and the head by ``torch.compile``, in
+            the first steps; ``step`` compiles all that a training step computes of a chunk, from
+            its frames to its losses, as one graph.
         init_from: checkpoint of this project, an imported one included, that a new training
             starts from; for ``fit`` also ``last`` or ``best``, that of the newest run. What fits
             is loaded, rows of the classes by name; what does not fit is listed.
@@ -110,7 +113,7 @@ class DetectionModule(pl.LightningModule):
         class_names: Sequence[str],
         in_channels: int = 20,
         train_lanes: int = 8,
-        compile: Literal["none", "stages"] = "none",
+        compile: Literal["none", "stages", "step"] = "none",
         init_from: str | None = None,
         loss: YOLOXLoss | None = None,
         assignment: SimOTA | None = None,
@@ -132,6 +135,7 @@ class DetectionModule(pl.LightningModule):
         **architecture: Any,
     ) -> None:
         super().__init__()
+        self._is_step_compiled = False
         architecture = NETWORK | architecture
         # Loss and assignment are modules with settings of their own, which the run's config.yaml
         # holds; all others are plain values, so that checkpoints load without unpickling code.
@@ -147,6 +151,8 @@ class DetectionModule(pl.LightningModule):
         )
         if compile == "stages":
             self.detector.compile_parts()
+        if compile == "step":
+            self.compile_step()
         self.init_from = init_from
         self.loss = YOLOXLoss() if loss is None else loss
         if assignment is not None:
@@ -230,13 +236,17 @@ class DetectionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the labelled frames of one chunk; the state is kept for the lanes' next chunk."""
-        features = self._features(batch, self.train_states)
         labels = batch.labels
         self.loss_parts = {}
         if not len(labels):
-            return self._nothing_to_learn(features)
-        output = self.detector.predict([x[labels.frame] for x in features])
-        losses = self.loss(output, box_convert(labels.boxes, "xyxy", "cxcywh"), labels.classes)
+            return self._nothing_to_learn(self._features(batch, self.train_states))
+        state = self.train_states.get(batch.lane, batch.reset)
+        if self._is_step_compiled:
+            state, labels = self._compilable(batch, state)
+        losses, state = self._losses(
+            batch.events, state, labels.frame, labels.boxes, labels.classes
+        )
+        self.train_states.update(batch.lane, state)
         self.loss_parts = {name: value.detach() for name, value in losses.items()}
         named = {f"train/{name}": value for name, value in self.loss_parts.items()}
         # Not for Lightning's progress bar, which would read it at each step.
@@ -255,6 +265,62 @@ class DetectionModule(pl.LightningModule):
         parts = (output.offsets, output.objectness, output.classes)
         return torch.stack([x.float().mean() for x in parts]).sum() * 0
 
+    def _losses(
+        self,
+        events: Tensor,
+        state: State | None,
+        frame: Tensor,
+        boxes: Tensor,
+        classes: Tensor,
+    ) -> tuple[dict[str, Tensor], State]:
+        """Losses of a chunk ``[T, B, C, H, W]`` and the lanes' state after it.
+
+        ``frame`` ``[N]``, ``boxes`` ``[N, M, 4]`` and ``classes`` ``[N, M]`` are its labels.
+        """
+        features, state = self.detector.features(events, state)
+        output = self.detector.predict([x[frame] for x in features])
+        return self.loss(output, box_convert(boxes, "xyxy", "cxcywh"), classes), state
+
+    def compile_step(self, backend: Any = "inductor", fullgraph: bool = False) -> None:
+        """Compile what a training step computes of a chunk as one graph.
+
+        It serves any number of labelled frames and boxes; one labelled frame alone has a graph of
+        its own.
+
+        Args:
+            backend: of ``torch.compile``.
+            fullgraph: refuse a loss that cannot be compiled into the same graph.
+        """
+        self._is_step_compiled = True
+        self._losses = torch.compile(  # type: ignore[method-assign]
+            self._losses, backend=backend, fullgraph=fullgraph
+        )
+
+    def _compilable(self, batch: Batch, state: State | None) -> tuple[State, Labels]:
+        """State and labels of a chunk in the form that one graph serves all of.
+
+        The first chunk has zeros for a state. The number of boxes is padded to a power of two, at
+        least 8; it and the number of frames are dynamic.
+        """
+        labels, (lanes, height, width) = batch.labels, (len(batch.lane), *batch.frame_size)
+        if state is None:
+            # As later states lie in memory, and hidden and cell state apart.
+            pairs = [
+                torch.zeros(2, b, h, w, c, device=self.device).permute(0, 1, 4, 2, 3)
+                for b, c, h, w in self.detector.state_shapes(lanes, height, width)
+            ]
+            state = [(hidden.clone(), cell.clone()) for hidden, cell in pairs]
+        number = labels.classes.shape[1]
+        missing = max(8, 1 << (number - 1).bit_length()) - number if number else 8
+        boxes = F.pad(labels.boxes, (0, 0, 0, missing))
+        classes = F.pad(labels.classes, (0, missing), value=-1)
+        for each in (labels.frame, boxes, classes):
+            if len(labels) > 1:
+                torch._dynamo.mark_dynamic(each, 0)
+        for each in (boxes, classes):
+            torch._dynamo.mark_dynamic(each, 1)
+        return state, replace(labels, boxes=boxes, classes=classes)
+
     def on_train_epoch_start(self) -> None:
         """Clear the lanes: the plan of each epoch resets all of them."""
         self.train_states.clear()
@@ -265,17 +331,22 @@ class DetectionModule(pl.LightningModule):
         labels = batch.labels
         if not len(labels):
             return
-        detections = self._detect(
+        candidates = self._candidates(
             [x[labels.frame] for x in features],
             batch,
             every_class=not self.metric.settings.rules.as_published,
         )
+        self._evaluate(candidates, batch)
+
+    def _evaluate(self, candidates: Candidates, batch: Batch) -> None:
+        """Update the metric, on the host: the one moment at which an evaluation waits."""
+        labels = batch.labels
         tracks = [] if labels.tracks is None else [labels.tracks]
         on_device = [labels.frame, labels.boxes, labels.classes, batch.time_us, batch.scale]
         frame, boxes, classes, time_us, scale, *tracks = on_host([*on_device, *tracks])
         lanes = (frame % batch.events.shape[1]).tolist()
         self.metric.update(
-            detections,
+            self._suppressed(candidates),
             Labels(frame, boxes, classes, *tracks),
             recording=[batch.recording[i] for i in lanes],
             time_us=time_us.flatten()[frame],
@@ -319,8 +390,7 @@ class DetectionModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Detections of all ``T * B`` frames, frame ``t * B + b`` at index ``t * B + b``."""
-        features = self._evaluated_features(batch)
-        return self._detect(features, batch)
+        return self._suppressed(self._candidates(self._evaluated_features(batch), batch))
 
     def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
         """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
@@ -336,19 +406,22 @@ class DetectionModule(pl.LightningModule):
         pieces = [self.detector.features(part)[0] for part in batch.events.split(every)]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
-    def _detect(
+    def _candidates(
         self, features: Sequence[Tensor], batch: Batch, every_class: bool = False
-    ) -> list[Detections]:
-        """Detections of features ``[N, C_s, h_s, w_s]``, cut at the batch's frames or as in RVT."""
+    ) -> Candidates:
+        """Boxes in features ``[N, C_s, h_s, w_s]``, cut at the batch's frames or as in RVT."""
         as_published = self.metric.settings.rules.as_published
-        return decode_detections(
+        return best_candidates(
             self.detector.predict(features).decode(),
             self.hparams["score_threshold"],
-            self.hparams["nms_threshold"],
-            self.hparams["max_detections"],
             frame_size=None if as_published else batch.frame_size,
             every_class=every_class,
         )
+
+    def _suppressed(self, candidates: Candidates) -> list[Detections]:
+        """Detections of the ``N`` frames on the host, which waits for them."""
+        settings: Any = self.hparams
+        return suppressed(candidates, settings.nms_threshold, settings.max_detections)
 
     def configure_optimizers(self) -> Any:
         """AdamW with RVT's one-cycle schedule.

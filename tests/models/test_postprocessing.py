@@ -85,3 +85,42 @@ def test_only_the_best_candidates_are_suppressed(monkeypatch):
     monkeypatch.setattr(postprocessing, "_MOST_CANDIDATES", 100)
     (best,) = decode_detections(decoded, 0.0, 1.0, 10_000, every_class=True)
     torch.testing.assert_close(best.scores, all_of_them.scores[:100])
+
+
+@pytest.mark.parametrize("every_class", [False, True])
+def test_frames_do_not_suppress_each_other(every_class):
+    decoded = predictions(num_frames=4)
+    decoded[2] = decoded[1]  # the same boxes in two frames
+    decoded[3, :, 4] = 0  # nothing in the last one
+    together = decode_detections(decoded, 0.2, 0.45, 20, every_class=every_class)
+    assert [len(each) for each in together] == [20, 20, 20, 0]
+    for i, found in enumerate(together):
+        [alone] = decode_detections(decoded[i : i + 1], 0.2, 0.45, 20, every_class=every_class)
+        for name in ("boxes", "objectness", "class_confidence", "classes"):
+            assert getattr(found, name).equal(getattr(alone, name)), name
+
+
+def test_on_a_gpu_groups_lie_side_by_side_in_spans_of_whole_frames(monkeypatch):
+    decoded = predictions(num_frames=5)
+    expected = decode_detections(decoded, 0.2, 0.45, every_class=True)
+    candidates = postprocessing.best_candidates(decoded, 0.2, every_class=True)
+    numbers = candidates.number.tolist()
+    assert postprocessing._spans(numbers, 10_000) == [(0, sum(numbers))]
+    assert postprocessing._spans([30, 80, 10, 20], 40) == [(0, 30), (30, 110), (110, 140)]
+    monkeypatch.setattr(postprocessing.ops, "batched_nms", postprocessing._keep_on_gpu)
+    found = decode_detections(decoded, 0.2, 0.45, every_class=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.boxes.equal(theirs.boxes)
+        assert ours.classes.equal(theirs.classes)
+
+
+def test_values_of_all_types_come_in_one_copy():
+    tensors = [torch.tensor([True, False]), torch.tensor([[1.5]]), torch.arange(3), torch.ones(0)]
+
+    class Elsewhere(torch.Tensor):
+        device = torch.device("meta")
+
+    found = postprocessing.on_host([each.as_subclass(Elsewhere) for each in tensors])
+    for ours, theirs in zip(found, tensors, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours.as_subclass(torch.Tensor), theirs)

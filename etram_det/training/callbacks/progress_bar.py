@@ -35,7 +35,8 @@ class RunProgressBar(TQDMProgressBar):
     ) -> None:
         """Count batches from the start of the run."""
         loss = trainer.callback_metrics.get("train/loss")
-        if loss is not None and (not self._shown or is_logged(trainer, trainer.global_step - 1)):
+        step = trainer.global_step
+        if loss is not None and step and is_logged(trainer, step - 1):
             self._shown = {"train/loss": float(loss)}
         index = trainer.fit_loop.total_batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, index)

@@ -264,3 +264,47 @@ def test_number_must_be_positive():
         UserError, match=r"non_finite_steps.most_in_a_row: must be at least 1, got 0"
     ):
         NonFiniteSteps(0)
+
+
+def read_late(monkeypatch):
+    """As on an accelerator: the host looks at the steps that are logged, with a checkpoint and at
+    the end alone."""
+    judge = NonFiniteSteps._judge
+
+    def late(self, may_end=False):
+        is_due = not may_end or self._steps[-1].number % 4 == 3
+        return is_due and judge(self, may_end)
+
+    monkeypatch.setattr(NonFiniteSteps, "_judge", late)
+
+
+def test_what_is_read_late_was_skipped_at_once(tmp_path, caplog, monkeypatch):
+    read_late(monkeypatch)
+    values = [CLEAN, NAN, CLEAN, CLEAN, CLEAN, NAN]
+    _, trainer, bad_steps, watch, fit = train(tmp_path, values)
+    fit()
+    for name in ("weights", "optimizer", "statistics"):
+        assert same(watch.after[0][name], watch.after[1][name]), name
+        assert not same(watch.after[1][name], watch.after[2][name]), name
+    # Counted on the device at once, reported at step 3 and at the end.
+    assert trainer.callback_metrics["train/skipped_steps"] == 2
+    reports = [text.partition(":")[0] for text in caplog.messages if text.startswith("step ")]
+    assert reports == [
+        "step 1 is skipped (1 so far)",
+        "step 5 is skipped (2 so far)",
+    ]
+    assert (bad_steps.num_skipped, bad_steps.num_in_a_row) == (2, 1)
+
+
+@pytest.mark.parametrize(("values", "ends"), [([CLEAN] + [NAN] * 3, True), ([NAN] * 3, False)])
+def test_a_run_that_has_recovered_is_not_ended_late(tmp_path, monkeypatch, values, ends):
+    read_late(monkeypatch)
+    _, _, bad_steps, watch, fit = train(tmp_path, [*values, CLEAN, CLEAN], most_in_a_row=3)
+    if ends:
+        with pytest.raises(UserError, match="3 training steps in a row .* step 3 the last"):
+            fit()
+        [batch] = torch.load(tmp_path / "bad_batch_rank0.pt", weights_only=True)["batches"]
+        assert batch["time_us"][0].tolist() == [400_000] * 2
+    else:
+        fit()
+        assert (bad_steps.num_skipped, bad_steps.num_in_a_row) == (3, 0)
