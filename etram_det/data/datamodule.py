@@ -53,7 +53,7 @@ class EventDataModule(pl.LightningDataModule):
     """Recordings of an event camera with their labels, in batches of lanes.
 
     Loaders yield :class:`~etram_det.data.sparse_batch.SparseBatch`; ``to(device)`` makes it a
-    :class:`~etram_det.types.Batch`, as Lightning does.
+    :class:`~etram_det.types.Batch`, which Lightning does for each step.
 
     With no folder given, the built-in simulated traffic is generated once into the user's cache.
 
