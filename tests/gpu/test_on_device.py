@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.models.postprocessing import decode_detections

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from etram_det.cli import lightning
 from etram_det.cli.commands import run
 from etram_det.errors import UserError
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.detector import Detector
 from etram_det.training import devices
 from etram_det.training.module import DetectionModule

@@ -21,9 +21,9 @@ from etram_det.files import write_text
 from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.progress import screen
 from etram_det.report.tables import number_of
-from etram_det.tools.bench.command import FILE_WIDTH, header_lines, table
 from etram_det.tools.bench.gpu_cases import Case, cases, sizes_on
 from etram_det.tools.bench.measure import Measurement, Section, machine
+from etram_det.tools.bench.tables import FILE_WIDTH, header_lines, table
 from etram_det.training.devices import why_no_cuda
 
 _FILE = "gpu.json"

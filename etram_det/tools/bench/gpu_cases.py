@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -39,7 +39,6 @@ from etram_det.tools.bench.stream import bench_stream
 
 Case = Callable[[], Section]
 _EVENTS = 100_000  # of a window
-_WINDOWS = 64  # of a made-up recording
 _COSTS = 3  # that a profile names
 
 
@@ -180,12 +179,12 @@ class MadeUpRecording(Recording):
     Args:
         name: of it.
         input_size: height and width of its frames and of its sensor.
-        num_frames: windows of 50 ms, whose events are the same.
+        num_frames: windows of 50 ms, all with the same events.
     """
 
     layout = "made up"
 
-    def __init__(self, name: str, input_size: tuple[int, int], num_frames: int = _WINDOWS) -> None:
+    def __init__(self, name: str, input_size: tuple[int, int], num_frames: int) -> None:
         ends_us = 50_000 * np.arange(1, num_frames + 1)
         frames = np.arange(1, num_frames, 2)
         boxes = np.zeros(len(frames), BOX_DTYPE)
@@ -214,35 +213,39 @@ def _loader(settings: BenchSettings, num_workers: int) -> Section:
         sampling="stream",
         num_workers=num_workers,
     )
-    lanes = range(settings.lanes)
-    data.recordings["train"] = [MadeUpRecording(f"{i}", settings.input_size) for i in lanes]
+    # More than what is loaded ahead, which would seem to come at once.
+    warm_up, repeats = 2 + 2 * num_workers, 3 * settings.repeats
+    num_frames = settings.steps * (warm_up + repeats + 1)
+    data.recordings["train"] = [
+        MadeUpRecording(f"{i}", settings.input_size, num_frames) for i in range(settings.lanes)
+    ]
     name = f"{num_workers} workers, {settings.lanes} lanes"
     free_memory()
     with section.part(name):
         step = ModuleStep(settings, precision)
         for trains in (False, True):
-            _load(section, data, settings, step if trains else None, name)
+            stopwatch = Stopwatch(settings.device)
+            steps = stopwatch.steps(repeats, warm_up)
+            _load(section, data, stopwatch, steps, step if trains else None, name)
     return section
 
 
 def _load(
     section: Section,
     data: EventDataModule,
-    settings: BenchSettings,
+    stopwatch: Stopwatch,
+    steps: Iterator[None],
     step: ModuleStep | None,
     name: str,
 ) -> None:
     """Take batches through the loader, and steps on them where there is a ``step``."""
-    stopwatch = Stopwatch(settings.device)
-    loader = data.train_dataloader()
-    repeats = min(settings.repeats, len(loader) - 2)
-    batches = iter(loader)
+    batches = iter(data.train_dataloader())
     num_bytes = 0
-    for _ in stopwatch.steps(repeats, warm_up=2):
+    for _ in steps:
         with stopwatch.part("loading"):
             loaded: Any = next(batches)
             num_bytes = bytes_of(loaded)
-            batch = data.transfer_batch_to_device(loaded, settings.device, 0)
+            batch = data.transfer_batch_to_device(loaded, stopwatch.device, 0)
             batch = data.on_after_batch_transfer(batch, 0)
         if step is not None:
             with stopwatch.part("step"):
@@ -286,6 +289,7 @@ def _profile(settings: BenchSettings, mode: str) -> Section:
             each.key: (each.self_device_time_total if is_cuda else each.self_cpu_time_total) / 1e3
             for each in profiler.key_averages()
             if (each.device_type == DeviceType.CUDA) == is_cuda
+            and not getattr(each, "is_user_annotation", False)  # which spans what is in it
         }
         total_ms = sum(costs.values())
         section.add(f"all, {kind}", total_ms, "ms")

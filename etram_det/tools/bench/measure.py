@@ -137,20 +137,21 @@ class Stopwatch:
         device: is waited for at the end of each part.
 
     Attributes:
+        device: the same.
         times_s: durations in seconds, one for each step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.times_s: dict[str, list[float]] = {}
-        self._device = device
+        self.device = device
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Measure what happens inside."""
-        _synchronise(self._device)
+        _synchronise(self.device)
         started_s = time.perf_counter()
         yield
-        _synchronise(self._device)
+        _synchronise(self.device)
         self.times_s.setdefault(name, []).append(time.perf_counter() - started_s)
 
     def steps(self, repeats: int, warm_up: int = 0) -> Iterator[None]:
