@@ -138,7 +138,7 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     return None if fault is None else (fault, 1)
 
 
-class MessageHandler(logging.StreamHandler[TextIO]):
+class MessageHandler(logging.StreamHandler):  # which takes no type in Python 3.10
     """Prints messages on standard error, above the progress bars that are shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
