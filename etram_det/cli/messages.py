@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, TextIO
+from typing import Any
 
 from jsonargparse import ArgumentError
 
