@@ -12,7 +12,7 @@ from argparse import ArgumentError  # which jsonargparse raises, too
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, TextIO
+from typing import Any
 
 from etram_det.errors import UserError
 from etram_det.progress import above_bars
@@ -137,7 +137,7 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
     return None if fault is None else (fault, 1)
 
 
-class MessageHandler(logging.StreamHandler[TextIO]):
+class MessageHandler(logging.StreamHandler):  # which takes no type in Python 3.10
     """Prints messages on standard error, above the progress bars that are shown."""
 
     def emit(self, record: logging.LogRecord) -> None:

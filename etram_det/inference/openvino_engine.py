@@ -99,6 +99,8 @@ class OpenVINOEngine:
         state_shapes = self._exported.state_shapes(*shape[-2:])
         self._model.reshape({"events": shape, **dict(zip(STATE, state_shapes, strict=True))})
         compiled = self._core.compile_model(self._model, self._place, self._hints)
+        if self._exported.input_size is not None:
+            self._model = None  # it is compiled for no other size, and takes memory
         self._request = compiled.create_infer_request()
         self._states = [
             [self._tensor(np.zeros(each, np.float32)) for each in state_shapes] for _ in range(2)

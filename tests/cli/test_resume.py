@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from etram_det import errors
+from etram_det.checkpoint import file
 from etram_det.cli import resume
 from etram_det.models import losses
 from support.paths import REFERENCE
@@ -50,9 +51,9 @@ def test_only_the_chosen_checkpoint_is_read(monkeypatch):
     run_folder(0, other_seed)
     wanted = run_folder(1, age_s=60)
     run_folder(2, other_seed, age_s=30)
-    read, original = [], resume.read_checkpoint
+    read, original = [], file.read_checkpoint
     monkeypatch.setattr(
-        resume, "read_checkpoint", lambda path, **how: (read.append(path), original(path, **how))[1]
+        file, "read_checkpoint", lambda path, **how: (read.append(path), original(path, **how))[1]
     )
     assert chosen() == wanted
     assert read == [wanted]

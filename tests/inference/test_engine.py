@@ -12,13 +12,19 @@ import onnx
 import pytest
 
 from etram_det.cli.commands import run
+from etram_det.data.labels import LabelSettings
+from etram_det.data.layouts import find_recordings
 from etram_det.errors import UserError
 from etram_det.inference import engine, exported_file
+from etram_det.inference.engine import engine_for
 from etram_det.inference.exported_file import read_exported
-from etram_det.inference.streaming_detector import StreamingDetector, open_detector
+from etram_det.inference.streaming_detector import StreamingDetector, open_detector, read_detector
+from etram_det.simulator.dataset import SimulationSettings, simulate
 from support.exported import small_export as exported_as
 from support.paths import ROOT
+from support.random_checkpoint import write_random_checkpoint
 from support.raw_files import random_events, write_raw
+from support.runtimes import average_precision, detections_of_all
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -241,6 +247,35 @@ def test_metadata_is_read_back_as_written(small_export):
     written = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert written == exported.metadata()
     assert exported_file.FORMAT == written["etram_det_format"]
+
+
+def test_average_precision_is_that_of_pytorch(small_export, tmp_path, monkeypatch):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    few = SimulationSettings(height=90, width=160, train=0, val=0, test=1, seconds=1)
+    simulate(tmp_path / "set", few)
+    checkpoint, exported = small_export
+    trained = read_detector(checkpoint)
+    settings, labels = replace(trained.frame_settings, sensor_size=None), LabelSettings()
+    recordings = find_recordings(tmp_path / "set", "test", settings, labels)
+    ours = engine_for(trained.detector, "pytorch", "float32", "cpu")
+    # Weights are random: what PyTorch finds best is taken for the truth.
+    truth = {
+        (recording.name, i): (found.boxes[:40], found.classes[:40])
+        for recording, i, found in detections_of_all(ours, recordings)
+    }
+    assert len(truth) > 5
+
+    def average(*how):
+        engine = engine_for(*how, "cpu")
+        return average_precision(engine, recordings, trained.class_names, truth)
+
+    expected = average(trained.detector, "pytorch", "float32")
+    assert 0.3 < expected < 1
+    source = read_exported(exported)
+    for runtime in RUNTIMES:
+        assert average(source, runtime, "float32") == pytest.approx(expected, abs=0.002)
+    other = read_detector(write_random_checkpoint(tmp_path / "other.ckpt", seed=1))
+    assert average(other.detector, "pytorch", "float32") < expected / 2
 
 
 WITHOUT_TORCH = """

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import time
 from dataclasses import replace
 
@@ -335,6 +336,42 @@ def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypa
     assert "windows/s" in shown
     [headings] = [line for line in shown.splitlines() if "what " in line and "┃" in line]
     assert "" not in [each.strip() for each in headings.strip("┃").split("┃")]
+
+
+def test_bench_stream_compares_runtimes_and_says_what_of_the_floor_each_reaches(
+    small_export, tmp_path
+):
+    """Of an exported detector, and with its checkpoint, whose export is not made anew."""
+    checkpoint, exported = map(str, small_export)
+    options = ["--repeats", "2", "--device", "cpu", "--precision", "32-true", "bf16-mixed"]
+    [section] = report(tmp_path, "stream", "--ckpt_path", exported, *options)["sections"]
+    notes = {each["name"]: each["note"] for each in section["measurements"]}
+    for name in ("ONNX Runtime, 32-true", "OpenVINO, 32-true"):
+        assert re.search(r"windows/s.*, \d+% of the arithmetic's rate$", notes[name])
+    reason = "precision: must be float32 with ONNX Runtime, got bfloat16: use --runtime openvino"
+    assert section["failures"]["ONNX Runtime, bf16-mixed"] == reason
+    assert section["title"].endswith(": 8 channels, 45x80")
+    [section] = report(tmp_path, "stream", "--ckpt_path", checkpoint, *options)["sections"]
+    assert {"eager, 32-true", "floor, 32-true"} <= {*names_of(section)}
+    assert "ONNX Runtime, 32-true" not in names_of(section)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["train", "--ckpt_path", "x.onnx"], "ckpt_path: must be left out of train, got x.onnx"),
+        (["stream", "--runtimes", "tensorrt"], "runtimes"),
+        (
+            ["stream", "--ckpt_path", "{}", "--runtimes", "pytorch"],
+            "runtimes: must be onnxruntime or openvino for an exported detector, got pytorch",
+        ),
+    ],
+)
+def test_runtimes_that_cannot_be_compared_cost_a_line(small_export, capfd, flags, words):
+    assert run(["bench", *(flag.format(small_export[1]) for flag in flags)]) == 2
+    error = capfd.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
 
 
 def test_a_variant_that_cannot_be_measured_leaves_the_others(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`export`: an ONNX file that is compared with its checkpoint before it takes its name."""
 
 import hashlib
+import re
 import shutil
 from functools import partial
 from importlib.util import find_spec
@@ -15,10 +16,11 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.inference.exported_file import PREDICTIONS, STATE, read_exported
 from etram_det.inference.pytorch_engine import PyTorchEngine
-from etram_det.inference.streaming_detector import read_detector
+from etram_det.inference.streaming_detector import StreamingDetector, read_detector
 from etram_det.tools.export import check
 from etram_det.tools.export.graph import IR_VERSION, OPSET
 from support.exported import small_export as exported_as
+from support.paths import ROOT
 from support.random_checkpoint import write_random_checkpoint
 from support.raw_files import random_events, write_raw
 
@@ -161,6 +163,27 @@ def test_packages_that_are_missing_are_named(monkeypatch, capfd):
     )
     assert export() == 2
     assert "got no onnxscript: use pip install 'etram-det[export]'" in capfd.readouterr().err
+
+
+def test_the_example_of_the_manual_runs_with_onnx_runtime_alone(small_export, capsys):
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) <= 21
+    assert "etram_det" not in code
+    shutil.copy(small_export[1], "best.onnx")
+    frames = np.random.default_rng(0).integers(0, 9, (3, 1, 20, 45, 80), np.uint8)
+    exec(code, {"frames": frames})
+    printed = capsys.readouterr().out.splitlines()
+    detector = StreamingDetector("best.onnx", device="cpu", runtime="onnxruntime")
+    expected = [detector.detect_frame(frame[0]) for frame in frames]
+    best = [f"{detector.class_names[each.classes[0]]} {each.scores[0]:.4f}" for each in expected]
+    found = [f"{line.split()[0]} {float(line.split()[1]):.4f}" for line in printed]
+    assert len(found) > 30
+    # Each window's best box is in it, the next ones follow with falling scores.
+    starts = [0]
+    scores = [float(line.split()[1]) for line in printed]
+    starts += [i for i in range(1, len(scores)) if scores[i] > scores[i - 1]]
+    assert [found[i] for i in starts] == best
 
 
 @pytest.mark.slow
