@@ -28,7 +28,6 @@ from etram_det.simulator.crowd import GUESTS
 from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.event_camera import EventCamera
 from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
-from etram_det.simulator.noise import joined
 from etram_det.simulator.pixels import SensorSettings
 from etram_det.simulator.ranges import require_range
 from etram_det.simulator.road_users import TRAM
@@ -184,28 +183,39 @@ class _Events:
             )
             for name, dtype in (("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1"))
         }
-        self.waiting: list[NDArray[Any]] = []
-        self.number = self.positive = 0
+        # In arrays that stay, so that memory does not fall into pieces.
+        self.waiting = {
+            name: np.empty(3 * _EVENTS_PER_CHUNK, each.dtype)
+            for name, each in self.datasets.items()
+        }
+        self.num_waiting = self.number = self.positive = 0
 
     def append(self, events: NDArray[Any]) -> None:
         """Append events, which must not be earlier than those before."""
+        start, end = self.num_waiting, self.num_waiting + len(events)
+        for name, column in self.waiting.items():
+            if end > len(column):
+                column = self.waiting[name] = np.resize(column, 2 * end)
+            column[start:end] = events[name]
         self.number += len(events)
-        self.positive += int(np.count_nonzero(events["p"]))
-        self.waiting.append(events)
-        if sum(len(x) for x in self.waiting) >= 2 * _EVENTS_PER_CHUNK:
-            events = joined(self.waiting)
-            whole = len(events) // _EVENTS_PER_CHUNK * _EVENTS_PER_CHUNK
-            self._write(events[:whole])
-            self.waiting = [events[whole:]]
+        self.positive += int(np.count_nonzero(self.waiting["p"][start:end]))
+        self.num_waiting = end
+        if end >= 2 * _EVENTS_PER_CHUNK:
+            self._write(end // _EVENTS_PER_CHUNK * _EVENTS_PER_CHUNK)
 
-    def _write(self, events: NDArray[Any]) -> None:
+    def _write(self, number: int) -> None:
+        """Write the first events that wait."""
+        left = self.num_waiting - number
         for name, dataset in self.datasets.items():
-            dataset.resize(len(dataset) + len(events), axis=0)
-            dataset[len(dataset) - len(events) :] = events[name]
+            column = self.waiting[name]
+            dataset.resize(len(dataset) + number, axis=0)
+            dataset[len(dataset) - number :] = column[:number]
+            column[:left] = column[number : self.num_waiting]
+        self.num_waiting = left
 
     def finish(self) -> None:
         """Write the remaining events."""
-        self._write(joined(self.waiting))
+        self._write(self.num_waiting)
 
 
 def _save_boxes(path: Path, boxes: NDArray[Any]) -> None:

@@ -3,8 +3,9 @@
 Each road user is redrawn at its own rate, so that a step moves it by about one pixel at most; what
 stands still costs nothing. Where the camera shakes, all of the image is redrawn at another rate.
 
-For developers: numba renews its cache of the kernels here only when this file changes. After a
-change to a kernel in ``projection.py``, ``rendering.py`` or ``pixels.py``, touch this file too.
+For developers: numba renews its cache of the kernels here only when the text of this file changes.
+After a change to a kernel in ``coverage.py``, ``projection.py``, ``rendering.py`` or ``pixels.py``,
+delete the cached ones in ``__pycache__``.
 """
 
 from __future__ import annotations

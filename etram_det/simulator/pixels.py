@@ -238,7 +238,7 @@ def _change(
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", forceinline=True)
 def _are_equal(
     first: NDArray[np.float32], second: NDArray[np.float32], row: int, start: int, end: int
 ) -> bool:

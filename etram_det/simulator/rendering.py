@@ -14,6 +14,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from etram_det.simulator.coverage import (
+    FAST,
+    chord_of_ball,
+    columns_inside,
+    cover_at,
+    form_of,
+    matrix_of,
+    outline_of,
+)
 from etram_det.simulator.stage import CAST, GLOW, SHADOW, SOLID, Stage
 
 GRAIN_SIZE = 64
@@ -22,19 +31,6 @@ _SLACK = 1.01
 _LEAST_FILL = 6  # pixels of a row from which on its inner part is filled at once
 _GRAIN_MASK = GRAIN_SIZE - 1
 _GRAINS_PER_M = 2.5
-
-# Rounding may differ; infinities and signs may not.
-_FAST = {"contract", "arcp"}
-# Half width, half height, corner, taper, ring of a shape, the largest size of its pixels along both
-# axes, and pixels per metre along both where these hardly vary, else 0.
-Form = tuple[float, float, float, float, float, float, float, float, float]
-# Its matrix: what it takes to get from a pixel to a / depth, b / depth and 1 / depth.
-Matrix = tuple[float, float, float, float, float, float, float, float, float]
-
-
-# A line on the screen, u = a * v + b, and the sign of the side of it that is outside.
-Line = tuple[float, float, float]
-Outline = tuple[Line, Line, Line, Line]
 
 
 class Light(NamedTuple):
@@ -50,66 +46,7 @@ class Light(NamedTuple):
     glare: float  # factor of the glow around lamps
 
 
-@njit(cache=True, nogil=True)
-def _form(shape: Any, spot: Any) -> Form:
-    """The fields of a shape that ``_cover`` needs, as numbers that stay in registers."""
-    return (
-        float(spot.half_x),
-        float(spot.half_z),
-        float(spot.corner),
-        float(shape.taper),
-        float(shape.ring),
-        float(spot.edge_x),
-        float(spot.edge_z),
-        float(spot.per_x),
-        float(spot.per_z),
-    )
-
-
-@njit(cache=True, nogil=True)
-def _matrix(spot: Any) -> Matrix:
-    return (
-        spot.a_u, spot.a_v, spot.a_1, spot.b_u, spot.b_v, spot.b_1, spot.w_u, spot.w_v, spot.w_1,
-    )  # fmt: skip
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _pixel_m(across: float, down: float) -> float:
-    """Length of a gradient in both directions of the screen, to 4 %."""
-    across, down = abs(across), abs(down)
-    return max(across, down) + 0.4 * min(across, down)
-
-
-@njit(nogil=True, error_model="numpy", fastmath=_FAST, forceinline=True)
-def _cover(form: Form, m: Matrix, a: float, b: float, depth: float) -> float:
-    """Share of a pixel that a shape covers, from its point ``(a, b)`` of the shape's plane."""
-    half_x, half_z, corner, taper, ring, edge_x, edge_z, per_x, per_z = form
-    width = half_x
-    if taper != 0:
-        width *= 1 - taper * 0.5 * (b / half_z + 1)
-    beyond_x, beyond_z = abs(a) - width + corner, abs(b) - half_z + corner
-    in_corner = beyond_x > 0 and beyond_z > 0
-    if not in_corner and beyond_x - corner < -edge_x and beyond_z - corner < -edge_z:
-        return 1.0
-    if per_x == 0:
-        per_x = 1 / (depth * _pixel_m(m[0] - a * m[6], m[1] - a * m[7]) + 1e-9)
-        per_z = 1 / (depth * _pixel_m(m[3] - b * m[6], m[4] - b * m[7]) + 1e-9)
-    if in_corner:
-        square_x, square_z = beyond_x * beyond_x, beyond_z * beyond_z
-        square = square_x + square_z
-        distance = math.sqrt(square) - corner
-        per = (square_x * per_x + square_z * per_z) / square
-        if ring > 0:
-            distance = abs(distance + 0.5 * ring) - 0.5 * ring
-            return min(0.5 - distance * per, 1.0) * min(ring * per, 1.0)
-        outside = distance * per
-    else:
-        outside = max((beyond_x - corner) * per_x, (beyond_z - corner) * per_z)
-    thin = min(2 * width * per_x, 1.0) * min(2 * half_z * per_z, 1.0)
-    return min(0.5 - outside, 1.0) * thin
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
     """Texture in [-1, 1] at a point of a plane, in metres; it repeats every 25 m."""
     a, b = a * _GRAINS_PER_M, b * _GRAINS_PER_M
@@ -122,72 +59,25 @@ def _grain(grains: NDArray[np.float32], a: float, b: float) -> float:
     return upper * (1 - down) + lower * down
 
 
-@njit(cache=True, nogil=True, inline="always", error_model="numpy", fastmath=_FAST)
-def _line(slope: float, at_v: float, at_1: float) -> Line:
-    """Where ``slope * u + at_v * v + at_1 <= 0``: to the left or right of a line in u and v."""
-    if slope == 0:
-        return at_v, at_1, 0.0
-    return -at_v / slope, -at_1 / slope, slope
+@njit(nogil=True, error_model="numpy", fastmath=FAST, forceinline=True)
+def _fill(
+    image: NDArray[np.float32], nearest: NDArray[np.float32], light: Light, row: int, start: int,
+    end: int, w_u: float, w_row: float, value: float,
+) -> None:  # fmt: skip
+    """Paint the part of a row that a shape covers wholly, where nothing nearer stands."""
+    if (min(w_u * (start + 0.5), w_u * (end - 0.5)) + w_row) * _SLACK > light.row_nearest[row]:
+        image[row, start:end] = value
+        return
+    for column in range(start, end):
+        if (w_u * (column + 0.5) + w_row) * _SLACK > nearest[row, column]:
+            image[row, column] = value
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _outline(m: Matrix, form: Form, inner: bool) -> Outline:
-    """The lines that bound what a shape can cover, or what it covers wholly."""
-    slant = 0.5 * form[0] * form[3] / form[1]
-    more_x = -max(form[5], form[2]) if inner else form[5]
-    more_z = -max(form[6], form[2]) if inner else form[6]
-    wide, high = form[0] * (1 - 0.5 * form[3]) + more_x, form[1] + more_z
-    return (
-        _line(
-            m[0] + slant * m[3] - wide * m[6],
-            m[1] + slant * m[4] - wide * m[7],
-            m[2] + slant * m[5] - wide * m[8],
-        ),
-        _line(
-            slant * m[3] - m[0] - wide * m[6],
-            slant * m[4] - m[1] - wide * m[7],
-            slant * m[5] - m[2] - wide * m[8],
-        ),
-        _line(m[3] - high * m[6], m[4] - high * m[7], m[5] - high * m[8]),
-        _line(-m[3] - high * m[6], -m[4] - high * m[7], -m[5] - high * m[8]),
-    )
-
-
-@njit(cache=True, nogil=True, inline="always", error_model="numpy", fastmath=_FAST)
-def _clip(line: Line, v: float, low: float, high: float) -> tuple[float, float]:
-    """The part of an interval of a row on the inner side of a line."""
-    at = line[0] * v + line[1]
-    if line[2] > 0:
-        return low, min(high, at)
-    if line[2] < 0:
-        return max(low, at), high
-    return (low, high) if at <= 0 else (1.0, 0.0)
-
-
-@njit(cache=True, nogil=True, inline="always", error_model="numpy", fastmath=_FAST)
-def _columns(outline: Outline, v: float, first: int, last: int) -> tuple[int, int]:
-    """The columns of ``first`` to ``last`` inside an outline, in the row at ``v``."""
-    low, high = float(first), float(last)
-    low, high = _clip(outline[0], v, low, high)
-    low, high = _clip(outline[1], v, low, high)
-    low, high = _clip(outline[2], v, low, high)
-    low, high = _clip(outline[3], v, low, high)
-    if not low <= high:
-        return first, first
-    return max(first, math.ceil(low - 0.5)), min(last, math.floor(high - 0.5) + 1)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _paint_solid(
-    image: NDArray[np.float32],
-    nearest: NDArray[np.float32],
-    window: tuple[int, int, int, int],
-    shape: Any,
-    spot: Any,
-    light: Light,
-    shine: float,
-    stays: bool,
-) -> None:
+    image: NDArray[np.float32], nearest: NDArray[np.float32], window: tuple[int, int, int, int],
+    shape: Any, spot: Any, light: Light, shine: float, stays: bool,
+) -> None:  # fmt: skip
     """Paint a solid shape; one that ``stays`` hides what is painted behind it later."""
     shone = shine * float(shape.light) if light.night else 0.0
     value = np.float32(light.ambient * float(shape.albedo) + shone)
@@ -196,33 +86,31 @@ def _paint_solid(
     top, bottom = max(spot.v_from, window[1]), min(spot.v_to, window[3])
     if first >= last or top >= bottom:
         return
-    form, m, grains = _form(shape, spot), _matrix(spot), light.grains
-    outer, inner = _outline(m, form, False), _outline(m, form, True)
+    form, m, grains = form_of(shape, spot), matrix_of(spot), light.grains
+    outer, inner = outline_of(m, form, False), outline_of(m, form, True)
     fills = grain == 0 and not stays and form[0] > max(form[5], form[2])
     fills = fills and form[1] > max(form[6], form[2])
     # Where pixels have one size, those that a shape covers wholly are side by side in a row.
     is_even = grain == 0 and not stays and not fills and form[4] == 0 and form[7] != 0
+    is_ball = form[0] == form[1] == form[2] and m[1] == 0 and m[3] == 0  # upright
+    is_ball = is_ball and m[6] == 0 and m[7] == 0 and form[7] != 0  # not in perspective
     for row in range(top, bottom):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
-        start, end = _columns(outer, v, first, last)
+        start, end = columns_inside(outer, v, first, last)
+        if is_ball and start < end:
+            start, end = chord_of_ball(form, m, v, start, end)
         if start >= end:
             continue
         full_start, full_end = end, end
         if fills and end - start > _LEAST_FILL:
-            full_start, full_end = _columns(inner, v, start, end)
+            full_start, full_end = columns_inside(inner, v, start, end)
             if full_start >= full_end:
                 full_start, full_end = end, end
         column, step = start, 1
         while start <= column < end:
             if column == full_start:
-                least = min(m[6] * (full_start + 0.5), m[6] * (full_end - 0.5)) + w_row
-                if least * _SLACK > light.row_nearest[row]:
-                    image[row, full_start:full_end] = value
-                else:
-                    for inside in range(full_start, full_end):
-                        if (m[6] * (inside + 0.5) + w_row) * _SLACK > nearest[row, inside]:
-                            image[row, inside] = value
+                _fill(image, nearest, light, row, full_start, full_end, m[6], w_row, value)
                 column = full_end
                 continue
             u = column + 0.5
@@ -230,7 +118,7 @@ def _paint_solid(
             if w * _SLACK > nearest[row, column]:
                 depth = 1 / w
                 a, b = (m[0] * u + a_row) * depth, (m[3] * u + b_row) * depth
-                cover = _cover(form, m, a, b, depth)
+                cover = cover_at(form, m, a, b, depth)
                 if cover > 0:
                     colour = float(value)
                     if grain > 0:
@@ -239,16 +127,14 @@ def _paint_solid(
                     if stays and cover > 0.5:
                         nearest[row, column] = w
                     if is_even and cover == 1.0:
-                        if step < 0:  # all from ``start`` to here
-                            for inside in range(start, column):
-                                if (m[6] * (inside + 0.5) + w_row) * _SLACK > nearest[row, inside]:
-                                    image[row, inside] = value
+                        if step < 0:
+                            _fill(image, nearest, light, row, start, column, m[6], w_row, value)
                             break
                         start, column, step = column + 1, end, -1
             column += step
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _paint_light(
     image: NDArray[np.float32],
     nearest: NDArray[np.float32],
@@ -265,18 +151,18 @@ def _paint_light(
     top, bottom = max(spot.v_from, window[1]), min(spot.v_to, window[3])
     if first >= last or top >= bottom:
         return
-    form, m, background = _form(shape, spot), _matrix(spot), light.background
+    form, m, background = form_of(shape, spot), matrix_of(spot), light.background
     shade = light.sunlight if cast else float(shape.light)
-    outer, inner = _outline(m, form, False), _outline(m, form, True)
+    outer, inner = outline_of(m, form, False), outline_of(m, form, True)
     per_a, per_b = 1 / form[0], 1 / form[1]
     level = abs(m[6]) < 1e-12  # on the ground, a row has one depth
     for row in range(top, bottom):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
-        start, end = _columns(outer, v, first, last)
+        start, end = columns_inside(outer, v, first, last)
         full_start, full_end = end, end
         if cast and start < end:
-            full_start, full_end = _columns(inner, v, start, end)
+            full_start, full_end = columns_inside(inner, v, start, end)
         w, depth = w_row, 1 / w_row if level else 0.0
         for column in range(start, end):
             u = column + 0.5
@@ -290,7 +176,7 @@ def _paint_light(
                 continue
             a, b = (m[0] * u + a_row) * depth, (m[3] * u + b_row) * depth
             if cast:
-                cover = _cover(form, m, a, b, depth)
+                cover = cover_at(form, m, a, b, depth)
                 lit = background[row, column] * (1 - shade * max(cover, 0.0))
                 image[row, column] = min(image[row, column], lit)
                 continue
@@ -354,7 +240,7 @@ def paint(
                 _paint_light(image, nearest, window, shapes[k], placed[k], light, stage.shine[i])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def look(
     far_to_near: NDArray[np.int64], stage: Stage, light: Light, owner: NDArray[np.int32]
 ) -> None:
@@ -379,15 +265,15 @@ def look(
         for k in range(actors[i].first_body, actors[i].end_shape):
             if shapes[k].effect != SOLID:
                 continue
-            spot, form, m = placed[k], _form(shapes[k], placed[k]), _matrix(placed[k])
-            outer, inner = _outline(m, form, False), _outline(m, form, True)
+            spot, form, m = placed[k], form_of(shapes[k], placed[k]), matrix_of(placed[k])
+            outer, inner = outline_of(m, form, False), outline_of(m, form, True)
             first, last = max(spot.u_from, 0), min(spot.u_to, width)
             for row in range(max(spot.v_from, 0), min(spot.v_to, height)):
                 v = row + 0.5
-                start, end = _columns(outer, v, first, last)
+                start, end = columns_inside(outer, v, first, last)
                 if start >= end:
                     continue
-                full_start, full_end = _columns(inner, v, start, end)
+                full_start, full_end = columns_inside(inner, v, start, end)
                 for column in range(start, end):
                     if owner[1, row, column] == i:
                         continue
@@ -397,7 +283,7 @@ def look(
                         depth = 1 / w
                         a = (m[0] * u + m[1] * v + m[2]) * depth
                         b = (m[3] * u + m[4] * v + m[5]) * depth
-                        if _cover(form, m, a, b, depth) < 0.3:
+                        if cover_at(form, m, a, b, depth) < 0.3:
                             continue
                     owner[1, row, column] = i
                     num_own += 1

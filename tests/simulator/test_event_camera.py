@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etram_det.simulator.event_camera import EventCamera
-from etram_det.simulator.noise import Noise, ReadOut
+from etram_det.simulator.noise import Noise, ReadOut, in_order
 from etram_det.simulator.pixels import EVENT, SensorSettings, compare, draw_pixels, settle_all
 from etram_det.simulator.scene import Conditions, Scene
 
@@ -170,6 +170,18 @@ def test_hot_pixels_fire_in_bursts_at_their_mean_rate() -> None:
     per_slice = np.bincount(one["t"] // 20_000, minlength=1000)
     assert (per_slice == 0).mean() > 0.4  # silent more than half of the time
     assert per_slice[per_slice > 0].mean() > 6
+
+
+def test_events_are_sorted_by_time_and_keep_their_order_within_a_microsecond() -> None:
+    rng = np.random.default_rng(0)
+    first, second = np.zeros(5000, EVENT), np.zeros(300, EVENT)
+    for events in (first, second):
+        events["t"] = 70_000 + rng.integers(0, 1000, len(events))
+        events["x"] = rng.integers(0, 640, len(events))
+    first["t"][:3] = 69_999  # rounding may put an event before the slice: it comes last
+    together = np.concatenate([first, second])
+    expected = together[np.argsort((together["t"] - 70_000).astype(np.uint16), kind="stable")]
+    np.testing.assert_array_equal(in_order(first, second, 70_000), expected)
 
 
 def test_the_read_out_delays_and_loses_what_comes_too_fast() -> None:
