@@ -203,7 +203,7 @@ def _settle(
     if now_us <= seen_us or target == level:
         return num_events
     lag_us = rest = 0.0
-    if abs(level - target) >= _SETTLED:  # nearer ones go in a straight line
+    if not abs(level - target) < _SETTLED:  # nearer ones go in a straight line
         lag_us = min(pixels.lag_us / math.exp(target), _MAX_LAG_US)
         ways = (now_us - seen_us) / lag_us
         rest = (level - target) * math.exp(-ways) if ways < 12 else 0.0

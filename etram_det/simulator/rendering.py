@@ -90,10 +90,11 @@ def _paint_solid(
     outer, inner = outline_of(m, form, False), outline_of(m, form, True)
     fills = grain == 0 and not stays and form[0] > max(form[5], form[2])
     fills = fills and form[1] > max(form[6], form[2])
-    # Where pixels have one size, those that a shape covers wholly are side by side in a row.
-    is_even = grain == 0 and not stays and not fills and form[4] == 0 and form[7] != 0
-    is_ball = form[0] == form[1] == form[2] and m[1] == 0 and m[3] == 0  # upright
-    is_ball = is_ball and m[6] == 0 and m[7] == 0 and form[7] != 0  # not in perspective
+    # Of rods, whose pixels have one size along both axes: those that they cover wholly are side by
+    # side in a row. Of flat shapes they may be in two parts.
+    is_rod = m[6] == 0 and m[7] == 0 and form[7] == form[8] != 0
+    is_even = is_rod and grain == 0 and not stays and not fills and form[4] == 0
+    is_ball = is_rod and form[0] == form[1] == form[2] and m[1] == 0 and m[3] == 0  # upright
     for row in range(top, bottom):
         v = row + 0.5
         a_row, b_row, w_row = m[1] * v + m[2], m[4] * v + m[5], m[7] * v + m[8]
