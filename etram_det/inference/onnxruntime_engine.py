@@ -63,7 +63,7 @@ class ONNXRuntimeEngine:
             self._session = onnxruntime.InferenceSession(
                 str(exported.path), options, providers=providers
             )
-        except Exception as error:  # its exceptions have no base of their own
+        except _errors_of(onnxruntime) as error:
             raise UserError(
                 f"{exported.path}: cannot be read by ONNX Runtime {onnxruntime.__version__} "
                 f"({str(error).splitlines()[0]}): use another release of it, or export again"
@@ -108,6 +108,13 @@ class ONNXRuntimeEngine:
     def state(self) -> list[NDArray[np.float32]]:
         """Hidden, then cell state ``[1, C, h, w]`` of each stage."""
         return [each.numpy() for each in self._state]
+
+
+def _errors_of(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """The errors that ONNX Runtime raises, which have no class of their own above them."""
+    kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    own = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
+    return (RuntimeError, ValueError, *own)
 
 
 def _place(device: str, available: list[str]) -> tuple[str, int]:

@@ -69,7 +69,9 @@ def test_frames_of_any_size_and_their_padding(tmp_path_factory, runtime):
     theirs = StreamingDetector(exported, device="cpu", runtime=runtime)
     for size in ((45, 80), (128, 64), (45, 80)):
         for frame in frames(2, *size):
-            require_same(theirs.detect_frame(frame), ours.detect_frame(frame))
+            expected = ours.detect_frame(frame)
+            assert len(expected) > 50
+            require_same(theirs.detect_frame(frame), expected)
 
 
 def test_bfloat16_finds_about_the_same(small_export):

@@ -6,13 +6,13 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etram_det.cli.resume import newest_if_named
 from etram_det.data.representation import SENSOR_SIZE
 from etram_det.errors import UserError
 from etram_det.files import replacing
-from etram_det.inference.exported_file import SUFFIX, Thresholds
+from etram_det.inference.exported_file import SUFFIX, ExportedDetector, Thresholds
 from etram_det.inference.streaming_detector import TrainedDetector, read_detector
 from etram_det.progress import screen
 
@@ -71,23 +71,21 @@ def export_command(
     path, output = Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser(), output.expanduser()
     trained = read_detector(path)
     size = _frame_size(trained, None if input_size == "dynamic" else input_size)
-    settings = trained.frame_settings
     console = screen(stderr=True)
+    how: dict[str, Any] = dict(
+        input_size=None if input_size == "dynamic" else size,
+        dynamic_batch=dynamic_batch,
+        half=half,
+        thresholds=thresholds,
+        fingerprint=_sha256(path),
+    )
     try:
         with (
-            frames_of(recording, settings, size) as (name, frames),
+            frames_of(recording, trained.frame_settings, size) as (name, frames),
             replacing(output) as unfinished,
         ):
             with console.status("exporting: about half a minute"):
-                exported = export_detector(
-                    trained,
-                    unfinished,
-                    input_size=None if input_size == "dynamic" else size,
-                    dynamic_batch=dynamic_batch,
-                    half=half,
-                    thresholds=thresholds,
-                    fingerprint=_sha256(path),
-                )
+                exported = export_detector(trained, unfinished, **how)
             with console.status(f"comparing with PyTorch on {name}"):
                 agreement = compare(trained, exported, frames)
             _require(agreement, name, _TOLERANCE_HALF if half else _TOLERANCE)
@@ -96,11 +94,18 @@ def export_command(
             f"output: {output} cannot be written ({error.strerror or error}): choose another",
             exit_code=1,
         ) from error
-    side = "any size" if input_size == "dynamic" else f"{size[0]}x{size[1]}"
     screen().out(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB, {exported.precision}, frames of {side}; "
-        f"differs from PyTorch by at most {agreement.largest:.1e} on {agreement.windows} windows "
-        f"of {name}"
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB, {_summary(exported, agreement, name)}"
+    )
+
+
+def _summary(exported: ExportedDetector, agreement: Agreement, name: str) -> str:
+    """What was exported, and how far it is from PyTorch on a recording of that name."""
+    size = exported.input_size
+    side = "any size" if size is None else f"{size[0]}x{size[1]}"
+    return (
+        f"{exported.precision}, frames of {side}; differs from PyTorch by at most "
+        f"{agreement.largest:.1e} on {agreement.windows} windows of {name}"
     )
 
 

@@ -20,6 +20,7 @@ from etram_det.inference.exported_file import (
 )
 from etram_det.inference.streaming_detector import TrainedDetector
 from etram_det.models.backbone import STRIDES
+from etram_det.models.detector import Detector
 from etram_det.models.one_window import OneWindow, for_streams
 
 # What ONNX Runtime 1.23 reads, the last one for Python 3.10; tests hold the export to it.
@@ -83,8 +84,15 @@ def export_detector(
         version=__version__,
         fingerprint=fingerprint,
     )
-    batch, size = (2 if dynamic_batch else 1), input_size or (2 * multiple, 3 * multiple)
-    frames = trained.frame_settings
+    _write(detector, exported, dynamic_batch)
+    return exported
+
+
+def _write(detector: Detector, exported: ExportedDetector, dynamic_batch: bool) -> None:
+    """Write the file of an exported detector."""
+    multiple, half = exported.size_multiple, exported.precision == "float16"
+    batch, size = (2 if dynamic_batch else 1), exported.input_size or (2 * multiple, 3 * multiple)
+    frames = exported.frame_settings
     events = torch.zeros(batch, frames.channels, *size, dtype=_torch_dtype(frames.dtype))
     state = [torch.zeros(shape) for shape in exported.state_shapes(*size, batch)]
     network = OneWindow(for_streams(detector, torch.float16 if half else torch.float32))
@@ -98,7 +106,7 @@ def export_detector(
             opset_version=OPSET,
             input_names=["events", *STATE],
             output_names=[*PREDICTIONS, *(f"new_{name}" for name in STATE)],
-            dynamic_shapes=_dynamic_shapes(dynamic_batch, input_size is None, multiple),
+            dynamic_shapes=_dynamic_shapes(dynamic_batch, exported.input_size is None, multiple),
         )
     assert program is not None
     model = program.model
@@ -108,8 +116,7 @@ def export_detector(
     model.metadata_props.update(exported.metadata())
     model.producer_name, model.producer_version = "etram_det", __version__
     model.ir_version = IR_VERSION
-    program.save(path)
-    return exported
+    program.save(exported.path)
 
 
 def _torch_dtype(dtype: Any) -> torch.dtype:
