@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal, cast
 
@@ -14,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
-from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from etram_det.checkpoint.contents import require_same_data, require_same_tensors
@@ -28,6 +26,7 @@ from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.models.postprocessing import Candidates, best_candidates, on_host, suppressed
 from etram_det.models.size_aware_assign import SizeAwareSimOTA
+from etram_det.training.compiled_step import in_one_form
 from etram_det.training.lanes import LaneStates
 from etram_det.training.lightning_internals import is_training
 from etram_det.training.schedule import OneCycle, require_steps
@@ -242,7 +241,7 @@ class DetectionModule(pl.LightningModule):
             return self._nothing_to_learn(self._features(batch, self.train_states))
         state = self.train_states.get(batch.lane, batch.reset)
         if self._is_step_compiled:
-            state, labels = self._compilable(batch, state)
+            state, labels = in_one_form(batch, state, self.detector)
         losses, state = self._losses(
             batch.events, state, labels.frame, labels.boxes, labels.classes
         )
@@ -295,31 +294,6 @@ class DetectionModule(pl.LightningModule):
         self._losses = torch.compile(  # type: ignore[method-assign]
             self._losses, backend=backend, fullgraph=fullgraph
         )
-
-    def _compilable(self, batch: Batch, state: State | None) -> tuple[State, Labels]:
-        """State and labels of a chunk in the form that one graph serves all of.
-
-        The first chunk has zeros for a state. The number of boxes is padded to a power of two, at
-        least 8; it and the number of frames are dynamic.
-        """
-        labels, (lanes, height, width) = batch.labels, (len(batch.lane), *batch.frame_size)
-        if state is None:
-            # As later states lie in memory, and hidden and cell state apart.
-            pairs = [
-                torch.zeros(2, b, h, w, c, device=self.device).permute(0, 1, 4, 2, 3)
-                for b, c, h, w in self.detector.state_shapes(lanes, height, width)
-            ]
-            state = [(hidden.clone(), cell.clone()) for hidden, cell in pairs]
-        number = labels.classes.shape[1]
-        missing = max(8, 1 << (number - 1).bit_length()) - number if number else 8
-        boxes = F.pad(labels.boxes, (0, 0, 0, missing))
-        classes = F.pad(labels.classes, (0, missing), value=-1)
-        for each in (labels.frame, boxes, classes):
-            if len(labels) > 1:
-                torch._dynamo.mark_dynamic(each, 0)
-        for each in (boxes, classes):
-            torch._dynamo.mark_dynamic(each, 1)
-        return state, replace(labels, boxes=boxes, classes=classes)
 
     def on_train_epoch_start(self) -> None:
         """Clear the lanes: the plan of each epoch resets all of them."""
