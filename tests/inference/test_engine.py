@@ -251,6 +251,7 @@ def test_metadata_is_read_back_as_written(small_export):
     assert exported_file.FORMAT == written["etram_det_format"]
 
 
+@pytest.mark.slow
 def test_average_precision_is_that_of_pytorch(small_export, tmp_path, monkeypatch):
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
     few = SimulationSettings(height=90, width=160, train=0, val=0, test=1, seconds=1)

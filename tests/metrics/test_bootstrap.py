@@ -149,6 +149,7 @@ def synthetic(rng, num_recordings):
     return recordings
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(0)
     how = settings(("car",), sizes={"any": (0, inf)})

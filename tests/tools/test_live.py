@@ -61,7 +61,7 @@ def plug_in(monkeypatch):
 @pytest.fixture
 def interrupted(monkeypatch):
     """Makes a function that presses Ctrl-C once so many windows were written, and more is true."""
-    written, write = [], live_module._write
+    written, write, is_over = [], live_module._write, threading.Event()
 
     def written_down(line):
         write(line)
@@ -71,13 +71,15 @@ def interrupted(monkeypatch):
         def press():
             deadline_s = time.monotonic() + 60
             while not (len(written) >= num_windows and too()) and time.monotonic() < deadline_s:
-                time.sleep(0.01)
+                if is_over.wait(0.01):
+                    return  # nobody is left to interrupt but the tests
             os.kill(os.getpid(), signal.SIGINT)
 
         return press
 
     monkeypatch.setattr(live_module, "_write", written_down)
-    return interrupted
+    yield interrupted
+    is_over.set()
 
 
 def live(*arguments):

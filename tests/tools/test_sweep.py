@@ -330,6 +330,7 @@ def work_together(num_processes, folder, total):
         assert worker.exitcode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path):
     finish(shared_study(tmp_path), 0)  # both find the study there
     work_together(2, tmp_path, 12)
@@ -543,7 +544,7 @@ def test_an_interrupt_is_one_line_and_the_trial_comes_back(monkeypatch, capsys):
 
 
 def test_a_run_writes_its_log_and_ends_with_an_interrupt(tmp_path, monkeypatch):
-    monkeypatch.setattr(study.sys, "executable", "/bin/cat")  # refuses flags: ends at once
+    monkeypatch.setattr(sys, "executable", "/bin/cat")  # refuses flags: ends at once
     log = tmp_path / "log"
     assert study.run_fit(tmp_path / "settings.yaml", log) == 1
     assert log.read_text()
@@ -551,7 +552,7 @@ def test_a_run_writes_its_log_and_ends_with_an_interrupt(tmp_path, monkeypatch):
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho $$ started\nexec sleep 60\n")
     program.chmod(0o755)
-    monkeypatch.setattr(study.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     log.unlink()
 
     def interrupt():

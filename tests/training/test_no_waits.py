@@ -20,7 +20,7 @@ import torch
 from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from etram_det.inference.engine import PyTorchEngine
+from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.losses import SizeAwareLossWrapper, YOLOXLoss
 from etram_det.models.size_aware_assign import SizeAwareSimOTA

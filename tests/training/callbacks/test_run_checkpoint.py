@@ -167,6 +167,7 @@ def test_slurm_requeues_a_job_that_goes_on_by_itself(short_outcome, tmp_path, mo
     assert_same(outcome(), short_outcome)
 
 
+@pytest.mark.slow
 def test_slurm_requeues_a_job_that_was_asked_to_end_in_the_sanity_check(tmp_path, monkeypatch):
     for name, value in fake_slurm(0, tmp_path).items():
         monkeypatch.setenv(name, value)
