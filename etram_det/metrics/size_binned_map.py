@@ -122,6 +122,10 @@ class SizeBinnedMAP(Metric):
         for name, (row_shape, dtype) in _STATES.items():
             getattr(self, name).append(torch.empty((0, *row_shape), dtype=dtype))
 
+    def _apply(self, fn: Any, exclude_state: Sequence[str] = ()) -> Any:
+        """Move to another device, but for the states ``[F, *]``."""
+        return super()._apply(fn, (*exclude_state, *_STATES))
+
     def update(
         self,
         detections: Sequence[Detections],

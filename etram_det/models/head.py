@@ -39,11 +39,13 @@ class HeadOutput:
     strides: Tensor
     scales: tuple[tuple[int, int, int], ...]
 
-    def boxes_cxcywh(self, anchor: Tensor | None = None) -> Tensor:
+    def boxes_cxcywh(self, anchor: Tensor | None = None, used: Tensor | None = None) -> Tensor:
         """Predicted boxes in pixels, float32: exp overflows in half precision.
 
         Args:
             anchor: ``[N, P]`` int64, points of each frame; all ``A`` of them unless given.
+            used: ``[N, P]`` bool, false where the cell is to stand for the prediction, which has no
+                gradient then: that of an overflow is nan, whatever its factor.
 
         Returns:
             ``[N, A, 4]``, or ``[N, P, 4]`` of those points.
@@ -52,6 +54,8 @@ class HeadOutput:
         if anchor is not None:
             offsets = offsets.gather(1, anchor[..., None].expand(-1, -1, 4))
             cells, strides = cells[anchor], strides[anchor]
+        if used is not None:
+            offsets = torch.where(used[..., None], offsets, 0.0)
         offsets = offsets.float()
         centre = (offsets[..., :2] + cells) * strides
         return torch.cat([centre, offsets[..., 2:].exp() * strides], dim=-1)

@@ -89,10 +89,10 @@ class YOLOXLoss(nn.Module):
         target = boxes_cxcywh.gather(1, assignment.box[..., None].expand(-1, -1, 4)).flatten(0, 1)
         weights = self._weights(target, used)
 
-        # In place of what is not used, a square that fits: whatever stood there has no gradient.
+        # In place of what is not used, a square that fits, and no gradient for what stood there.
         square = target.new_ones(4)
         target = torch.where(used[:, None], target, square)
-        pred = output.boxes_cxcywh(assignment.anchor).flatten(0, 1)
+        pred = output.boxes_cxcywh(assignment.anchor, assignment.used).flatten(0, 1)
         box = self.box(torch.where(used[:, None], pred, square), target)
         logits = output.classes.gather(1, assignment.anchor[..., None].expand(-1, -1, num_classes))
         logits = torch.where(used[:, None], logits.flatten(0, 1), 0.0)

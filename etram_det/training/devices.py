@@ -38,14 +38,15 @@ def in_own_words(error: Exception) -> UserError:
     reason = " ".join(str(error).split())
     if (setting := misfit_of_devices(reason)) is None:
         return UserError(reason)
-    if (why := why_no_cuda()) is None:
+    why = why_no_cuda()
+    if why is None and setting == "devices":
         return UserError(
             f"trainer.{setting}: must be devices that are there, {torch.cuda.device_count()} of "
             f"them, got others ({reason}): set trainer.devices to auto"
         )
     return UserError(
-        f"trainer.{setting}: must be a device that is there, got one that is not ({why}): set "
-        "trainer.accelerator to cpu or auto"
+        f"trainer.{setting}: must be a device that is there, got one that is not "
+        f"({why or reason}): set trainer.accelerator to cpu or auto"
     )
 
 

@@ -458,6 +458,20 @@ def test_faster_than_torchmetrics():
     assert timed(theirs, False)[0] > 1.1 * seconds  # 2.4 to 3.3 times
 
 
+def test_states_stay_on_the_host():
+    metric = SizeBinnedMAP(class_names=CLASSES)
+    frames = busy_frames(2)
+    add(metric, frames, "val_day_1")
+    metric.to("meta")
+    assert metric.device.type == "meta"
+    add(metric, frames, "val_day_2")
+    assert {each.device.type for name in metric._defaults for each in getattr(metric, name)} == {
+        "cpu"
+    }
+    assert {value.device.type for value in metric.compute().values()} == {"meta"}
+    assert len(metric.result.frames.time_us) == 4
+
+
 def test_memory_does_not_grow_over_epochs():
     metric = SizeBinnedMAP(class_names=CLASSES)
     frames, held = busy_frames(60), []

@@ -1,6 +1,7 @@
 """Assignment and losses: equal to RVT and to a plain per-image implementation."""
 
 import math
+from dataclasses import replace
 
 import hypothesis
 import numpy as np
@@ -133,6 +134,25 @@ def test_frames_without_boxes_teach_objectness_only(max_boxes):
     assert losses["box_loss"] == 0
     assert losses["class_loss"] == 0
     assert losses["num_foreground"] == 0
+
+
+@pytest.mark.parametrize("offset", [100.0, torch.inf])  # of which exp is infinite
+def test_overflow_at_a_point_that_no_box_takes_has_no_gradient(offset):
+    output, boxes, classes = random_case()
+    frame = 1  # of one box
+    found = simota(output, boxes, classes)
+    background = found.anchor[frame][~found.foreground[frame, found.anchor[frame]]]
+    offsets = output.offsets.clone()
+    offsets[frame, background, 2:] = offset
+    offsets.requires_grad_()
+    output = replace(output, offsets=offsets)
+    found = simota(output, boxes, classes)
+    unused = set(background.tolist()) & set(found.anchor[frame][~found.used[frame]].tolist())
+    assert unused
+    YOLOXLoss()(output, boxes, classes)["loss"].backward()
+    assert offsets.grad.isfinite().all()
+    assert offsets.grad[frame].any()
+    assert not offsets.grad[frame, list(unused)].any()
 
 
 def test_half_precision_predictions_give_a_finite_float32_loss():

@@ -52,6 +52,11 @@ def test_more_devices_than_there_are_is_one_line(monkeypatch):
         "trainer.devices: must be devices that are there, 1 of them, got others (You requested "
         "gpu: [0, 1] But your machine only has: [0]): set trainer.devices to auto"
     )
+    text = "`MPSAccelerator` can not run on your system"
+    assert str(devices.in_own_words(MisconfigurationException(text))) == (
+        f"trainer.accelerator: must be a device that is there, got one that is not ({text}): set "
+        "trainer.accelerator to cpu or auto"
+    )
     assert str(devices.in_own_words(MisconfigurationException("any\n other"))) == "any other"
 
 

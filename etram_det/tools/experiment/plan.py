@@ -74,11 +74,15 @@ def read_plan(file: Path) -> ExperimentPlan:
     }
     runs = [
         run
-        for group in content["runs"]
+        for group in _list(file, "runs", content["runs"])
         for run in _runs(file, _mapping(file, "runs", group), variants)
     ]
-    for pair in content["comparisons"]:
-        _require_known(file, "comparisons", pair, variants)
+    for pair in _list(file, "comparisons", content["comparisons"]):
+        _require_known(file, "comparisons", _list(file, "comparisons", pair), variants)
+        if len(pair) != 2:
+            raise UserError(
+                f"{file}: comparisons: must be pairs of variants, got {', '.join(pair)}: set two"
+            )
     return ExperimentPlan(
         file,
         _mapping(file, "training", content["training"]),
@@ -97,8 +101,10 @@ def _settings(file: Path, name: str, variant: Any) -> list[str]:
             f"{file}: variants.{name}: must have configs and may have settings, got "
             f"{', '.join(variant)}: set these"
         )
-    configs = [flag for each in variant["configs"] for flag in ("--config", str(each))]
-    return configs + _flags(variant.get("settings", {}))
+    names = _list(file, f"variants.{name}.configs", variant["configs"])
+    configs = [flag for each in names for flag in ("--config", str(each))]
+    settings = _mapping(file, f"variants.{name}.settings", variant.get("settings", {}))
+    return configs + _flags(settings)
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
@@ -113,10 +119,22 @@ def _runs(file: Path, group: Mapping[str, Any], variants: Mapping[str, Any]) -> 
             f"{file}: runs: each must have the keys {', '.join(_RUN_KEYS)}, got "
             f"{', '.join(group)}: set these"
         )
-    _require_known(file, "runs", group["variants"], variants)
-    for seed in group["seeds"]:
-        for variant in group["variants"]:
-            yield Run(variant, int(seed), int(group["steps"]))
+    names, seeds = (_list(file, f"runs.{key}", group[key]) for key in ("variants", "seeds"))
+    _require_known(file, "runs", names, variants)
+    for number in (*seeds, group["steps"]):
+        if type(number) is not int:
+            raise UserError(
+                f"{file}: runs: seeds and steps must be whole numbers, got {number}: set these"
+            )
+    for seed in seeds:
+        for variant in names:
+            yield Run(variant, seed, group["steps"])
+
+
+def _list(file: Path, key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{file}: {key}: must be a list, got {value}: set [{value}]")
+    return value
 
 
 def _mapping(file: Path, key: str, value: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from etram_det.training.callbacks.loggers import is_logged
 from etram_det.types import Batch
 
 _log = logging.getLogger(__name__)
+_MOST_UNREAD = 500  # steps after which the host looks at them where Lightning logs none for long
 
 
 @dataclass
@@ -171,8 +172,7 @@ class NonFiniteSteps(Callback):
         self._steps.append(_Step(trainer.global_step, flags, self._batches))
         self._batches, self._losses_before = [], []
         scaler = _scaler(trainer)
-        is_free = flags.device.type == "cpu" or scaler is not None
-        if is_free or is_logged(trainer, trainer.global_step):
+        if self._is_due(trainer, flags.device):
             not_finite = self._judge(may_end=True)
             if not_finite and scaler is not None:
                 self._scaler_state = scaler.state_dict()
@@ -191,6 +191,12 @@ class NonFiniteSteps(Callback):
         if self.num_skipped and trainer.is_global_zero:
             counts = self.num_skipped, trainer.global_step
             _log.warning("%d of %d training steps were skipped, as they were not finite", *counts)
+
+    def _is_due(self, trainer: Any, device: torch.device) -> bool:
+        """Whether the host looks at the steps now: it waits anyway, or they have become many."""
+        is_free = device.type == "cpu" or _scaler(trainer) is not None
+        is_full = len(self._steps) >= _MOST_UNREAD
+        return is_free or is_full or is_logged(trainer, trainer.global_step)
 
     def _losses(self) -> list[Tensor]:
         """Losses ``[]`` of the step's batches so far."""

@@ -1,6 +1,7 @@
 """Non-finite steps: what they leave untouched, what they leave behind, and when they end a run."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -264,6 +265,25 @@ def test_number_must_be_positive():
         UserError, match=r"non_finite_steps.most_in_a_row: must be at least 1, got 0"
     ):
         NonFiniteSteps(0)
+
+
+def test_steps_are_read_now_and_then_where_none_is_logged():
+    bad_steps = NonFiniteSteps()
+    trainer = SimpleNamespace(
+        log_every_n_steps=0, global_step=0, precision_plugin=SimpleNamespace(scaler=None)
+    )
+    looks = dict.fromkeys((1, 499, 500), False)
+    for number in looks:
+        bad_steps._steps = [None] * number
+        looks[number] = bad_steps._is_due(trainer, torch.device("cuda"))
+    assert looks == {1: False, 499: False, 500: True}
+    bad_steps._steps = [None]
+    assert bad_steps._is_due(trainer, torch.device("cpu"))
+    trainer.log_every_n_steps = 4
+    due = []
+    for trainer.global_step in range(8):
+        due.append(bad_steps._is_due(trainer, torch.device("cuda")))
+    assert due == [False, False, False, True] * 2
 
 
 def read_late(monkeypatch):
