@@ -52,11 +52,12 @@ class Camera:
                     self._device.clear_backlog(until=0)
                     is_behind_loss = True
                     continue
-                events, overflows = getattr(packet, "polarity_events", None), None
+                events = getattr(packet, "polarity_events", None)
+                # Without events, too: those that were lost may have been all.
+                overflows = getattr(packet, "polarity_events_overflow_indices", None)
                 if events is None:
                     columns: tuple[Any, ...] = _NO_EVENTS
                 else:
-                    overflows = packet.polarity_events_overflow_indices
                     if overflows is not None:
                         events = events[int(overflows[-1]) :]
                     p = events["on"].view("u1")

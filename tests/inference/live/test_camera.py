@@ -51,6 +51,10 @@ def test_lost_events_are_known():
     first, second, third = (next(slices) for _ in range(3))
     assert [s.is_behind_loss for s in (first, second, third)] == [False, True, False]
     np.testing.assert_array_equal(second.columns[0], events["x"][60:])
+    # Those that were lost may be all that there were.
+    none = {name: column[:0] for name, column in events.items()}
+    only = next(Camera(FakeDevice([packet_of(none, [0])])).slices())
+    assert (only.is_behind_loss, len(only.columns[0])) == (True, 0)
 
 
 def test_a_backlog_is_given_up():

@@ -119,6 +119,17 @@ def test_windows_start_anew_where_a_cameras_clock_jumps(jump_us):
     assert cutter.num_resets == 0
 
 
+def test_a_silent_camera_is_no_jump_of_its_clock():
+    cutter = WindowCutter(WINDOW_US, may_reset=True)
+    list(cutter.add(at(0)))
+    for now_us in range(0, 90_000_000, 100_000):
+        list(cutter.add(at(now_us=now_us)))
+        list(cutter.add(at()))  # without word of the clock
+    windows = [*cutter.add(at(89_905_000, 89_915_000))]
+    assert ends(windows) == [(89_900_000, []), (89_910_000, [89_905_000])]
+    assert (windows[1].is_first, cutter.num_resets) == (False, 0)
+
+
 def test_memory_is_that_of_the_window_that_is_not_over():
     cutter = WindowCutter(WINDOW_US)
     for start in range(0, 10_000_000, 5_000):
