@@ -28,7 +28,7 @@ from etram_det.inference.engine import Precision, Runtime
 from etram_det.inference.live.camera import Camera, open_camera
 from etram_det.inference.live.recorder import Recorder, require_new
 from etram_det.inference.live.session import Found, LiveSession
-from etram_det.inference.live.sources import RawPipe, Replay
+from etram_det.inference.live.sources import RawPipe, Replay, standard_input
 from etram_det.inference.live.view import LiveView
 from etram_det.inference.placement import Resize
 from etram_det.inference.tracking import Tracker
@@ -36,8 +36,8 @@ from etram_det.inference.writer import box_records
 from etram_det.progress import screen
 from etram_det.tools.detect.command import detector_of
 from etram_det.tools.detect.run import event_faults, table_of
+from etram_det.tools.detect.streams import PIPE
 
-_PIPE = "-"
 _STATUS_S = 0.5  # between two states of the line that shows how it goes
 
 
@@ -143,7 +143,7 @@ def live_command(
 def _source(
     replay: str | None, serial: str | None, settings: FrameSettings, resize: Resize, pace: float
 ) -> Camera | Replay | RawPipe:
-    if pace != 1 and replay in (None, _PIPE):
+    if pace != 1 and replay in (None, PIPE):
         raise UserError(
             f"pace: must be 1 without a recording, got {pace:g}: leave it out, or use --replay FILE"
         )
@@ -153,8 +153,8 @@ def _source(
         )
     if replay is None:
         return open_camera(serial)
-    if replay == _PIPE:
-        return RawPipe(sys.stdin.buffer, settings.clock, settings.sensor_size)
+    if replay == PIPE:
+        return RawPipe(standard_input(), settings.clock, settings.sensor_size)
     return Replay(Path(replay).expanduser(), settings, resize, pace)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,17 @@ _NO_EVENTS = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 PIPE = "standard input"
 
 
+def standard_input() -> BinaryIO:
+    """The bytes of standard input.
+
+    Raises:
+        UserError: it is closed.
+    """
+    if sys.stdin is None:
+        raise UserError(f"{PIPE}: must be open, got it closed: send the bytes of a RAW file")
+    return sys.stdin.buffer
+
+
 class Replay:
     """The events of a recording, each at its time: a camera for tests and demonstrations.
 
@@ -58,11 +70,8 @@ class Replay:
                 "use the recording that they were made of"
             )
         self.recording = recording
-        self.name, self.sensor_size, self.notes = (
-            recording.name,
-            recording.sensor_size,
-            (recording.notes),
-        )
+        self.name, self.notes = recording.name, recording.notes
+        self.sensor_size = recording.sensor_size
         self.description = f"replay of {path}"
         first = next(recording.event_slices())
         self.dtypes = tuple(column.dtype for column in first)
