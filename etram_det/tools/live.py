@@ -93,7 +93,8 @@ def live_command(
             own; ``letterbox`` scales both sides by one factor and leaves the rest empty.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does.
-        sensor_size: height and width of the sensor in pixels, for replays that do not state them.
+        sensor_size: height and width of the sensor in pixels, for recordings that do not state
+            them, or state ones that their events contradict; of RAW bytes, the header's unless set.
         clock: of RAW files and bytes: ``recording`` takes off the camera's time at their start,
             ``camera`` keeps it.
         time_unit: unit of the timestamps in HDF5 files, microseconds unless set.
@@ -152,6 +153,12 @@ def _source(
             f"serial: must be left out with --replay {replay}, got {serial}: leave one of them out"
         )
     if replay is None:
+        for name in ("sensor_size", "time_unit"):
+            if (given := getattr(settings, name)) is not None:
+                raise UserError(
+                    f"{name}: must be left out with a camera, which states its own, got {given}: "
+                    "leave it out, or use --replay FILE"
+                )
         return open_camera(serial)
     if replay == PIPE:
         return RawPipe(standard_input(), settings.clock, settings.sensor_size)

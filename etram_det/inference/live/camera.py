@@ -91,7 +91,7 @@ def open_camera(serial: str | None) -> Camera:
     except ImportError as error:
         raise UserError(
             "camera: must have its driver, got no package neuromorphic-drivers: use pip install "
-            "'etram-det[camera]', or --replay FILE for a recording"
+            "neuromorphic-drivers, of the extra [camera], or --replay FILE for a recording"
         ) from error
     try:
         return Camera(driver.open(serial=serial, iterator_timeout=_POLL_S))

@@ -89,7 +89,8 @@ def test_a_missing_driver_is_named(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_driver)
-    with pytest.raises(UserError, match=r"use pip install 'etram-det\[camera\]', or --replay FILE"):
+    message = r"use pip install neuromorphic-drivers, of the extra \[camera\], or --replay FILE"
+    with pytest.raises(UserError, match=message):
         open_camera(None)
 
 
