@@ -23,13 +23,12 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import Note
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings
 from etram_det.errors import UserError
-from etram_det.inference.live.windows import Slice
+from etram_det.inference.live.windows import NO_EVENTS, Slice
 from etram_det.inference.placement import Resize, open_placed
 
 _PACKET_S = 0.004  # between two packets of a replay
 _POLL_S = 0.1  # between empty slices while no bytes come
 _READ = 2**18  # bytes read at a time, at most
-_NO_EVENTS = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 PIPE = "standard input"
 
 
@@ -119,7 +118,7 @@ class RawPipe:
 
     name = "stdin"
     description = PIPE
-    dtypes = tuple(column.dtype for column in _NO_EVENTS)
+    dtypes = tuple(column.dtype for column in NO_EVENTS)
     may_reset = False
 
     def __init__(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from etram_det.data.evt import Columns
 from etram_det.data.recording import Note
 
+NO_EVENTS: Columns = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 _RESET_US, _JUMP_US = 10**6, 60 * 10**6  # back or ahead at once: the camera's clock was set anew
 
 
@@ -156,7 +157,8 @@ class WindowCutter:
         assert self._end_us is not None
         self._parts, self._arrived_s = [], None
         start_us = self._end_us - self._window_us
-        num = max(-(-(first_us - start_us) // self._window_us), 1)
+        # One that starts later is complete: it follows a loss before this one.
+        num = max(-(-(first_us - start_us) // self._window_us), int(first_us >= start_us))
         self.num_lost += num
         self._end_us += num * self._window_us
 
@@ -175,7 +177,7 @@ class WindowCutter:
             self._parts = [rest] if len(rest[0]) else []
             columns = tuple(column[start:stop] for column in columns)
         else:
-            columns = (np.empty(0, np.int64),) * 4
+            columns = NO_EVENTS
         is_first, self._is_first = self._is_first, False
         self._end_us, self._arrived_s = end_us + self._window_us, None
         return Window(end_us, columns, arrived_s, over_s, is_first)

@@ -102,6 +102,11 @@ def test_windows_of_which_events_were_lost_are_left_out_and_counted():
     assert ends(cutter.add(at(60_000, is_behind_loss=True))) == []
     assert cutter.num_lost == 4
     assert ends(cutter.add(at(70_001))) == [(70_000, [60_000])]
+    # A second loss in a window costs no other one.
+    for time_us in (72_000, 75_000):
+        assert ends(cutter.add(at(time_us, is_behind_loss=True))) == []
+    assert cutter.num_lost == 5
+    assert ends(cutter.add(at(81_000, 90_001))) == [(90_000, [81_000])]
 
 
 @pytest.mark.parametrize("jump_us", [-2_000_000, 61_000_000])
