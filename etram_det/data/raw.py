@@ -260,7 +260,7 @@ class RawRecording(Recording):
         self.events[REPAIRED] = index.num_repaired
 
     def _leave_out_strays(self, facts: EventFacts, notes: list[Note]) -> None:
-        """Start behind the few events that lie hours before all others, as a stamp of 0 does."""
+        """Start behind the few events hours before all others, as timestamps of 0 are."""
         steady = int(Timestamps(np.array([facts.first_steady]), self._unit)[:][0])
         before_us = steady - self._span[0]
         if facts.num_strays and before_us >= _STRAY_US:

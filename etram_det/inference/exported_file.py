@@ -33,7 +33,7 @@ class Thresholds:
     Attributes:
         score: least objectness times class confidence, in [0, 1].
         nms: IoU above which the lower-scored of two boxes of a class is dropped, in [0, 1].
-        max_detections: detections kept of each window, best first.
+        max_detections: detections kept of each window, best first; at least 1.
     """
 
     score: float = 0.3
@@ -45,6 +45,10 @@ class Thresholds:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise UserError(f"{name}: must be in [0, 1], got {value}: set it to such a value")
+        if not self.max_detections >= 1:
+            raise UserError(
+                f"max_detections: must be at least 1, got {self.max_detections}: set such a number"
+            )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Tracker:
         except ImportError as error:
             raise UserError(
                 "track: must be false without the package edgefirst-tracker, got true: use "
-                "pip install 'etram-det[track]'"
+                "pip install edgefirst-tracker, of the extra [track]"
             ) from error
         start = min(score_threshold + _CLEARLY, 1)
         self._tracker = ByteTrack(high_conf=start, iou=_MIN_IOU, lifespan_ns=_LIFESPAN_US * 1000)

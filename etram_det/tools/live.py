@@ -28,7 +28,7 @@ from etram_det.inference.engine import Precision, Runtime
 from etram_det.inference.live.camera import Camera, open_camera
 from etram_det.inference.live.recorder import Recorder, require_new
 from etram_det.inference.live.session import Found, LiveSession
-from etram_det.inference.live.sources import RawPipe, Replay
+from etram_det.inference.live.sources import RawPipe, Replay, standard_input
 from etram_det.inference.live.view import LiveView
 from etram_det.inference.placement import Resize
 from etram_det.inference.tracking import Tracker
@@ -36,8 +36,8 @@ from etram_det.inference.writer import box_records
 from etram_det.progress import screen
 from etram_det.tools.detect.command import detector_of
 from etram_det.tools.detect.run import event_faults, table_of
+from etram_det.tools.detect.streams import PIPE
 
-_PIPE = "-"
 _STATUS_S = 0.5  # between two states of the line that shows how it goes
 
 
@@ -93,7 +93,8 @@ def live_command(
             own; ``letterbox`` scales both sides by one factor and leaves the rest empty.
         downsample: ``sum`` adds up the sensor's pixels that share a pixel of the frame,
             ``nearest`` keeps one of them, as RVT does.
-        sensor_size: height and width of the sensor in pixels, for replays that do not state them.
+        sensor_size: height and width of the sensor in pixels, for recordings that do not state
+            them, or state ones that their events contradict; of RAW bytes, the header's unless set.
         clock: of RAW files and bytes: ``recording`` takes off the camera's time at their start,
             ``camera`` keeps it.
         time_unit: unit of the timestamps in HDF5 files, microseconds unless set.
@@ -143,7 +144,7 @@ def live_command(
 def _source(
     replay: str | None, serial: str | None, settings: FrameSettings, resize: Resize, pace: float
 ) -> Camera | Replay | RawPipe:
-    if pace != 1 and replay in (None, _PIPE):
+    if pace != 1 and replay in (None, PIPE):
         raise UserError(
             f"pace: must be 1 without a recording, got {pace:g}: leave it out, or use --replay FILE"
         )
@@ -152,9 +153,15 @@ def _source(
             f"serial: must be left out with --replay {replay}, got {serial}: leave one of them out"
         )
     if replay is None:
+        for name in ("sensor_size", "time_unit"):
+            if (given := getattr(settings, name)) is not None:
+                raise UserError(
+                    f"{name}: must be left out with a camera, which states its own, got {given}: "
+                    "leave it out, or use --replay FILE"
+                )
         return open_camera(serial)
-    if replay == _PIPE:
-        return RawPipe(sys.stdin.buffer, settings.clock, settings.sensor_size)
+    if replay == PIPE:
+        return RawPipe(standard_input(), settings.clock, settings.sensor_size)
     return Replay(Path(replay).expanduser(), settings, resize, pace)
 
 

@@ -1,7 +1,9 @@
 """Every runtime finds what PyTorch finds, and what cannot be run is named in a line."""
 
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +22,7 @@ from etram_det.inference.engine import engine_for
 from etram_det.inference.exported_file import read_exported
 from etram_det.inference.streaming_detector import StreamingDetector, open_detector, read_detector
 from etram_det.simulator.dataset import SimulationSettings, simulate
+from support.camera_files import evt3
 from support.exported import small_export as exported_as
 from support.paths import ROOT
 from support.random_checkpoint import write_random_checkpoint
@@ -281,10 +284,26 @@ def test_average_precision_is_that_of_pytorch(small_export, tmp_path, monkeypatc
     assert average(other.detector, "pytorch", "float32") < expected / 2
 
 
-WITHOUT_TORCH = """
+def requirements(text):
+    """Requirements without comments, by line."""
+    return {line.partition("#")[0].strip().strip('",') for line in text.splitlines()} - {""}
+
+
+def test_what_an_exported_detector_needs_is_what_the_package_needs_but_pytorch():
+    edge = requirements((ROOT / "requirements-edge.txt").read_text())
+    project = (ROOT / "pyproject.toml").read_text()
+    [needed] = re.findall(r"^dependencies = \[\n(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    [openvino] = re.findall(r'^openvino = \["(.*)"\]', project, re.MULTILINE)
+    assert edge - requirements(needed) == {openvino}
+    left_out = {re.match("[a-z0-9-]+", line)[0] for line in requirements(needed) - edge}
+    assert {name.replace("-", "_") for name in left_out} == {*LEFT_OUT} - {"lightning"}
+
+
+LEFT_OUT = ("torch", "torchvision", "pytorch_lightning", "lightning", "lightning_utilities",
+            "torchmetrics", "tensorboard", "jinja2", "matplotlib")  # fmt: skip
+WITHOUT_TORCH = f"""
 import sys
-blocked = ("torch", "torchvision", "pytorch_lightning", "lightning", "lightning_utilities",
-           "torchmetrics", "tensorboard")
+blocked = {LEFT_OUT}
 for name in blocked:
     sys.modules[name] = None  # importing it raises
 """
@@ -294,6 +313,7 @@ for name in blocked:
 def test_an_exported_detector_runs_without_pytorch(small_export, tmp_path, runtime):
     events = random_events(6000, 0.52)
     recording = write_raw(tmp_path, "night_1", events)
+    (tmp_path / "a.raw").write_bytes(evt3(events))
     code = f"""{WITHOUT_TORCH}
 import numpy as np
 from etram_det import StreamingDetector
@@ -301,6 +321,10 @@ from etram_det.cli.commands import run
 sys.argv = ["etram_det"]
 flags = ["--ckpt_path", {str(small_export[1])!r}, "--device", "cpu", "--runtime", "{runtime}"]
 assert run(["detect", {str(recording)!r}, *flags, "--sensor-size", "90", "160"]) == 0
+sys.stdin = open("a.raw")
+assert run(["detect", "-", *flags, "--sensor-size", "90", "160"]) == 0
+live = ["live", "--replay", {str(recording)!r}, "--pace", "0.5", "--view", "--port", "0"]
+assert run([*live, *flags, "--sensor-size", "90", "160"]) == 0
 detector = StreamingDetector({str(small_export[1])!r}, runtime="{runtime}")
 t = np.arange(90)
 found = detector({{"x": t, "y": t, "p": t % 2, "t": t}})
@@ -313,12 +337,16 @@ assert not loaded, loaded
         [sys.executable, "-c", code], cwd=tmp_path, env=known, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(lines) + lines[-1]["dropped"] == 11
     without = np.load(tmp_path / "detections" / "night_1_bbox.npy")
     flags = ["--ckpt_path", str(small_export[0]), "--device", "cpu", "--video", "false"]
     flags += ["--output", str(tmp_path / "with"), "--sensor-size", "90", "160"]
     assert run(["detect", str(recording), *flags]) == 0
     expected = np.load(tmp_path / "with" / "night_1_bbox.npy")
     assert len(expected) > 100
+    piped = np.load(tmp_path / "detections" / "stdin_bbox.npy")
+    assert len(piped) > 100
     assert np.array_equal(without["class_id"], expected["class_id"])
     assert np.array_equal(without["t"], expected["t"])
     for name in ("x", "y", "w", "h"):

@@ -327,7 +327,7 @@ def test_a_track_starts_with_a_clear_detection():
 def test_a_tracker_that_is_missing_is_reported(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "edgefirst.tracker", None)
     assert detect(recording("data"), "--track", "true") == 2
-    assert "pip install 'etram-det[track]'" in only_line(capfd)
+    assert "pip install edgefirst-tracker, of the extra [track]" in only_line(capfd)
     assert not Path("detections").exists()
 
 

@@ -35,12 +35,13 @@ def export(*flags):
     return run(["export", "--ckpt_path", "random.ckpt", "--output", "out/x.onnx", *flags])
 
 
-def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys):
+def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys, caplog):
     checkpoint = write_random_checkpoint(Path("random.ckpt"))
     recording = write_raw(Path("data"), "night_1", random_events(6000, 0.52))
     flags = ["--recording", str(recording), "--input-size", "64", "96", "--score", "0.4"]
     assert export(*flags) == 0
     line = capsys.readouterr().out
+    assert [each.name for each in caplog.records if each.name.startswith("onnx")] == []
     assert line.startswith("out/x.onnx: 1.")
     assert " MB, float32, frames of 64x96; differs from PyTorch by at most " in line
     assert line.endswith(f" on 11 windows of {recording}\n")
@@ -143,6 +144,10 @@ def test_streams_of_a_dynamic_batch_are_their_own(tmp_path_factory):
         (
             ["--ckpt_path", "random.ckpt", "--output", "x.onnx", "--score", "2"],
             "score: must be in [0, 1], got 2",
+        ),
+        (
+            ["--ckpt_path", "random.ckpt", "--output", "x.onnx", "--max-detections", "0"],
+            "max_detections: must be at least 1, got 0: set such a number",
         ),
     ],
 )

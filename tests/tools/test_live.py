@@ -358,6 +358,8 @@ def test_a_recording_on_a_full_disk_ends_and_the_run_goes_on(patient, plug_in, m
         (["--pace", "2"], "pace: must be 1 without a recording, got 2: leave it out"),
         (["--replay", "-", "--pace", "2"], "pace: must be 1 without a recording, got 2"),
         (["--replay", "a_td.h5", "--serial", "7"], "serial: must be left out with --replay a_td"),
+        (["--sensor-size", "9", "9"], "sensor_size: must be left out with a camera, which states"),
+        (["--time-unit", "ms"], "time_unit: must be left out with a camera, which states its own"),
         (["--replay", "a_td.h5", "--score", "2"], "score: must be in [0, 1], got 2"),
     ],
 )

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
+from etram_det.data.evt import Columns
 from etram_det.data.recording import Note
 from etram_det.errors import UserError
-from etram_det.inference.live.windows import Slice
+from etram_det.inference.live.windows import NO_EVENTS, Slice
 
 _POLL_S = 0.1  # for which the driver waits for a packet
 _LATE_S = 1.0  # a packet that waited longer is behind a machine that cannot even read the events
-_NO_EVENTS = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 
 
 class Camera:
@@ -27,7 +26,7 @@ class Camera:
     """
 
     name = "camera"
-    dtypes = tuple(column.dtype for column in _NO_EVENTS)
+    dtypes = tuple(column.dtype for column in NO_EVENTS)
     may_reset = True
 
     def __init__(self, device: Any) -> None:
@@ -52,19 +51,12 @@ class Camera:
                     self._device.clear_backlog(until=0)
                     is_behind_loss = True
                     continue
-                events, overflows = getattr(packet, "polarity_events", None), None
-                if events is None:
-                    columns: tuple[Any, ...] = _NO_EVENTS
-                else:
-                    overflows = packet.polarity_events_overflow_indices
-                    if overflows is not None:
-                        events = events[int(overflows[-1]) :]
-                    p = events["on"].view("u1")
-                    columns = events["x"], events["y"], events["t"].astype("i8"), p
                 now_us = None if status.ring is None else int(status.ring.current_t)
-                lost = is_behind_loss or overflows is not None
-                yield Slice(columns, time.monotonic() - delay_s, now_us, lost)
-                is_behind_loss = False
+                arrived_s, parts = time.monotonic() - delay_s, _parts(packet)
+                for i, (columns, lost) in enumerate(parts, start=1):
+                    known_us = now_us if i == len(parts) else None
+                    yield Slice(columns, arrived_s, known_us, is_behind_loss or lost)
+                    is_behind_loss = False
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"camera: must stay connected, got {_reason(error)}: plug it in and start again",
@@ -79,6 +71,22 @@ class Camera:
                 device.close()
 
 
+def _parts(packet: Any) -> list[tuple[Columns, bool]]:
+    """Columns of a packet's events between losses, and whether each part is behind one."""
+    events = getattr(packet, "polarity_events", None)
+    losses = getattr(packet, "polarity_events_overflow_indices", None)
+    losses = [] if losses is None else [int(each) for each in losses]
+    if events is None:
+        return [(NO_EVENTS, bool(losses))]
+    x, y, t, p = events["x"], events["y"], events["t"].astype("i8"), events["on"].view("u1")
+    bounds = [0, *losses, len(t)]
+    return [
+        (tuple(column[start:stop] for column in (x, y, t, p)), i > 0)
+        for i, (start, stop) in enumerate(pairwise(bounds))
+        if i > 0 or stop > 0 or not losses
+    ]
+
+
 def open_camera(serial: str | None) -> Camera:
     """The first camera that is connected, or the one with this serial number.
 
@@ -90,7 +98,7 @@ def open_camera(serial: str | None) -> Camera:
     except ImportError as error:
         raise UserError(
             "camera: must have its driver, got no package neuromorphic-drivers: use pip install "
-            "'etram-det[camera]', or --replay FILE for a recording"
+            "neuromorphic-drivers, of the extra [camera], or --replay FILE for a recording"
         ) from error
     try:
         return Camera(driver.open(serial=serial, iterator_timeout=_POLL_S))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +23,24 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import Note
 from etram_det.data.representation import SENSOR_SIZE, FrameSettings
 from etram_det.errors import UserError
-from etram_det.inference.live.windows import Slice
+from etram_det.inference.live.windows import NO_EVENTS, Slice
 from etram_det.inference.placement import Resize, open_placed
 
 _PACKET_S = 0.004  # between two packets of a replay
 _POLL_S = 0.1  # between empty slices while no bytes come
 _READ = 2**18  # bytes read at a time, at most
-_NO_EVENTS = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 PIPE = "standard input"
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input.
+
+    Raises:
+        UserError: it is closed.
+    """
+    if sys.stdin is None:
+        raise UserError(f"{PIPE}: must be open, got it closed: send the bytes of a RAW file")
+    return sys.stdin.buffer
 
 
 class Replay:
@@ -58,11 +69,8 @@ class Replay:
                 "use the recording that they were made of"
             )
         self.recording = recording
-        self.name, self.sensor_size, self.notes = (
-            recording.name,
-            recording.sensor_size,
-            (recording.notes),
-        )
+        self.name, self.notes = recording.name, recording.notes
+        self.sensor_size = recording.sensor_size
         self.description = f"replay of {path}"
         first = next(recording.event_slices())
         self.dtypes = tuple(column.dtype for column in first)
@@ -110,7 +118,7 @@ class RawPipe:
 
     name = "stdin"
     description = PIPE
-    dtypes = tuple(column.dtype for column in _NO_EVENTS)
+    dtypes = tuple(column.dtype for column in NO_EVENTS)
     may_reset = False
 
     def __init__(

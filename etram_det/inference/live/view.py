@@ -12,15 +12,16 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
+from ipaddress import ip_address
 from socketserver import ThreadingTCPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 
 from etram_det.drawing.frames import Image
 from etram_det.errors import UserError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PAGE = "view.html"
 _QUALITY = 85  # of the pictures, of 100
 _STALLED_S = 10  # after which a browser that takes nothing is left alone
@@ -59,7 +60,7 @@ class LiveView:
             ) from error
         self.port = self._server.server_address[1]
         self.address = f"http://{host if ':' not in host else f'[{host}]'}:{self.port}/"
-        self.is_loopback = host in LOOPBACK
+        self.is_loopback = _is_loopback(host)
         self._changed = threading.Condition()
         self._number, self._has_ended = 0, False
         self._make: Callable[[], tuple[Image, dict[str, Any]]] | None = None
@@ -79,7 +80,7 @@ class LiveView:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Tell the browsers that it has ended, and serve no more."""
+        """Let the browsers know that it has ended, and serve no more."""
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
@@ -106,10 +107,22 @@ class LiveView:
             return self._packed
 
     def allows(self, host: str | None) -> bool:
-        """Whether a request was meant for this page, not for a name that only leads here."""
-        return not self.is_loopback or host in {
-            f"{name if ':' not in name else f'[{name}]'}:{self.port}" for name in LOOPBACK
-        }
+        """Whether a request was meant for this page, not for a name that only leads here.
+
+        Its port does not matter: 80 is left out by browsers, and a forwarded one is another.
+        """
+        try:
+            name = urlsplit(f"//{host or ''}").hostname or ""
+        except ValueError:  # no address
+            name = ""
+        return not self.is_loopback or _is_loopback(name)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _packed(image: Image, said: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from etram_det.data.evt import Columns
 from etram_det.data.recording import Note
 
+NO_EVENTS: Columns = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 _RESET_US, _JUMP_US = 10**6, 60 * 10**6  # back or ahead at once: the camera's clock was set anew
 
 
@@ -102,7 +103,8 @@ class WindowCutter:
         self._window_us, self._may_reset = window_us, may_reset
         self._parts: list[Columns] = []  # of the windows that are not over
         self._end_us: int | None = None  # of the window that is not over
-        self._latest_us = np.iinfo(np.int64).min
+        # The last event, and what is known of the clock, which goes on in silence.
+        self._latest_us = self._clock_us = int(np.iinfo(np.int64).min)
         self._arrived_s: float | None = None  # last event of the window that is not over
         self._is_first, self._is_behind_loss = True, False
 
@@ -119,9 +121,10 @@ class WindowCutter:
             self._is_behind_loss = False
             x, y, _, p = events.columns
             self._parts.append((x.copy(), y.copy(), t, p.copy()))
+        now_us = max(self._latest_us, self._latest_us if events.now_us is None else events.now_us)
+        self._clock_us = max(self._clock_us, now_us)
         if self._end_us is None or self._is_behind_loss:
             return
-        now_us = max(self._latest_us, self._latest_us if events.now_us is None else events.now_us)
         while now_us > self._end_us:
             if len(t) and t[0] <= self._end_us:
                 self._arrived_s = events.arrived_s
@@ -138,10 +141,10 @@ class WindowCutter:
     def _repaired(self, t: NDArray[np.int64]) -> NDArray[np.int64]:
         """Timestamps ``[E]`` that never descend; starts anew where the clock was set."""
         first = int(t[0])
-        jumps = not self._latest_us - _RESET_US <= first <= self._latest_us + _JUMP_US
+        jumps = not self._latest_us - _RESET_US <= first <= self._clock_us + _JUMP_US
         if self._may_reset and self._end_us is not None and jumps:
             self._parts, self._end_us, self._arrived_s = [], None, None
-            self._latest_us, self._is_first = first, True
+            self._latest_us, self._clock_us, self._is_first = first, first, True
             self.num_resets += 1
         repaired = np.maximum.accumulate(np.maximum(t, self._latest_us))
         self.num_events += len(t)
@@ -154,7 +157,8 @@ class WindowCutter:
         assert self._end_us is not None
         self._parts, self._arrived_s = [], None
         start_us = self._end_us - self._window_us
-        num = max(-(-(first_us - start_us) // self._window_us), 1)
+        # One that starts later is complete: it follows a loss before this one.
+        num = max(-(-(first_us - start_us) // self._window_us), int(first_us >= start_us))
         self.num_lost += num
         self._end_us += num * self._window_us
 
@@ -173,7 +177,7 @@ class WindowCutter:
             self._parts = [rest] if len(rest[0]) else []
             columns = tuple(column[start:stop] for column in columns)
         else:
-            columns = (np.empty(0, np.int64),) * 4
+            columns = NO_EVENTS
         is_first, self._is_first = self._is_first, False
         self._end_us, self._arrived_s = end_us + self._window_us, None
         return Window(end_us, columns, arrived_s, over_s, is_first)

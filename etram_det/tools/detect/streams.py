@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
 from etram_det.inference.live.frame_maker import Counted, FrameMaker
-from etram_det.inference.live.sources import RawPipe
+from etram_det.inference.live.sources import RawPipe, standard_input
 from etram_det.inference.live.windows import WindowCutter
 from etram_det.inference.placement import Placement, Resize, open_placed
 
@@ -83,7 +82,7 @@ class PipedStream:
     num_windows = None
 
     def __init__(self, settings: FrameSettings, resize: Resize) -> None:
-        self._pipe = RawPipe(sys.stdin.buffer, settings.clock, settings.sensor_size)
+        self._pipe = RawPipe(standard_input(), settings.clock, settings.sensor_size)
         self.name, self.path, self.notes = self._pipe.name, self._pipe.description, self._pipe.notes
         self._cutter = WindowCutter(settings.window_ms * 1000)
         self._maker = FrameMaker(self._pipe.sensor_size, settings, resize)

@@ -86,6 +86,8 @@ def frames_of(
     Raises:
         UserError: it cannot be read.
     """
+    # Of this recording, not of those of the training.
+    settings = replace(settings, input_size=size, sensor_size=None, time_unit=None)
     with TemporaryDirectory() as folder:
         if path is None:
             seconds = (WINDOWS + 2) * settings.window_ms / 1000
@@ -96,8 +98,6 @@ def frames_of(
             settings, name = replace(settings, time_unit="us"), "simulated traffic"
         else:
             name = str(path)
-        # Of this recording, not of those of the training.
-        settings = replace(settings, input_size=size, sensor_size=None)
         recording, placement = open_placed(path, settings, "stretch")
         if not len(recording):
             raise UserError(f"{path}: must hold a window to check the export on, got none")

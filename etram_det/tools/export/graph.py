@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -98,6 +99,7 @@ def _write(detector: Detector, exported: ExportedDetector, dynamic_batch: bool) 
     network = OneWindow(for_streams(detector, torch.float16 if half else torch.float32))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on names of axes, and on its own parts
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)  # on what is left to fold
         program = torch.onnx.export(
             network.eval(),
             (events, *state),

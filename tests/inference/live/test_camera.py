@@ -48,9 +48,19 @@ def test_lost_events_are_known():
     events = random_events(100)
     packets = [packet_of(events), packet_of(events, [40, 60]), packet_of(events)]
     slices = Camera(FakeDevice(packets)).slices()
-    first, second, third = (next(slices) for _ in range(3))
-    assert [s.is_behind_loss for s in (first, second, third)] == [False, True, False]
-    np.testing.assert_array_equal(second.columns[0], events["x"][60:])
+    found = [next(slices) for _ in range(5)]
+    assert [s.is_behind_loss for s in found] == [False, False, True, True, False]
+    # What came between losses is kept, and the clock is known behind the last one.
+    parts = (slice(None), slice(40), slice(40, 60), slice(60, None), slice(None))
+    for s, part in zip(found, parts, strict=True):
+        np.testing.assert_array_equal(s.columns[0], events["x"][part])
+    assert [s.now_us is None for s in found] == [False, True, True, False, False]
+    whole = next(Camera(FakeDevice([packet_of(events, [0])])).slices())
+    assert (whole.is_behind_loss, len(whole.columns[0])) == (True, 100)
+    # Those that were lost may be all that there were.
+    none = {name: column[:0] for name, column in events.items()}
+    only = next(Camera(FakeDevice([packet_of(none, [0])])).slices())
+    assert (only.is_behind_loss, len(only.columns[0])) == (True, 0)
 
 
 def test_a_backlog_is_given_up():
@@ -85,7 +95,8 @@ def test_a_missing_driver_is_named(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_driver)
-    with pytest.raises(UserError, match=r"use pip install 'etram-det\[camera\]', or --replay FILE"):
+    message = r"use pip install neuromorphic-drivers, of the extra \[camera\], or --replay FILE"
+    with pytest.raises(UserError, match=message):
         open_camera(None)
 
 

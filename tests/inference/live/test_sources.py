@@ -1,6 +1,7 @@
 """Replays keep the pace of life; RAW bytes from a pipe are decoded as those of a file."""
 
 import os
+import sys
 import threading
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from etram_det.data.camera_formats import RawFile
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.live import sources
-from etram_det.inference.live.sources import RawPipe, Replay
+from etram_det.inference.live.sources import RawPipe, Replay, standard_input
 from support.camera_files import dat, evt2, evt3
 from support.paths import ROOT
 from support.raw_files import random_events, write_raw
@@ -139,6 +140,12 @@ def test_a_silent_pipe_gives_empty_slices():
     assert len(next(slices).columns[0]) == 0
     os.close(write)
     assert next(slices, None) is None
+
+
+def test_a_closed_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as `<&-` makes it
+    with pytest.raises(UserError, match=r"^standard input: must be open, got it closed: send the"):
+        standard_input()
 
 
 def test_sensor_of_a_pipe():

@@ -78,6 +78,10 @@ def test_another_name_that_leads_here_gets_nothing(path, view):
     own = urllib.request.Request(view.address, headers={"Host": f"localhost:{view.port}"})
     with urllib.request.urlopen(own) as page:
         assert page.status == 200
+    # Browsers leave port 80 out, and a forwarded port is another.
+    assert all(map(view.allows, ("127.0.0.1", "localhost", "LOCALHOST:9000", "[::1]:8321")))
+    others = (None, "", "evil.example:8321", "127.0.0.1.evil.example", "localhost@evil.example")
+    assert not any(map(view.allows, (*others, "10.0.0.1", "[::1", "0.0.0.0:8321")))
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(view.address + "../view.html")
 
@@ -112,6 +116,10 @@ def test_addresses_that_cannot_be_had(view):
 def test_only_loopback_is_heard_unless_asked_for(view):
     assert view.is_loopback
     assert view._server.server_address[0] == "127.0.0.1"
+    other = LiveView("127.0.0.2", 0)
+    assert other.is_loopback
+    assert not other.allows("evil.example")
+    other.close()
     everywhere = LiveView("0.0.0.0", 0)
     assert not everywhere.is_loopback
     assert everywhere.allows("camera.example:80")

@@ -102,6 +102,11 @@ def test_windows_of_which_events_were_lost_are_left_out_and_counted():
     assert ends(cutter.add(at(60_000, is_behind_loss=True))) == []
     assert cutter.num_lost == 4
     assert ends(cutter.add(at(70_001))) == [(70_000, [60_000])]
+    # A second loss in a window costs no other one.
+    for time_us in (72_000, 75_000):
+        assert ends(cutter.add(at(time_us, is_behind_loss=True))) == []
+    assert cutter.num_lost == 5
+    assert ends(cutter.add(at(81_000, 90_001))) == [(90_000, [81_000])]
 
 
 @pytest.mark.parametrize("jump_us", [-2_000_000, 61_000_000])
@@ -117,6 +122,17 @@ def test_windows_start_anew_where_a_cameras_clock_jumps(jump_us):
     list(cutter.add(at(4_995_000, 5_000_000)))
     list(cutter.add(at(later)))
     assert cutter.num_resets == 0
+
+
+def test_a_silent_camera_is_no_jump_of_its_clock():
+    cutter = WindowCutter(WINDOW_US, may_reset=True)
+    list(cutter.add(at(0)))
+    for now_us in range(0, 90_000_000, 100_000):
+        list(cutter.add(at(now_us=now_us)))
+        list(cutter.add(at()))  # without word of the clock
+    windows = [*cutter.add(at(89_905_000, 89_915_000))]
+    assert ends(windows) == [(89_900_000, []), (89_910_000, [89_905_000])]
+    assert (windows[1].is_first, cutter.num_resets) == (False, 0)
 
 
 def test_memory_is_that_of_the_window_that_is_not_over():
