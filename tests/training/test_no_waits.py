@@ -41,8 +41,8 @@ def on_device(*shape, dtype=torch.float32, device=CUDA):
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def batch_of(num_labelled, lanes=B):
-    """A batch on the device, as it arrives there."""
+def batch_of(num_labelled, lanes=B, faults=None):
+    """A batch on the device, as it arrives there, without what could not be read."""
     whole = {"dtype": torch.int64}
     labels = Labels(
         on_device(num_labelled, **whole),
@@ -59,17 +59,19 @@ def batch_of(num_labelled, lanes=B):
         recording=["street", "square"][:lanes],
         scale=on_device(lanes, 2),
         stream=on_device(lanes, dtype=torch.bool),
+        faults=faults or {},
     )
 
 
 class Batches:
-    """A loader of batches with so many labelled frames each."""
+    """A loader of batches with so many labelled frames each, a lane unread where there are none."""
 
     def __init__(self, *num_labelled):
         self.num_labelled = num_labelled
 
     def __iter__(self):
-        return (batch_of(number) for number in self.num_labelled)
+        lost = {0: "street_td.h5: must be an HDF5 file"}
+        return (batch_of(n, faults=None if n else lost) for n in self.num_labelled)
 
 
 class Watch(pl.Callback):
@@ -137,7 +139,7 @@ SIZE_AWARE = {
 def test_training_waits_for_nothing(precision, settings, accumulated):
     with fake_cuda() as mode:
         module = small_module(mode, **settings)
-        batches = Batches(2, 0)  # labelled frames; none in the second
+        batches = Batches(0, 2)  # labelled frames; none in the first
         trainer, guard = fit(
             mode, module, batches, precision=precision, accumulate_grad_batches=accumulated,
             gradient_clip_algorithm="norm" if accumulated > 1 else "value",

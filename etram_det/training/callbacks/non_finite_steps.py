@@ -67,8 +67,9 @@ class NonFiniteSteps(Callback):
     step: the plan of the data, the learning rate and ``max_steps`` go on.
 
     The device decides by itself. On an accelerator the host learns of it at the steps that
-    Lightning logs, so reports may come some steps late, and a run ends if the last steps before
-    such a moment were not finite. On a CPU, and where a ``GradScaler`` waits anyway, it is at once.
+    Lightning logs, and after 500 at most, so reports may come some steps late, and a run ends if
+    the last steps before such a moment were not finite. On a CPU, and where a ``GradScaler`` waits
+    anyway, it is at once.
 
     Infinite gradients of a finite loss are not counted under a ``GradScaler`` (``16-mixed``): it
     skips them by itself and lowers its scale.

@@ -100,15 +100,15 @@ class UnreadableRecordings(Callback):
                 _log.warning("data.on_unreadable_recording: %s", damage)
             self.num_unread[name] += 1
         if batch.faults:
-            unread = torch.zeros(len(batch.recording), dtype=torch.bool)
-            unread[list(batch.faults)] = True
-            pl_module.train_states.clear_lanes(unread.to(pl_module.device))
+            pl_module.train_states.clear_lanes(batch.padded.all(dim=0))
         has_nothing = len(batch.faults) == len(batch.recording)
         self._num_in_a_row = self._num_in_a_row + 1 if has_nothing else 0
         if has_nothing and self._num_in_a_row % _MAX_IN_A_ROW == 0:
             _require_readable(trainer)
         if self.num_unread:
-            pl_module.log("train/unread_chunks", float(self.num_unread.total()), batch_size=1)
+            # On the CPU: to bring a number to the device is to wait for it.
+            number = torch.tensor(float(self.num_unread.total()))
+            pl_module.log("train/unread_chunks", number, batch_size=1)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the counts, if there are any."""
