@@ -337,7 +337,7 @@ assert not loaded, loaded
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(lines) + lines[-1]["dropped"] == 11
+    assert 0 < len(lines) <= 11 - lines[-1]["dropped"]
     without = np.load(tmp_path / "detections" / "night_1_bbox.npy")
     flags = ["--ckpt_path", str(small_export[0]), "--device", "cpu", "--video", "false"]
     flags += ["--output", str(tmp_path / "with"), "--sensor-size", "90", "160"]
