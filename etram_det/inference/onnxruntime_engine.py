@@ -47,11 +47,6 @@ class ONNXRuntimeEngine:
                 "openvino"
             )
         self._exported = exported
-        kind, self._number = _place(device, onnxruntime.get_available_providers())
-        self._device = "cpu" if kind == "cpu" else "cuda"
-        providers: list[Any] = [_PROVIDERS["cpu"]]
-        if kind != "cpu":
-            providers.insert(0, (_PROVIDERS[kind], {"device_id": self._number}))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = num_threads()
@@ -59,21 +54,16 @@ class ONNXRuntimeEngine:
         # of the time from whatever else ran on the same cores.
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(exported.path), options, providers=providers
-            )
-        except _errors_of(onnxruntime) as error:
-            raise UserError(
-                f"{exported.path}: cannot be read by ONNX Runtime {onnxruntime.__version__} "
-                f"({str(error).splitlines()[0]}): use another release of it, or export again"
-            ) from error
-        used = self._session.get_providers()[0]
-        if used != _PROVIDERS[kind]:
-            raise UserError(
-                f"device: must be one that ONNX Runtime can start, got {device}: install its "
-                "libraries, or set cpu"
-            )
+        kind, self._number = _place(device, onnxruntime.get_available_providers())
+        session = _session(exported, options, kind, self._number)
+        if session is None:  # built for CUDA, on a machine without it
+            kind, session = "cpu", _session(exported, options, "cpu", 0)
+            if device != "auto":
+                raise UserError(
+                    f"device: must be one that ONNX Runtime can start, got {device}: install its "
+                    "libraries, or set cpu"
+                )
+        self._session, self._device = session, "cpu" if kind == "cpu" else "cuda"
         self._state: list[Any] = []
         self._value_of = onnxruntime.OrtValue.ortvalue_from_numpy
         self._frame_shape: tuple[int, ...] = ()
@@ -108,6 +98,32 @@ class ONNXRuntimeEngine:
     def state(self) -> list[NDArray[np.float32]]:
         """Hidden, then cell state ``[1, C, h, w]`` of each stage."""
         return [each.numpy() for each in self._state]
+
+
+def _session(exported: ExportedDetector, options: Any, kind: str, number: int) -> Any:
+    """The session on a device of that kind; None where it cannot be started there.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    import onnxruntime
+
+    providers: list[Any] = [_PROVIDERS["cpu"]]
+    if kind != "cpu":
+        providers.insert(0, (_PROVIDERS[kind], {"device_id": number}))
+    try:
+        # Left to itself, it prints why it falls back, on standard output.
+        session = onnxruntime.InferenceSession(
+            str(exported.path), options, providers=providers, enable_fallback=0
+        )
+    except _errors_of(onnxruntime) as error:
+        if kind != "cpu":
+            return None
+        raise UserError(
+            f"{exported.path}: cannot be read by ONNX Runtime {onnxruntime.__version__} "
+            f"({str(error).splitlines()[0]}): use another release of it, or export again"
+        ) from error
+    return session if session.get_providers()[0] == _PROVIDERS[kind] else None
 
 
 def _errors_of(onnxruntime: Any) -> tuple[type[Exception], ...]:

@@ -441,6 +441,16 @@ def test_a_full_disk_is_reported_and_keeps_the_video(monkeypatch, capfd):
     assert len(outcomes()[1]) == video_of("detections/night_1.mp4")[0] == 5
 
 
+def test_boxes_that_cannot_be_begun_leave_no_video_behind(monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("etram_det.inference.writer._npy_header", full)
+    assert detect(recording("data")) == 1
+    assert "No space left on device" in only_line(capfd)
+    assert list(Path("detections").iterdir()) == []
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small file system")
 @pytest.mark.parametrize("kilobytes", [60, 400, 1000])
 def test_a_disk_that_is_really_full_keeps_whole_files(kilobytes, capfd):

@@ -8,7 +8,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -248,7 +248,11 @@ class _Results:
                 rate=run.video_rate,
                 representation=run.detector.frame_settings.representation,
             )
-        self._boxes = DetectionWriter(run.output, stream.name, class_names, sensor_size)
+        with ExitStack() as undo:
+            if self._video is not None:
+                undo.callback(self._video.finish)  # without a frame it leaves no file
+            self._boxes = DetectionWriter(run.output, stream.name, class_names, sensor_size)
+            undo.pop_all()
 
     def add(self, frame: NDArray[Any], end_us: int, detections: Detections[NDArray[Any]]) -> None:
         """Write one window."""
