@@ -269,6 +269,8 @@ def _refusal(path: Path, setting: str, error: pickle.UnpicklingError) -> UserErr
     with path.open("rb") as file:
         is_pickle = file.read(1) == pickle.PROTO  # as pickles of protocol 2 and later start
     found = "a plain pickle, which may hold code" if is_pickle else "something else"
+    if path.suffix == ".onnx":
+        found = "an exported file, which detect, live and bench stream take"
     return UserError(
         f"{path}: must be a checkpoint that PyTorch wrote, got {found}: not loaded: set {setting} "
         "to a .ckpt file"

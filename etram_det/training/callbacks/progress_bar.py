@@ -18,7 +18,7 @@ class RunProgressBar(TQDMProgressBar):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._shown: dict[str, float] = {}
+        self._shown: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start where a resumed run left off, so that its pace counts only what is done now."""
@@ -37,12 +37,14 @@ class RunProgressBar(TQDMProgressBar):
         loss = trainer.callback_metrics.get("train/loss")
         step = trainer.global_step
         if loss is not None and step and is_logged(trainer, step - 1):
-            self._shown = {"train/loss": float(loss)}
+            others = super().get_metrics(trainer, pl_module)  # of callbacks of the user's own
+            self._shown = {**others, "train/loss": float(loss)}
+            self._shown.pop("v_num", None)
         index = trainer.fit_loop.total_batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, index)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Text behind the bar: the loss, of the last step that Lightning logged.
+        """Text behind the bar: the loss and the like, of the last step that Lightning logged.
 
         To read it is to wait for the step.
         """
