@@ -137,3 +137,11 @@ def test_files_of_other_kinds_are_reported_in_one_line(content, reason, capfd):
     Path("other.ckpt").write_bytes(content)
     assert run(["checkpoint", "other.ckpt"]) == 2
     assert capfd.readouterr().err.strip() == f"etram_det: error: other.ckpt: {reason}"
+
+
+def test_an_exported_file_in_place_of_a_checkpoint_is_called_so(capfd):
+    Path("best.onnx").write_bytes(b"\x08\x0a an exported file")
+    assert run(["checkpoint", "best.onnx"]) == 2
+    assert (
+        "got an exported file, which detect, live and bench stream take" in capfd.readouterr().err
+    )
