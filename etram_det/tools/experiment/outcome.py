@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from etram_det.report.comparison import Comparison, compare, unlike
+from etram_det.report.tables import number_of
 from etram_det.tools.experiment.finished import FinishedRun, compared_keys
 from etram_det.tools.experiment.plan import ExperimentPlan, Run
 
@@ -79,7 +80,7 @@ def _comparison_table(
     seeds = sorted(set(sides[first]) & set(sides[second]))
     a, b = ([sides[name][seed].evaluated for seed in seeds] for name in (first, second))
     table = _new_table(
-        f"{steps} steps, {second} less {first}, {len(seeds)} seeds",
+        f"{steps} steps, {second} less {first}, {number_of(len(seeds), 'seed')}",
         ("metric", first, second, "difference", "95 %", "verdict", "seeds better"),
     )
     for key in keys if seeds else ():
