@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,18 @@ from etram_det.inference.exported_file import PREDICTIONS, STATE, ExportedDetect
 from etram_det.inference.postprocessing import Predictions
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO, once for the whole process.
+
+    It gives the thread that loads it a stack for signal handlers and takes it back with the last
+    reference. Where another thread drops that, the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVINOEngine:
@@ -38,7 +51,7 @@ class OpenVINOEngine:
         import openvino
 
         self._exported, self._tensor = exported, openvino.Tensor
-        core = openvino.Core()
+        core = _core()
         place = "CPU" if device == "auto" else device.upper().replace(":", ".")
         known = [name.lower() for name in core.available_devices]
         if place.lower() not in known:

@@ -108,7 +108,7 @@ def test_the_loss_equals_rvt(device, precision):
 @pytest.mark.parametrize(
     ("device", "mode"),
     [
-        ("cpu", "stages"),
+        pytest.param("cpu", "stages", marks=pytest.mark.slow),
         *(pytest.param("cuda", mode, marks=pytest.mark.gpu) for mode in (*COMPILED, "graph")),
     ],
     indirect=["device"],

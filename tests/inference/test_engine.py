@@ -379,3 +379,23 @@ assert not loaded, loaded
     for name in ("x", "y", "w", "h"):
         np.testing.assert_allclose(without[name], expected[name], rtol=0, atol=2e-3)
     assert Path(tmp_path / "detections" / "night_1.mp4").is_file()
+
+
+def test_a_signal_is_handled_after_another_thread_has_dropped_an_engine(small_export):
+    code = f"""
+import os, signal, threading
+from pathlib import Path
+from etram_det.inference.exported_file import read_exported
+from etram_det.inference.openvino_engine import OpenVINOEngine
+engines = [OpenVINOEngine(read_exported(Path({str(small_export[1])!r})))]
+dropping = threading.Thread(target=engines.clear)
+dropping.start()
+dropping.join()
+handled = []
+signal.signal(signal.SIGINT, lambda *_: handled.append(1))
+os.kill(os.getpid(), signal.SIGINT)
+print(len(handled))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert done.stdout == "1\n"

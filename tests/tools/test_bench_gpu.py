@@ -29,7 +29,6 @@ for name in {NOT_THERE}:
     sys.modules[name] = None
 from etram_det.__main__ import main
 from etram_det.training.devices import why_no_cuda
-from support.paths import ROOT
 sys.argv = ["etram_det", "bench", "gpu", "--output", "out", "--device", "cpu", "--tiny"]
 main()
 """

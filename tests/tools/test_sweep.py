@@ -368,6 +368,7 @@ def test_the_last_place_is_taken_once(tmp_path):
     assert len(early.study.trials) == 2
 
 
+@pytest.mark.slow
 def test_one_waiting_trial_is_started_by_one_process(tmp_path):
     shared = shared_study(tmp_path)
     for number in range(20):

@@ -37,7 +37,9 @@ from support.tiny_runs import (
 pytestmark = pytest.mark.usefixtures("tiny_folder")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_run_with_a_checkpoint(number, short_outcome):
     ask = partial(at_the_training_step, 3, partial(send, number))
     assert run_to_its_end(SHORT, ask) == 128 + number
