@@ -304,6 +304,7 @@ def test_adaptive_thresholds_are_computed_once_and_kept(caplog):
     assert not [name for name in state_of("nwd") if name.startswith("loss.")]
 
 
+@pytest.mark.slow
 def test_a_baseline_checkpoint_serves_an_adaptive_run():
     assert run(["fit", *config_of("baseline"), *SMALL]) == 0
     last = str(run_folder("baseline") / "checkpoints" / "last.ckpt")

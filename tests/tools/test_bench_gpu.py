@@ -22,6 +22,7 @@ PARTS = ["eager", "compiled", "graph", "stream", "loader", "profile"]
 NOT_THERE = ("hdf5plugin", "eventcv", "jsonargparse", "platformdirs", "optuna")
 
 
+@pytest.mark.slow
 def test_all_parts_run_without_what_reads_recordings_and_settings(tmp_path):
     code = f"""
 import sys

@@ -92,6 +92,7 @@ def assert_equal_along_a_training(backend, steps, settings):
     return counted.times
 
 
+@pytest.mark.slow
 def test_one_graph_computes_a_step_and_serves_other_labels():
     assert assert_equal_along_a_training("eager", range(1, 3), {}) == 1
 

@@ -258,9 +258,8 @@ SIMULATION = """
 """.split()
 
 
-@pytest.mark.parametrize(
-    "source", ["camera files", pytest.param("simulated", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["camera files", "simulated"])
 def test_on_an_empty_cache_one_process_makes_and_the_other_waits(source, tmp_path, monkeypatch):
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
     arguments = ["fit", *BASE, *SIMULATION]

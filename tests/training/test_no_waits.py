@@ -134,7 +134,10 @@ SIZE_AWARE = {
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 @pytest.mark.parametrize(
     ("precision", "settings", "accumulated"),
-    [("32-true", {}, 1), ("bf16-mixed", SIZE_AWARE, 2)],
+    [
+        pytest.param("32-true", {}, 1, marks=pytest.mark.slow),
+        ("bf16-mixed", SIZE_AWARE, 2),
+    ],
 )
 def test_training_waits_for_nothing(precision, settings, accumulated):
     with fake_cuda() as mode:

@@ -154,6 +154,7 @@ def on_the_validation_step(action):
     DetectionModule.validation_step = acting
 
 
+@pytest.mark.slow
 def test_slurm_requeues_a_job_that_goes_on_by_itself(short_outcome, tmp_path, monkeypatch):
     for name, value in fake_slurm(0, tmp_path).items():
         monkeypatch.setenv(name, value)
