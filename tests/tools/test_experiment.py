@@ -59,10 +59,16 @@ def plan_file(tmp_path):
     return write
 
 
+class Asked(list):
+    """Runs that were asked for, and whether the recordings have the labels that they had."""
+
+    labels = "as before"
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """Runs that were asked for; their run folders hold an evaluation by variant and seed."""
-    asked = []
+    asked = Asked()
 
     def fit(arguments, log):
         values = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
@@ -70,11 +76,18 @@ def trained(monkeypatch):
         version = values["trainer.logger.init_args.version"]
         asked.append((name, version, values["trainer.max_steps"], arguments))
         log.write_text("etram_det: error: no more memory\n")
+        path = log.parent.parent / "runs" / name / version
+        assert not path.exists()  # a run that failed starts anew
+        path.mkdir(parents=True)
         if (name, version) == ("fast_3", "seed_2") and len(asked) < 5:
             return 1
         share = 0.9 if name.startswith("fast") else 0.4
-        path = log.parent.parent / "runs" / name / version
         assert str(path.parent.parent) == folder
+        crc32 = 7 if asked.labels == "as before" else 8
+        recording = {"name": "day_1", "boxes": 4, "boxes_crc32": crc32, "bytes": len(asked)}
+        start = {"versions": {"torch": "2.14.1"}, "git": {"commit": "abc", "dirty": False}}
+        facts = {"data": {"train": {"recordings": [recording]}}, "starts": [start]}
+        (path / "provenance.json").write_text(json.dumps(facts))
         write_run(path, False, frames(int(values["seed_everything"]), share))
         return 0
 
@@ -122,6 +135,9 @@ def test_runs_go_seed_by_seed_and_on_from_their_lines(plan_file, trained, tmp_pa
     assert "runs: 1 of 4 failed (fast, seed 2, 3 steps): see their logs in" in error
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [1, 1, 2]
+    # Where recordings were written makes no difference, and what they were trained with is known.
+    assert len({json.loads(line)["data"]["train"] for line in lines}) == 1
+    assert json.loads(lines[0])["versions"] == {"torch": "2.14.1", "commit": "abc"}
 
     assert run(arguments) == 0
     assert [each[:2] for each in trained[4:]] == [("fast_3", "seed_2")]
@@ -138,10 +154,47 @@ def test_runs_go_seed_by_seed_and_on_from_their_lines(plan_file, trained, tmp_pa
     assert len(list((recordings / "val").glob("*_bbox.npy"))) == 2
 
 
+def test_runs_on_other_recordings_are_not_mixed(plan_file, trained, tmp_path, capsys):
+    arguments = ["experiment", str(plan_file()), "--output", str(tmp_path / "out")]
+    assert run([*arguments, "--most", "1"]) == 0
+    trained.labels = "others"
+    assert run(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"etram_det: error: {tmp_path}/out/results.jsonl: must be of runs on the same recordings, "
+        "got others for fast, seed 1, 3 steps than for plain, seed 1, 3 steps: use the same "
+        "--training and --evaluation, or another --results\n"
+    )
+    assert len(trained) == 2
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
+    assert run([*arguments, "--most", "-1"]) == 2
+    assert "most: must be at least 0, got -1: set 0 to compare only" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_run_and_one_that_was_interrupted_before(plan_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    small = {"model.embed_dim": 8, "model.dim_head": 4, "data.input_size": [90, 160]}
+    small |= {"data.num_workers": 0, "trainer.accelerator": "cpu", "trainer.log_every_n_steps": 1}
+    path = plan_file(settings=small, runs=[{"variants": ["fast"], "seeds": [3], "steps": 2}])
+    left = tmp_path / "out" / "runs" / "fast_2" / "seed_3"
+    left.mkdir(parents=True)
+    (left / "metrics.json").write_text("{}")  # of a run that is not to be taken for this one
+    assert run(["experiment", str(path), "--output", str(tmp_path / "out")]) == 0
+    line = json.loads((tmp_path / "out" / "results.jsonl").read_text())
+    assert (line["variant"], line["seed"], line["steps"]) == ("fast", 3, 2)
+    assert set(line["data"]) == {"train", "val"}
+    assert len(line["results"]["recordings"]) == 2
+    settings = yaml.safe_load((left / "config.yaml").read_text())
+    assert settings["seed_everything"] == 3
+    assert settings["model"]["learning_rate"] == 0.01
+    assert settings["trainer"]["max_steps"] == settings["trainer"]["val_check_interval"] == 2
+    assert line["cpu_s"] > 1
+
+
 def test_a_line_gives_back_metrics_and_resamples(tmp_path):
     write_run(tmp_path / "a", False, frames(1, 0.5))
     read = read_run(tmp_path / "a")
-    runs = [FinishedRun(Run("plain", 1, 3), FAST, 60.4, 61, read, {"torch": "2.14.1"})]
+    runs = [FinishedRun(Run("plain", 1, 3), FAST, 60.4, 61, read, {"torch": "2.14.1"}, {})]
     write_finished(tmp_path / "runs.jsonl", runs)
     again = read_finished(tmp_path / "runs.jsonl")[0]
     assert (again.run, again.settings, again.cpu_s) == (runs[0].run, FAST, 60)
@@ -190,6 +243,9 @@ def test_pairs_of_seeds_that_vary_together_differ_by_less_than_their_spread(tmp_
          "runs: seeds and steps must be whole numbers, got many: set these"),
         ({"comparisons": [["plain", "fast", "plain"]]},
          "comparisons: must be pairs of variants, got plain, fast, plain: set two"),
+        ({"training": {"hight": 90}},
+         "training: must be settings of simulate, got others (got an unexpected keyword argument "
+         "'hight'): see simulate --help"),
         ({"more": 1}, "must have the keys training, evaluation, settings, variants, runs, co"),
     ],
 )  # fmt: skip
@@ -204,7 +260,7 @@ def test_a_wrong_plan_is_refused_by_name(plan_file, changes, message, capsys):
 
 def test_a_variant_keeps_its_settings_and_a_damaged_line_is_named(plan_file, tmp_path, capsys):
     write_run(tmp_path / "a", False, frames(1, 0.5))
-    runs = [FinishedRun(Run("fast", 1, 3), FAST, 60, 61, read_run(tmp_path / "a"), {})]
+    runs = [FinishedRun(Run("fast", 1, 3), FAST, 60, 61, read_run(tmp_path / "a"), {}, {})]
     file = tmp_path / "runs.jsonl"
     write_finished(file, runs)
     changed = {"variants": {**PLAN["variants"], "fast": {"configs": ["quick"]}}}

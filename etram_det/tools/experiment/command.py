@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.progress import screen, shown_progress
-from etram_det.report.run_files import read_run
 from etram_det.simulator.dataset import SimulationSettings, simulated_root
-from etram_det.tools.experiment.finished import FinishedRun, read_finished, write_finished
+from etram_det.tools.experiment.finished import (
+    FinishedRun,
+    finished_run,
+    read_finished,
+    write_finished,
+)
 from etram_det.tools.experiment.outcome import outcome_tables, progress_line
 from etram_det.tools.experiment.plan import ExperimentPlan, Run, read_plan
 from etram_det.tools.sweep.runs import fit_in_process, reason_of_failure
@@ -22,7 +25,6 @@ from etram_det.tools.sweep.runs import fit_in_process, reason_of_failure
 RESULTS = "results.jsonl"
 _TABLES = "tables.md"
 _WIDTH = 140  # of the tables where they go into a file or a pipe, in columns
-_PACKAGES = ("etram_det", "torch", "pytorch_lightning", "numpy")
 
 
 def experiment_command(
@@ -48,8 +50,11 @@ def experiment_command(
         most: number of runs after which to end; 0 only compares. Unset: all.
 
     Raises:
-        UserError: the plan is wrong, a run of the same name had other settings, or a run failed.
+        UserError: the plan is wrong, a finished run had other settings or recordings, or a run
+            failed.
     """
+    if most is not None and most < 0:
+        raise UserError(f"most: must be at least 0, got {most}: set 0 to compare only")
     planned = read_plan(plan.expanduser())
     output = (output or Path("experiments") / plan.stem).expanduser()
     file = (results or output / RESULTS).expanduser()
@@ -64,11 +69,13 @@ def experiment_command(
     for position, run in enumerate(to_do[:number], start=1):
         screen().out(f"run {position} of {number}: {run}")
         try:
-            finished.append(_train(run, planned.variants[run.variant], output, str(root)))
+            new = _train(run, planned.variants[run.variant], output, str(root))
         except UserError as error:
             failed.append(run)
             screen().out(f"  {error}")
             continue
+        _require_same_recordings(new, finished, file)
+        finished.append(new)
         write_finished(file, finished)
         screen().out(progress_line(finished, to_do[position:number]))
         _write_tables(planned, finished, output)
@@ -90,6 +97,8 @@ def _train(run: Run, settings: Sequence[str], output: Path, root: str) -> Finish
     name, version_name = f"{run.variant}_{run.steps}", f"seed_{run.seed}"
     log = output / "logs" / f"{name}_{version_name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    folder = output / "runs" / name / version_name
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted or has failed
     arguments = [
         *settings,
         f"--data.root={root}",
@@ -108,14 +117,8 @@ def _train(run: Run, settings: Sequence[str], output: Path, root: str) -> Finish
     after = os.times()
     if code != 0:
         raise UserError(f"{log}: {reason_of_failure(code, log)}", exit_code=1)
-    return FinishedRun(
-        run,
-        settings,
-        sum(after[2:4]) - sum(before[2:4]),
-        time.monotonic() - started_s,
-        read_run(output / "runs" / name / version_name),
-        {package: version(package) for package in _PACKAGES},
-    )
+    cpu_s = sum(after[2:4]) - sum(before[2:4])
+    return finished_run(folder, run, settings, cpu_s, time.monotonic() - started_s)
 
 
 def _root(
@@ -138,9 +141,9 @@ def _root(
     return root
 
 
-def _simulated(settings: dict[str, Any] | Any, split: str) -> Path:
+def _simulated(settings: SimulationSettings, split: str) -> Path:
     with shown_progress(f"{split} recordings") as progress:
-        return simulated_root(SimulationSettings.of(settings), progress=progress)[0]
+        return simulated_root(settings, progress=progress)[0]
 
 
 def _require_same_settings(
@@ -153,6 +156,16 @@ def _require_same_settings(
             raise UserError(
                 f"{plan.file}: variants.{each.run.variant}: must be {before} as in {file}, got "
                 f"{now}: name the new variant otherwise"
+            )
+
+
+def _require_same_recordings(new: FinishedRun, finished: Sequence[FinishedRun], file: Path) -> None:
+    for each in finished:
+        if each.data != new.data:
+            raise UserError(
+                f"{file}: must be of runs on the same recordings, got others for {new.run} than "
+                f"for {each.run}: use the same --training and --evaluation, or another --results",
+                exit_code=1,
             )
 
 

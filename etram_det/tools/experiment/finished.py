@@ -16,13 +16,15 @@ from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.metrics.intervals import Resamples
 from etram_det.metrics.records import PARTS_OF_DAY, flat_key
-from etram_det.report.run_files import EvaluatedRun
+from etram_det.report.run_files import EvaluatedRun, read_run
 from etram_det.tools.experiment.plan import Run
 
 _STEPS = 65_535  # of a metric in [0, 1]: resamples are kept in two bytes
 _NONE = np.uint16(_STEPS)  # no ground truth in a resample
 _DIGITS = 5
-_KEYS = ("variant", "seed", "steps", "settings", "cpu_s", "wall_s", "results", "resamples")
+_KEYS = ("variant", "seed", "steps", "settings", "cpu_s", "wall_s", "versions", "data")
+_COMPARED = ("name", "frames", "labelled", "boxes", "boxes_crc32", "simulator_version")
+_RESULT_KEYS = ("results", "resamples")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class FinishedRun:
         cpu_s: CPU time of training and evaluation, in seconds.
         wall_s: elapsed time, in seconds.
         evaluated: what it found, as read from its run folder or from the line.
-        versions: of the package and of what it stands on, by name.
+        versions: of the package and of what it stands on, by name, and its ``commit``.
+        data: a checksum of the recordings' names and labels, by split.
     """
 
     run: Run
@@ -44,6 +47,29 @@ class FinishedRun:
     wall_s: float
     evaluated: EvaluatedRun
     versions: Mapping[str, str]
+    data: Mapping[str, str]
+
+
+def finished_run(
+    folder: Path, run: Run, settings: Sequence[str], cpu_s: float, wall_s: float
+) -> FinishedRun:
+    """A run from its run folder.
+
+    Raises:
+        UserError: the folder holds no evaluation.
+    """
+    evaluated = read_run(folder)
+    facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    start = facts["starts"][-1]
+    versions = {**start["versions"], "commit": (start.get("git") or {}).get("commit", "unknown")}
+    data = {split: _checksum(of["recordings"]) for split, of in facts["data"].items()}
+    return FinishedRun(run, settings, cpu_s, wall_s, evaluated, versions, data)
+
+
+def _checksum(recordings: Sequence[Mapping[str, Any]]) -> str:
+    """Of what is the same wherever recordings were written: compressed sizes may differ."""
+    rows = [[each.get(key) for key in _COMPARED] for each in recordings]
+    return f"{zlib.crc32(json.dumps(rows).encode()):08x}"
 
 
 def compared_keys(evaluation: Mapping[str, Any]) -> list[list[str]]:
@@ -103,6 +129,7 @@ def _line_of(finished: FinishedRun) -> dict[str, Any]:
         "cpu_s": round(finished.cpu_s),
         "wall_s": round(finished.wall_s),
         "versions": dict(finished.versions),
+        "data": dict(finished.data),
         "results": {**kept, "evaluation": results["evaluation"], "recordings": recordings},
         "resamples": {
             "num_recordings": {key: resamples.num_recordings[key] for key in keys},
@@ -112,7 +139,7 @@ def _line_of(finished: FinishedRun) -> dict[str, Any]:
 
 
 def _run_in(file: Path, line: Mapping[str, Any]) -> FinishedRun:
-    if lacking := [key for key in _KEYS if key not in line]:
+    if lacking := [key for key in (*_KEYS, *_RESULT_KEYS) if key not in line]:
         raise ValueError(f"no {', '.join(lacking)}")
     run = Run(line["variant"], line["seed"], line["steps"])
     numbers = line["resamples"]["num_recordings"]
@@ -127,7 +154,13 @@ def _run_in(file: Path, line: Mapping[str, Any]) -> FinishedRun:
         Resamples(dict(zip(numbers, values, strict=True)), numbers),
     )
     return FinishedRun(
-        run, line["settings"], line["cpu_s"], line["wall_s"], evaluated, line.get("versions", {})
+        run,
+        line["settings"],
+        line["cpu_s"],
+        line["wall_s"],
+        evaluated,
+        line["versions"],
+        line["data"],
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from etram_det.errors import UserError
+from etram_det.simulator.dataset import SimulationSettings
 
 _KEYS = ("training", "evaluation", "settings", "variants", "runs", "comparisons")
 _RUN_KEYS = ("variants", "seeds", "steps")
@@ -39,16 +40,16 @@ class ExperimentPlan:
 
     Attributes:
         file: where it was read from.
-        training: settings of the simulated set whose training split is used, by name.
-        evaluation: the same of the set whose validation split is used.
+        training: the simulated set whose training split is used.
+        evaluation: that whose validation split is used.
         variants: settings of each variant as ``fit`` takes them, by its name.
         runs: in the order in which they are made.
         comparisons: pairs of variants, the second one compared with the first.
     """
 
     file: Path
-    training: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    training: SimulationSettings
+    evaluation: SimulationSettings
     variants: Mapping[str, Sequence[str]]
     runs: Sequence[Run]
     comparisons: Sequence[tuple[str, str]]
@@ -85,8 +86,8 @@ def read_plan(file: Path) -> ExperimentPlan:
             )
     return ExperimentPlan(
         file,
-        _mapping(file, "training", content["training"]),
-        _mapping(file, "evaluation", content["evaluation"]),
+        _simulation(file, "training", content["training"]),
+        _simulation(file, "evaluation", content["evaluation"]),
         variants,
         list(dict.fromkeys(runs)),
         [(first, second) for first, second in content["comparisons"]],
@@ -129,6 +130,17 @@ def _runs(file: Path, group: Mapping[str, Any], variants: Mapping[str, Any]) -> 
     for seed in seeds:
         for variant in names:
             yield Run(variant, seed, group["steps"])
+
+
+def _simulation(file: Path, key: str, value: Any) -> SimulationSettings:
+    try:
+        return SimulationSettings.of(_mapping(file, key, value))
+    except TypeError as error:
+        reason = str(error).rpartition("__init__() ")[2]
+        raise UserError(
+            f"{file}: {key}: must be settings of simulate, got others ({reason}): see simulate "
+            "--help"
+        ) from error
 
 
 def _list(file: Path, key: str, value: Any) -> list[Any]:
