@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -35,7 +33,7 @@ from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import box_records
 from etram_det.progress import screen
 from etram_det.tools.detect.command import detector_of
-from etram_det.tools.detect.run import event_faults, table_of
+from etram_det.tools.detect.run import event_faults, first_signal, table_of
 from etram_det.tools.detect.streams import PIPE
 
 _STATUS_S = 0.5  # between two states of the line that shows how it goes
@@ -135,7 +133,7 @@ def live_command(
             stack.callback(recorder.finish)
         of_replay = pace if isinstance(source, Replay) else 1.0
         session = LiveSession(source, detector, resize, track, recorder, of_replay)
-        stack.enter_context(_signals_stop(session))
+        stack.enter_context(first_signal(session.stop))  # between two windows
         session.warm_up()
         shown = None if page is None else _Shown(session, page)
         _run(session, shown, len(source.notes))
@@ -244,30 +242,6 @@ class _Shown:
             ],
         }
         return self._painter.picture(found.frame, found.end_us, found.rows), said
-
-
-@contextmanager
-def _signals_stop(session: LiveSession) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the run between two windows; a second one comes at once."""
-    asked = False
-
-    def note(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        session.stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @contextmanager
