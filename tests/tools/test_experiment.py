@@ -258,6 +258,19 @@ def test_a_wrong_plan_is_refused_by_name(plan_file, changes, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_plan_that_cannot_be_read_costs_a_line(tmp_path, capsys):
+    assert run(["experiment", "nowhere.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "etram_det: error: plan: nowhere.yaml cannot be read (No such file or directory): use "
+        "another\n"
+    )
+    (tmp_path / "plan.yaml").write_text("runs: [1\nvariants: {")
+    assert run(["experiment", str(tmp_path / "plan.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'plan.yaml'}: must be YAML, got other text (while parsing" in error
+    assert error.count("\n") == 1
+
+
 def test_a_variant_keeps_its_settings_and_a_damaged_line_is_named(plan_file, tmp_path, capsys):
     write_run(tmp_path / "a", False, frames(1, 0.5))
     runs = [FinishedRun(Run("fast", 1, 3), FAST, 60, 61, read_run(tmp_path / "a"), {}, {})]

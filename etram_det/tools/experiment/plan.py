@@ -63,8 +63,11 @@ def read_plan(file: Path) -> ExperimentPlan:
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: must be a YAML file, got {error}: use another") from error
+    except OSError as error:
+        raise UserError(f"plan: {file} cannot be read ({error.strerror}): use another") from error
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: must be YAML, got other text ({reason}): mend it") from error
     if not isinstance(content, dict) or set(content) != set(_KEYS):
         got = ", ".join(map(str, content)) if isinstance(content, dict) else content
         raise UserError(f"{file}: must have the keys {', '.join(_KEYS)}, got {got}: set these")
