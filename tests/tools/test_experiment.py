@@ -18,6 +18,7 @@ from etram_det.tools.experiment.finished import (
     write_finished,
 )
 from etram_det.tools.experiment.plan import Run, read_plan
+from etram_det.tools.sweep.runs import ProcessEnd
 from support.paths import ROOT
 from support.small_evaluation import write_run
 
@@ -70,7 +71,7 @@ def trained(monkeypatch):
     """Runs that were asked for; their run folders hold an evaluation by variant and seed."""
     asked = Asked()
 
-    def fit(arguments, log):
+    def fit(arguments, log, stop):
         values = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
         folder, name = (values[f"trainer.logger.init_args.{key}"] for key in ("save_dir", "name"))
         version = values["trainer.logger.init_args.version"]
@@ -80,7 +81,7 @@ def trained(monkeypatch):
         assert not path.exists()  # a run that failed starts anew
         path.mkdir(parents=True)
         if (name, version) == ("fast_3", "seed_2") and len(asked) < 5:
-            return 1
+            return ProcessEnd(1, 0.0)
         share = 0.9 if name.startswith("fast") else 0.4
         assert str(path.parent.parent) == folder
         crc32 = 7 if asked.labels == "as before" else 8
@@ -89,7 +90,7 @@ def trained(monkeypatch):
         facts = {"data": {"train": {"recordings": [recording]}}, "starts": [start]}
         (path / "provenance.json").write_text(json.dumps(facts))
         write_run(path, False, frames(int(values["seed_everything"]), share))
-        return 0
+        return ProcessEnd(0, 60.0)
 
     monkeypatch.setattr(command, "fit_in_process", fit)
     return asked
@@ -168,6 +169,21 @@ def test_runs_on_other_recordings_are_not_mixed(plan_file, trained, tmp_path, ca
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
     assert run([*arguments, "--most", "-1"]) == 2
     assert "most: must be at least 0, got -1: set 0 to compare only" in capsys.readouterr().err
+    assert run([*arguments, "--jobs", "0"]) == 2
+    assert "jobs: must be at least 1, got 0: set 1 for one after" in capsys.readouterr().err
+
+
+def test_runs_at_the_same_time_leave_the_same_lines(plan_file, trained, tmp_path, capsys):
+    found = []
+    for jobs in ("1", "3"):
+        output = tmp_path / jobs
+        arguments = ["experiment", str(plan_file()), "--output", str(output), "--jobs", jobs]
+        assert run([*arguments, "--most", "3"]) == 0
+        lines = map(json.loads, (output / "results.jsonl").read_text().splitlines())
+        found.append(sorted((x["variant"], x["seed"], x["results"]["AP"]) for x in lines))
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+    assert "run 3 of 3: plain, seed 2, 3 steps" in capsys.readouterr().out
 
 
 @pytest.mark.slow

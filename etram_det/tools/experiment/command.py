@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 
 from etram_det.errors import UserError
 from etram_det.files import write_text
@@ -34,6 +36,7 @@ def experiment_command(
     training: Path | None = None,
     evaluation: Path | None = None,
     most: int | None = None,
+    jobs: int = 1,
 ) -> None:
     """Train variants with several seeds, evaluate all alike, and compare them.
 
@@ -48,6 +51,8 @@ def experiment_command(
         training: folder whose training split is used in place of the simulated one.
         evaluation: folder whose validation split is used in place of the simulated one.
         most: number of runs after which to end; 0 only compares. Unset: all.
+        jobs: runs at the same time. They share the processor or the device; give each
+            ``OMP_NUM_THREADS`` of its own.
 
     Raises:
         UserError: the plan is wrong, a finished run had other settings or recordings, or a run
@@ -55,6 +60,8 @@ def experiment_command(
     """
     if most is not None and most < 0:
         raise UserError(f"most: must be at least 0, got {most}: set 0 to compare only")
+    if jobs < 1:
+        raise UserError(f"jobs: must be at least 1, got {jobs}: set 1 for one after the other")
     planned = read_plan(plan.expanduser())
     output = (output or Path("experiments") / plan.stem).expanduser()
     file = (results or output / RESULTS).expanduser()
@@ -66,18 +73,17 @@ def experiment_command(
     screen().out(f"{file}: {len(done)} of {len(done) + len(to_do)} runs are finished")
     failed = []
     root = _root(planned, output, training, evaluation) if number else None
-    for position, run in enumerate(to_do[:number], start=1):
-        screen().out(f"run {position} of {number}: {run}")
-        try:
-            new = _train(run, planned.variants[run.variant], output, str(root))
-        except UserError as error:
+    for run, end in _ends(planned, to_do[:number], output, str(root), jobs):
+        if isinstance(end, UserError):
             failed.append(run)
-            screen().out(f"  {error}")
+            screen().out(f"  {end}")
             continue
-        _require_same_recordings(new, finished, file)
-        finished.append(new)
+        _require_same_recordings(end, finished, file)
+        finished.append(end)
         write_finished(file, finished)
-        screen().out(progress_line(finished, to_do[position:number]))
+        made = {each.run for each in finished}
+        left = [each for each in to_do[:number] if each not in made and each not in failed]
+        screen().out(progress_line(finished, left, jobs))
         _write_tables(planned, finished, output)
     for table in outcome_tables(planned, finished):
         screen(width=_WIDTH).print(table)
@@ -92,7 +98,33 @@ def experiment_command(
         screen().out(f"tables: {path}")
 
 
-def _train(run: Run, settings: Sequence[str], output: Path, root: str) -> FinishedRun:
+def _ends(
+    plan: ExperimentPlan, runs: Sequence[Run], output: Path, root: str, jobs: int
+) -> Iterator[tuple[Run, FinishedRun | UserError]]:
+    """Runs as they end, with what they found or why they failed."""
+    stop = Event()
+
+    def train(position: int, run: Run) -> FinishedRun | UserError:
+        screen().out(f"run {position} of {len(runs)}: {run}")
+        try:
+            return _train(run, plan.variants[run.variant], output, root, stop)
+        except UserError as error:
+            return error
+
+    waiting, under_way = deque(enumerate(runs, start=1)), {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < jobs:
+                    position, run = waiting.popleft()
+                    under_way[pool.submit(train, position, run)] = run
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(future), future.result()
+        finally:
+            stop.set()
+
+
+def _train(run: Run, settings: Sequence[str], output: Path, root: str, stop: Event) -> FinishedRun:
     """Train and evaluate in a process of its own."""
     name, version_name = f"{run.variant}_{run.steps}", f"seed_{run.seed}"
     log = output / "logs" / f"{name}_{version_name}.log"
@@ -112,12 +144,10 @@ def _train(run: Run, settings: Sequence[str], output: Path, root: str) -> Finish
         "--pictures.number=0",
         "--results.pictures=0",
     ]
-    started_s, before = time.monotonic(), os.times()
-    code = fit_in_process(arguments, log)
-    after = os.times()
+    started_s = time.monotonic()
+    code, cpu_s = fit_in_process(arguments, log, stop)
     if code != 0:
         raise UserError(f"{log}: {reason_of_failure(code, log)}", exit_code=1)
-    cpu_s = sum(after[2:4]) - sum(before[2:4])
     return finished_run(folder, run, settings, cpu_s, time.monotonic() - started_s)
 
 

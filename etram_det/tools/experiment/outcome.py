@@ -16,13 +16,19 @@ from etram_det.tools.experiment.finished import FinishedRun, compared_keys
 from etram_det.tools.experiment.plan import ExperimentPlan, Run
 
 
-def progress_line(finished: Sequence[FinishedRun], to_do: Sequence[Run]) -> str:
-    """One line on the run that has just finished, and the time that the others will take."""
+def progress_line(finished: Sequence[FinishedRun], to_do: Sequence[Run], jobs: int = 1) -> str:
+    """One line on the run that has just finished, and the time that the others will take.
+
+    Args:
+        finished: runs, the newest last.
+        to_do: those that are left.
+        jobs: runs at the same time.
+    """
     last = finished[-1]
     metrics = last.evaluated.metrics
     shown = ", ".join(f"{key} {metrics.get(key, nan):.4f}" for key in ("AP", "AP50", "AP_small"))
     pace_s = fmean(each.wall_s / each.run.steps for each in finished)
-    left_s = pace_s * sum(run.steps for run in to_do)
+    left_s = pace_s * sum(run.steps for run in to_do) / jobs
     return (
         f"  {shown} in {timedelta(seconds=round(last.wall_s))}; {len(to_do)} to go, about "
         f"{timedelta(seconds=round(left_s))}"

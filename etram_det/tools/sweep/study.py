@@ -58,7 +58,7 @@ class TrialFailed(Exception):
 
 def run_fit(settings: Path, log: Path) -> int:
     """Train with a configuration file; what it prints goes into a log. Returns the exit code."""
-    return fit_in_process(["--config", str(settings)], log)
+    return fit_in_process(["--config", str(settings)], log).code
 
 
 @dataclass
