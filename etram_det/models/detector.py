@@ -168,7 +168,8 @@ class Detector(nn.Module):
         """Compile each stage, each LSTM step, the pyramid and the head in place, one by one.
 
         The loop over time is not compiled, so one compilation serves chunks of any length. A new
-        number of frames or lanes recompiles once, with that dimension dynamic.
+        number of frames or lanes compiles stages and LSTMs again; pyramid and head once more, with
+        that dimension dynamic, as the number of frames with labels changes from step to step.
 
         Args:
             backend: backend of ``torch.compile``.
@@ -176,9 +177,12 @@ class Detector(nn.Module):
         # All stages share one code object. Its variants (training or evaluation, one frame or
         # several) exceed the default limit, beyond which PyTorch falls back to eager mode.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        parts = [*self.backbone.stages, self.fpn, self.head]
-        parts += [part for part in self.modules() if isinstance(part, PixelLSTM)]
-        for part in parts:
+        # For the same reason, the second stage would seem to be the first one with all of its
+        # sizes changed, and be compiled for any size.
+        lstms = [part for part in self.modules() if isinstance(part, PixelLSTM)]
+        for part in (*self.backbone.stages, *lstms):
+            part.compile(backend=backend, dynamic=False)
+        for part in (self.fpn, self.head):
             part.compile(backend=backend)
 
     def predict(self, features: Sequence[Tensor]) -> HeadOutput:
