@@ -85,12 +85,14 @@ class Section:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What went wrong, in at most some 200 characters."""
+    """What went wrong, in some 200 characters: of a compiler's report, beginning and end."""
     text = f"{type(error).__name__}: {error}"
     for sign, reason in _REASONS.items():
         if sign in text:
             return reason
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith(":") and len(lines) > 1:
+        return f"{lines[0][:100]} {lines[-1][:100]}"
     return (lines[0] if lines else type(error).__name__)[:200]
 
 
