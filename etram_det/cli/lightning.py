@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,6 +38,8 @@ from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
+from etram_det.inference.exported_file import SUFFIX, ExportedDetector, read_exported
+from etram_det.inference.exported_network import ExportedNetwork
 from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.training.callbacks.exact_resume import ExactResume
 from etram_det.training.callbacks.loggers import (
@@ -106,6 +109,8 @@ class SettingsParser(LightningArgumentParser):
 class EtramCLI(LightningCLI):
     """LightningCLI with this project's module, data, callbacks and rules for checkpoints."""
 
+    _exported: ExportedDetector | None = None
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that can be set by their own keys, and link what must agree."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -140,11 +145,19 @@ class EtramCLI(LightningCLI):
                 "data and seed, and starts anew where there is none; so does a job that SLURM has "
                 "requeued, unless this is ``never``",
             )
+        else:
+            parser.add_argument(
+                "--runtime",
+                type=Literal["auto", "onnxruntime", "openvino"],
+                default="auto",
+                help="what computes an exported detector (.onnx) as ``ckpt_path``",
+            )
         return parser
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        return kwargs | {"weights_only": True, "ckpt_path": self.ckpt_path}
+        own = None if self._exported is not None else self.ckpt_path
+        return kwargs | {"weights_only": True, "ckpt_path": own}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and report a mistake in it in one line.
@@ -188,7 +201,7 @@ class EtramCLI(LightningCLI):
                 _log.info(message, start, self.ckpt_path)
             else:
                 config.model.init_from = newest_if_named(start, "model.init_from", runs.parent)
-        self._checkpoint = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
+        self._checkpoint = self._read(command) if self.ckpt_path else None
         if evaluates and self._checkpoint is not None:
             self._follow(self._checkpoint, command)
             config = self.config[command]
@@ -206,6 +219,27 @@ class EtramCLI(LightningCLI):
                 message = "model.%s follows the checkpoint: %s (the configuration has %s)"
                 _log.info(message, name, theirs, ours)
             config.model[name] = theirs
+
+    def _read(self, command: str) -> Checkpoint:
+        """The checkpoint, or what an exported detector says of itself in the place of one."""
+        if Path(str(self.ckpt_path)).suffix != SUFFIX:
+            return read_checkpoint(self.ckpt_path)
+        if command == "fit":
+            raise UserError(
+                f"ckpt_path: must be a checkpoint (.ckpt) to go on from, got {self.ckpt_path}: use "
+                "the one that it was exported from"
+            )
+        self._exported = exported = read_exported(self.ckpt_path)
+        names = list(exported.class_names)
+        return Checkpoint(
+            {
+                "hyper_parameters": {**exported.network, "class_names": names},
+                "EventDataModule": {
+                    "settings": {**asdict(exported.frame_settings), "class_names": names}
+                },
+            },
+            exported.path,
+        )
 
     def _follow(self, checkpoint: Checkpoint, command: str) -> None:
         """Parse again with the checkpoint's settings over the baseline, under all that is given.
@@ -331,7 +365,9 @@ class EtramCLI(LightningCLI):
         self.datamodule.trainer = self.trainer  # as it will be: it says which splits are needed
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
-        if checkpoint is not None:
+        if self._exported is not None:
+            self.model.detector = ExportedNetwork(self._exported, self.config[subcommand].runtime)
+        elif checkpoint is not None:
             self.model.on_load_checkpoint(dict(checkpoint.content))
             if subcommand == "fit" and checkpoint.has_optimizer:
                 self._go_on(checkpoint)

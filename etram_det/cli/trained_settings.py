@@ -93,6 +93,8 @@ def described(
     settings, first, last = (dict(dotted_items(each)) for each in (theirs, before, now))
     followed, given = [], []
     for name, value in settings.items():
+        if value == {}:  # a section of which it brings nothing
+            continue
         was, own, is_now = (_comparable(name, x) for x in (first.get(name), value, last.get(name)))
         if is_now != own:
             given.append(

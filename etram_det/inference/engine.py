@@ -49,6 +49,18 @@ class Engine(Protocol):
         ...
 
 
+class ExportedEngine(Engine, Protocol):
+    """An engine on an exported file, whose state can be read and replaced."""
+
+    @property
+    def state(self) -> list[NDArray[Any]]:
+        """Hidden, then cell state ``[1, C, h, w]`` of each stage, after the latest window."""
+        ...
+
+    @state.setter
+    def state(self, state: list[NDArray[Any]]) -> None: ...
+
+
 def engine_for(
     source: Detector | ExportedDetector, runtime: Runtime, precision: Precision, device: str
 ) -> Engine:
@@ -65,37 +77,44 @@ def engine_for(
     Raises:
         UserError: the runtime is not installed, cannot read the file, or lacks precision or device.
     """
-    chosen = runtime
     if isinstance(source, ExportedDetector):
-        if runtime == "pytorch":
-            raise UserError(
-                f"runtime: must be auto, onnxruntime or openvino for {source.path}, got pytorch: "
-                "use the checkpoint that it was exported from"
-            )
-        if runtime == "auto":
-            chosen = _for_exported(source, precision, device)
-    elif runtime not in ("auto", "pytorch"):
+        return exported_engine(source, runtime, precision, device)
+    if runtime not in ("auto", "pytorch"):
         raise UserError(
             f"runtime: must be auto or pytorch for a checkpoint, got {runtime}: use an exported "
             "file (python -m etram_det export --ckpt_path FILE.ckpt --output FILE.onnx)"
         )
-    else:
-        chosen = "pytorch"
+    require_installed("pytorch")
+    from etram_det.inference.pytorch_engine import PyTorchEngine
+
+    engine = PyTorchEngine(source, precision, device)
+    _log.info("runtime: %s", engine.name)
+    return engine
+
+
+def exported_engine(
+    source: ExportedDetector,
+    runtime: Runtime = "auto",
+    precision: Precision = "float32",
+    device: str = "auto",
+) -> ExportedEngine:
+    """An engine for an exported detector; arguments and errors are those of :func:`engine_for`."""
+    if runtime == "pytorch":
+        raise UserError(
+            f"runtime: must be auto, onnxruntime or openvino for {source.path}, got pytorch: "
+            "use the checkpoint that it was exported from"
+        )
+    chosen = _for_exported(source, precision, device) if runtime == "auto" else runtime
     require_installed(chosen)
-    engine: Engine
-    if isinstance(source, ExportedDetector):
-        if chosen == "openvino":
-            from etram_det.inference.openvino_engine import OpenVINOEngine
+    engine: ExportedEngine
+    if chosen == "openvino":
+        from etram_det.inference.openvino_engine import OpenVINOEngine
 
-            engine = OpenVINOEngine(source, precision, device)
-        else:
-            from etram_det.inference.onnxruntime_engine import ONNXRuntimeEngine
-
-            engine = ONNXRuntimeEngine(source, precision, device)
+        engine = OpenVINOEngine(source, precision, device)
     else:
-        from etram_det.inference.pytorch_engine import PyTorchEngine
+        from etram_det.inference.onnxruntime_engine import ONNXRuntimeEngine
 
-        engine = PyTorchEngine(source, precision, device)
+        engine = ONNXRuntimeEngine(source, precision, device)
     _log.info("runtime: %s", engine.name)
     return engine
 

@@ -99,6 +99,10 @@ class ONNXRuntimeEngine:
         """Hidden, then cell state ``[1, C, h, w]`` of each stage."""
         return [each.numpy() for each in self._state]
 
+    @state.setter
+    def state(self, state: list[NDArray[np.float32]]) -> None:
+        self._state = [self._value_of(each, self._device, self._number) for each in state]
+
 
 def _session(exported: ExportedDetector, options: Any, kind: str, number: int) -> Any:
     """The session on a device of that kind; None where it cannot be started there.

@@ -107,6 +107,16 @@ class OpenVINOEngine:
         for tensor in self._states[0] if self._frame_shape else ():
             tensor.data[:] = 0
 
+    @property
+    def state(self) -> list[NDArray[np.float32]]:
+        """Hidden, then cell state ``[1, C, h, w]`` of each stage."""
+        return [each.data.copy() for each in self._states[0]]
+
+    @state.setter
+    def state(self, state: list[NDArray[np.float32]]) -> None:
+        for tensor, each in zip(self._states[0], state, strict=True):
+            tensor.data[:] = each
+
     def _compile(self, shape: tuple[int, ...]) -> None:
         """Compile for events ``[1, C, H, W]``, and start with an empty state."""
         state_shapes = self._exported.state_shapes(*shape[-2:])

@@ -1,0 +1,99 @@
+"""An exported detector in an evaluation: the network's methods, and the commands with it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from etram_det.cli.commands import run
+from etram_det.inference.exported_file import read_exported
+from etram_det.inference.exported_network import ExportedNetwork
+from etram_det.inference.streaming_detector import read_detector
+from support.random_checkpoint import FRAMES
+from support.raw_files import boxes_at, random_events, write_raw
+
+SIZE = FRAMES.input_size
+
+
+def chunk(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 5, (3, 2, 20, *SIZE), generator=generator, dtype=torch.uint8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_chunks_of_lanes_give_what_the_network_gives(small_export, runtime):
+    checkpoint, exported = small_export
+    network = read_detector(checkpoint).detector.eval()
+    other = ExportedNetwork(read_exported(exported), runtime)
+    state = other_state = None
+    for seed in range(2):
+        features, state = network.features(chunk(seed).float(), state)
+        expected = network.predict([x[[0, 3, 5]] for x in features]).decode()
+        found, other_state = other.features(chunk(seed), other_state)
+        decoded = other.predict([x[[0, 3, 5]] for x in found]).decode()
+        torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-3)
+        for ours, theirs in zip(other_state, state, strict=True):
+            torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=1e-4)
+            torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-4)
+        # A lane starts a recording, as the carried state shows it.
+        state = [(h * torch.tensor([1.0, 0])[:, None, None, None], c * 0) for h, c in state]
+        other_state = [
+            (h * torch.tensor([1.0, 0])[:, None, None, None], c * 0) for h, c in other_state
+        ]
+
+
+def boxes_of(folder):
+    [path] = folder.glob("*_bbox.npy")
+    boxes = np.load(path)
+    numbers = [boxes[name].astype(np.float64) for name in ("t", "class_id", "x", "y", "w", "h")]
+    table = np.stack([*numbers, boxes["class_confidence"]], axis=1)
+    return table[np.lexsort(table.T[[4, 3, 2, 6, 1, 0]].round(2))]
+
+
+def test_predict_and_validate_take_an_exported_file(small_export, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    times = list(range(100_000, 500_001, 100_000))
+    boxes = boxes_at(times, class_id=1, x=10.0)
+    events = random_events(9000, 0.52, (90, 160))
+    write_raw(tmp_path / "data" / "val", "val_day_0001", events, boxes, (90, 160))
+    flags = [
+        "--data.root",
+        "data",
+        "--data.num_workers",
+        "0",
+        "--data.num_steps",
+        "4",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    flags += ["--trainer.enable_progress_bar", "false", "--trainer.logger.init_args.name"]
+    found, metrics = [], []
+    for name, path in zip(("ckpt", "onnx"), small_export, strict=True):
+        split = ["--data.predict_split", "val", "--model.score_threshold", "0.38"]
+        assert run(["predict", *flags, name, "--ckpt_path", str(path), *split]) == 0
+        found.append(boxes_of(Path("runs") / name / "version_0" / "predictions"))
+    assert len(found[0]) > 100
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-3)
+
+    # Labels that are found: some of the detections.
+    [path] = Path("runs/ckpt/version_0/predictions").glob("*_bbox.npy")
+    boxes = np.load(path)
+    labelled = boxes[np.isin(boxes["t"], times)][::7]
+    np.save("data/val/val_day_0001_bbox.npy", labelled)
+    for name, path in zip(("ckpt", "onnx"), small_export, strict=True):
+        command = ["validate", *flags, name, "--ckpt_path", str(path), "--results.pictures", "0"]
+        assert run(command) == 0
+        metrics.append(json.loads(Path("runs", name, "version_1", "metrics.json").read_text()))
+    assert metrics[0]["AP"] > 0.01
+    for key in ("AP", "AP50", "AR"):
+        assert metrics[1][key] == pytest.approx(metrics[0][key], abs=2e-3)
+    capfd.readouterr()
+    assert run(["fit", "--ckpt_path", str(small_export[1]), *flags, "none"]) == 2
+    assert capfd.readouterr().err == (
+        f"etram_det: error: ckpt_path: must be a checkpoint (.ckpt) to go on from, got "
+        f"{small_export[1]}: use the one that it was exported from\n"
+    )
