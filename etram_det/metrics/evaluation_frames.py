@@ -62,7 +62,8 @@ class FrameBoxes:
     def select(self, kept: np.ndarray) -> FrameBoxes:
         """The boxes where ``kept`` ``[D]`` is true, or those of these indices in their order."""
         columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        return FrameBoxes(**{name: x if x is None else x[kept] for name, x in columns.items()})
+        columns = {name: x if x is None else x[kept] for name, x in columns.items()}
+        return FrameBoxes(**columns)
 
     def scaled(self, factors: np.ndarray) -> FrameBoxes:
         """The boxes in other pixels, so many ``[D, 2]`` to each of the present ones, in x and y."""

@@ -15,11 +15,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
-from etram_det.metrics.evaluation_frames import (
-    EvaluationFrames,
-    FrameBoxes,
-)
-from etram_det.metrics.motion import motion_of
+from etram_det.metrics.evaluation_frames import SINGLE_PRECISION, EvaluationFrames, FrameBoxes
+from etram_det.metrics.motion import with_motion
 from etram_det.metrics.settings import (
     COUNTED_DETECTIONS,
     MOTION_BINS,
@@ -233,18 +230,18 @@ class SizeBinnedMAP(Metric):
                     f"{source} with {len(names)} names ({', '.join(names)}): set those of the data",
                     exit_code=1,
                 )
-        scale = state["scale"]
-        names_of_frames = np.array(recording, dtype=str)
-        if (above := self.settings.moving_above) is not None:
-            index = np.unique(names_of_frames, return_inverse=True)[1]
-            of = labels.frame
-            centre = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2 * scale[of]
-            motion = motion_of(index[of], time_us[of], centre, labels.classes, tracks, above)
-            labels = replace(labels, motion=motion)
-        frames = names_of_frames, time_us, start_us, scale
-        if not is_double.all():
-            return EvaluationFrames(*frames, labels, detections)
-        return EvaluationFrames(*frames, _with_sizes(labels), _with_sizes(detections), 0.0)
+        if exact := bool(is_double.all()):
+            labels, detections = _with_sizes(labels), _with_sizes(detections)
+        frames = EvaluationFrames(
+            np.array(recording, dtype=str),
+            time_us,
+            start_us,
+            state["scale"],
+            labels,
+            detections,
+            0.0 if exact else SINGLE_PRECISION,
+        )
+        return with_motion(frames, tracks, self.settings.moving_above)
 
 
 def _gathered(tensor: Tensor, group: Any = None) -> list[Tensor]:

@@ -193,6 +193,8 @@ def interval_text(ends: Sequence[float] | None) -> str | None:
 
 def score_of(evaluation: Mapping[str, Any]) -> str:
     """What the score of a detection is."""
+    if evaluation.get("from_files"):
+        return "as in the files"
     return "objectness x class" if evaluation["uses_objectness"] else "class confidence"
 
 
