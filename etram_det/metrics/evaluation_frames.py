@@ -83,6 +83,7 @@ class EvaluationFrames:
         truth: ground-truth boxes.
         detections: detected boxes.
         area_error: greatest relative error of the areas of boxes; 0 where their sizes were given.
+        rank: ``[F]`` int64, the order of the frames where it is not that of recording and time.
     """
 
     recording: np.ndarray
@@ -92,16 +93,19 @@ class EvaluationFrames:
     truth: FrameBoxes
     detections: FrameBoxes
     area_error: float = SINGLE_PRECISION
+    rank: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.recording)
 
     def ordered(self) -> EvaluationFrames:
-        """The same frames by recording and time.
+        """The same frames by recording and time, or by their rank.
 
         Boxes of equal score count in the order of their frames, so a fixed order makes metrics
         independent of how the frames were shared out among lanes and processes.
         """
+        if self.rank is not None:
+            return self._take(np.argsort(self.rank))
         return self._take(np.lexsort((self.time_us, self.recording)))
 
     def select(self, kept: np.ndarray) -> EvaluationFrames:
@@ -143,4 +147,5 @@ class EvaluationFrames:
 
         names = ("recording", "time_us", "start_us", "scale")
         of_frame = {name: getattr(self, name)[order] for name in names}
+        of_frame["rank"] = None if self.rank is None else self.rank[order]
         return self.with_boxes(taken, **of_frame)

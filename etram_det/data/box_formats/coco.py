@@ -28,6 +28,10 @@ UNKNOWN_IMAGE = Reason(
     "boxes of images that are not listed",
     "use the image ids of the ground truth, or set images to the COCO file that lists them",
 )
+SAME_TIME = Reason(
+    "images of one recording and time, of which the first is used",
+    "set times.pattern to take recording and time from the images' names",
+)
 NO_BOX = Reason("boxes that are not four finite numbers", "correct them or take them out")
 NO_SCORE = Reason("detections without a score", "add a score to each")
 NO_TRACK = Reason("track ids other than 0 to 4294967295, whose boxes are kept without a track")
@@ -142,12 +146,15 @@ def coco_table(
     listing = listing_of(content, path, times) or listing
     listing = listing or _listing_of_ids(annotations, path, times)
     builder, left_out = TableBuilder(), LeftOut()
-    frames = {}
+    frames, taken = {}, set()
     for image, place in listing.places.items():
         if isinstance(place, Reason):
             left_out.add(place, repr(listing.names[image]))
+        elif place in taken:
+            left_out.add(SAME_TIME, repr(listing.names[image]))
         else:
             frames[image] = builder.frame(*place)
+            taken.add(place)
     for number, each in enumerate(annotations, start=1):
         where = f"annotation {each.get('id', number)}"
         image, category = _key(each.get("image_id")), _key(each.get("category_id"))

@@ -219,7 +219,7 @@ class ClassSettings:
 
     def class_id(self, name: Any, number: Any = None) -> int | Reason:
         """Id of a class by its name or, where that is None, by its number; or why it has none."""
-        key = _plain(str(number if name is None else name))
+        key = str(number).strip() if name is None else _plain(str(name))
         if key in self._ids:
             found = self._ids[key]
             return CHOSEN_CLASS if found is None else found
@@ -234,4 +234,4 @@ class ClassSettings:
 
 def _plain(name: str) -> str:
     """A name in small letters with spaces alone between its words."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", name.strip()).casefold()

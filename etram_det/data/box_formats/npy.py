@@ -39,7 +39,8 @@ def npy_table(
     """
     if content.size == 0:
         return joined([]), LeftOut()
-    stored = boxes_from(content, path, classes.class_names, (ONLY_NAMED,), times.unit)
+    with np.errstate(invalid="ignore"):  # times that are no numbers
+        stored = boxes_from(content, path, classes.class_names, (ONLY_NAMED,), times.unit)
     content, left_out = np.ravel(content), LeftOut()
     boxes = np.stack([content[name].astype(np.float64) for name in "xywh"], axis=1)
     numbers, which = np.unique(content["class_id"], return_inverse=True)

@@ -25,7 +25,7 @@ class Reason(NamedTuple):
     remedy: str = ""
 
 
-EMPTY = Reason("images without boxes, which only COCO can hold")
+EMPTY = Reason("images left without boxes, which only COCO can hold")
 CROWD = Reason("regions of many objects (iscrowd), which only COCO can hold")
 
 
@@ -56,15 +56,15 @@ class LeftOut:
             self.counts[reason] += count
 
     def lines(self) -> list[str]:
-        """A line for each reason: number, text, first examples, remedy."""
+        """A line for each reason: text, number, first examples, remedy."""
         return [self.line(reason) for reason in self.counts]
 
     def line(self, reason: Reason) -> str:
-        """Number, text, first examples and remedy of a reason."""
+        """Text, number, first examples and remedy of a reason."""
         count, examples = self.counts[reason], self.examples[reason]
         more = ", …" if count > len(examples) else ""
         remedy = f": {reason.remedy}" if reason.remedy else ""
-        return f"{count:,} {reason.text} ({', '.join(examples)}{more}){remedy}"
+        return f"{reason.text}: {count:,} ({', '.join(examples)}{more}){remedy}"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def evaluate_command(
     output: Path = Path("evaluation"),
     split: Literal["train", "val", "test"] = "val",
     protocol: ProtocolName = "full",
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"] | None = None,
     class_map: dict[str, str | None] | None = None,
     images: Path | None = None,
     times: TimeSettings = TimeSettings(),  # noqa: B008 (frozen)
@@ -92,8 +92,8 @@ def evaluate_command(
         split: of a data root.
         protocol: ``full`` counts all labels; ``prophesee``, ``prophesee_gen1`` and ``etram_fork``
             filter as published results do. The score is that of the files.
-        class_names: name of each class id, or ``etram``, ``etram3``, ``gen1``, ``1mpx``, ``dsec``.
-            Unset: the categories of COCO labels, or eTraM's eight.
+        class_names: name of each class id, or the name of a data set. Unset: the categories of COCO
+            labels, or eTraM's eight.
         class_map: for names or ids of classes in files one of these names, or null to leave the
             class out: ``{person: pedestrian, dog: null}``.
         images: COCO file that lists the images of the results' ``image_id``, unless the labels do.

@@ -123,6 +123,7 @@ def evaluation_frames(
         _frame_boxes(labels.table, labels.table.frame, pixels, is_truth=True),
         _frame_boxes(found, place[found.frame], pixels, is_truth=False),
         area_error=0.0,
+        rank=labels.rank,
     )
     return with_motion(frames, labels.table.tracks, moving_above)
 

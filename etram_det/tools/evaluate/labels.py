@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.box_formats.coco import Listing, category_names, listing_of
-from etram_det.data.box_formats.naming import CHOSEN_CLASS, ClassSettings, TimeSettings
+from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
 from etram_det.data.box_formats.reading import BoxFile, open_box_files, read_boxes
 from etram_det.data.box_formats.table import BoxTable, LeftOut, joined
 from etram_det.data.clock import LONGEST_US
@@ -76,19 +76,37 @@ class LabelledFrames:
         table: labels; every frame is one that counts.
         start_us: ``[F]`` where the clock of each frame's recording starts.
         dropped: labels that were left out, by reason.
+        rank: ``[F]`` order of COCO's image ids, in which detections of equal score count there;
+            None where there are no ids.
         recordings: by name, where there are some.
     """
 
     table: BoxTable
     start_us: NDArray[np.int64]
     dropped: dict[str, int]
+    rank: NDArray[np.int64] | None = None
     recordings: dict[str, Recording] = field(default_factory=dict)
 
     def of_recordings(self, names: Sequence[str]) -> LabelledFrames:
         """The frames of some recordings."""
         kept = np.isin(self.table.recording, list(names))
-        table = self.table.of_frames(kept)
-        return LabelledFrames(table, self.start_us[kept], self.dropped, self.recordings)
+        return self._of_frames(kept, self.dropped)
+
+    def at_interval(self, interval_us: int) -> LabelledFrames:
+        """The frames that lie whole intervals apart, by the rule for recordings."""
+        kept = np.zeros(len(self.table.time_us), dtype=bool)
+        for name in self.table.recordings:
+            of = np.flatnonzero(self.table.recording == name)
+            times_us, origin_us = self.table.time_us[of], int(self.start_us[of[0]])
+            times = label_times(times_us, interval_us, _JITTER_US, origin_us)
+            kept[of] = np.isin(times_us, times)
+        between = int(np.count_nonzero(~kept[self.table.frame]))
+        return self._of_frames(kept, {**self.dropped, BETWEEN_LABEL_TIMES: between})
+
+    def _of_frames(self, kept: NDArray[np.bool_], dropped: dict[str, int]) -> LabelledFrames:
+        rank = None if self.rank is None else self.rank[kept]
+        table, start_us = self.table.of_frames(kept), self.start_us[kept]
+        return LabelledFrames(table, start_us, dropped, rank, self.recordings)
 
 
 def find_labels(path: Path, split: str) -> LabelSource:
@@ -139,18 +157,31 @@ def labelled_frames(
         return _of_recordings(source, classes, interval_ms or DEFAULT_INTERVAL_MS)
     read = read_boxes(source.files, classes, times, scored=False)
     require_fit(read.left_out, source.path)
-    table = _with_merged_times(read.table)
-    dropped = Counter({each.text: count for each, count in read.left_out.counts.items()})
+    if not len(read.table):
+        raise UserError(f"labels: must have boxes, got none in {source.path}: use another file")
+    table = _with_merged_times(read.table, source)
+    dropped = {each.text: count for each, count in read.left_out.counts.items()}
     first, last = _spans(table)
     start_us = np.where(last <= LONGEST_US, 0, first - LEAD_US)
+    labels = LabelledFrames(table, start_us, dropped, _ranks(table, source, times))
     if interval_ms is not None:
-        kept = _at_interval(table, interval_ms * 1000, start_us)
-        chosen = table.of_frames(kept)
-        dropped[BETWEEN_LABEL_TIMES] += len(table) - len(chosen)
-        table, start_us = chosen, start_us[kept]
-    if not len(table):
-        raise UserError(f"labels: must have boxes, got none in {source.path}: use another file")
-    return LabelledFrames(table, start_us, dict(dropped))
+        labels = labels.at_interval(interval_ms * 1000)
+    if not len(labels.table):
+        raise UserError(
+            f"interval_ms: must leave labels of {source.path}, got {interval_ms} and none at such "
+            "times: set another interval"
+        )
+    return labels
+
+
+def _ranks(table: BoxTable, source: LabelSource, times: TimeSettings) -> NDArray[np.int64] | None:
+    """The place of each frame among the image ids of a COCO file."""
+    listing = source.listing(None, times) if len(source.files) == 1 else None
+    if listing is None:
+        return None
+    places = {place: i for i, place in enumerate(listing.places.values())}
+    frames = zip(table.recording.tolist(), table.time_us.tolist(), strict=True)
+    return np.array([places[frame] for frame in frames], dtype=np.int64)
 
 
 def require_fit(left_out: LeftOut, path: Path) -> None:
@@ -160,7 +191,7 @@ def require_fit(left_out: LeftOut, path: Path) -> None:
         UserError: there is some.
     """
     for reason in left_out.counts:
-        if reason.remedy and reason is not CHOSEN_CLASS:
+        if reason.remedy:
             raise UserError(f"{path}: {left_out.line(reason)}")
     for line in left_out.lines():
         _log.warning("%s: left out: %s", path, line)
@@ -187,7 +218,8 @@ def _of_recordings(source: LabelSource, classes: ClassSettings, interval_ms: int
         )
     table = joined(tables)
     start_us = np.array([starts[name] for name in table.recording.tolist()], dtype=np.int64)
-    return LabelledFrames(table, start_us, dict(dropped), {each.name: each for each in found})
+    recordings = {each.name: each for each in found}
+    return LabelledFrames(table, start_us, dict(dropped), recordings=recordings)
 
 
 def _table_of(name: str, time_us: NDArray[np.int64], boxes: NDArray[Any]) -> BoxTable:
@@ -206,8 +238,13 @@ def _table_of(name: str, time_us: NDArray[np.int64], boxes: NDArray[Any]) -> Box
     )
 
 
-def _with_merged_times(table: BoxTable) -> BoxTable:
-    """Label times that differ by microseconds, as of seconds that were rounded, as one."""
+def _with_merged_times(table: BoxTable, source: LabelSource) -> BoxTable:
+    """Label times that differ by microseconds, as of seconds that were rounded, as one.
+
+    COCO lists its images, of which each is one.
+    """
+    if any(file.format == ".json" for file in source.files):
+        return table
     time_us = table.time_us.copy()
     for name in table.recordings:
         of = table.recording == name
@@ -223,16 +260,3 @@ def _spans(table: BoxTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     _, first, which = np.unique(table.recording, return_index=True, return_inverse=True)
     last = np.append(first[1:], len(table.time_us)) - 1
     return table.time_us[first][which], table.time_us[last][which]
-
-
-def _at_interval(
-    table: BoxTable, interval_us: int, start_us: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which frames lie whole intervals apart, by the rule for recordings."""
-    kept = np.zeros(len(table.time_us), dtype=bool)
-    for name in table.recordings:
-        of = np.flatnonzero(table.recording == name)
-        origin = int(start_us[of[0]])
-        times = label_times(table.time_us[of], interval_us, _JITTER_US, origin)
-        kept[of] = np.isin(table.time_us[of], times)
-    return kept
