@@ -1,4 +1,8 @@
 import json
+import re
+import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +154,35 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, text, flags, messa
     assert error.startswith(f"etram_det: error: {message}")
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "labels.csv"]
+
+
+def test_the_commands_of_the_docs_run(tmp_path, monkeypatch):
+    """Those of docs/labels.md, and of evaluate in docs/evaluation.md with what they leave."""
+    monkeypatch.chdir(tmp_path)
+    image = {"id": 1, "file_name": "val_day_0001/frame_000004.png"}
+    names = ["pedestrian", "person", "van", "dog"]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    box = {"id": 1, "image_id": 1, "bbox": [1, 2, 80, 90]}
+    boxes = [box | {"category_id": i} for i in range(4)]
+    export = {"images": [image], "categories": categories, "annotations": boxes}
+    Path("export.json").write_text(json.dumps(export))
+    Path("export.csv").write_text("image,label,x,y,w,h\nval_day_0002_900.jpg,car,1,2,80,90\n")
+    exits = [run(arguments) for arguments in commands_of("labels.md", "convert-labels")]
+    assert exits == [1, 0, 0, 0, 0]  # the first one lists classes without an id
+    assert np.load("root/val/val_day_0001_bbox.npy")["class_id"].tolist() == [0, 0, 1]
+    assert np.load("root/val/val_day_0002_bbox.npy")["t"].tolist() == [900_000]
+
+    shutil.copytree("root/val", "yolo")
+    shutil.copy("labels.csv", "rvt.csv")
+    images = json.loads(Path("labels.json").read_text())["images"]
+    box = {"bbox": [1, 2, 80, 90], "score": 0.5, "category_id": 1}
+    Path("results.json").write_text(json.dumps([box | {"image_id": each["id"]} for each in images]))
+    assert [run(each) for each in commands_of("evaluation.md", "evaluate")] == [0, 0, 0]
+    assert Path("evaluation/report.html").is_file()
+    assert Path("evaluation/rvt/metrics.json").is_file()
+
+
+def commands_of(page, command):
+    text = (paths.ROOT / "docs" / page).read_text().replace("\\\n", " ")
+    found = re.findall(rf"^python -m etram_det {command} .*", text, re.MULTILINE)
+    return [shlex.split(each, comments=True)[3:] for each in found]

@@ -149,7 +149,7 @@ def test_coco_of_a_thousand_images_equals_cocos_own_metrics(tmp_path):
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     (tmp_path / "dt.json").write_text(json.dumps(found))
     source, times = find_labels(tmp_path / "gt.json", "val"), TimeSettings()
-    classes = ClassSettings(source.class_names(None))
+    classes = ClassSettings(source.class_names(None, are_mapped=False))
     assert len(classes.class_names) == 80
     labels = labelled_frames(source, classes, times, None)
     files = open_box_files([tmp_path / "dt.json"], "detections")
@@ -388,6 +388,18 @@ def ground_truth(images=(IMAGE,), annotations=(BOX,), categories=(CAR,)):
             ["--detections", "other/dt"],
             "detections: must have a name for each detector, got dt twice: name them by "
             "--detections A=other/dt",
+        ),
+        (
+            {"a": boxes_at([100_000])},
+            {"a": boxes_at([100_000])},
+            ["--interval_ms", "0"],
+            "tolerance_ms: must be at least 0, and interval_ms at least 1, got 2 and 0: raise them",
+        ),
+        (
+            {"a": boxes_at([100_000])},
+            {"a": boxes_at([100_000])},
+            ["--metric.score_threshold", "3"],
+            "metric.score_threshold: must be in [0, 1], got 3: set another",
         ),
         (
             {"a": boxes_at([100_000])},

@@ -67,7 +67,10 @@ def load_csv(path: Path) -> CsvRows:
         UserError: it is no such file.
         OSError: it cannot be read.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: must be text in UTF-8, got {error}: export it again") from error
     heading = text.partition("\n")[0]
     separator = max(",;\t", key=heading.count)
     try:

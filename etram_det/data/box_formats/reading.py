@@ -75,7 +75,8 @@ def open_box_files(paths: Sequence[Path], setting: str) -> list[BoxFile]:
             found = [each for each in found if not each.name.startswith(".")]
         wrong = [each for each in found if each.suffix.lower() not in _LOADERS]
         if wrong or not found or not all(each.is_file() for each in found):
-            what = str(wrong[0]) if wrong else "none" if path.exists() else "no such file"
+            what = str(wrong[0]) if wrong else "none"
+            what = what if path.exists() else "no such file"
             raise UserError(
                 f"{setting}: must be files of boxes or folders of these, got {what} for {path}: "
                 f"use {FORMATS}"

@@ -64,6 +64,13 @@ class MetricSettings:
     score_threshold: float = 0.3
     pictures: int = 12
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_threshold <= 1:
+            raise UserError(
+                f"metric.score_threshold: must be in [0, 1], got {self.score_threshold:g}: set "
+                "another"
+            )
+
 
 def evaluate_command(
     labels: Path,
@@ -93,7 +100,7 @@ def evaluate_command(
         protocol: ``full`` counts all labels; ``prophesee``, ``prophesee_gen1`` and ``etram_fork``
             filter as published results do. The score is that of the files.
         class_names: name of each class id, or the name of a data set. Unset: the categories of COCO
-            labels, or eTraM's eight.
+            labels, or eTraM's eight, also where there is a ``class_map``.
         class_map: for names or ids of classes in files one of these names, or null to leave the
             class out: ``{person: pedestrian, dog: null}``.
         images: COCO file that lists the images of the results' ``image_id``, unless the labels do.
@@ -108,8 +115,13 @@ def evaluate_command(
     Raises:
         UserError: a file or setting does not fit.
     """
+    if tolerance_ms < 0 or (interval_ms is not None and interval_ms < 1):
+        raise UserError(
+            "tolerance_ms: must be at least 0, and interval_ms at least 1, got "
+            f"{tolerance_ms:g} and {interval_ms}: raise them"
+        )
     source = find_labels(labels.expanduser(), split)
-    classes = ClassSettings(source.class_names(class_names), class_map or {})
+    classes = ClassSettings(source.class_names(class_names, bool(class_map)), class_map or {})
     settings = _evaluation_settings(protocol, classes.class_names, pixels, metric)
     truth = labelled_frames(source, classes, times, interval_ms)
     listing = source.listing(images, times)

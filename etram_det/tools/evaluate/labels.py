@@ -49,10 +49,17 @@ class LabelSource:
     root: Path | None
     files: Sequence[BoxFile] = ()
 
-    def class_names(self, given: Sequence[str] | None) -> tuple[str, ...]:
-        """The names of the classes: those that are given, or COCO's categories, or eTraM's."""
+    def class_names(self, given: Sequence[str] | None, are_mapped: bool) -> tuple[str, ...]:
+        """The names of the classes: those that are given, or COCO's categories, or eTraM's.
+
+        Args:
+            given: names, or that of a data set; None where they are not given.
+            are_mapped: whether categories have another name, so that they are not the classes.
+        """
         if given is not None:
             return class_names_of(given)
+        if are_mapped:
+            return ETRAM_CLASSES
         contents = [file.content for file in self.files if file.format == ".json"]
         names = list(dict.fromkeys(name for each in contents for name in category_names(each)))
         if {name.casefold() for name in names} <= {*ETRAM_CLASSES}:

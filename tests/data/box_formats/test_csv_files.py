@@ -85,6 +85,12 @@ def test_missing_columns_are_refused(tmp_path, heading, scored, message):
     assert message in str(error.value)
 
 
+def test_other_text_than_utf_8_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"t,class\xff")
+    with pytest.raises(UserError, match=r"a.csv: must be text in UTF-8, got .*: export it again"):
+        load_csv(tmp_path / "a.csv")
+
+
 def test_labels_need_no_score(tmp_path):
     table, _ = table_of(tmp_path, "t,class,x,y,w,h\n5,bus,1,2,3,4\n")
     assert table.scores.tolist() == [1]

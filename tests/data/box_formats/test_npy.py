@@ -81,6 +81,7 @@ def test_folders_hold_one_format_and_recordings_one_file(tmp_path):
 
 def test_files_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    for path, got in (("a.txt", "a.txt for"), ("b.npy", "no such file for"), (".", "none for")):
-        with pytest.raises(UserError, match=rf"files: must be files of boxes or .* got .*{got}"):
+    cases = ("a.txt", "a.txt"), ("b.npy", "no such file"), ("b", "no such file"), (".", "none")
+    for path, got in cases:
+        with pytest.raises(UserError, match=rf"files: must be files of .* got .*{got} for "):
             open_box_files([tmp_path / path], "files")
