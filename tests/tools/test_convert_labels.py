@@ -115,7 +115,7 @@ def test_what_an_annotation_tool_exports(tmp_path, capsys):
         "boxes of a class without an id: 1 ('cat'",
         "boxes of classes that class_map leaves out: 1 ('dog'",
         "boxes of images that are not listed: 1 (image_id 9",
-        "boxes that are not four finite numbers: 1 (annotation 7",
+        "boxes without four finite numbers, the last two at least 0: 1 (annotation 7",
         "images left without boxes, which only COCO can hold: 1 (val_day_0001_400000",
         "names of images that do not look like times.pattern: 1 ('thumbnail.png'",
         "regions of many objects (iscrowd), which only COCO can hold: 1 (val_day_0001_300000",

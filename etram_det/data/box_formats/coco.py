@@ -32,7 +32,9 @@ SAME_TIME = Reason(
     "images of one recording and time, of which the first is used",
     "set times.pattern to take recording and time from the images' names",
 )
-NO_BOX = Reason("boxes that are not four finite numbers", "correct them or take them out")
+NO_BOX = Reason(
+    "boxes without four finite numbers, the last two at least 0", "correct them or take them out"
+)
 NO_SCORE = Reason("detections without a score", "add a score to each")
 NO_TRACK = Reason("track ids other than 0 to 4294967295, whose boxes are kept without a track")
 _GREATEST_TRACK = 2**32 - 1
@@ -172,23 +174,25 @@ def coco_table(
             continue  # counted with its image
         elif isinstance(class_id, Reason):
             left_out.add(class_id, repr(name or category))
-        elif not _are_numbers(box := each.get("bbox"), 4):
+        elif (box := _numbers(each.get("bbox"), 4)) is None or min(box[2:]) < 0:
             left_out.add(NO_BOX, where)
-        elif not _are_numbers([score], 1):
+        elif (scores := _numbers([score], 1)) is None:
             left_out.add(NO_SCORE, where)
         else:
-            builder.add(
-                frames[image], box, class_id, score, track or 0, bool(each.get("iscrowd", 0))
-            )
+            crowd = bool(each.get("iscrowd", 0))
+            builder.add(frames[image], box, class_id, scores[0], track or 0, crowd)
     return builder.table(), left_out
 
 
-def _are_numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(each, int | float) and isfinite(each) for each in values)
-    )
+def _numbers(values: Any, count: int) -> list[float] | None:
+    """So many finite numbers; None for anything else."""
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    try:
+        numbers = [float(each) for each in values if isinstance(each, int | float)]
+    except OverflowError:
+        return None
+    return numbers if len(numbers) == count and all(map(isfinite, numbers)) else None
 
 
 def _track_of(annotation: Mapping[str, Any]) -> int | None:

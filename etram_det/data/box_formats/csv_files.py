@@ -172,14 +172,14 @@ class _Columns:
             )
 
     def box(self, cells: Mapping[str, str]) -> list[float] | None:
-        """Left, top, width and height; None where they are no numbers."""
+        """Left, top, width and height; None where they are none."""
         values = [_number(cells[name]) for name in self._box]
         if any(value is None for value in values):
             return None
         left, top, *others = (float(value) for value in values if value is not None)
         if self._has_corners:
             others = [others[0] - left, others[1] - top]
-        return [left, top, *others]
+        return [left, top, *others] if min(others) >= 0 else None
 
     def class_text(self, cells: Mapping[str, str]) -> str:
         """Name of the class, or else its id."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etram_det.data.box_formats.table import Reason
+from etram_det.data.folders import boxes_name, is_dsec
 from etram_det.data.labels import ETRAM_CLASSES, class_names_of
 from etram_det.errors import UserError
 
@@ -29,7 +30,8 @@ _PARTS = {
     "{index}": r"(?P<index>\d+)",
     "*": "[^/]*",
 }
-_SUFFIX = re.compile("_(bbox|coco|detections|labels)$", re.IGNORECASE)
+_SUFFIX = re.compile("(_td)?(_(bbox|coco|detections|labels))?$", re.IGNORECASE)
+_LATEST_US = 2**62
 NO_TIME = Reason(
     "images without a time",
     "set times.pattern to what their names look like, such as {recording}_{time}.png, times.rate "
@@ -151,7 +153,10 @@ def places_of(
         if time_us is None and all_listed and times.rate is not None and times.column is None:
             time_us = times.of_index(counted.get(recording, 0))
             counted[recording] = counted.get(recording, 0) + 1
-        places.append(NO_TIME if time_us is None else (recording, time_us))
+        if time_us is None or abs(time_us) > _LATEST_US:
+            places.append(NO_TIME)
+        else:
+            places.append((recording, time_us))
     return places
 
 
@@ -181,6 +186,8 @@ def _stated_time(image: NamedImage, parts: Mapping[str, str], times: TimeSetting
 
 def recording_of(path: Path) -> str:
     """Name of the recording that a file of boxes is named after: ``a`` for ``a_coco.json``."""
+    if is_dsec(path):
+        return boxes_name(path)
     return _SUFFIX.sub("", path.stem)
 
 

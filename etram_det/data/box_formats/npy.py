@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
-from etram_det.data.box_formats.coco import NO_BOX
+from etram_det.data.box_formats.coco import NO_BOX, NO_SCORE
 from etram_det.data.box_formats.naming import (
     NO_TIME,
     ClassSettings,
@@ -53,7 +53,8 @@ def npy_table(
             left_out.add(found, f"{path.name}: id {numbers[i]}", count)
     for reason, is_so in (
         (NO_TIME, stored["t"] == NO_STORED_TIME),
-        (NO_BOX, ~np.isfinite(boxes).all(axis=1) | ~np.isfinite(stored["class_confidence"])),
+        (NO_BOX, ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1))),
+        (NO_SCORE, ~np.isfinite(stored["class_confidence"])),
     ):
         if number := int(np.count_nonzero(is_so & kept)):
             first = int(np.flatnonzero(is_so & kept)[0])
@@ -82,7 +83,8 @@ def write_npy(folder: Path, table: BoxTable) -> None:
         UserError: a recording's name is no file name.
         OSError: a file cannot be written.
     """
-    if wrong := [name for name in table.recordings if Path(name).name != name]:
+    wrong = [x for x in table.recordings if Path(x).name != x or "\0" in x]
+    if wrong:
         raise UserError(
             f"recordings: must have names that files can have, got {wrong[0]!r}: set times.pattern "
             "to take them from the images' names"

@@ -102,6 +102,8 @@ def test_what_does_not_fit_is_counted_with_examples(tmp_path):
         {"id": 10, "image_id": 3, "category_id": 1, "segmentation": [], "score": 0.5},
         annotation(3, id=11, score=0.5, track_id="x"),
         annotation(3, {}, id=12, score=0.5),
+        annotation(3, box=(1, 2, -3, 4), id=13, score=0.5),
+        annotation(3, box=(1, 2, 10**400, 4), id=14, score=0.5),
     ]
     content = {"images": images, "annotations": boxes, "categories": CATEGORIES}
     table, left_out = table_of(tmp_path, content, scored=True)
@@ -110,13 +112,13 @@ def test_what_does_not_fit_is_counted_with_examples(tmp_path):
         NO_TIME: 1,
         UNKNOWN_IMAGE: 2,
         UNKNOWN_CLASS: 3,
-        NO_BOX: 3,
+        NO_BOX: 5,
         NO_SCORE: 1,
         NO_TRACK: 1,
     }
     assert left_out.line(NO_BOX) == (
-        "boxes that are not four finite numbers: 3 (annotation 7, annotation 8, annotation 10): "
-        "correct them or take them out"
+        "boxes without four finite numbers, the last two at least 0: 5 "
+        "(annotation 7, annotation 8, annotation 10, …): correct them or take them out"
     )
     assert left_out.line(UNKNOWN_CLASS).startswith(
         "boxes of a class without an id: 3 ('dog', 17, '{}'): set class_map"

@@ -60,14 +60,15 @@ def test_what_does_not_fit_is_counted_by_line(tmp_path):
         "9,car,0.5,1,2,3",
         "9,car,0.5,1,2,3,nan",
         "9,car,,1,2,3,4",
+        "9,car,0.5,1,2,3,-4",
     ]
     text = "t,class_name,score,x,y,w,h\n" + "\n".join(rows)
     table, left_out = table_of(tmp_path, text, scored=True)
     assert len(table) == 1
-    assert left_out.counts == {NO_TIME: 1, UNKNOWN_CLASS: 2, NO_BOX: 2, NO_SCORE: 1}
+    assert left_out.counts == {NO_TIME: 1, UNKNOWN_CLASS: 2, NO_BOX: 3, NO_SCORE: 1}
     assert left_out.examples[NO_TIME] == ["line 3"]
     assert left_out.examples[UNKNOWN_CLASS] == ["'dog'", "'17'"]
-    assert left_out.examples[NO_BOX] == ["line 6", "line 7"]
+    assert left_out.examples[NO_BOX] == ["line 6", "line 7", "line 9"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from etram_det.data.box_formats.naming import (
     NamedImage,
     TimeSettings,
     places_of,
+    recording_of,
 )
 from etram_det.errors import UserError
 
@@ -66,11 +67,26 @@ def test_times_of_an_index_do_not_drift():
         ({"t": None}, {}, NO_TIME),
         ({"t": float("nan")}, {}, NO_TIME),
         ({"t": float("inf")}, {}, NO_TIME),
+        ({"t": 10**40}, {}, NO_TIME),
         ({"t": 7}, {"column": "stamp"}, NO_TIME),
     ],
 )
 def test_keys_of_images_give_recording_and_time(facts, times, place):
     assert places(["x_y.png"], facts, **times) == [place]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a_coco.json", "a"),
+        ("a_td_bbox.npy", "a"),
+        ("a.csv", "a"),
+        ("bbox.npy", "bbox"),
+        ("a/object_detections/left/tracks.npy", "a"),
+    ],
+)
+def test_files_are_named_after_recordings(file, name):
+    assert recording_of(Path(file)) == name
 
 
 def test_an_image_named_by_its_time_names_its_recording():
