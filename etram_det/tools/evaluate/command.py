@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from etram_det import __version__
+from etram_det.data.box_formats.coco import Listing
 from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
-from etram_det.data.box_formats.reading import open_box_files, read_boxes
+from etram_det.data.box_formats.reading import ReadBoxes, open_box_files, read_boxes
 from etram_det.drawing.frames import Image, frame_image
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
@@ -125,27 +126,49 @@ def evaluate_command(
     settings = _evaluation_settings(protocol, classes.class_names, pixels, metric)
     truth = labelled_frames(source, classes, times, interval_ms)
     listing = source.listing(images, times)
-    groups = _named(detections)
-    files = {name: open_box_files(paths, "detections") for name, paths in groups.items()}
-    read = {
-        name: read_boxes(each, classes, times, scored=True, listing=listing)
-        for name, each in files.items()
+    read = _read(_named(detections), classes, times, listing)
+    truth = truth.of_recordings(_recordings_of_all(read, truth, only_common))
+    frames = {
+        name: evaluation_frames(
+            name, truth, found, pixels, tolerance_ms * 1000, settings.moving_above
+        )
+        for name, found in read.items()
     }
-    for name, found in read.items():
-        require_fit(found.left_out, groups[name][0])
-    common = {
-        name: common_recordings(name, truth, found, only_common) for name, found in read.items()
-    }
-    together = [each for each in truth.table.recordings if all(each in c for c in common.values())]
-    truth = truth.of_recordings(together)
     output = output.expanduser()
-    folders = {name: output / name if len(groups) > 1 else output for name in groups}
-    for name, found in read.items():
-        above = settings.moving_above
-        frames = evaluation_frames(name, truth, found, pixels, tolerance_ms * 1000, above)
+    folders = {name: output / name if len(read) > 1 else output for name in read}
+    for name, folder in folders.items():
         facts = {"split": source.split, "data": str(labels), "detections": name}
-        _write(folders[name], evaluate(frames, settings), truth, metric, facts)
+        _write(folder, evaluate(frames[name], settings), truth, metric, facts)
     _compare(folders, output)
+
+
+def _read(
+    groups: dict[str, list[Path]],
+    classes: ClassSettings,
+    times: TimeSettings,
+    listing: Listing | None,
+) -> dict[str, ReadBoxes]:
+    """The detections of each detector, all of which fit."""
+    read = {}
+    for name, paths in groups.items():
+        files = open_box_files(paths, "detections")
+        read[name] = read_boxes(files, classes, times, scored=True, listing=listing)
+        require_fit(read[name].left_out, paths[0])
+    return read
+
+
+def _recordings_of_all(
+    read: dict[str, ReadBoxes], truth: LabelledFrames, only_common: bool
+) -> list[str]:
+    """The recordings on which all detectors are evaluated."""
+    of_each = [common_recordings(name, truth, each, only_common) for name, each in read.items()]
+    together = [name for name in truth.table.recordings if all(name in of for of in of_each)]
+    if not together:
+        raise UserError(
+            "detections: must have recordings in common, got none in all of "
+            f"{', '.join(read)}: evaluate them one by one"
+        )
+    return together
 
 
 def _evaluation_settings(
