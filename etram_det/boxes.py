@@ -16,6 +16,8 @@ BOX_DTYPE = np.dtype(
         "itemsize": 40,
     }
 )
+# Of a CSV file of boxes; boxes are in pixels, times in microseconds.
+CSV_COLUMNS = ("t", "class_id", "class_name", "score", "x", "y", "w", "h", "track_id")
 
 
 def corners(boxes: NDArray[Any]) -> NDArray[np.float32]:

@@ -50,6 +50,7 @@ class Labels(Container):
     Attributes:
         frame: ``[N]`` int64, place of each labelled frame in the batch, ``t * B + b``, ascending.
         boxes: ``[N, M, 4]`` float32, ``xyxy`` in pixels of the input frame; zeros where padded.
+            A metric also takes float64.
         classes: ``[N, M]`` int64, class ids; -1 where padded.
         tracks: ``[N, M]`` int64, track ids; -1 where padded; None where they are not known.
     """
@@ -83,7 +84,8 @@ class Labels(Container):
         import torch
 
         most = max((len(c) for c in classes), default=0)
-        padded_boxes = torch.zeros(len(frame), most, 4)
+        dtype = torch.float64 if any(b.dtype == torch.float64 for b in boxes) else torch.float32
+        padded_boxes = torch.zeros(len(frame), most, 4, dtype=dtype)
         padded_classes = torch.full((len(frame), most), -1, dtype=torch.int64)
         padded_tracks = None if tracks is None else padded_classes.clone()
         for i, (frame_boxes, frame_classes) in enumerate(zip(boxes, classes, strict=True)):

@@ -39,12 +39,16 @@ TOOLS = {
     "import-rvt": ("import_rvt", "turn a checkpoint of RVT or its eTraM fork into one of ours"),
     "detect": ("detect.command", "run a detector on recordings: videos and boxes"),
     "live": ("live", "run a detector on a camera, as events come: boxes and a page to look at"),
+    "evaluate": ("evaluate.command", "evaluate detections in files, of any detector"),
+    "convert-labels": ("convert_labels", "turn labels from COCO or CSV into box files, and back"),
     "export": ("export.command", "turn a checkpoint into an ONNX file that runs without PyTorch"),
     "report": ("report", "write a page of one evaluated run, or of two side by side"),
     "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
     "sweep": ("sweep.command", "search loss variants and settings"),
     "experiment": ("experiment.command", "train variants with several seeds, and compare them"),
 }
+# Those whose first parameter needs no flag.
+_POSITIONAL = ("bench", "checkpoint", "convert-labels", "detect", "experiment", "report")
 
 
 def run(args: Sequence[str]) -> int:
@@ -95,7 +99,7 @@ def _run(command: str, args: Sequence[str]) -> int:
             function,
             args=tool_arguments(args, function),
             prog=f"python -m etram_det {command}",
-            as_positional=command in ("bench", "checkpoint", "detect", "experiment", "report"),
+            as_positional=command in _POSITIONAL,
             exit_on_error=False,
             formatter_class=PlainHelpFormatter,
         )
@@ -153,7 +157,7 @@ def _is_of_use(record: logging.LogRecord) -> bool:
 
 def _overview() -> str:
     tools = {name: text for name, (_, text) in TOOLS.items()}
-    rows = "\n".join(f"  {name:<10} {x}" for name, x in (LIGHTNING_COMMANDS | tools).items())
+    rows = "\n".join(f"  {name:<14} {x}" for name, x in (LIGHTNING_COMMANDS | tools).items())
     return f"""Detect road users in event-camera recordings.
 
   python -m etram_det COMMAND [--config FILE.yaml …] [--KEY VALUE …]

@@ -153,7 +153,8 @@ def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
 def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[str]:
     """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``.
 
-    A flag that is true or false may stand alone. Where the first parameter is a list without a
+    A flag for a list of lists may be given several times, each time with one of them. A flag that
+    is true or false may stand alone. Where the first parameter is a list without a
     default, words that no flag takes are its values. Where it has a parameter
     ``fit_flags``, flags of others are its values, and the first such word is its first parameter.
     """
@@ -167,23 +168,21 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     first = next(iter(signature(function).parameters.values()))
     gathers = f"--{first.name}" in lists and first.default is Parameter.empty
     end = args.index("--") if "--" in args else len(args)
-
-    found: list[tuple[str, str, list[str]]] = [("", "", [])]  # flag, "=", the words behind it
-    for arg in args[:end]:
-        if re.match(r"--|-\D", arg):
-            flag, equals, value = arg.partition("=")
-            flag = re.sub(r"(?<=\w)-", "_", flag)  # --class-names as --class_names
-            found.append((flag, equals, [value] if equals else []))
-        else:
-            found[-1][2].append(arg)
-
+    nested = {
+        f"--{name}": list[Any]()
+        for name, hint in hints.items()
+        if get_origin(hint) is Sequence and get_origin(get_args(hint)[0]) is Sequence
+    }
     words: list[str] = []
     gathered: list[str] = []
     flags: list[str] = []
     own = {"", "-h", "--help", *(f"--{name}" for name in hints)}
-    for flag, equals, values in found:
+    for flag, equals, values in _flags_and_words(args[:end]):
         if "resize" in hints:
             flag, values = _with_new_resize(flag, values)
+        if flag in nested:
+            nested[flag].append(values)
+            continue
         if flag in lists:
             is_whole = len(values) == 1 and (values[0] in lists[flag] or values[0][:1] == "[")
             words += [flag, *(values if is_whole or not values else [json.dumps(values)])]
@@ -200,12 +199,29 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
             words += [flag, *values[:1]]
             del values[:1]
         (gathered if gathers or "fit_flags" in hints else words).extend(values)
+    words += [word for flag, of in nested.items() if of for word in (flag, json.dumps(of))]
     if end < len(args):
         words += ["--fit", json.dumps(args[end + 1 :])]
     if "fit_flags" in hints:
         root = [f"--{first.name}", gathered.pop(0)] if gathered else []
         return [*words, *root, *gathered, *(["--fit_flags", json.dumps(flags)] if flags else [])]
     return [*([json.dumps(gathered)] if gathered else []), *words]
+
+
+def _flags_and_words(args: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Each flag, its ``=`` where it has one, and the words behind it; first those without a flag.
+
+    ``--class-names`` is ``--class_names``.
+    """
+    found: list[tuple[str, str, list[str]]] = [("", "", [])]
+    for arg in args:
+        if re.match(r"--|-\D", arg):
+            flag, equals, value = arg.partition("=")
+            flag = re.sub(r"(?<=\w)-", "_", flag)
+            found.append((flag, equals, [value] if equals else []))
+        else:
+            found[-1][2].append(arg)
+    return found
 
 
 def in_own_keys(message: str, function: Callable[..., Any]) -> str:

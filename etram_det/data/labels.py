@@ -33,7 +33,7 @@ CLASS_NAMES_OF = {
     "1mpx": ONE_MPX_CLASSES,
     "dsec": DSEC_CLASSES,
 }
-_ONLY_NAMED = "only_named_classes"
+ONLY_NAMED = "only_named_classes"
 _UNNAMED = 2**32 - 1  # class id of boxes that this filter is to drop
 
 NO_TIME = np.iinfo(np.int64).min  # of boxes whose time is no finite number
@@ -192,11 +192,11 @@ def boxes_from(
     array = np.ravel(array)
     class_id = array["class_id"]
     is_unnamed = (class_id < 0) | (class_id >= len(class_names))
-    if _ONLY_NAMED not in filters and is_unnamed.any():
+    if ONLY_NAMED not in filters and is_unnamed.any():
         raise UserError(
             f"{path}: class ids must be 0 to {len(class_names) - 1} ({', '.join(class_names)}), "
             f"got {np.unique(class_id[is_unnamed])[:10].tolist()}: set data.class_names to a name "
-            f"for each class id, or add {_ONLY_NAMED} to data.filters to drop these boxes"
+            f"for each class id, or add {ONLY_NAMED} to data.filters to drop these boxes"
         )
     boxes = np.zeros(len(array), BOX_DTYPE)
     boxes["class_confidence"] = 1
@@ -244,7 +244,7 @@ FILTERS: dict[str, Callable[[NDArray[Any], tuple[int, int], str], NDArray[np.boo
         (boxes["w"] <= 9 * sensor_size[1] // 10) | (split != "train")
     ),
     # RVT's for 1 Mpx: three of Prophesee's seven classes have names.
-    _ONLY_NAMED: lambda boxes, sensor_size, split: boxes["class_id"] != _UNNAMED,
+    ONLY_NAMED: lambda boxes, sensor_size, split: boxes["class_id"] != _UNNAMED,
     # Prophesee's evaluation toolbox, for its 1280x720 sensor and for Gen1 (304x240).
     "prophesee": lambda boxes, sensor_size, split: _min_side(boxes, 20, diagonal=60),
     "prophesee_gen1": lambda boxes, sensor_size, split: _min_side(boxes, 10, diagonal=30),

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, CSV_COLUMNS
 from etram_det.files import replacing
 from etram_det.types import Detections
 
-CSV_COLUMNS = ("t", "class_id", "class_name", "score", "x", "y", "w", "h", "track_id")
 _DECIMALS = 4  # of numbers in text
 
 
@@ -160,7 +159,7 @@ def box_rows(
 def box_records(
     rows: NDArray[Any], class_names: Sequence[str], with_tracks: bool
 ) -> list[dict[str, Any]]:
-    """The detections of one window by the names of :data:`CSV_COLUMNS`, but for the time.
+    """The detections of one window by the names of ``CSV_COLUMNS``, but for the time.
 
     Args:
         rows: of :func:`box_rows`.

@@ -36,13 +36,16 @@ def pair_boxes(
 
     Detections take turns, best score first; each takes the free ground-truth box of its frame
     that it overlaps most. A box that was detected as several classes counts as the likeliest one.
+    Crowds are left out, with the detections that lie in them and take nothing.
 
     Args:
         frames: what to evaluate.
         score_threshold: detections below this score in [0, 1] are left out.
         iou_threshold: least overlap of a pair, in [0, 1].
     """
-    truth = frames.truth
+    truth, crowds = frames.truth, None
+    if (is_crowd := truth.crowd) is not None:
+        truth, crowds = truth.select(~is_crowd), truth.select(is_crowd)
     detections = frames.detections.select(frames.detections.scores >= score_threshold)
     detections = detections.select(_best_of_each_box(detections))
     detection_of = np.full(len(truth), -1, dtype=np.int64)
@@ -54,6 +57,10 @@ def pair_boxes(
         d, t = detection[pair], box[pair]
         if truth_of[d] < 0 and detection_of[t] < 0:
             truth_of[d], detection_of[t] = t, d
+    if crowds is not None:
+        kept = (truth_of >= 0) | ~_in_crowd(detections, crowds, len(frames), iou_threshold)
+        detections, truth_of = detections.select(kept), truth_of[kept]
+        detection_of[truth_of[truth_of >= 0]] = np.flatnonzero(truth_of >= 0)
     return Pairing(truth, detections, detection_of, truth_of)
 
 
@@ -101,6 +108,17 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     intersection = shared.clip(min=0).prod(axis=-1)
     area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (a, b))
     return intersection / np.maximum(area_a + area_b - intersection, np.finfo(float).tiny)
+
+
+def _in_crowd(
+    detections: FrameBoxes, crowds: FrameBoxes, num_frames: int, least_share: float
+) -> np.ndarray:
+    """``[D]`` bool: so large a share of the detection lies in a crowd of its frame."""
+    detection, crowd = _pairs_in_frames(detections.frame, crowds.frame, num_frames)
+    a, b = detections.boxes[detection], crowds.boxes[crowd]
+    shared = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    share = shared.clip(min=0).prod(axis=1) / np.maximum(detections.area[detection], 1e-9)
+    return np.bincount(detection, share >= least_share, minlength=len(detections)) > 0
 
 
 def _best_of_each_box(detections: FrameBoxes) -> np.ndarray:

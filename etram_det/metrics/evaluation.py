@@ -189,7 +189,8 @@ def evaluate(frames: EvaluationFrames, settings: EvaluationSettings) -> Evaluati
     if settings.pixel_frame == "native":
         counted = counted.native()
     limits = settings.detection_limits
-    evaluator = Evaluator(counted, settings.num_classes, settings.area_ranges, limits)
+    area_ranges = settings.area_ranges(frames.area_error)
+    evaluator = Evaluator(counted, settings.num_classes, area_ranges, limits)
     ranges = list(settings.motion_bins.values())
     has_motion = counted.truth.motion is not None and bool(ranges)
     by_motion = (

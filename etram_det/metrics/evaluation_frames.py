@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+
+# Relative error of an area from corners in single precision, for sides of 16 px and more on sensors
+# of up to 2048 px.
+SINGLE_PRECISION = 2e-5
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class FrameBoxes:
         motion: ``[D, 2]`` float64, speed in sensor pixels a second and seconds since the track
             last moved, of :func:`~etram_det.metrics.motion.motion_of`; None for detections and
             where no label has a known speed.
+        given_size: ``[D, 2]`` float64, width and height where the boxes came with them, which
+            differences of corners give with a rounding error; None where corners were given.
+        crowd: ``[D]`` bool, ground truth that is a region of many objects (COCO's ``iscrowd``):
+            it does not count, nor do the detections in it; None where there is none.
     """
 
     frame: np.ndarray
@@ -28,6 +36,8 @@ class FrameBoxes:
     classes: np.ndarray
     scores: np.ndarray
     motion: np.ndarray | None = None
+    given_size: np.ndarray | None = None
+    crowd: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -35,6 +45,8 @@ class FrameBoxes:
     @property
     def size(self) -> np.ndarray:
         """``[D, 2]`` width and height, in pixels."""
+        if self.given_size is not None:
+            return self.given_size
         return self.boxes[:, 2:] - self.boxes[:, :2]
 
     @property
@@ -49,8 +61,14 @@ class FrameBoxes:
 
     def select(self, kept: np.ndarray) -> FrameBoxes:
         """The boxes where ``kept`` ``[D]`` is true, or those of these indices in their order."""
-        selected = (self.frame[kept], self.boxes[kept], self.classes[kept], self.scores[kept])
-        return FrameBoxes(*selected, None if self.motion is None else self.motion[kept])
+        columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        columns = {name: x if x is None else x[kept] for name, x in columns.items()}
+        return FrameBoxes(**columns)
+
+    def scaled(self, factors: np.ndarray) -> FrameBoxes:
+        """The boxes in other pixels, so many ``[D, 2]`` to each of the present ones, in x and y."""
+        size = None if self.given_size is None else self.given_size * factors
+        return replace(self, boxes=self.boxes * np.tile(factors, 2), given_size=size)
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,8 @@ class EvaluationFrames:
         scale: ``[F, 2]`` float64, sensor pixels per pixel of the boxes, in x and y.
         truth: ground-truth boxes.
         detections: detected boxes.
+        area_error: greatest relative error of the areas of boxes; 0 where their sizes were given.
+        rank: ``[F]`` int64, the order of the frames where it is not that of recording and time.
     """
 
     recording: np.ndarray
@@ -72,16 +92,20 @@ class EvaluationFrames:
     scale: np.ndarray
     truth: FrameBoxes
     detections: FrameBoxes
+    area_error: float = SINGLE_PRECISION
+    rank: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.recording)
 
     def ordered(self) -> EvaluationFrames:
-        """The same frames by recording and time.
+        """The same frames by recording and time, or by their rank.
 
         Boxes of equal score count in the order of their frames, so a fixed order makes metrics
         independent of how the frames were shared out among lanes and processes.
         """
+        if self.rank is not None:
+            return self._take(np.argsort(self.rank))
         return self._take(np.lexsort((self.time_us, self.recording)))
 
     def select(self, kept: np.ndarray) -> EvaluationFrames:
@@ -90,11 +114,9 @@ class EvaluationFrames:
 
     def native(self) -> EvaluationFrames:
         """The same frames with boxes in sensor pixels."""
-
-        def scaled(boxes: FrameBoxes) -> FrameBoxes:
-            return replace(boxes, boxes=boxes.boxes * np.tile(self.scale[boxes.frame], 2))
-
-        return self.with_boxes(scaled, scale=np.ones_like(self.scale))
+        return self.with_boxes(
+            lambda boxes: boxes.scaled(self.scale[boxes.frame]), scale=np.ones_like(self.scale)
+        )
 
     def without_classes(self) -> EvaluationFrames:
         """The same frames with all boxes in class 0.
@@ -125,4 +147,5 @@ class EvaluationFrames:
 
         names = ("recording", "time_us", "start_us", "scale")
         of_frame = {name: getattr(self, name)[order] for name in names}
+        of_frame["rank"] = None if self.rank is None else self.rank[order]
         return self.with_boxes(taken, **of_frame)

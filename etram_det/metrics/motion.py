@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from etram_det.metrics.confusion import Pairing
+from etram_det.metrics.evaluation_frames import EvaluationFrames
 
 # Of a track's labels, those further apart are no neighbours.
 _LONGEST_GAP_US = 1_000_000
@@ -16,6 +18,28 @@ _HALF_SPAN_US = 250_000
 # Seconds since the last motion between which recall is reported.
 REST_BOUNDS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, np.inf)
 MOVING, NEVER_MOVED = "moving", "never moved"
+
+
+def with_motion(
+    frames: EvaluationFrames, tracks: np.ndarray, moving_above: float | None
+) -> EvaluationFrames:
+    """The same frames with the motion of their labels, where it is known.
+
+    Args:
+        frames: with boxes of which ``scale`` makes sensor pixels.
+        tracks: ``[M]`` int64, track ids of the labels.
+        moving_above: speed in sensor pixels a second above which a label moves; None to leave
+            out motion.
+    """
+    if moving_above is None:
+        return frames
+    truth, recording = frames.truth, np.unique(frames.recording, return_inverse=True)[1]
+    of = truth.frame
+    centre = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2 * frames.scale[of]
+    motion = motion_of(
+        recording[of], frames.time_us[of], centre, truth.classes, tracks, moving_above
+    )
+    return replace(frames, truth=replace(truth, motion=motion))
 
 
 def motion_of(

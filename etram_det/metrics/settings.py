@@ -37,9 +37,6 @@ MOTION_BINS: dict[str, tuple[float, float]] = {
     "slow": (10, 100),
     "fast": (100, inf),
 }
-# Relative error of an area from corners in single precision, for sides of 16 px and more on sensors
-# of up to 2048 px.
-_ROUNDING = 2e-5
 # Flat keys of what was evaluated, beside those of the records.
 FRAME_COUNTS = ("num_frames", "num_recordings", "num_dropped_labels", "num_dropped_detections")
 
@@ -186,11 +183,14 @@ class EvaluationSettings:
         """Classes that are counted apart."""
         return 1 if self.rules.class_agnostic else len(self.class_names)
 
-    @property
-    def area_ranges(self) -> list[tuple[float, float]]:
-        """All areas first, then each bin, its bounds wide enough for areas of rounded corners."""
-        bins = self.size_bins.values()
-        return [(0, inf), *((low * (1 - _ROUNDING), high * (1 + _ROUNDING)) for low, high in bins)]
+    def area_ranges(self, area_error: float) -> list[tuple[float, float]]:
+        """All areas first, then each bin, its bounds wide enough for areas of rounded corners.
+
+        Args:
+            area_error: greatest relative error of an area.
+        """
+        lower, upper = 1 - area_error, 1 + area_error
+        return [(0, inf), *((low * lower, high * upper) for low, high in self.size_bins.values())]
 
     @property
     def moving_above(self) -> float | None:

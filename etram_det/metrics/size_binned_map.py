@@ -15,8 +15,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
-from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
-from etram_det.metrics.motion import motion_of
+from etram_det.metrics.evaluation_frames import SINGLE_PRECISION, EvaluationFrames, FrameBoxes
+from etram_det.metrics.motion import with_motion
 from etram_det.metrics.settings import (
     COUNTED_DETECTIONS,
     MOTION_BINS,
@@ -31,16 +31,18 @@ from etram_det.types import Detections, Labels
 # What one update appends, as the rows of a tensor for each name. The number of rows for a frame
 # stands in ``frames``, so states of several processes can be joined one after the other.
 _STATES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-    "frames": ((5,), torch.int64),  # time, start of clock, bytes of name, labels, detections
-    "scale": ((2,), torch.float32),
+    # Time, start of clock, bytes of name, labels, detections, whether boxes are float64.
+    "frames": ((6,), torch.int64),
+    "scale": ((2,), torch.float64),
     "names": ((), torch.uint8),
-    "label_boxes": ((4,), torch.float32),
+    "label_boxes": ((4,), torch.float64),
     "label_classes": ((), torch.int64),
     "label_tracks": ((), torch.int64),  # -1 where they are not known
-    "detection_boxes": ((4,), torch.float32),
+    "detection_boxes": ((4,), torch.float64),
     "detection_classes": ((), torch.int64),
-    "detection_scores": ((), torch.float32),
+    "detection_scores": ((), torch.float64),
 }
+_DECIMALS = 9  # of a size in pixels: what lies behind is rounding
 
 
 class SizeBinnedMAP(Metric):
@@ -48,7 +50,7 @@ class SizeBinnedMAP(Metric):
 
     Areas and scores follow the protocol and the pixels that are chosen here, and every report
     names them. A metric without ground truth is nan and left out of means. All frames are kept on
-    the host, where they are evaluated.
+    the host, where they are evaluated in double precision: boxes and scores may be given in it.
 
     Example:
         >>> import torch
@@ -156,7 +158,10 @@ class SizeBinnedMAP(Metric):
         names = [name.encode() for name in recording]
         padded = labels.classes.shape[1]
         sizes = torch.tensor(
-            [[len(name), padded, len(found)] for name, found in zip(names, detections, strict=True)]
+            [
+                [len(name), padded, len(found), _is_double(labels.boxes, found.boxes)]
+                for name, found in zip(names, detections, strict=True)
+            ]
         )
         by_class_only = not self.settings.rules.uses_objectness
         scores = [found.class_confidence if by_class_only else found.scores for found in detections]
@@ -172,7 +177,8 @@ class SizeBinnedMAP(Metric):
             "detection_scores": torch.cat(scores),
         }
         for name, (_, dtype) in _STATES.items():
-            getattr(self, name).append(rows[name].detach().to("cpu", dtype))
+            # In two steps, as some devices have no double precision.
+            getattr(self, name).append(rows[name].detach().cpu().to(dtype))
 
     def compute(self) -> dict[str, Tensor]:
         """All metrics of the frames so far.
@@ -194,7 +200,7 @@ class SizeBinnedMAP(Metric):
         """All frames of the states, without the labels' padding."""
         # Lists on each process, tensors after they were gathered.
         state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in _STATES}
-        time_us, start_us, name_bytes, num_labels, num_detections = state["frames"].T
+        time_us, start_us, name_bytes, num_labels, num_detections, is_double = state["frames"].T
         ends = np.cumsum(name_bytes)
         name_data = state["names"].tobytes()
         recording = [
@@ -204,15 +210,15 @@ class SizeBinnedMAP(Metric):
         index = np.arange(len(time_us))
         labels = FrameBoxes(
             np.repeat(index, num_labels),
-            state["label_boxes"].astype(np.float64),
+            state["label_boxes"],
             state["label_classes"],
             np.ones(len(state["label_classes"])),
         )
         detections = FrameBoxes(
             np.repeat(index, num_detections),
-            state["detection_boxes"].astype(np.float64),
+            state["detection_boxes"],
             state["detection_classes"],
-            state["detection_scores"].astype(np.float64),
+            state["detection_scores"],
         )
         valid = labels.classes >= 0
         labels, tracks = labels.select(valid), state["label_tracks"][valid]
@@ -224,15 +230,18 @@ class SizeBinnedMAP(Metric):
                     f"{source} with {len(names)} names ({', '.join(names)}): set those of the data",
                     exit_code=1,
                 )
-        scale = state["scale"].astype(np.float64)
-        names_of_frames = np.array(recording, dtype=str)
-        if (above := self.settings.moving_above) is not None:
-            index = np.unique(names_of_frames, return_inverse=True)[1]
-            of = labels.frame
-            centre = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2 * scale[of]
-            motion = motion_of(index[of], time_us[of], centre, labels.classes, tracks, above)
-            labels = replace(labels, motion=motion)
-        return EvaluationFrames(names_of_frames, time_us, start_us, scale, labels, detections)
+        if exact := bool(is_double.all()):
+            labels, detections = _with_sizes(labels), _with_sizes(detections)
+        frames = EvaluationFrames(
+            np.array(recording, dtype=str),
+            time_us,
+            start_us,
+            state["scale"],
+            labels,
+            detections,
+            0.0 if exact else SINGLE_PRECISION,
+        )
+        return with_motion(frames, tracks, self.settings.moving_above)
 
 
 def _gathered(tensor: Tensor, group: Any = None) -> list[Tensor]:
@@ -240,6 +249,17 @@ def _gathered(tensor: Tensor, group: Any = None) -> list[Tensor]:
     if "nccl" in str(distributed.get_backend(group)):
         tensor = tensor.cuda()
     return [each.cpu() for each in gather_all_tensors(tensor, group)]
+
+
+def _is_double(labels: Tensor, detections: Tensor) -> bool:
+    """Whether boxes are in double precision; a frame's detections may be none, in any."""
+    types = {labels.dtype, *([detections.dtype] if len(detections) else [])}
+    return types == {torch.float64}
+
+
+def _with_sizes(boxes: FrameBoxes) -> FrameBoxes:
+    """The boxes with the sizes that corners in double precision come from, such as 56.78 px."""
+    return replace(boxes, given_size=np.round(boxes.size, _DECIMALS))
 
 
 def _tracks_of(labels: Labels) -> Tensor:

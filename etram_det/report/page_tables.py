@@ -223,7 +223,10 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     yield "run folder", str(run.folder)
     yield "data", _plain(facts.get("data"))
     yield "split", _plain(facts.get("split"))
-    yield "checkpoint", _plain(facts.get("checkpoint"))
+    if facts.get("detections"):
+        yield "detections", facts["detections"]
+    else:
+        yield "checkpoint", _plain(facts.get("checkpoint"))
     size = facts.get("input_size")
     yield "network's frame", UNKNOWN if size is None else f"{size[1]} x {size[0]} pixels"
     if (every := facts.get("forget_every")) is not None:
@@ -253,7 +256,7 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
 
 def _rules(evaluation: Mapping[str, Any]) -> str:
     if not evaluation["filtered"]:
-        if evaluation.get("as_published", True):
+        if evaluation.get("as_published", True) or evaluation.get("from_files"):
             return "every label counts"
         return "every label counts; boxes are cut at the frame and count for each likely class"
     rules = (

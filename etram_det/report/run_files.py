@@ -279,7 +279,11 @@ def read_run(folder: Path) -> EvaluatedRun:
         missing.append(f"comparisons: resamples.npz is missing or damaged: {_EVALUATE}")
     gallery = results.get("gallery")
     pictures: dict[str, str] = {}
-    if gallery is None:
+    if gallery is None and results["evaluation"].get("from_files"):
+        missing.append(
+            "pictures of misses and false alarms: they need recordings: use a data root for labels"
+        )
+    elif gallery is None:
         missing.append(
             f"pictures of misses and false alarms: none were made: {_EVALUATE}, with "
             "results.pictures above 0"

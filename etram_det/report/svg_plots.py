@@ -170,8 +170,7 @@ def _draw_run(axes: Axes, sizes: Sizes, title: str, ends: tuple[int, int]) -> No
             place = (octave + 0.5, of)
             axes.annotate(f"{found / of:.0%}", place, (0, 2), ha="center", **small_text)
     for name, (low, _) in sizes.evaluation["size_bins"].items():
-        if low > 0:
-            x = np.log2(low)
+        if low > 0 and ends[0] <= (x := np.log2(low)) <= ends[1]:
             axes.axvline(x, color=INK, linewidth=0.9, linestyle="dashed")
             corner = axes.get_xaxis_transform()
             axes.annotate(f"{name} ›", (x, 1), (3, -2), corner, va="top", color=INK, **small_text)

@@ -32,6 +32,7 @@ Intervals = Mapping[str, Sequence[float]]  # by flat key
 BOXES = {"boxes": ("boxes", "")}  # a column
 INTERVAL = {"95 % of AP": ("interval", "")}  # another
 # Why boxes are no labels that were not dropped: the reason under which recordings count them.
+_MOST_CLASSES = 21  # and background, of a confusion matrix on the screen
 BETWEEN_LABEL_TIMES = "between label times"
 
 
@@ -144,7 +145,13 @@ def detail_tables(results: Mapping[str, Any]) -> RenderableType:
         by_class = grids["motion-classes"]._replace(columns=of_motion)
         tables.append(_metric_table(by_class, records, intervals, counted=True))
         tables.append(_rest_table(rest, results["confusion"]))
-    return Group(*tables, _confusion_table(results["confusion"]))
+    confusion = results["confusion"]
+    return Group(*tables, *([_confusion_table(confusion)] if _fits(confusion) else []))
+
+
+def _fits(confusion: Mapping[str, Any]) -> bool:
+    """Whether there are so few classes that a screen can show the matrix."""
+    return len(confusion["names"]) <= _MOST_CLASSES
 
 
 def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
@@ -193,6 +200,8 @@ def interval_text(ends: Sequence[float] | None) -> str | None:
 
 def score_of(evaluation: Mapping[str, Any]) -> str:
     """What the score of a detection is."""
+    if evaluation.get("from_files"):
+        return "as in the files"
     return "objectness x class" if evaluation["uses_objectness"] else "class confidence"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -153,7 +154,8 @@ CHOICES = {
     "model.protocol": (("full", "prophesee", "prophesee_gen1", "etram_fork"), ("validate",)),
     "model.schedule": (("linear", "cosine", "constant"), ("fit",)),
     "model.loss": (("YOLOXLoss", "SizeAwareLossWrapper"), ("fit",)),
-    "class_names": (CLASS_NAMES_OF, ("import-rvt",)),
+    "class_names": (CLASS_NAMES_OF, ("import-rvt", "evaluate", "convert-labels")),
+    "protocol": (("full", "prophesee", "prophesee_gen1", "etram_fork"), ("evaluate",)),
     "resume": (("auto", "never"), ("fit",)),
 }
 
@@ -193,3 +195,11 @@ def test_help_of_a_loss_lists_its_choices(loss, words, capsys):
     assert all(word in text for word in words)
     assert "``" not in text
     assert not re.search(r":[a-z]+:`", text)
+
+
+def test_a_flag_of_lists_of_lists_is_given_several_times():
+    def tool(labels: str, detections: Sequence[Sequence[str]], only: bool = False) -> None: ...
+
+    given = ["--detections", "a", "b", "--only", "--detections=c", "--labels", "x"]
+    expected = ["--only=true", "--labels", "x", "--detections", '[["a", "b"], ["c"]]']
+    assert tool_arguments(given, tool) == expected

@@ -1,0 +1,1 @@
+"""Boxes in the formats of other tools: COCO JSON, CSV and NumPy."""

@@ -1,0 +1,1 @@
+"""Evaluation of detections in files, of any detector."""

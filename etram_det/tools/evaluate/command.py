@@ -1,0 +1,275 @@
+"""``python -m etram_det evaluate``: the size-binned metric of any detector's detections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from etram_det import __version__
+from etram_det.data.box_formats.coco import Listing
+from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
+from etram_det.data.box_formats.reading import ReadBoxes, open_box_files, read_boxes
+from etram_det.drawing.frames import Image, frame_image
+from etram_det.errors import UserError
+from etram_det.metrics.evaluation import EvaluationResult, evaluate
+from etram_det.metrics.settings import (
+    COUNTED_DETECTIONS,
+    MOTION_BINS,
+    SIZE_BINS,
+    EvaluationSettings,
+    ProtocolName,
+    class_groups_by_id,
+)
+from etram_det.progress import screen
+from etram_det.report.comparison import compared_metrics
+from etram_det.report.gallery import Gallery
+from etram_det.report.page import FILE_NAME, write_report
+from etram_det.report.run_files import CONFUSION_IOU, read_run, results_of, write_results
+from etram_det.report.tables import detail_tables, sides_table, summary_tables
+from etram_det.tools.evaluate.frames import PixelSettings, common_recordings, evaluation_frames
+from etram_det.tools.evaluate.labels import (
+    LabelledFrames,
+    find_labels,
+    labelled_frames,
+    require_fit,
+)
+
+_WIDTH = 120  # of tables that go into a file or a pipe, in columns
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """How detections are counted, and what is shown.
+
+    Attributes:
+        size_bins: least and greatest area of each bin in square pixels, both included.
+        motion_bins: least and greatest speed of each bin in sensor pixels a second, where labels
+            have track ids.
+        class_groups: names or ids of the classes in each group.
+        max_detections: most detections that count for each frame and class.
+        score_threshold: least score, in [0, 1], of a detection in the confusion matrix and among
+            labels found and missed.
+        pictures: most pictures of misses, and of false alarms, of recordings in a data root.
+    """
+
+    size_bins: dict[str, tuple[float, float]] = field(default_factory=SIZE_BINS.copy)
+    motion_bins: dict[str, tuple[float, float]] = field(default_factory=MOTION_BINS.copy)
+    class_groups: dict[str, Sequence[int | str]] = field(default_factory=dict)
+    max_detections: int = COUNTED_DETECTIONS
+    score_threshold: float = 0.3
+    pictures: int = 12
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_threshold <= 1:
+            raise UserError(
+                f"metric.score_threshold: must be in [0, 1], got {self.score_threshold:g}: set "
+                "another"
+            )
+
+
+def evaluate_command(
+    labels: Path,
+    detections: Sequence[Sequence[str]],
+    output: Path = Path("evaluation"),
+    split: Literal["train", "val", "test"] = "val",
+    protocol: ProtocolName = "full",
+    class_names: Sequence[str] | Literal["etram", "etram3", "gen1", "1mpx", "dsec"] | None = None,
+    class_map: dict[str, str | None] | None = None,
+    images: Path | None = None,
+    times: TimeSettings = TimeSettings(),  # noqa: B008 (frozen)
+    interval_ms: int | None = None,
+    tolerance_ms: float = 2.0,
+    only_common: bool = False,
+    pixels: PixelSettings = PixelSettings(),  # noqa: B008 (frozen)
+    metric: MetricSettings = MetricSettings(),  # noqa: B008 (frozen)
+) -> None:
+    """Evaluate detections in files, of any detector, and write the report that validate writes.
+
+    Args:
+        labels: a data root or the folder of a split; a ``_bbox.npy`` file, a COCO ground truth or
+            a CSV file; or a folder of these.
+        detections: files or folders of one detector: ``_bbox.npy``, COCO results or CSV. Several
+            detectors are compared: ``--detections yolo=A.json --detections rvt=B.json``.
+        output: folder of the results; of several detectors, a folder for each in it.
+        split: of a data root.
+        protocol: ``full`` counts all labels; ``prophesee``, ``prophesee_gen1`` and ``etram_fork``
+            filter as published results do. The score is that of the files.
+        class_names: name of each class id, or the name of a data set. Unset: the categories of COCO
+            labels, or eTraM's eight, also where there is a ``class_map``.
+        class_map: for names or ids of classes in files one of these names, or null to leave the
+            class out: ``{person: pedestrian, dog: null}``.
+        images: COCO file that lists the images of the results' ``image_id``, unless the labels do.
+        times: where the times of labels and detections are.
+        interval_ms: evaluate label times so far apart, by the rule of training. Unset: 100 in a
+            data root, as in validate, and all label times of files.
+        tolerance_ms: how far the time of detections may lie off that of labels.
+        only_common: leave out recordings without detections, and detections of others.
+        pixels: of the boxes and areas.
+        metric: how detections are counted.
+
+    Raises:
+        UserError: a file or setting does not fit.
+    """
+    if tolerance_ms < 0 or (interval_ms is not None and interval_ms < 1):
+        raise UserError(
+            "tolerance_ms: must be at least 0, and interval_ms at least 1, got "
+            f"{tolerance_ms:g} and {interval_ms}: raise them"
+        )
+    source = find_labels(labels.expanduser(), split)
+    classes = ClassSettings(source.class_names(class_names, bool(class_map)), class_map or {})
+    settings = _evaluation_settings(protocol, classes.class_names, pixels, metric)
+    truth = labelled_frames(source, classes, times, interval_ms)
+    listing = source.listing(images, times)
+    read = _read(_named(detections), classes, times, listing)
+    truth = truth.of_recordings(_recordings_of_all(read, truth, only_common))
+    frames = {
+        name: evaluation_frames(
+            name, truth, found, pixels, tolerance_ms * 1000, settings.moving_above
+        )
+        for name, found in read.items()
+    }
+    output = output.expanduser()
+    folders = {name: output / name if len(read) > 1 else output for name in read}
+    for name, folder in folders.items():
+        facts = {"split": source.split, "data": str(labels), "detections": name}
+        _write(folder, evaluate(frames[name], settings), truth, metric, facts)
+    _compare(folders, output)
+
+
+def _read(
+    groups: dict[str, list[Path]],
+    classes: ClassSettings,
+    times: TimeSettings,
+    listing: Listing | None,
+) -> dict[str, ReadBoxes]:
+    """The detections of each detector, all of which fit."""
+    read = {}
+    for name, paths in groups.items():
+        files = open_box_files(paths, "detections")
+        read[name] = read_boxes(files, classes, times, scored=True, listing=listing)
+        require_fit(read[name].left_out, paths[0])
+    return read
+
+
+def _recordings_of_all(
+    read: dict[str, ReadBoxes], truth: LabelledFrames, only_common: bool
+) -> list[str]:
+    """The recordings on which all detectors are evaluated."""
+    of_each = [common_recordings(name, truth, each, only_common) for name, each in read.items()]
+    together = [name for name in truth.table.recordings if all(name in of for of in of_each)]
+    if not together:
+        raise UserError(
+            "detections: must have recordings in common, got none in all of "
+            f"{', '.join(read)}: evaluate them one by one"
+        )
+    return together
+
+
+def _evaluation_settings(
+    protocol: ProtocolName,
+    class_names: Sequence[str],
+    pixels: PixelSettings,
+    metric: MetricSettings,
+) -> EvaluationSettings:
+    try:
+        return EvaluationSettings(
+            tuple(class_names),
+            metric.size_bins,
+            "native" if pixels.frame_scale == 1 else "network",
+            protocol,
+            class_groups_by_id(metric.class_groups, class_names),
+            metric.max_detections,
+            metric.motion_bins,
+        )
+    except UserError as error:  # in the words of this command
+        message = str(error).replace("data.class_names", "class_names")
+        raise UserError(re.sub(r"\bmodel\.", "metric.", message)) from error
+
+
+def _named(detections: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
+    """The files of each detector by its name: before ``=``, or that of its file or folder."""
+    groups: dict[str, list[Path]] = {}
+    for words in detections:
+        if not words:
+            raise UserError("detections: must be files, got none: name some")
+        name, equals, first = words[0].partition("=")
+        if equals and re.fullmatch(r"[\w.-]+", name) and not Path(words[0]).exists():
+            paths = [first, *words[1:]]
+        else:
+            paths, name = list(words), Path(words[0]).resolve().stem
+        if name in groups:
+            raise UserError(
+                f"detections: must have a name for each detector, got {name} twice: name them by "
+                f"--detections A={paths[0]}"
+            )
+        groups[name] = [Path(each).expanduser() for each in paths]
+    if not groups:
+        raise UserError("detections: must be files, got none: use --detections FILE")
+    return groups
+
+
+def _write(
+    folder: Path,
+    result: EvaluationResult,
+    truth: LabelledFrames,
+    metric: MetricSettings,
+    facts: dict[str, Any],
+) -> None:
+    """Print and write what one detector's evaluation found."""
+    results = results_of(
+        result, score_threshold=metric.score_threshold, dropped_by_data=truth.dropped
+    )
+    results["evaluation"]["from_files"] = True
+    results["run"] = {**facts, "step": None, "checkpoint": None, "version": __version__}
+    results["run"]["input_size"] = None
+    console = screen(width=_WIDTH)
+    console.rule(facts["detections"])
+    console.print(summary_tables(results))
+    console.print(detail_tables(results))
+    if truth.recordings and metric.pictures:
+        results["gallery"] = _gallery(result, truth, metric).write(folder)
+    write_results(folder, results, result)
+    console.print(f"report: {write_report([folder])}", soft_wrap=True)
+
+
+def _gallery(result: EvaluationResult, truth: LabelledFrames, metric: MetricSettings) -> Gallery:
+    """Pictures of what went wrong; recordings are read through when the first is drawn."""
+    prepared = set()
+
+    def draw_frame(name: str, time_us: int) -> tuple[Image, np.ndarray]:
+        recording = truth.recordings[name]
+        if name not in prepared:
+            recording.prepare()
+            prepared.add(name)
+        index = int(np.searchsorted(recording.frame_end_us, time_us))
+        picture = frame_image(recording.frames(index, index + 1)[0], "stacked_histogram")
+        of_sensor = 1 / np.array(recording.scale)
+        scale = result.frames.scale[0] if len(result.frames) else np.ones(2)
+        return picture, of_sensor * scale
+
+    return Gallery(
+        result.frames,
+        result.pairing(score_threshold=metric.score_threshold, iou_threshold=CONFUSION_IOU),
+        result.settings.reported_classes or ("any class",),
+        draw_frame,
+        metric.pictures,
+    )
+
+
+def _compare(folders: dict[str, Path], output: Path) -> None:
+    """Compare each two detectors, on the screen and in a page."""
+    pairs = list(combinations(folders, 2))
+    for pair in pairs:
+        runs = [read_run(folders[name]) for name in pair]
+        page = FILE_NAME if len(pairs) == 1 else f"report_{pair[0]}_{pair[1]}.html"
+        path = write_report([folders[name] for name in pair], output / page)
+        console = screen(width=_WIDTH)
+        console.rule(f"A: {pair[0]}, B: {pair[1]}")
+        console.print(sides_table(compared_metrics(runs[:1], runs[1:])))
+        console.print(f"report: {path}", soft_wrap=True)

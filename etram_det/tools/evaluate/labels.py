@@ -1,0 +1,269 @@
+"""The labels of an evaluation: of a data root or of files, with the frames that count."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etram_det.boxes import BOX_DTYPE
+from etram_det.data.box_formats.coco import Listing, category_names, listing_of
+from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
+from etram_det.data.box_formats.reading import BoxFile, open_box_files, read_boxes
+from etram_det.data.box_formats.table import BoxTable, LeftOut, joined
+from etram_det.data.clock import LONGEST_US
+from etram_det.data.folders import has_events, split_folders
+from etram_det.data.label_times import LEAD_US, label_times, merged_times
+from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
+from etram_det.data.layouts import boxes_without_recordings, find_recordings, splits_of
+from etram_det.data.recording import Recording
+from etram_det.data.representation import FrameSettings
+from etram_det.errors import UserError
+from etram_det.report.tables import BETWEEN_LABEL_TIMES
+
+_log = logging.getLogger(__name__)
+DEFAULT_INTERVAL_MS = 100  # of a data root, as in training
+_JITTER_US = 2000
+_MERGED_US = 100  # label times of one frame that were rounded differ by so much at most
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where labels are: of a data root, recordings; otherwise files of boxes.
+
+    Attributes:
+        path: as it was given.
+        split: of a data root; None for files.
+        root: of recordings; None for files.
+        files: of boxes; none where there are recordings.
+    """
+
+    path: Path
+    split: str | None
+    root: Path | None
+    files: Sequence[BoxFile] = ()
+
+    def class_names(self, given: Sequence[str] | None, are_mapped: bool) -> tuple[str, ...]:
+        """The names of the classes: those that are given, or COCO's categories, or eTraM's.
+
+        Args:
+            given: names, or that of a data set; None where they are not given.
+            are_mapped: whether categories have another name, so that they are not the classes.
+        """
+        if given is not None:
+            return class_names_of(given)
+        if are_mapped:
+            return ETRAM_CLASSES
+        contents = [file.content for file in self.files if file.format == ".json"]
+        names = list(dict.fromkeys(name for each in contents for name in category_names(each)))
+        if {name.casefold() for name in names} <= {*ETRAM_CLASSES}:
+            return ETRAM_CLASSES
+        _log.info("class_names: the %d categories of %s", len(names), self.path)
+        return tuple(names)
+
+    def listing(self, images: Path | None, times: TimeSettings) -> Listing | None:
+        """The images that COCO's lists of results refer to: of a file, or of the labels."""
+        files = open_box_files([images], "images") if images else self.files
+        coco = [file for file in files if file.format == ".json"]
+        listings = [listing_of(file.content, file.path, times) for file in coco]
+        return next((each for each in listings if each is not None), None)
+
+
+@dataclass(frozen=True)
+class LabelledFrames:
+    """Labels with the frames that count.
+
+    Attributes:
+        table: labels; every frame is one that counts.
+        start_us: ``[F]`` where the clock of each frame's recording starts.
+        dropped: labels that were left out, by reason.
+        rank: ``[F]`` order of COCO's image ids, in which detections of equal score count there;
+            None where there are no ids.
+        recordings: by name, where there are some.
+    """
+
+    table: BoxTable
+    start_us: NDArray[np.int64]
+    dropped: dict[str, int]
+    rank: NDArray[np.int64] | None = None
+    recordings: dict[str, Recording] = field(default_factory=dict)
+
+    def of_recordings(self, names: Sequence[str]) -> LabelledFrames:
+        """The frames of some recordings."""
+        kept = np.isin(self.table.recording, list(names))
+        return self._of_frames(kept, self.dropped)
+
+    def at_interval(self, interval_us: int) -> LabelledFrames:
+        """The frames that lie whole intervals apart, by the rule for recordings."""
+        kept = np.zeros(len(self.table.time_us), dtype=bool)
+        for name in self.table.recordings:
+            of = np.flatnonzero(self.table.recording == name)
+            times_us, origin_us = self.table.time_us[of], int(self.start_us[of[0]])
+            times = label_times(times_us, interval_us, _JITTER_US, origin_us)
+            kept[of] = np.isin(times_us, times)
+        between = int(np.count_nonzero(~kept[self.table.frame]))
+        return self._of_frames(kept, {**self.dropped, BETWEEN_LABEL_TIMES: between})
+
+    def _of_frames(self, kept: NDArray[np.bool_], dropped: dict[str, int]) -> LabelledFrames:
+        rank = None if self.rank is None else self.rank[kept]
+        table, start_us = self.table.of_frames(kept), self.start_us[kept]
+        return LabelledFrames(table, start_us, dropped, rank, self.recordings)
+
+
+def find_labels(path: Path, split: str) -> LabelSource:
+    """What a path stands for.
+
+    Args:
+        path: a data root, a folder of one of its splits, a file of boxes, or a folder of these.
+        split: of a data root.
+
+    Raises:
+        UserError: there are no labels.
+        OSError: a file cannot be read.
+    """
+    if not path.is_dir():
+        return LabelSource(path, None, None, open_box_files([path], "labels"))
+    if any(has_events(each) for each in path.iterdir()):
+        parents = [x for x in ("train", "val", "test") if path in split_folders(path.parent, x)]
+        if parents:
+            return LabelSource(path, parents[0], path.parent)
+    if splits := splits_of(path):
+        if split not in splits:
+            raise UserError(
+                f"split: must be one of {', '.join(splits)} that are under {path}, got {split}: "
+                "set one of these"
+            )
+        return LabelSource(path, split, path)
+    if lone := boxes_without_recordings(path, split, ETRAM_CLASSES):
+        return LabelSource(path, split, None, open_box_files(lone, "labels"))
+    return LabelSource(path, None, None, open_box_files([path], "labels"))
+
+
+def labelled_frames(
+    source: LabelSource, classes: ClassSettings, times: TimeSettings, interval_ms: int | None
+) -> LabelledFrames:
+    """The labels of a source.
+
+    Args:
+        source: of :func:`find_labels`.
+        classes: the classes.
+        times: where the times are, of files.
+        interval_ms: label times that count lie so far apart; None for 100 in a data root, and for
+            all label times in files.
+
+    Raises:
+        UserError: a file cannot be understood, or something in it does not fit.
+    """
+    if source.root is not None:
+        return _of_recordings(source, classes, interval_ms or DEFAULT_INTERVAL_MS)
+    read = read_boxes(source.files, classes, times, scored=False)
+    require_fit(read.left_out, source.path)
+    if not len(read.table):
+        raise UserError(f"labels: must have boxes, got none in {source.path}: use another file")
+    table = _with_merged_times(read.table, source)
+    dropped = {each.text: count for each, count in read.left_out.counts.items()}
+    first, last = _spans(table)
+    start_us = np.where(last <= LONGEST_US, 0, first - LEAD_US)
+    labels = LabelledFrames(table, start_us, dropped, _ranks(table, source, times))
+    if interval_ms is not None:
+        labels = labels.at_interval(interval_ms * 1000)
+    if not len(labels.table):
+        raise UserError(
+            f"interval_ms: must leave labels of {source.path}, got {interval_ms} and none at such "
+            "times: set another interval"
+        )
+    return labels
+
+
+def _ranks(table: BoxTable, source: LabelSource, times: TimeSettings) -> NDArray[np.int64] | None:
+    """The place of each frame among the image ids of a COCO file."""
+    listing = source.listing(None, times) if len(source.files) == 1 else None
+    if listing is None:
+        return None
+    places = {place: i for i, place in enumerate(listing.places.values())}
+    frames = zip(table.recording.tolist(), table.time_us.tolist(), strict=True)
+    return np.array([places[frame] for frame in frames], dtype=np.int64)
+
+
+def require_fit(left_out: LeftOut, path: Path) -> None:
+    """Refuse what does not fit and was not left out on purpose.
+
+    Raises:
+        UserError: there is some.
+    """
+    for reason in left_out.counts:
+        if reason.remedy:
+            raise UserError(f"{path}: {left_out.line(reason)}")
+    for line in left_out.lines():
+        _log.warning("%s: left out: %s", path, line)
+
+
+def _of_recordings(source: LabelSource, classes: ClassSettings, interval_ms: int) -> LabelledFrames:
+    """Labels of a split as ``validate`` takes them: by the rule for label times, in the frame."""
+    assert source.root is not None
+    assert source.split is not None
+    settings = LabelSettings(class_names=classes.class_names, interval_ms=interval_ms)
+    found = find_recordings(source.root, source.split, FrameSettings(), settings)
+    dropped: Counter[str] = Counter()
+    tables, starts = [], {}
+    for each in found:
+        frame_times = each.frame_end_us[each.label_frame]
+        tables.append(_table_of(each.name, frame_times, each.label_boxes))
+        starts[each.name] = each.start_us
+        dropped.update(
+            {
+                reason.removeprefix("boxes: "): count
+                for reason, count in each.dropped.items()
+                if reason.startswith("boxes: ")
+            }
+        )
+    table = joined(tables)
+    start_us = np.array([starts[name] for name in table.recording.tolist()], dtype=np.int64)
+    recordings = {each.name: each for each in found}
+    return LabelledFrames(table, start_us, dict(dropped), recordings=recordings)
+
+
+def _table_of(name: str, time_us: NDArray[np.int64], boxes: NDArray[Any]) -> BoxTable:
+    """Boxes ``[M]`` of :data:`BOX_DTYPE` at times ``[M]`` of one recording."""
+    assert boxes.dtype.names == BOX_DTYPE.names
+    times_us, frame = np.unique(time_us, return_inverse=True)
+    return BoxTable(
+        np.full(len(times_us), name),
+        times_us,
+        frame,
+        np.stack([boxes[side].astype(np.float64) for side in "xywh"], axis=1),
+        boxes["class_id"].astype(np.int64),
+        np.ones(len(boxes)),
+        boxes["track_id"].astype(np.int64),
+        np.zeros(len(boxes), dtype=bool),
+    )
+
+
+def _with_merged_times(table: BoxTable, source: LabelSource) -> BoxTable:
+    """Label times that differ by microseconds, as of seconds that were rounded, as one.
+
+    COCO lists its images, of which each is one.
+    """
+    if any(file.format == ".json" for file in source.files):
+        return table
+    time_us = table.time_us.copy()
+    for name in table.recordings:
+        of = table.recording == name
+        time_us[of] = merged_times(time_us[of], _MERGED_US)
+    if (time_us == table.time_us).all():
+        return table
+    parts = {name: getattr(table, name) for name in table.__dataclass_fields__}
+    return joined([BoxTable(**{**parts, "time_us": time_us})])
+
+
+def _spans(table: BoxTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last time of each frame's recording, ``[F]`` each."""
+    _, first, which = np.unique(table.recording, return_index=True, return_inverse=True)
+    last = np.append(first[1:], len(table.time_us)) - 1
+    return table.time_us[first][which], table.time_us[last][which]
