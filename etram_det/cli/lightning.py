@@ -62,6 +62,8 @@ _DESCRIPTION = (
     "--config files or names such as size_aware, then from flags."
 )
 
+_EVALUATIONS = "evaluations"  # beside the folders of trainings
+
 _log = logging.getLogger(__name__)
 
 
@@ -246,14 +248,22 @@ class EtramCLI(LightningCLI):
         return folder_of_runs(self._plain(config), own.run_logger)
 
     def _place(self) -> RunPlace:
-        """Where the run folder is: in that of the checkpoint that is evaluated, if it has one."""
+        """Where the run folder is: in that of the checkpoint that is evaluated, if it has one.
+
+        An evaluation's curves, and all of it where its checkpoint lies in no run, are kept apart
+        from trainings, in ``evaluations`` beside them.
+        """
         command = self.subcommand
         runs, folder = self._folder_of_runs(self.config[command] if command else self.config)
-        if folder is None and command not in (None, "fit"):
-            run = run_folder_of(str(self.ckpt_path))
-            if run is not None and os.access(run, os.W_OK):
-                return RunPlace(run, command, first=command, logs=runs)
-        return RunPlace(runs, folder=folder)
+        if folder is not None or command is None or command == "fit":
+            return RunPlace(runs, folder=folder)
+        apart = runs.parent / _EVALUATIONS
+        run = run_folder_of(str(self.ckpt_path))
+        if run is None or not os.access(run, os.W_OK):
+            return RunPlace(apart, command, first=command, logs=runs)
+        is_below = run.resolve().is_relative_to(apart.parent.resolve())
+        events = apart / run.resolve().relative_to(apart.parent.resolve()) if is_below else None
+        return RunPlace(run, command, first=command, logs=runs, events=events)
 
     def before_instantiate_classes(self) -> None:
         """Look for the loggers' packages."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from etram_det.training.lightning_internals import FolderLogger, has_version, log_into
 
@@ -27,6 +27,8 @@ class RunPlace:
         first: name of the first one, ``<stem>_0`` unless set.
         folder: the run folder itself, where it need not be a new one.
         logs: where loggers would write a folder of their own, but for this place.
+        events: where TensorBoard's logger writes a folder of the same name, unless that is the run
+            folder.
         steps_before: training steps behind a run that goes on.
     """
 
@@ -35,6 +37,7 @@ class RunPlace:
     first: str = ""
     folder: Path | None = None
     logs: Path | None = None
+    events: Path | None = None
     steps_before: int = 0
 
     def make(self) -> Path:
@@ -99,6 +102,8 @@ class RunTrainer(Trainer):
         saves_there = saved_in in (logs.parent, Path(self.default_root_dir))
         if own.resolve() != logs.resolve() and not (saves_there and own.name == _LOGGERS_NAME):
             return
+        if isinstance(logger, TensorBoardLogger) and self.place.events is not None:
+            folder = self.place.events / folder.name
         steps = self.place.steps_before
         rows = _rows_until(folder / "metrics.csv", steps) if self.is_global_zero else []
         log_into(logger, folder, purge_step=steps + 1 if steps else None)

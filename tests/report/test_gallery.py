@@ -65,7 +65,7 @@ def test_gallery_shows_the_worst_of_each_class_and_says_what_is_near(tmp_path):
     # Pictures of an earlier evaluation are gone.
     gallery_of(evaluated(), number=1).write(tmp_path)
     names = {path.name for path in (tmp_path / "gallery").iterdir()}
-    assert names == {"miss_00.png", "false_alarm_00.png"}
+    assert names == {"found_00.png", "miss_00.png", "false_alarm_00.png"}
 
 
 def test_gallery_lets_classes_and_recordings_take_turns_and_keeps_apart_in_time():
