@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -54,15 +53,13 @@ from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.devices import in_own_words, out_of_memory, require_arithmetic
 from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
-from etram_det.training.run_folder import RunPlace, RunTrainer
+from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
 from etram_det.training.schedule import require_precision, require_ranges, require_steps
 
 _DESCRIPTION = (
     "Settings come from the package's baseline.yaml, which goes over the defaults below, then from "
     "--config files or names such as size_aware, then from flags."
 )
-
-_EVALUATIONS = "evaluations"  # beside the folders of trainings
 
 _log = logging.getLogger(__name__)
 
@@ -248,22 +245,13 @@ class EtramCLI(LightningCLI):
         return folder_of_runs(self._plain(config), own.run_logger)
 
     def _place(self) -> RunPlace:
-        """Where the run folder is: in that of the checkpoint that is evaluated, if it has one.
-
-        An evaluation's curves, and all of it where its checkpoint lies in no run, are kept apart
-        from trainings, in ``evaluations`` beside them.
-        """
+        """Where the run folder is."""
         command = self.subcommand
         runs, folder = self._folder_of_runs(self.config[command] if command else self.config)
         if folder is not None or command is None or command == "fit":
             return RunPlace(runs, folder=folder)
-        apart = runs.parent / _EVALUATIONS
         run = run_folder_of(str(self.ckpt_path))
-        if run is None or not os.access(run, os.W_OK):
-            return RunPlace(apart, command, first=command, logs=runs)
-        is_below = run.resolve().is_relative_to(apart.parent.resolve())
-        events = apart / run.resolve().relative_to(apart.parent.resolve()) if is_below else None
-        return RunPlace(run, command, first=command, logs=runs, events=events)
+        return place_of_evaluation(command, run, runs)
 
     def before_instantiate_classes(self) -> None:
         """Look for the loggers' packages."""

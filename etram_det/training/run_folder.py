@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from etram_det.training.lightning_internals import FolderLogger, has_version, log_into
 
 _LOGGERS_NAME = "lightning_logs"  # of Lightning's loggers, unless set
+_EVALUATIONS = "evaluations"
 
 
 @dataclass
@@ -62,6 +63,25 @@ class RunPlace:
 
     def _is_numbered(self, name: str) -> bool:
         return re.fullmatch(rf"{re.escape(self.stem)}_\d+", name) is not None
+
+
+def place_of_evaluation(command: str, run: Path | None, runs: Path) -> RunPlace:
+    """Where an evaluation goes: into the run folder of its checkpoint, if it has one.
+
+    Its curves, and all of it where the checkpoint lies in no run, are kept apart from trainings:
+    in ``evaluations`` beside the folders of runs.
+
+    Args:
+        command: ``validate``, ``test`` or ``predict``, after which the folder is named.
+        run: run folder of the checkpoint; None for one that lies elsewhere.
+        runs: folder of the runs of its name.
+    """
+    apart = runs.parent / _EVALUATIONS
+    if run is None or not os.access(run, os.W_OK):
+        return RunPlace(apart, command, first=command, logs=runs)
+    own, known = run.resolve(), runs.parent.resolve()
+    events = apart / own.relative_to(known) if own.is_relative_to(known) else None
+    return RunPlace(run, command, first=command, logs=runs, events=events)
 
 
 class RunTrainer(Trainer):
