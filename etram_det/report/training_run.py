@@ -49,8 +49,8 @@ class Training:
         return float(np.median(self.curves[name].values)) if name in self.curves else None
 
     def last_step(self) -> int | None:
-        """Number of steps that were logged; None where none were."""
-        ends = [curve.steps[-1] for name, curve in self.curves.items() if "/loss" in name]
+        """Number of steps after which values were logged last; None where none were."""
+        ends = [curve.steps[-1] for curve in self.curves.values()]
         return int(max(ends)) + 1 if ends else None
 
 

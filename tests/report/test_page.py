@@ -47,7 +47,32 @@ def test_tables_hold_the_metrics_of_metrics_json(tmp_path):
         assert page.row("recordings", name) == [*expected, str(metrics["num_boxes"])]
     for name, counts in zip(CLASSES, results["confusion"]["counts"], strict=False):
         assert page.row("confusion-a", name) == [str(n) for n in counts]
+    assert page.row("confusion-a", "localisation error") == ["0", "0", "0", ""]
     assert page.row("confusion-a", "false alarm") == ["0", "2", "0", ""]
+    best = results["best_scores"]
+    assert list(best) == ["all classes", *CLASSES]
+    assert page.row("best-scores", "pedestrian") == ["0.20", "1.000", "1.000", "1.000"]
+    for name, of in best.items():
+        expected = [f"{of['score']:.2f}", *(f"{of[x]:.3f}" for x in ("f1", "precision", "recall"))]
+        assert page.row("best-scores", name) == expected
+
+
+def test_false_alarms_stand_apart_from_localisation_errors(tmp_path):
+    off = ((75, 60, 115, 100), 1, 0.45)  # of the car, 15 of 40 px to the right
+    frames = [*FRAMES[:2], (*FRAMES[2][:3], [off, ((200, 130, 220, 150), 1, 0.4)])]
+    results = write_run(tmp_path, frames=frames)
+    page = page_of(tmp_path)
+    assert page.row("confusion-a", "localisation error") == ["0", "1", "0", ""]
+    assert page.row("confusion-a", "false alarm") == ["0", "2", "0", ""]
+    assert results["confusion"]["counts"][-1] == [0, 3, 0, 0]  # of both, as ever
+    [shown_off] = results["gallery"]["localisation_errors"]
+    assert (shown_off["class"], shown_off["score"]) == ("car", pytest.approx(0.45))
+    assert shown_off["closest"]["iou"] == pytest.approx(25 * 40 / (2 * 40 * 40 - 25 * 40), abs=0.02)
+    # The label that it is off is no miss.
+    assert {each["class"] for each in results["gallery"]["misses"]} == {"<b>bus</b>"}
+    text = (tmp_path / "report.html").read_text()
+    for title in ("Good detections", "Worst misses", "Worst localisation errors"):
+        assert f"{title}</h3>" in text
 
 
 def test_page_says_what_was_evaluated_and_how(tmp_path):
