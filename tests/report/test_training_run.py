@@ -93,6 +93,15 @@ def test_an_evaluation_is_no_training(tmp_path):
     assert read_training(tmp_path) is None
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * 99])
+def test_a_damaged_file_of_tensorboard_gives_what_can_be_read(damage, tmp_path):
+    write_events(tmp_path, {"train/loss": {i: 1.0 for i in range(100)}})
+    [file] = tmp_path.glob("events.out*")
+    file.write_bytes(damage(file.read_bytes()))
+    training = read_training(tmp_path)
+    assert training is None or 10 < len(training.curves["train/loss"].steps) < 90
+
+
 def test_many_points_are_averaged():
     steps = np.arange(1000)
     thin = Curve(steps, steps % 2 * 2.0).thinned()
