@@ -236,8 +236,7 @@ def _rates_plot(splits: Mapping[str, Sequence[RecordingFacts]]) -> Figure:
     """Event rates of the recordings, by day, by night and where their names do not say."""
     plot, [axes] = _new_plots("Event rates of the recordings")
     recordings = [each for of_split in splits.values() for each in of_split]
-    colours: dict[str | None, str] = {**DAY_COLOURS, None: GREY}
-    for part, colour in colours.items():
+    for part, colour in [*DAY_COLOURS.items(), (None, GREY)]:
         rates = [each.event_rate for each in recordings if each.part_of_day == part]
         known = sorted(rate / 1e6 for rate in rates if rate is not None)
         if known:
