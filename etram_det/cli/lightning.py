@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +56,7 @@ from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.devices import in_own_words, out_of_memory, require_arithmetic
 from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
-from etram_det.training.run_folder import RunPlace, RunTrainer
+from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
 from etram_det.training.schedule import require_precision, require_ranges, require_steps
 
 _DESCRIPTION = (
@@ -280,14 +279,13 @@ class EtramCLI(LightningCLI):
         return folder_of_runs(self._plain(config), own.run_logger)
 
     def _place(self) -> RunPlace:
-        """Where the run folder is: in that of the checkpoint that is evaluated, if it has one."""
+        """Where the run folder is."""
         command = self.subcommand
         runs, folder = self._folder_of_runs(self.config[command] if command else self.config)
-        if folder is None and command not in (None, "fit"):
-            run = run_folder_of(str(self.ckpt_path))
-            if run is not None and os.access(run, os.W_OK):
-                return RunPlace(run, command, first=command, logs=runs)
-        return RunPlace(runs, folder=folder)
+        if folder is not None or command is None or command == "fit":
+            return RunPlace(runs, folder=folder)
+        run = run_folder_of(str(self.ckpt_path))
+        return place_of_evaluation(command, run, runs)
 
     def before_instantiate_classes(self) -> None:
         """Look for the loggers' packages."""

@@ -37,7 +37,11 @@ _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
 _MAX_LOGGED = 3  # differences to a run that is passed over
 _RUNS = "runs"  # where runs are kept, unless a logger or the trainer has another folder
 _LIGHTNINGS_NAME = "lightning_logs"  # of runs whose loggers have none
-_LOCAL_LOGGERS = ("TensorBoardLogger", "CSVLogger")  # whose folder is the run folder
+_LOCAL_LOGGERS = (
+    "RunTensorBoardLogger",
+    "TensorBoardLogger",
+    "CSVLogger",
+)  # whose folder is the run folder
 # Dotted name of a setting, its value in a checkpoint's run and now.
 Difference = tuple[str, Any, Any]
 

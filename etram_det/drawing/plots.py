@@ -24,7 +24,26 @@ BLACK, BLUE, VERMILION, GREEN = "#000000", "#0072b2", "#d55e00", "#009e73"
 PINK, ORANGE, SKY, GREY = "#cc79a7", "#e69f00", "#56b4e9", "#8c959f"
 COLOURS = (BLACK, BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, GREY)
 INK, GRID = "#59636e", "#e4e8ec"  # of axes and their notes, and of the lines behind a plot
+DAY_COLOURS = {"day": ORANGE, "night": BLUE}  # of what lies in the day or the night, everywhere
 _DASHES = ("solid", "dashed", "dashdot", "dotted")
+# Of plots in pages and files, as settings of matplotlib.
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib; pages name others as wide
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "text.parse_math": False,  # names of classes and runs are no formulas
+    "hatch.color": GREY,
+    "hatch.linewidth": 0.6,
+}
 MAP_COLOURS = "cividis"  # of maps: it rises evenly in lightness, whatever one's colour vision
 
 

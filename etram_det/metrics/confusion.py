@@ -10,6 +10,7 @@ from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 
 # What becomes of a ground-truth box, in the order of `outcomes_by_size`.
 OUTCOMES = ("found", "other_class", "missed")
+LOCALISATION_IOU = 0.1  # from here on, a detection is off its label and no false alarm
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,20 @@ class Pairing:
         detections: the ``D`` detections that took turns, as they were given.
         detection_of: ``[M]`` int64, detection that took each ground-truth box; -1 for none.
         truth_of: ``[D]`` int64, ground-truth box that each detection took; -1 for none.
+        near_of: ``[D]`` int64, ground-truth box that no detection took and that this one, which
+            took none, is off from: a localisation error. -1 for none.
     """
 
     truth: FrameBoxes
     detections: FrameBoxes
     detection_of: np.ndarray
     truth_of: np.ndarray
+    near_of: np.ndarray
+
+    @property
+    def is_false_alarm(self) -> np.ndarray:
+        """``[D]`` bool, detections that took no box and are off from none."""
+        return (self.truth_of < 0) & (self.near_of < 0)
 
 
 def pair_boxes(
@@ -37,6 +46,7 @@ def pair_boxes(
     Detections take turns, best score first; each takes the free ground-truth box of its frame
     that it overlaps most. A box that was detected as several classes counts as the likeliest one.
     Crowds are left out, with the detections that lie in them and take nothing.
+    Then those that took none take turns again, for the boxes that are left and an IoU of 0.1.
 
     Args:
         frames: what to evaluate.
@@ -48,20 +58,23 @@ def pair_boxes(
         truth, crowds = truth.select(~is_crowd), truth.select(is_crowd)
     detections = frames.detections.select(frames.detections.scores >= score_threshold)
     detections = detections.select(_best_of_each_box(detections))
-    detection_of = np.full(len(truth), -1, dtype=np.int64)
-    truth_of = np.full(len(detections), -1, dtype=np.int64)
     detection, box = _pairs_in_frames(detections.frame, truth.frame, len(frames))
     overlap = overlaps(detections.boxes[detection], truth.boxes[box])
     order = np.lexsort((-overlap, detection, -detections.scores[detection]))
-    for pair in order[overlap[order] >= iou_threshold]:
-        d, t = detection[pair], box[pair]
-        if truth_of[d] < 0 and detection_of[t] < 0:
-            truth_of[d], detection_of[t] = t, d
+    detection_of, near = (np.full(len(truth), -1, dtype=np.int64) for _ in range(2))
+    truth_of, near_of = (np.full(len(detections), -1, dtype=np.int64) for _ in range(2))
+    rounds = ((iou_threshold, detection_of, truth_of), (LOCALISATION_IOU, near, near_of))
+    for least, taken_by, taken in rounds:
+        for pair in order[overlap[order] >= least]:
+            d, t = detection[pair], box[pair]
+            is_free = truth_of[d] < 0 and detection_of[t] < 0
+            if is_free and taken[d] < 0 and taken_by[t] < 0:
+                taken[d], taken_by[t] = t, d
     if crowds is not None:
         kept = (truth_of >= 0) | ~_in_crowd(detections, crowds, len(frames), iou_threshold)
-        detections, truth_of = detections.select(kept), truth_of[kept]
+        detections, truth_of, near_of = detections.select(kept), truth_of[kept], near_of[kept]
         detection_of[truth_of[truth_of >= 0]] = np.flatnonzero(truth_of >= 0)
-    return Pairing(truth, detections, detection_of, truth_of)
+    return Pairing(truth, detections, detection_of, truth_of, near_of)
 
 
 def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
@@ -79,6 +92,12 @@ def confusion_matrix(pairing: Pairing, num_classes: int) -> np.ndarray:
     false = detections[pairing.truth_of < 0]
     matrix[-1, :-1] = np.bincount(false, minlength=num_classes)
     return matrix
+
+
+def localisation_errors(pairing: Pairing, num_classes: int) -> np.ndarray:
+    """Detections ``[K]`` int64 by class that are off from a box; the matrix has them as false."""
+    near = pairing.detections.classes[pairing.near_of >= 0]
+    return np.bincount(near, minlength=num_classes)
 
 
 def outcomes_by_size(pairing: Pairing, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ class Matches(NamedTuple):
         frame: ``[D]`` int64, index of the detection's frame.
         rank: ``[D]`` int64, place by score among the detections of its frame and class, from 0.
         first: ``[K + 1]`` int64, place of each class's first detection, and ``D``.
+        score: ``[D]`` float64.
         status: ``[A, I, D]`` int8, ``TRUE`` or ``FALSE`` detection or ``IGNORED``, in area range
             A at IoU threshold I.
     """
@@ -42,6 +43,7 @@ class Matches(NamedTuple):
     frame: np.ndarray
     rank: np.ndarray
     first: np.ndarray
+    score: np.ndarray
     status: np.ndarray
 
 
@@ -93,6 +95,7 @@ def match(
         found.frame[order],
         rank[order],
         np.searchsorted(found.classes[order], np.arange(num_classes + 1)),
+        found.scores[order],
         status[:, :, order],
     )
 
@@ -264,6 +267,9 @@ class Evaluator:
         ranges: A ranges; a box on a bound that two ranges share counts in both, as in COCO.
         max_detections: L numbers of detections for each frame and class, ascending.
         by_speed: the ranges are of the speed of labels, not of areas.
+
+    Attributes:
+        matches: of all frames.
     """
 
     def __init__(
@@ -278,12 +284,12 @@ class Evaluator:
         self._num_classes = num_classes
         self._in_range = _truth_in_ranges(frames.truth, by_speed, ranges)
         self._max_detections = np.array(max_detections)
-        self._matches = match(frames, num_classes, ranges, max_detections[-1], by_speed)
+        self.matches = match(frames, num_classes, ranges, max_detections[-1], by_speed)
 
     def curves(self, kept: np.ndarray) -> Curves:
         """Curves over the frames where ``kept`` ``[F]`` is true."""
         everywhere = np.zeros(len(kept), dtype=np.int64)
-        matches, num_boxes = self._matches, self._count(kept, everywhere, 1)[0]
+        matches, num_boxes = self.matches, self._count(kept, everywhere, 1)[0]
         num_ious, num_recalls = len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS)
         precision = np.full((num_ious, num_recalls, *num_boxes.shape), nan)
         recall = np.full((num_ious, *num_boxes.shape, len(self._max_detections)), nan)
@@ -319,7 +325,7 @@ class Evaluator:
             weights: ``[S, R]`` how often each recording stands in each list.
             num_ranges: so many of the first ranges, all by default.
         """
-        matches, num_recordings = self._matches, weights.shape[1]
+        matches, num_recordings = self.matches, weights.shape[1]
         counts = self._count(kept, recording, num_recordings)[..., :num_ranges]
         num_boxes = np.tensordot(weights, counts, axes=1)
         jobs, found = [], []

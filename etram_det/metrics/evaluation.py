@@ -15,6 +15,7 @@ from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
 from etram_det.metrics.evaluation_frames import EvaluationFrames
 from etram_det.metrics.intervals import Resamples, resamples_of
 from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics, part_of_day
+from etram_det.metrics.scores import ScoreCounts, counts_over_score
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings
 
 
@@ -88,6 +89,11 @@ class EvaluationResult:
         """Every metric in resamples of the recordings; none below ten recordings."""
         return resamples_of(self)
 
+    @cached_property
+    def over_score(self) -> ScoreCounts:
+        """Detections of each class from each score on."""
+        return counts_over_score(self.evaluator.matches, self.curves.num_boxes[:, 0])
+
     def per_time(self) -> dict[str, dict[str, float]]:
         """The same by time since the start of the recordings."""
         return {name: self._flat_metrics_of(kept) for name, kept in self.times.items()}
@@ -99,7 +105,8 @@ class EvaluationResult:
         ``num_<bin>`` for every size bin; the same for every class, class group, day and night as
         ``AP_<name>``, ``AP_<name>_<bin>`` … ``num_<name>_<bin>``; ``AR1`` and ``AR10`` with that
         many detections for each frame and class; ``num_frames``, ``num_recordings``,
-        ``num_dropped_labels``, ``num_dropped_detections``.
+        ``num_dropped_labels``, ``num_dropped_detections``. Where labels have known speeds, the
+        same as for size bins for every motion bin, but by day and night.
         """
         dropped = self.num_dropped_labels, self.num_dropped_detections
         counts = len(self.frames), self.num_recordings, *dropped
@@ -107,7 +114,8 @@ class EvaluationResult:
             name: self.curves.average_recall(limit=limit)
             for limit, name in enumerate(self.settings.recall_names)
         }
-        return flat_metrics(self.records) | recalls | dict(zip(FRAME_COUNTS, counts, strict=True))
+        of_frames = dict(zip(FRAME_COUNTS, counts, strict=True))
+        return flat_metrics(self.records) | recalls | of_frames | flat_metrics(self.motion_records)
 
     def per_recording(self) -> dict[str, dict[str, float]]:
         """AP, AP50, AP75, AR and boxes, over all sizes and by size bin, of each recording."""

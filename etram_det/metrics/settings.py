@@ -18,7 +18,7 @@ import numpy as np
 
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
-from etram_det.metrics.records import METRICS, flat_key, reported_cells
+from etram_det.metrics.records import METRICS, Cell, flat_key, motion_cells, reported_cells
 
 ProtocolName = Literal["full", "prophesee", "etram_fork", "prophesee_gen1"]
 PixelFrame = Literal["network", "native"]
@@ -170,8 +170,30 @@ class EvaluationSettings:
     @property
     def metric_names(self) -> list[str]:
         """Flat keys of all precisions and recalls, which are logged and can be monitored."""
+        return [flat_key(metric, cell) for metric, cell in self._logged] + self.recall_names
+
+    @property
+    def metric_folders(self) -> dict[str, str]:
+        """Folder of each of these metrics where they are shown as a list; empty for the main ones.
+
+        Main are AP, AP50 and AR of everything, and AP of each size bin, motion bin, day and night.
+        """
+        folders = {}
+        for metric, (part, name, bin_name) in self._logged:
+            kinds = ["day"] * bool(part) + ["class"] * bool(name)
+            if bin_name:
+                kinds.append("size" if bin_name in self.size_bins else "motion")
+            is_main = metric == "AP" and len(kinds) < 2 and not name
+            is_main = is_main or (not kinds and metric in ("AP50", "AR"))
+            folder = f"by_{'_and_'.join(kinds)}" if kinds else "more"
+            folders[flat_key(metric, (part, name, bin_name))] = "" if is_main else folder
+        return folders | dict.fromkeys(self.recall_names, "more")
+
+    @property
+    def _logged(self) -> list[tuple[str, Cell]]:
         cells = reported_cells(self.reported, self.size_bins)
-        return [flat_key(metric, cell) for cell in cells for metric in METRICS] + self.recall_names
+        cells += motion_cells(self.reported, self.motion_bins)
+        return [(metric, cell) for cell in cells for metric in METRICS]
 
     @property
     def recall_names(self) -> list[str]:

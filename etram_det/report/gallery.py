@@ -1,4 +1,4 @@
-"""The worst misses and false alarms of an evaluation, as pictures."""
+"""Good detections of an evaluation and what went worst, as pictures."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ CANDIDATES = 3  # misses whose frames are looked at for each one that is shown
 _ZOOMS = (6, 5, 4, 3, 2, 1)
 _SURROUNDINGS = 2.5  # least side of a picture as a multiple of its box's
 _MAX_DRAWN = 12  # that are drawn: more hide the objects
+_SMALL_FILE = [cv2.IMWRITE_PNG_COMPRESSION, 9]
 _OUTSIDE = 64  # grey of what lies outside the frame
 
 # Picture [H, W, 3] of the frame of a recording that ends at a time in us, and pixels [2] of it for
@@ -33,12 +34,14 @@ DrawFrame = Callable[[str, int], tuple[Image, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Gallery:
-    """Chooses and draws what went worst.
+    """Chooses and draws what went well and what went worst.
 
-    A miss is a label that no detection of any class took, a false alarm a detection that took no
-    label. Classes take turns, and within a class its recordings; two of one class in one recording
-    are at least two seconds apart. Of the largest misses, those are shown whose boxes have most
-    pixels with events: what stands still gives none. False alarms come by their score.
+    A good detection took a label of its class; these come by score times IoU. A localisation error
+    took none and overlaps one that is free, at an IoU from 0.1 on; a false alarm took none
+    otherwise; both come by their score. A miss is a label that no detection of any class took or is
+    off from. Classes take turns, and within a class its recordings; two of one class in one
+    recording are at least two seconds apart. Of the largest misses, those are shown whose boxes
+    have most pixels with events: what stands still gives none.
 
     Attributes:
         frames: what was evaluated.
@@ -58,38 +61,61 @@ class Gallery:
         """Write the pictures as PNG files into ``gallery`` of a run folder.
 
         Returns:
-            ``misses`` and ``false_alarms``: of each picture its ``file``, ``class``,
-            ``recording``, ``time_us``, ``box`` ``xyxy`` in pixels of the evaluation, ``active``
-            share of its pixels that have events, and ``closest``: class, score and IoU of the
-            detection, or label, that overlaps it most, or None; false alarms have a ``score``.
+            ``found``, ``misses``, ``localisation_errors`` and ``false_alarms``: of each picture its
+            ``file``, ``class``, ``recording``, ``time_us``, ``box`` ``xyxy`` in pixels of the
+            evaluation, ``active`` share of its pixels that have events, and ``closest``: class,
+            score and IoU of the detection, or label, that overlaps it most, or None; all but misses
+            have a ``score``.
 
         Raises:
             OSError: a file cannot be written.
         """
-        misses, alarms = self.misses(), self.false_alarms()
+        truth, detections = self.frames.truth, self.frames.detections
+        kinds = {  # name of the files, boxes, and those of which the closest is named
+            "found": ("found", self.found(), truth),
+            "misses": ("miss", self.misses(), detections),
+            "localisation_errors": ("localisation_error", self.localisation_errors(), truth),
+            "false_alarms": ("false_alarm", self.false_alarms(), truth),
+        }
         for earlier in (folder / FOLDER).glob("*.png"):
             earlier.unlink()
-        missed = [
-            self._write(folder, f"miss_{i:02d}", misses, i, self.frames.detections)
-            for i in range(len(misses))
-        ]
-        false = [
-            self._write(folder, f"false_alarm_{i:02d}", alarms, i, self.frames.truth)
-            | {"score": float(alarms.scores[i])}
-            for i in range(len(alarms))
-        ]
-        return {"misses": missed, "false_alarms": false}
+        return {
+            kind: [
+                self._write(folder, f"{name}_{i:02d}", boxes, i, others) for i in range(len(boxes))
+            ]
+            for kind, (name, boxes, others) in kinds.items()
+        }
+
+    def found(self) -> FrameBoxes:
+        """The good detections to show, best first."""
+        pairing = self.pairing
+        taken = np.flatnonzero(pairing.truth_of >= 0)
+        boxes, truth = (
+            pairing.detections.select(taken),
+            pairing.truth.select(pairing.truth_of[taken]),
+        )
+        quality = boxes.scores * overlaps(boxes.boxes, truth.boxes)
+        right = boxes.classes == truth.classes
+        boxes = boxes.select(right)
+        return boxes.select(self._in_turns(boxes, quality[right], self.number))
 
     def misses(self) -> FrameBoxes:
         """The misses to show, worst first."""
-        missed = self.pairing.truth.select(self.pairing.detection_of < 0)
+        is_missed = self.pairing.detection_of < 0
+        is_missed[self.pairing.near_of[self.pairing.near_of >= 0]] = False
+        missed = self.pairing.truth.select(is_missed)
         large = missed.select(self._in_turns(missed, missed.area, CANDIDATES * self.number))
         active = np.array([self._active_pixels(large, i) for i in range(len(large))])
         return large.select(self._in_turns(large, active, self.number))
 
+    def localisation_errors(self) -> FrameBoxes:
+        """The localisation errors to show, worst first."""
+        near = self.pairing.detections.select(self.pairing.near_of >= 0)
+        return near.select(self._in_turns(near, near.scores, self.number))
+
     def false_alarms(self) -> FrameBoxes:
         """The false alarms to show, worst first."""
-        false = self.pairing.detections.select(self.pairing.truth_of < 0)
+        false = self.pairing.detections.select(self.pairing.is_false_alarm)
         return false.select(self._in_turns(false, false.scores, self.number))
 
     def _in_turns(
@@ -144,8 +170,11 @@ class Gallery:
         _draw_brackets(window, (box * in_picture - np.tile(origin, 2)) * zoom)
         file = f"{FOLDER}/{name}.png"
         with replacing(folder / file) as unfinished:
-            unfinished.write_bytes(cv2.imencode(".png", window[..., ::-1])[1].tobytes())
+            unfinished.write_bytes(
+                cv2.imencode(".png", window[..., ::-1], _SMALL_FILE)[1].tobytes()
+            )
         return {
+            **({"score": float(boxes.scores[i])} if others is self.frames.truth else {}),
             "file": file,
             "class": self.class_names[boxes.classes[i]],
             "recording": str(self.frames.recording[frame]),

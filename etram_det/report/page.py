@@ -9,18 +9,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etram_det import __version__
+from etram_det.drawing.plots import DAY_COLOURS
 from etram_det.files import write_text
 from etram_det.metrics.records import flat_key, metric_of
-from etram_det.report import svg_plots, time_plots
+from etram_det.report import bar_plots, line_plots, svg_plots, time_plots
 from etram_det.report.comparison import NO_DIFFERENCE, Comparison, compare, compared_metrics, unlike
-from etram_det.report.page_tables import (
-    UNKNOWN,
-    comparison_table,
-    confusion_table,
-    difference_colour,
+from etram_det.report.page_facts import (
     differing_evaluation,
     differing_settings,
     facts_of,
+    training_facts,
+)
+from etram_det.report.page_tables import (
+    UNKNOWN,
+    best_scores_table,
+    comparison_table,
+    confusion_table,
+    difference_colour,
     metric_tables,
     signed,
 )
@@ -34,6 +39,13 @@ from etram_det.report.tables import (
 )
 
 FILE_NAME = "report.html"
+_GALLERIES = {
+    "found": "Good detections",
+    "misses": "Worst misses",
+    "localisation_errors": "Worst localisation errors",
+    "false_alarms": "Worst false alarms",
+}
+_OLDER_GALLERIES = ("misses", "false_alarms")  # of runs of every release
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -94,7 +106,8 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     letters = ("A", "B")[: len(runs)]
     named = list(zip(letters, runs, strict=True))
     is_pair = len(runs) == 2
-    titled = dict(named) if is_pair else {"all classes": runs[0]}
+    named_runs = dict(named)
+    titled = named_runs if is_pair else {"all classes": runs[0]}
     apart = list(unlike(dict(named))) if is_pair else []
     compared = is_pair and not apart
     prefixed = [(f"{letter}: " if is_pair else "", run) for letter, run in named]
@@ -116,6 +129,15 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "threshold": runs[0].results["confusion"]["score_threshold"],
         "iou": runs[0].results["confusion"]["iou_threshold"],
         "tables": metric_tables(runs, compared),
+        "training_plots": list(line_plots.training_plots(runs)),
+        "training_facts": training_facts(runs),
+        "size_bars": list(bar_plots.bin_plots(named_runs, "size_bins")),
+        "motion_bars": list(bar_plots.bin_plots(named_runs, "motion_bins")),
+        "best_scores": best_scores_table(runs),
+        "f1_plots": list(line_plots.f1_plots(runs)),
+        "error_plots": [bar_plots.error_plot(run, title) for title, run in titled.items()],
+        "error_colours": bar_plots.ERRORS,
+        "recording_plots": list(bar_plots.recording_plots(titled)),
         "has_motion": any(run.results.get("found_by_rest") for run in runs),
         "rest_plots": list(time_plots.rest_plots(runs)),
         "time_plots": list(time_plots.time_plots(runs)),
@@ -126,12 +148,13 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "size_plots": list(svg_plots.size_plots(titled)),
         "class_size_plots": list(svg_plots.class_size_plots(runs)),
         "outcome_colours": svg_plots.OUTCOMES,
-        "day_colours": svg_plots.PARTS_OF_DAY,
-        "day_night_plots": list(svg_plots.day_night_plots(titled)),
+        "day_colours": DAY_COLOURS,
+        "day_night_plots": list(bar_plots.day_night_plots(titled)),
         "galleries": [
-            (kind, letter, _cards(run, key))
-            for key, kind in (("misses", "misses"), ("false_alarms", "false alarms"))
+            (title, letter, _cards(run, key))
+            for key, title in _GALLERIES.items()
             for letter, run in named
+            if key in run.results.get("gallery", {}) or key in _OLDER_GALLERIES
         ],
         "facts": facts_of(runs),
         "settings": differing_settings(*runs) if is_pair else [],
@@ -219,7 +242,9 @@ def _caption(mistake: Mapping[str, Any], kind: str) -> dict[str, Any]:
     left, top, right, bottom = mistake["box"]
     closest = mistake["closest"]
     other = "detection" if kind == "misses" else "label"
-    if closest is None:
+    if kind == "found":
+        nearest = f"IoU {closest['iou']:.2f} with its label"
+    elif closest is None:
         nearest = f"no {other} overlaps it"
     else:
         score = f" {closest['score']:.2f}" if kind == "misses" else ""

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from etram_det.report.comparison import NO_DIFFERENCE, Comparison, compare
 from etram_det.report.run_files import EvaluatedRun
 from etram_det.report.tables import (
     BOXES,
     Grid,
-    area_range,
-    describe_intervals,
-    dropped_by_data,
     interval_text,
     metric_grids,
-    not_evaluated,
-    number_of,
-    score_of,
-    thresholds_of,
 )
 
 SEQUENTIAL = (0, 84, 147)  # dark blue, for the greatest value
@@ -115,9 +106,30 @@ def confusion_table(run: EvaluatedRun, key: str) -> PageTable:
     for name, counts in zip(names, of_classes, strict=True):
         total = max(sum(counts), 1)
         table.rows.append((name, [_shaded(f"{n:,}", n / total) for n in counts]))
+    near = confusion.get("localisation")
+    if near is not None:
+        cells = [*(PageCell(f"{n:,}") for n in near), PageCell("")]
+        table.rows.append(("localisation error", cells))
+        false_alarms = [n - each for n, each in zip(false_alarms, near, strict=True)]
     # Background that was found to be background is not counted.
     cells = [*(PageCell(f"{n:,}") for n in false_alarms), PageCell("")]
     table.rows.append(("false alarm", cells))
+    return table
+
+
+def best_scores_table(runs: Sequence[EvaluatedRun]) -> PageTable:
+    """The score with the highest F1 of each class, and F1, precision and recall there."""
+    columns = {"best score": "score", "F1": "f1", "precision": "precision", "recall": "recall"}
+    names = dict.fromkeys(n for run in runs for n in run.results.get("best_scores", {}))
+    table = PageTable("best-scores", "class", list(columns), ("A", "B") if len(runs) == 2 else ())
+    for name in names:
+        cells = []
+        for key in columns.values():
+            for i, run in enumerate(runs):
+                best = run.results.get("best_scores", {}).get(name)
+                text = f"{best[key]:.{2 if key == 'score' else 3}f}" if best else UNKNOWN
+                cells.append(PageCell(text, begins=i == 0))
+        table.rows.append((name, cells))
     return table
 
 
@@ -181,92 +193,3 @@ def _shaded(text: str, value: float) -> PageCell:
 def _mixed(colour: tuple[int, int, int], strength: float) -> str:
     mixed = (round(255 + (part - 255) * min(strength, 1)) for part in colour)
     return "#" + "".join(f"{part:02x}" for part in mixed)
-
-
-# Of the parts of metrics.json: two runs compare where these are the same.
-_EQUAL_WHERE_COMPARED = {
-    "run": "split data input_size",
-    "evaluation": "protocol pixel_frame size_bins motion_bins max_detections class_names frames "
-    "recordings",
-    "confusion": "score_threshold",
-}
-_PIXELS = {"network": "network's frame", "native": "sensor"}
-
-
-def differing_evaluation(a: EvaluatedRun, b: EvaluatedRun) -> Iterator[str]:
-    """What ought to be the same in two evaluations and differs, as far as both hold it."""
-    for part, keys in _EQUAL_WHERE_COMPARED.items():
-        for key in keys.split():
-            theirs, ours = (run.results.get(part, {}).get(key) for run in (a, b))
-            if theirs != ours and None not in (theirs, ours):
-                yield f"{key.replace('_', ' ')} ({_plain(theirs)} / {_plain(ours)})"
-
-
-def differing_settings(a: EvaluatedRun, b: EvaluatedRun) -> list[tuple[str, list[str]]]:
-    """Dotted key and both values of each setting in which two runs differ."""
-    rows = (
-        (key, [_plain(run.settings.get(key)) for run in (a, b)])
-        for key in {**a.settings, **b.settings}
-    )
-    return [(key, values) for key, values in rows if values[0] != values[1]]
-
-
-def facts_of(runs: Sequence[EvaluatedRun]) -> list[tuple[str, list[str]]]:
-    """What was evaluated and how, a row for each fact and a column for each run."""
-    of_runs = [dict(_facts_of(run)) for run in runs]
-    names = dict.fromkeys(name for facts in of_runs for name in facts)
-    return [(name, [facts.get(name, UNKNOWN) for facts in of_runs]) for name in names]
-
-
-def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
-    evaluation, facts = run.results["evaluation"], run.results.get("run", {})
-    yield "run folder", str(run.folder)
-    yield "data", _plain(facts.get("data"))
-    yield "split", _plain(facts.get("split"))
-    if facts.get("detections"):
-        yield "detections", facts["detections"]
-    else:
-        yield "checkpoint", _plain(facts.get("checkpoint"))
-    size = facts.get("input_size")
-    yield "network's frame", UNKNOWN if size is None else f"{size[1]} x {size[0]} pixels"
-    if (every := facts.get("forget_every")) is not None:
-        yield "state forgotten after", number_of(every, "frame")
-    yield "protocol", f"{evaluation['protocol']}: {_rules(evaluation)}"
-    yield "score", score_of(evaluation)
-    yield "areas", f"in square pixels of the {_PIXELS[evaluation['pixel_frame']]}"
-    for name, bounds in evaluation["size_bins"].items():
-        yield f"size {name}", f"{area_range(*bounds)} px²"
-    ious = evaluation["iou_thresholds"]
-    yield "IoU of AP and AR", f"{ious[0]:.2f} to {ious[-1]:.2f}, {len(ious)} thresholds"
-    yield "detections that count", f"{evaluation['max_detections']} of each frame and class"
-    yield "found, missed, confusion, pictures", thresholds_of(run.results["confusion"])
-    for name, bounds in evaluation.get("motion_bins", {}).items():
-        yield f"motion {name}", f"{area_range(*bounds)} px/s on the sensor"
-    yield "intervals", describe_intervals(run.results)
-    yield "frames", f"{evaluation['frames']:,}"
-    yield "recordings", f"{evaluation['recordings']:,}"
-    yield "labels", f"{run.records['', '', ''].boxes:,}"
-    yield "labels dropped by the protocol", f"{evaluation['dropped_labels']:,}"
-    yield "detections dropped by the protocol", f"{evaluation['dropped_detections']:,}"
-    yield "labels dropped when they were read", dropped_by_data(evaluation) or "none"
-    between = not_evaluated(evaluation)
-    yield "boxes not evaluated", f"{between:,} between the label times of data.interval_ms"
-    yield "written by", f"etram_det {facts['version']}" if facts.get("version") else UNKNOWN
-
-
-def _rules(evaluation: Mapping[str, Any]) -> str:
-    if not evaluation["filtered"]:
-        if evaluation.get("as_published", True) or evaluation.get("from_files"):
-            return "every label counts"
-        return "every label counts; boxes are cut at the frame and count for each likely class"
-    rules = (
-        f"the first 0.5 s, sides under {evaluation['min_side_px']} px and diagonals under "
-        f"{evaluation['min_diagonal_px']} px on the sensor are dropped"
-    )
-    return f"{rules}; classes are ignored" if evaluation["class_agnostic"] else rules
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return UNKNOWN
-    return value if isinstance(value, str) else json.dumps(value)

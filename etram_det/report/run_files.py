@@ -21,15 +21,24 @@ import yaml
 from etram_det.errors import UserError
 from etram_det.files import replacing, write_text
 from etram_det.metrics.bootstrap import interval, resample_weights
-from etram_det.metrics.confusion import OUTCOMES, Pairing, confusion_matrix, outcomes_by_size
+from etram_det.metrics.confusion import (
+    OUTCOMES,
+    Pairing,
+    confusion_matrix,
+    localisation_errors,
+    outcomes_by_size,
+)
 from etram_det.metrics.curves import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.metrics.intervals import Resamples
 from etram_det.metrics.motion import found_by_rest
 from etram_det.metrics.records import Cell, Record, flat_metrics, records_in
+from etram_det.metrics.scores import ScoreCounts
+from etram_det.report.training_run import Training, read_training
 from etram_det.types import dotted_items
 
 CONFUSION_IOU = 0.5
+ALL_CLASSES = "all classes"  # in best_scores, whatever the class of a detection
 # Folder of an evaluation in the run folder of its checkpoint.
 _EVALUATION = re.compile(r"(validate|test)(_\d+)?")
 
@@ -49,7 +58,9 @@ def results_of(
         The metrics by flat key, without those that have no ground truth; ``evaluation``: what
         they were computed from and how; ``recordings``: the metrics of each recording;
         ``confusion``: boxes by true class (rows) and detected class (columns), background last,
-        with the thresholds and the names of the rows; ``found_by_size``: labels that were
+        with the thresholds and the names of the rows, and how many detections of each class that
+        took no box are ``localisation`` errors; ``best_scores``: by class, and of all together
+        under ``all classes``, the score with the highest F1; ``found_by_size``: labels that were
         ``found``, taken for an ``other_class`` or ``missed``, by class (rows) and area (columns),
         with the bounds of the areas; ``times``: metrics by time since the start; ``found_by_rest``:
         labels found by the time since they last moved; ``intervals``: of the metrics by flat key,
@@ -62,7 +73,6 @@ def results_of(
     area_bounds, outcomes = outcomes_by_size(pairing, settings.num_classes)
     return {
         **_known(result.flat_metrics()),
-        **_known(flat_metrics(result.motion_records)),
         "evaluation": {**result.description(), "dropped_by_data": dict(dropped_by_data)},
         "recordings": {name: _known(of) for name, of in result.per_recording().items()},
         "confusion": {
@@ -70,6 +80,11 @@ def results_of(
             "iou_threshold": CONFUSION_IOU,
             "names": [*names, "background"],
             "counts": matrix.tolist(),
+            "localisation": localisation_errors(pairing, settings.num_classes).tolist(),
+        },
+        "best_scores": {
+            name: None if (best := result.over_score.best(class_id)) is None else best._asdict()
+            for name, class_id in ((ALL_CLASSES, None), *((n, i) for i, n in enumerate(names)))
         },
         "found_by_size": {
             "area_bounds": area_bounds.tolist(),
@@ -105,7 +120,8 @@ def write_results(
     ``metrics.json`` holds everything but the curves; ``metrics.csv`` its metrics and description
     as rows of ``key,value``; ``recordings.csv`` a row for each recording; ``confusion.csv`` the
     confusion matrix; ``pr_curves.npz`` precision ``[I, R, K, A]`` at IoU thresholds I and recall
-    thresholds R of classes K in area ranges A, nan without ground truth, with their names;
+    thresholds R of classes K in area ranges A, nan without ground truth, with their names, and the
+    numbers ``true [S, K]`` and ``detections [S, K]`` from each of the scores S on at the least IoU;
     ``resamples.npz``, from ten recordings on, every metric in the resamples of the bootstrap.
 
     Args:
@@ -144,6 +160,9 @@ def write_results(
             recall_thresholds=RECALL_THRESHOLDS,
             classes=np.array(confusion["names"][:-1]),
             area_ranges=np.array(["all", *result.settings.size_bins]),
+            scores=result.over_score.scores,
+            true=result.over_score.true,
+            detections=result.over_score.detections,
         )
     _write_resamples(folder / "resamples.npz", result.resamples)
 
@@ -205,6 +224,7 @@ class PRCurves(NamedTuple):
     recall: np.ndarray  # [R] thresholds
     # Of each class [R, A] in [0, 1], over all sizes and in each bin; nan without ground truth.
     precision: dict[str, np.ndarray]
+    over_score: ScoreCounts | None = None  # of the classes in their order; older runs have none
 
 
 @dataclass(frozen=True)
@@ -229,6 +249,7 @@ class EvaluatedRun:
     settings: dict[str, Any]
     missing: list[str]
     resamples: Resamples
+    training: Training | None = None  # None where a detector was trained elsewhere
 
     @cached_property
     def records(self) -> dict[Cell, Record]:
@@ -270,8 +291,12 @@ def read_run(folder: Path) -> EvaluatedRun:
     curves = _read_curves(folder / "pr_curves.npz")
     if curves is None:
         missing.append(f"precision over recall: pr_curves.npz is missing or damaged: {_EVALUATE}")
-    if "found_by_size" not in results:
-        missing.append(f"found and missed by size: metrics.json is of an older run: {_EVALUATE}")
+    for key, what in (
+        ("found_by_size", "found and missed by size"),
+        ("best_scores", "best scores and F1"),
+    ):
+        if key not in results:
+            missing.append(f"{what}: metrics.json is of an older run: {_EVALUATE}")
     resamples = _read_resamples(folder / "resamples.npz") if results.get("intervals") else None
     if "intervals" not in results:
         missing.append(f"95 % intervals: metrics.json is of an older run: {_EVALUATE}")
@@ -285,7 +310,7 @@ def read_run(folder: Path) -> EvaluatedRun:
         )
     elif gallery is None:
         missing.append(
-            f"pictures of misses and false alarms: none were made: {_EVALUATE}, with "
+            f"pictures of detections, misses and false alarms: none were made: {_EVALUATE}, with "
             "results.pictures above 0"
         )
     else:
@@ -300,9 +325,9 @@ def read_run(folder: Path) -> EvaluatedRun:
             missing.append(f"{lost} of {len(shown)} pictures: their files are gone: {_EVALUATE}")
     configured = folder.resolve().parent if _is_in_run(folder) else folder
     settings = dict(dotted_items(read_settings(configured)))
-    return EvaluatedRun(
-        folder, results, curves, pictures, settings, missing, resamples or Resamples({}, {})
-    )
+    resamples = resamples or Resamples({}, {})
+    training = read_training(configured)
+    return EvaluatedRun(folder, results, curves, pictures, settings, missing, resamples, training)
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
@@ -338,8 +363,12 @@ def _read_curves(path: Path) -> PRCurves | None:
     try:
         with np.load(path, allow_pickle=False) as saved:
             by_class = np.moveaxis(saved["precision"][0], 1, 0)
-            classes = saved["classes"].tolist()
-            return PRCurves(saved["recall_thresholds"], dict(zip(classes, by_class, strict=True)))
+            precision = dict(zip(saved["classes"].tolist(), by_class, strict=True))
+            counts = None
+            if "scores" in saved:
+                labels = saved["num_boxes"][:, 0]
+                counts = ScoreCounts(saved["scores"], saved["true"], saved["detections"], labels)
+            return PRCurves(saved["recall_thresholds"], precision, counts)
     except _DAMAGE:
         return None
 

@@ -1,4 +1,4 @@
-"""Plots of a report's page, as SVG: precision over recall, day and night, labels by size."""
+"""Plots of a report's page, as SVG: precision over recall, labels by size."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from etram_det.drawing.plots import BLUE, GREEN, GREY, GRID, INK, ORANGE, PINK, SKY, VERMILION
-from etram_det.metrics.records import metric_of
+from etram_det.drawing.plots import BLUE, GREEN, INK, ORANGE, PINK, SKY, STYLE, VERMILION
 from etram_det.report.run_files import EvaluatedRun
 
 # Colour and dash of lines: of all sizes, of size bins, and of two runs.
@@ -25,26 +24,10 @@ SIZE_BINS = tuple(zip((VERMILION, BLUE, GREEN, PINK, ORANGE, SKY), 2 * _DASHES, 
 RUNS = ((BLUE, "solid"), (VERMILION, "dashed"))
 Style = tuple[str, str]  # colour and dash
 Line = tuple[np.ndarray, np.ndarray, Style]  # recall, precision
-PARTS_OF_DAY = {"day": ORANGE, "night": BLUE}
 OUTCOMES = {"found": BLUE, "other_class": ORANGE, "missed": "#d0d4d9"}
-_BARS: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.6}
+BARS: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.6}
 SMALL, WIDE = (3.6, 2.4), (5.4, 2.9)  # inches
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, and found by a search
-    "font.family": "DejaVu Sans",  # comes with matplotlib; the page names others as wide
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "text.parse_math": False,  # names of classes and runs are no formulas
-    "hatch.color": GREY,
-    "hatch.linewidth": 0.6,
-}
+_TEXT = {"svg.fonttype": "none"}  # text stays text: small, and found by a search
 
 
 def curve_plots(runs: Sequence[EvaluatedRun]) -> Iterator[str]:
@@ -72,41 +55,6 @@ def _draw_curves(axes: Axes, name: str, lines: Sequence[Line]) -> None:
         width = 4.5 if colour == ALL_SIZES[0] else 1.6  # it may lie under one of its parts
         axes.plot(recall, precision, color=colour, linestyle=dash, linewidth=width)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title=name)
-
-
-def day_night_plots(runs: Mapping[str, EvaluatedRun]) -> Iterator[str]:
-    """AP by day and by night, over all sizes and by size bin, on one scale, of runs by title.
-
-    Runs without day or night in their recordings' names are left out.
-    """
-    known = {
-        title: run
-        for title, run in runs.items()
-        if any(metric_of(run.records, (part, "", ""), "AP") is not None for part in PARTS_OF_DAY)
-    }
-    values = (v for run in known.values() for part in PARTS_OF_DAY for v in _by_size(run, part))
-    highest = max(values, default=0.0)
-    for title, run in known.items():
-        draw = partial(_draw_day_night, run=run, title=title, highest=highest)
-        yield svg_of(f"day-{title}", f"AP by day and night, {title}", WIDE, draw)
-
-
-def _by_size(run: EvaluatedRun, part: str) -> list[float]:
-    """AP over all sizes and of each size bin, 0 where there is no ground truth."""
-    sizes = ("", *run.results["evaluation"]["size_bins"])
-    return [metric_of(run.records, (part, "", size), "AP") or 0.0 for size in sizes]
-
-
-def _draw_day_night(axes: Axes, run: EvaluatedRun, title: str, highest: float) -> None:
-    bins = ["all sizes", *run.results["evaluation"]["size_bins"]]
-    for i, (part, colour) in enumerate(PARTS_OF_DAY.items()):
-        values = _by_size(run, part)
-        style = _BARS | {"color": colour, "hatch": "...." if part == "night" else None}
-        bars = axes.bar(np.arange(len(bins)) + 0.4 * i, values, 0.38, **style)
-        axes.bar_label(bars, [f"{v:.2f}" if v else "" for v in values], fontsize=8.5)
-    axes.set_xticks(np.arange(len(bins)) + 0.4, bins)
-    axes.grid(False, axis="x")
-    axes.set(ylabel="AP", title=title, ylim=(0, 1.12 * highest or 1))
 
 
 class Sizes(NamedTuple):
@@ -198,7 +146,7 @@ def _draw_class(
 def _draw_outcomes(axes: Axes, octaves: np.ndarray, counts: np.ndarray) -> None:
     bottoms = counts.cumsum(axis=0) - counts
     for i, (outcome, colour) in enumerate(OUTCOMES.items()):
-        style = _BARS | {"color": colour, "hatch": "////" if outcome == "missed" else None}
+        style = BARS | {"color": colour, "hatch": "////" if outcome == "missed" else None}
         axes.bar(octaves[:-1], counts[i], 1.0, bottoms[i], **style)
     axes.grid(False, axis="x")
 
@@ -222,7 +170,7 @@ def svg_of(key: str, label: str, size: tuple[float, float], draw: Callable[[Axes
         draw: fills the axes.
     """
     content = io.StringIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": key}):
+    with matplotlib.rc_context(STYLE | _TEXT | {"svg.hashsalt": key}):
         plot = Figure(figsize=size, layout="constrained")
         draw(plot.add_subplot())
         # Without a date the same results give the same page.
@@ -231,4 +179,8 @@ def svg_of(key: str, label: str, size: tuple[float, float], draw: Callable[[Axes
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     name = re.sub(r"\W+", "-", key)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    # Wider, its text would be larger than the page's.
+    attributes = (
+        f'role="img" aria-label="{html.escape(label)}" style="max-width:{8 * size[0]:g}rem"'
+    )
+    return svg.replace("<svg", f"<svg {attributes}", 1)

@@ -63,7 +63,7 @@ def _over_rest(run: EvaluatedRun) -> Points:
 def _plot(key: str, label: str, points: Sequence[Points], xlabel: str, ylabel: str) -> str:
     lines = list(zip(points, RUNS, strict=False))
     draw = partial(_draw, lines=lines, xlabel=xlabel, ylabel=ylabel)
-    return svg_of(key, label, (1.5 * WIDE[0], WIDE[1]), draw)
+    return svg_of(key, label, WIDE, draw)
 
 
 def _draw(axes: Axes, lines: Sequence[tuple[Points, Style]], xlabel: str, ylabel: str) -> None:
@@ -78,7 +78,10 @@ def _draw(axes: Axes, lines: Sequence[tuple[Points, Style]], xlabel: str, ylabel
         is_time = np.array([name.endswith(" s") for name in names])
         axes.errorbar(x, values, bars, color=colour, fmt="o", markersize=4, capsize=3)
         axes.plot(x, np.where(is_time, values, np.nan), color=colour, linestyle=dash)
-    axes.set_xticks(range(len(names)), names, fontsize=8.5)
+    slant: dict[str, Any] = (
+        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if len(names) > 5 else {}
+    )
+    axes.set_xticks(range(len(names)), names, fontsize=8.5, **slant)
     axes.grid(False, axis="x")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(bottom=0)

@@ -345,7 +345,7 @@ class DetectionModule(pl.LightningModule):
         precisions_and_recalls = {
             f"{split}/{name}": metrics[name]
             for name in self.metric.settings.metric_names
-            if not metrics[name].isnan()
+            if name in metrics and not metrics[name].isnan()
         }
         if self.trainer.state.fn != "fit":
             # Where Lightning finds the step that loggers are to note; of itself it counts from 0.

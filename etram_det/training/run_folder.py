@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from etram_det.training.lightning_internals import FolderLogger, has_version, log_into
 
 _LOGGERS_NAME = "lightning_logs"  # of Lightning's loggers, unless set
+_EVALUATIONS = "evaluations"
 
 
 @dataclass
@@ -27,6 +28,8 @@ class RunPlace:
         first: name of the first one, ``<stem>_0`` unless set.
         folder: the run folder itself, where it need not be a new one.
         logs: where loggers would write a folder of their own, but for this place.
+        events: where TensorBoard's logger writes a folder of the same name, unless that is the run
+            folder.
         steps_before: training steps behind a run that goes on.
     """
 
@@ -35,6 +38,7 @@ class RunPlace:
     first: str = ""
     folder: Path | None = None
     logs: Path | None = None
+    events: Path | None = None
     steps_before: int = 0
 
     def make(self) -> Path:
@@ -59,6 +63,25 @@ class RunPlace:
 
     def _is_numbered(self, name: str) -> bool:
         return re.fullmatch(rf"{re.escape(self.stem)}_\d+", name) is not None
+
+
+def place_of_evaluation(command: str, run: Path | None, runs: Path) -> RunPlace:
+    """Where an evaluation goes: into the run folder of its checkpoint, if it has one.
+
+    Its curves, and all of it where the checkpoint lies in no run, are kept apart from trainings:
+    in ``evaluations`` beside the folders of runs.
+
+    Args:
+        command: ``validate``, ``test`` or ``predict``, after which the folder is named.
+        run: run folder of the checkpoint; None for one that lies elsewhere.
+        runs: folder of the runs of its name.
+    """
+    apart = runs.parent / _EVALUATIONS
+    if run is None or not os.access(run, os.W_OK):
+        return RunPlace(apart, command, first=command, logs=runs)
+    own, known = run.resolve(), runs.parent.resolve()
+    events = apart / own.relative_to(known) if own.is_relative_to(known) else None
+    return RunPlace(run, command, first=command, logs=runs, events=events)
 
 
 class RunTrainer(Trainer):
@@ -99,6 +122,8 @@ class RunTrainer(Trainer):
         saves_there = saved_in in (logs.parent, Path(self.default_root_dir))
         if own.resolve() != logs.resolve() and not (saves_there and own.name == _LOGGERS_NAME):
             return
+        if isinstance(logger, TensorBoardLogger) and self.place.events is not None:
+            folder = self.place.events / folder.name
         steps = self.place.steps_before
         rows = _rows_until(folder / "metrics.csv", steps) if self.is_global_zero else []
         log_into(logger, folder, purge_step=steps + 1 if steps else None)

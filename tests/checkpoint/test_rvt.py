@@ -166,7 +166,7 @@ def test_import_then_predict_equals_rvt(tmp_path):
     assert run(["predict", *fitting("--ckpt_path", "ours.ckpt", *settings)]) == 0
     num_compared = 0
     for lane in range(2):
-        boxes = np.load(f"runs/baseline/version_0/predictions/lane_{lane}_bbox.npy")
+        boxes = np.load(f"runs/evaluations/predict/predictions/lane_{lane}_bbox.npy")
         for step in range(3):
             found = boxes[boxes["t"] == (step + 1) * 50_000]
             left, top, right, bottom, objectness, confidence, class_id = (
@@ -203,7 +203,7 @@ def test_imported_weights_run_on_their_data_set(preset, class_names, size, scale
     flags = ["--ckpt_path", "ours.ckpt", "--data.root", "data", "--data.num_workers", "0"]
     flags += [*(f"--config={path}" for path in configs), "--trainer.accelerator", "cpu"]
     assert run(["test", *flags]) == 0
-    metrics = json.loads(Path("runs/baseline/version_0/metrics.json").read_text())
+    metrics = json.loads(Path("runs/evaluations/test/metrics.json").read_text())
     # A box of 15x26 px has a diagonal of just 30, as Gen1's protocol wants it; twice that, 60.
     assert metrics["num_boxes"] == num_classes
     for name in CLASS_NAMES_OF[class_names]:
@@ -538,6 +538,6 @@ def test_imported_weights_follow_their_own_architecture(tmp_path):
     cli = lightning_cli(["fit", *fitting()], run=False)
     assert cli.model.hparams["partition_split"] == 2
     assert run(["predict", *fitting("--ckpt_path", "ours.ckpt")]) == 0
-    config = (tmp_path / "runs/baseline/version_0/config.yaml").read_text()
+    config = (tmp_path / "runs/evaluations/predict/config.yaml").read_text()
     assert "partition_split: 1" in config
     assert "embed_dim: 8" in config

@@ -124,8 +124,11 @@ def test_fit_validate_test_predict(capsys):
     assert "─ val, after 4 steps ─" in capsys.readouterr().out
     again = metrics_of(version() / "validate")
     assert trained["run"]["step"] == again["run"]["step"] == 4
-    events = EventAccumulator(str(version() / "validate"))
+    # Not among the trainings in TensorBoard's list.
+    run_folder = version().relative_to("runs")
+    events = EventAccumulator(str(Path("runs") / "evaluations" / run_folder / "validate"))
     events.Reload()
+    assert not list((version() / "validate").glob("events.out*"))
     tags = events.Tags()
     assert {event.step for tag in tags["scalars"] for event in events.Scalars(tag)} == {4}
     assert {event.step for tag in tags["tensors"] for event in events.Tensors(tag)} == {4}

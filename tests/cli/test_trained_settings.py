@@ -88,9 +88,12 @@ def test_the_checkpoint_alone_gives_the_metrics_of_its_training(
     assert not [each for each in caplog.messages if "as given" in each]
     # Beside the run that they belong to, which keeps what it had.
     assert f"report: {RUN}/validate/report.html" in capsys.readouterr().out
-    assert list(Path("runs").iterdir()) == [Path("runs/size_aware")]
     assert metrics_of(RUN) == expected
-    assert list((RUN / "validate").glob("events.out*"))
+    # Its curves are kept apart from those of trainings.
+    evaluations = Path("runs/evaluations")
+    assert sorted(Path("runs").iterdir()) == [evaluations, Path("runs/size_aware")]
+    assert list((evaluations / RUN.relative_to("runs") / "validate").glob("events.out*"))
+    assert not list((RUN / "validate").glob("events.out*"))
     assert not list((RUN / "validate").glob("checkpoints/*"))
 
 
@@ -185,7 +188,9 @@ def test_a_checkpoint_without_its_run_says_what_is_used_instead(folder, trained,
         "ckpt_path: holds no settings of frames and labels: using those of the configuration "
         "(input_size [48, 80], window_ms 50, …)"
     ) in caplog.messages
-    assert (Path("runs/baseline/version_0") / "metrics.json").is_file()  # it has no run of its own
+    assert (
+        Path("runs/evaluations/validate") / "metrics.json"
+    ).is_file()  # it has no run of its own
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,10 @@ def test_metrics_by_motion_and_what_is_found_after_it_stopped():
     assert results["AR_standing"] == pytest.approx(50 / 69)
     assert results["AR_car_standing"] == results["AR_standing"]
     assert not {"AP_fast", "AP_bus_slow"} & results.keys()
+    # All of them are logged, and can be monitored.
+    named = evaluated([1, 2]).settings.metric_names
+    flat = evaluated([1, 2]).flat_metrics()
+    assert {name for name in flat if name.startswith("A")} == set(named)
     rest = {n: (row["found"], row["labels"]) for n, row in results["found_by_rest"].items()}
     assert rest == {
         "moving": (11, 11),

@@ -65,7 +65,25 @@ def test_gallery_shows_the_worst_of_each_class_and_says_what_is_near(tmp_path):
     # Pictures of an earlier evaluation are gone.
     gallery_of(evaluated(), number=1).write(tmp_path)
     names = {path.name for path in (tmp_path / "gallery").iterdir()}
-    assert names == {"miss_00.png", "false_alarm_00.png"}
+    assert names == {"found_00.png", "miss_00.png", "false_alarm_00.png"}
+
+
+def test_gallery_shows_good_detections_best_first(tmp_path):
+    found = gallery_of(evaluated()).write(tmp_path)["found"]
+    # The pedestrian a second later would be too near in time; the bus was a car.
+    assert [(each["class"], each["recording"]) for each in found] == [
+        ("pedestrian", "val_day_0001"),
+        ("car", "val_night_0002"),
+    ]
+    assert [each["score"] for each in found] == pytest.approx([0.9, 0.6])
+    assert found[0]["closest"] == {"class": "pedestrian", "score": 1.0, "iou": 1.0}
+    # Score times IoU decides: 0.8 * 1 before 0.9 * 0.75.
+    frames = [
+        (name, 0, [((0, 0, 40, 40), 1)], [((0, 0, 40, 10 * tens), 1, score)])
+        for name, tens, score in (("a", 3, 0.9), ("b", 4, 0.8))
+    ]
+    boxes = gallery_of(evaluated(frames), number=1).found()
+    assert boxes.scores.tolist() == pytest.approx([0.8])
 
 
 def test_gallery_lets_classes_and_recordings_take_turns_and_keeps_apart_in_time():

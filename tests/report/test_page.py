@@ -47,7 +47,32 @@ def test_tables_hold_the_metrics_of_metrics_json(tmp_path):
         assert page.row("recordings", name) == [*expected, str(metrics["num_boxes"])]
     for name, counts in zip(CLASSES, results["confusion"]["counts"], strict=False):
         assert page.row("confusion-a", name) == [str(n) for n in counts]
+    assert page.row("confusion-a", "localisation error") == ["0", "0", "0", ""]
     assert page.row("confusion-a", "false alarm") == ["0", "2", "0", ""]
+    best = results["best_scores"]
+    assert list(best) == ["all classes", *CLASSES]
+    assert page.row("best-scores", "pedestrian") == ["0.20", "1.000", "1.000", "1.000"]
+    for name, of in best.items():
+        expected = [f"{of['score']:.2f}", *(f"{of[x]:.3f}" for x in ("f1", "precision", "recall"))]
+        assert page.row("best-scores", name) == expected
+
+
+def test_false_alarms_stand_apart_from_localisation_errors(tmp_path):
+    off = ((75, 60, 115, 100), 1, 0.45)  # of the car, 15 of 40 px to the right
+    frames = [*FRAMES[:2], (*FRAMES[2][:3], [off, ((200, 130, 220, 150), 1, 0.4)])]
+    results = write_run(tmp_path, frames=frames)
+    page = page_of(tmp_path)
+    assert page.row("confusion-a", "localisation error") == ["0", "1", "0", ""]
+    assert page.row("confusion-a", "false alarm") == ["0", "2", "0", ""]
+    assert results["confusion"]["counts"][-1] == [0, 3, 0, 0]  # of both, as ever
+    [shown_off] = results["gallery"]["localisation_errors"]
+    assert (shown_off["class"], shown_off["score"]) == ("car", pytest.approx(0.45))
+    assert shown_off["closest"]["iou"] == pytest.approx(25 * 40 / (2 * 40 * 40 - 25 * 40), abs=0.02)
+    # The label that it is off is no miss.
+    assert {each["class"] for each in results["gallery"]["misses"]} == {"<b>bus</b>"}
+    text = (tmp_path / "report.html").read_text()
+    for title in ("Good detections", "Worst misses", "Worst localisation errors"):
+        assert f"{title}</h3>" in text
 
 
 def test_page_says_what_was_evaluated_and_how(tmp_path):
@@ -78,7 +103,7 @@ def test_page_needs_nothing_else(tmp_path):
     assert "@import" not in text
     assert "<script" not in text
     files = [each["file"] for kind in results["gallery"].values() for each in kind]
-    assert len(page.images) == len(files) == 4
+    assert len(page.images) == len(files) == 6
     for source, name in zip(page.images, files, strict=True):
         assert base64.b64decode(source.split(",")[1]) == (tmp_path / name).read_bytes()
     # Ids are there once, so that no plot takes the shapes of another.
@@ -102,7 +127,12 @@ def test_two_runs_stand_side_by_side_with_their_differences(tmp_path):
     assert page.row("heat", "pedestrian")[6:9] == ["–", "–", "–"]
     assert page.row("confusion-a", "false alarm")[1] == "2"
     assert page.row("confusion-b", "false alarm")[1] == "1"
-    assert len(page.images) == len([*a["gallery"]["misses"], *b["gallery"]["misses"]]) + 3
+    numbers = [{kind: len(x) for kind, x in each["gallery"].items()} for each in (a, b)]
+    assert numbers == [
+        {"found": 2, "misses": 2, "localisation_errors": 0, "false_alarms": 2},
+        {"found": 2, "misses": 2, "localisation_errors": 0, "false_alarms": 1},
+    ]
+    assert len(page.images) == 11
     assert "not evaluated alike" not in page.text
 
 
@@ -145,12 +175,12 @@ def test_an_older_run_folder_shows_what_is_there_and_says_what_is_missing(tmp_pa
     (tmp_path / "pr_curves.npz").write_bytes(b"PK damaged")
     (tmp_path / "config.yaml").unlink()
     page = page_of(tmp_path)
-    for part in ("precision over recall", "found and missed by size", "pictures of misses"):
+    for part in ("precision over recall", "found and missed by size", "pictures of detections"):
         assert f"{part}" in page.text
     assert page.row("sizes", "all")[0] == shown(results, "AP")
     write_run(tmp_path)
     (tmp_path / "gallery" / "miss_00.png").unlink()
-    assert "1 of 4 pictures: their files are gone" in page_of(tmp_path).text
+    assert "1 of 6 pictures: their files are gone" in page_of(tmp_path).text
 
 
 def test_a_class_agnostic_run_has_a_page(tmp_path):
@@ -176,7 +206,7 @@ def test_test_writes_a_page_with_pictures(tmp_path, monkeypatch, capsys):
         "trainer.accelerator": "cpu",
     }
     assert run(["test", *(f"--{name}={value}" for name, value in settings.items())]) == 0
-    folder = Path("runs/size_aware/version_0")
+    folder = Path("runs/evaluations/test")
     assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
     results = json.loads((folder / "metrics.json").read_text())
     assert results["run"]["split"] == "test"
@@ -185,7 +215,7 @@ def test_test_writes_a_page_with_pictures(tmp_path, monkeypatch, capsys):
     # Labels of the sensor's pixels are drawn where they are in the network's frame.
     assert all(0 < each["active"] <= 1 for each in misses)
     page = Tables((folder / "report.html").read_text())
-    assert len(page.images) == len(misses) + len(results["gallery"]["false_alarms"])
+    assert len(page.images) == sum(map(len, results["gallery"].values()))
     assert page.row("sizes", "all")[-1] == str(results["num_boxes"])
 
     before = (folder / "report.html").read_text()

@@ -15,7 +15,7 @@ return [...document.querySelectorAll('body *')].filter(each =>
     && each.getBoundingClientRect().right > width + 1).map(each => each.outerHTML.slice(0, 80))"""
 
 
-@pytest.mark.parametrize("width", [420, 1400])
+@pytest.mark.parametrize("width", [420, 800, 1400])
 def test_page_renders_in_a_browser(width, browser, tmp_path):
     results = write_run(tmp_path / "a")
     write_run(tmp_path / "b", protocol="prophesee")
@@ -41,7 +41,8 @@ def test_page_renders_in_a_browser(width, browser, tmp_path):
             "return [...document.images].every(each => each.naturalWidth > 0 && each.width > 150)"
         )
         plots = browser.execute_script(
-            "return [...document.querySelectorAll('.plots svg')].map(each => each.clientWidth)"
+            "return [...document.querySelectorAll('.plots svg, .plot svg')]"
+            ".map(each => each.clientWidth)"
         )
         assert len(plots) >= 7
         assert min(plots) > 250

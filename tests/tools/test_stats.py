@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 
 from etram_det.cli.commands import run
 from etram_det.data.labels import LabelSettings
 from etram_det.data.preprocessing import preprocess
 from etram_det.data.representation import FrameSettings
+from etram_det.drawing.plots import BLUE, GREY, ORANGE
+from etram_det.tools.stats import summary
+from etram_det.tools.stats.statistics import RecordingFacts, statistics_of
 from support.raw_files import boxes_at, random_events, write_raw
 
 FRAMES = ["--frames.input_size", "[24, 32]"]
@@ -97,6 +101,29 @@ def test_the_files_say_the_same(root, tmp_path):
     assert float(rows["advice.medium_threshold"]) == found["advice"]["medium_threshold"]
     for name in ("sizes.png", "classes.png", "rates.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_plots_have_titles_and_the_colours_of_day_and_night():
+    facts = [
+        RecordingFacts(name, 1.0, rate, 1, 1, np.array([0]), np.array([[8.0, 8.0]]), {})
+        for name, rate in (("day_1", 1e6), ("day_2", 3e6), ("night_1", 2e6), ("dusk", 4e6))
+    ]
+    [rates] = summary._rates_plot({"train": facts}).axes
+    assert rates.get_title(loc="left") == "Event rates of the recordings"
+    legend = rates.get_legend_handles_labels()
+    drawn = {label: line.get_color() for line, label in zip(*legend, strict=True)}
+    assert drawn == {"day (2)": ORANGE, "night (1)": BLUE, "unknown (1)": GREY}
+    assert rates.lines[0].get_xydata().tolist() == [[1, 0], [1, 0.5], [3, 1]]
+    statistics = statistics_of({"train": facts}, ["car"], 32**2, 96**2, "a frame")
+    by_size, by_day = summary._classes_plot(statistics).axes
+    assert by_size.get_title(loc="left") == "Boxes by class and size"
+    bars, names = by_day.get_legend_handles_labels()
+    widths = [(n, b[0].get_width(), b[0].get_facecolor()) for n, b in zip(names, bars, strict=True)]
+    assert widths == [
+        ("day", 2, to_rgba(ORANGE)),
+        ("night", 1, to_rgba(BLUE)),
+        ("unknown", 1, to_rgba(GREY)),
+    ]
 
 
 def test_boxes_alone_will_do(root, tmp_path):

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli.commands import run
 from etram_det.cli.resume import folder_of_runs
-from etram_det.training.run_folder import RunPlace, RunTrainer
+from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
 from support.tiny_runs import RUN, SETTINGS, steps
 
 FIT = [*SETTINGS, *steps(2, validation=2), "--pictures.number", "0"]
@@ -126,6 +126,32 @@ def test_numbers_go_up_and_are_given_once():
     ]
     place = RunPlace(Path("runs"), folder=Path("runs/version_3"))
     assert place.make() == place.make() == Path("runs/version_3")
+
+
+def test_curves_of_evaluations_lie_apart_from_those_of_trainings():
+    runs = Path("runs/mine")
+    (runs / "version_3").mkdir(parents=True)
+    inside = place_of_evaluation("test", runs / "version_3", runs)
+    assert (inside.parent, inside.events) == (
+        runs / "version_3",
+        Path("runs/evaluations/mine/version_3"),
+    )
+    trainer = RunTrainer(
+        logger=[TensorBoardLogger("runs", "mine"), CSVLogger("runs", "mine")],
+        accelerator="cpu",
+        enable_progress_bar=False,
+    )
+    trainer.place = place_of_evaluation("test", runs / "version_3", runs)
+    assert trainer.log_dir == "runs/mine/version_3/test"
+    assert [str(each.log_dir) for each in trainer.loggers] == [
+        "runs/evaluations/mine/version_3/test",
+        "runs/mine/version_3/test",
+    ]
+    # A run elsewhere keeps them; a checkpoint in no run has no other place.
+    Path("elsewhere/version_0").mkdir(parents=True)
+    assert place_of_evaluation("test", Path("elsewhere/version_0"), runs).events is None
+    alone = place_of_evaluation("predict", None, runs)
+    assert alone.make() == Path("runs/evaluations/predict")
 
 
 def test_a_home_is_found_in_names_of_folders(tmp_path, monkeypatch):

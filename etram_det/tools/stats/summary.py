@@ -10,18 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from etram_det.drawing.plots import (
+    BLUE,
+    DAY_COLOURS,
+    GREEN,
+    GREY,
+    INK,
+    STYLE,
+    VERMILION,
+    add_legend,
+    line_style,
+)
 from etram_det.files import write_text
 from etram_det.metrics.evaluation import PARTS_OF_DAY
 from etram_det.report.tables import BETWEEN_LABEL_TIMES
 from etram_det.tools.stats.statistics import SIZES, RecordingFacts, labels_of
 from etram_det.types import dotted_items
 
+_SIZE_COLOURS = (VERMILION, BLUE, GREEN)  # as in reports
 _SHOWN_QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")  # files hold all
 
 
@@ -151,55 +165,86 @@ def write_statistics(
     return paths
 
 
-def _new_plot() -> tuple[Figure, Axes]:
-    plot = Figure(figsize=(7, 4), layout="constrained")
-    return plot, plot.add_subplot()
+def _new_plots(*titles: str, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Axes side by side under their titles, in the style of the report."""
+    with rc_context(STYLE):
+        plot = Figure(figsize=(7.5 if len(titles) == 1 else 10, 4), layout="constrained")
+        grid = plot.subplots(1, len(titles), squeeze=False, sharey=sharey)[0].tolist()
+        for axes, title in zip(grid, titles, strict=True):
+            axes.set_title(title)
+    return plot, grid
 
 
 def _sizes_plot(
     statistics: Mapping[str, Any], splits: Mapping[str, Sequence[RecordingFacts]]
 ) -> Figure:
     """How the sides of boxes are spread, with the thresholds."""
-    plot, axes = _new_plot()
-    for split, recordings in splits.items():
+    plot, [axes] = _new_plots("Sizes of the boxes by split")
+    for i, (split, recordings) in enumerate(splits.items()):
         sides = labels_of(recordings)[1].prod(axis=1) ** 0.5
         if len(sides):
             edges = np.geomspace(0.99 * sides.min(), 1.01 * sides.max(), 40).tolist()
-            axes.hist(sides, edges, histtype="step", density=True, label=split)
-    for name in ("small_threshold", "medium_threshold"):
-        axes.axvline(statistics[name] ** 0.5, color="gray", linestyle="dashed", linewidth=1)
+            style = {"linewidth": 1.6, **line_style(i + 1)}
+            axes.hist(sides, edges, histtype="step", density=True, label=split, **style)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    bounds = [statistics[f"{name}_threshold"] ** 0.5 for name in ("small", "medium")]
+    for side, name in zip(bounds, SIZES[1:], strict=True):
+        axes.axvline(side, color=INK, linestyle="dashed", linewidth=0.9)
+        if low <= side <= high:
+            corner, above = axes.get_xaxis_transform(), "offset points"
+            note: dict[str, Any] = {"va": "top", "fontsize": 8.5, "color": INK}
+            axes.annotate(f"{name} ›", (side, 1), (3, -2), corner, above, **note)
+    ticks = [side for side in 2 ** np.arange(11) if low <= side <= high]
+    axes.set_xticks(ticks, [str(side) for side in ticks])
+    axes.minorticks_off()
     label = f"square root of the box's area in pixels ({statistics['pixels']})"
-    axes.set(xscale="log", xlabel=label, ylabel="density")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+    axes.set(xlabel=label, ylabel="density")
+    add_legend(axes, "split")
     return plot
 
 
 def _classes_plot(statistics: Mapping[str, Any]) -> Figure:
-    """Boxes of each class, by size, of all splits together."""
-    plot, axes = _new_plot()
+    """Boxes of each class, by size and by day and night, of all splits together."""
     classes = [found["classes"] for found in statistics["splits"].values()]
     names = list(classes[0])
-    left = np.zeros(len(names))
-    for size in SIZES:
-        numbers = np.array([sum(each[name][size] for each in classes) for name in names])
-        axes.barh(names, numbers, left=left, label=size)
-        left += numbers
-    axes.invert_yaxis()
-    axes.set_xlabel("boxes")
-    axes.legend()
+
+    def numbers(key: str) -> NDArray[np.integer[Any]]:
+        return np.array([sum(each[name][key] or 0 for each in classes) for name in names])
+
+    by_size = {size: (numbers(size), c) for size, c in zip(SIZES, _SIZE_COLOURS, strict=True)}
+    by_day = {part: (numbers(part), DAY_COLOURS[part]) for part in PARTS_OF_DAY}
+    unknown = numbers("boxes") - sum(count for count, _ in by_day.values())
+    if unknown.any():
+        by_day["unknown"] = unknown, GREY
+    titles = ("Boxes by class and size", "Boxes by class, day and night")
+    plot, grid = _new_plots(*titles, sharey=True)
+    for axes, parts in zip(grid, (by_size, by_day), strict=True):
+        left = np.zeros(len(names))
+        for label, (counts, colour) in parts.items():
+            style: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": 0.6}
+            axes.barh(names, counts, 0.74, left=left, label=label, **style)
+            left += counts
+        axes.grid(False, axis="y")
+        axes.set(xlabel="boxes", xlim=(0, 1.05 * left.max() or 1))
+        axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    grid[0].invert_yaxis()
     return plot
 
 
 def _rates_plot(splits: Mapping[str, Sequence[RecordingFacts]]) -> Figure:
     """Event rates of the recordings, by day, by night and where their names do not say."""
-    plot, axes = _new_plot()
+    plot, [axes] = _new_plots("Event rates of the recordings")
     recordings = [each for of_split in splits.values() for each in of_split]
-    for part in (*PARTS_OF_DAY, None):
+    for part, colour in [*DAY_COLOURS.items(), (None, GREY)]:
         rates = [each.event_rate for each in recordings if each.part_of_day == part]
         known = sorted(rate / 1e6 for rate in rates if rate is not None)
         if known:
-            axes.plot(known, np.linspace(0, 1, len(known)), marker=".", label=part or "unknown")
-    axes.set(xlabel="million events in a second", ylabel="share of recordings below")
-    axes.legend()
+            shares = np.arange(1, len(known) + 1) / len(known)
+            label = f"{part or 'unknown'} ({len(known)})"
+            axes.step([known[0], *known], [0, *shares], where="post", color=colour, label=label)
+            axes.plot(known, shares, ".", color=colour)
+    axes.set(xlabel="million events a second", ylabel="share of recordings at or below")
+    axes.set_ylim(0, 1.02)
+    add_legend(axes, "recordings")
     return plot

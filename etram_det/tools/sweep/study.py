@@ -164,7 +164,7 @@ class SharedStudy:
         config["seed_everything"] = seed
         place = {"save_dir": str(folder), "name": "", "version": f"seed_{seed}"}
         config["trainer"]["logger"] = {
-            "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
+            "class_path": "etram_det.training.tensorboard.RunTensorBoardLogger",
             "init_args": {**place, "default_hp_metric": False},
         }
         settings, log = folder / f"seed_{seed}.yaml", folder / f"seed_{seed}.log"

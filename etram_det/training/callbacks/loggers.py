@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.util import find_spec
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from etram_det.errors import UserError
 from etram_det.metrics.records import flat_metrics
 from etram_det.models.assign import SimOTA
 from etram_det.models.size_aware_assign import SizeAwareSimOTA
+from etram_det.training.tensorboard import RunTensorBoardLogger, tag_of
 from etram_det.types import Batch, Labels
 
 MAX_BATCHES = 1000  # whose labels are kept for a histogram
@@ -81,6 +83,12 @@ class HyperParameters(Callback):
     def __init__(self) -> None:
         self._is_logged = False
 
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Let TensorBoard know which metrics come first."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.arrange(pl_module.metric.settings)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Log to all loggers but TensorBoard, which needs the names of the metrics, too."""
         self._is_logged = False
@@ -97,9 +105,10 @@ class HyperParameters(Callback):
             return
         records = [r for r in pl_module.metric.result.records if not (r.part or r.class_name)]
         names = [f"val/{name}" for name in flat_metrics(records)]
-        metrics = {name: 0.0 for name in names if name in trainer.callback_metrics}
+        names = [name for name in names if name in trainer.callback_metrics]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
+                metrics = {tag_of(logger, name): 0.0 for name in names}
                 for summary in hparams(_settings(trainer, pl_module), metrics):
                     logger.experiment.file_writer.add_summary(summary)
 
@@ -162,6 +171,8 @@ class OptimisationMonitor(Callback):
     """Logs facts of each optimiser step, at the steps that Lightning logs.
 
     - ``train/learning_rate`` of the step;
+    - ``train/steps_per_second`` and ``train/frames_per_second``, of all processes, since the last
+      logged step, without the time of validations;
     - ``train/gradient_norm``, over all parameters, before clipping; not finite for a step that
       was skipped as its gradients were not;
     - ``train/size_weight``, a histogram of the weights that a size-aware loss gives to the
@@ -171,11 +182,21 @@ class OptimisationMonitor(Callback):
     def __init__(self) -> None:
         self._labels: deque[Labels] = deque(maxlen=MAX_BATCHES)
         self._step = 0
+        self._since, self._first_step, self._frames = 0.0, 0, 0  # of what speed is measured over
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count on from where a run starts or goes on."""
         self._labels.clear()
         self._step = trainer.global_step
+        self._since, self._first_step, self._frames = perf_counter(), trainer.global_step, 0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock of the training."""
+        self._since -= perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let it go on."""
+        self._since += perf_counter()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer
@@ -193,17 +214,19 @@ class OptimisationMonitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Keep the labels, and show their weights where it is time."""
-        weight = pl_module.loss.size_weight
-        if weight is None or not trainer.loggers or not trainer.is_global_zero:
-            return
-        if len(batch.labels):
+        """Log the speed and the spread of the labels' weights where it is time."""
+        self._frames += batch.events.shape[0] * batch.events.shape[1] * trainer.world_size
+        weight, step = pl_module.loss.size_weight, trainer.global_step
+        has_weights = weight is not None and bool(trainer.loggers) and trainer.is_global_zero
+        if has_weights and len(batch.labels):
             self._labels.append(batch.labels)
-        step = trainer.global_step
         # Where gradients are accumulated, a batch need not end a step.
-        if step == self._step or not self._labels or not is_logged(trainer, step - 1):
+        if step == self._step or not is_logged(trainer, step - 1):
             return
         self._step = step
+        self._log_speed(pl_module, step)
+        if not self._labels:
+            return
         # Batch by batch, as the loss does where it keeps their mean at 1.
         weights = [
             weight.of_boxes(box_convert(each.boxes[each.valid], "xyxy", "cxcywh"))
@@ -212,13 +235,23 @@ class OptimisationMonitor(Callback):
         _show_weights(trainer, torch.cat(weights).cpu().numpy())
         self._labels.clear()
 
+    def _log_speed(self, pl_module: pl.LightningModule, step: int) -> None:
+        """Log steps and frames a second since the last call."""
+        now = perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        done = {"steps": step - self._first_step, "frames": self._frames}
+        # On the CPU: to bring a number to the device is to wait for it.
+        rates = {f"train/{k}_per_second": torch.tensor(n / seconds) for k, n in done.items()}
+        pl_module.log_dict(rates, batch_size=1)
+        self._since, self._first_step, self._frames = now, step, 0
+
 
 def _show_weights(trainer: pl.Trainer, weights: NDArray[np.floating]) -> None:
     """Show the spread of weights ``[M]``, at least one, in TensorBoard and W&B."""
     name, step = "train/size_weight", trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_histogram(name, weights, step)
+            logger.experiment.add_histogram(tag_of(logger, name), weights, step)
         elif isinstance(logger, WandbLogger):
             import wandb  # there, as its logger is
 

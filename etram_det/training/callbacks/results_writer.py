@@ -38,18 +38,19 @@ class ResultsWriter(Callback):
     It comes after each validation and test; the files hold the latest evaluation. A training starts
     with a table of the network's parts in place of Lightning's, which counts no operations. Where a
     checkpoint is evaluated, not in training, there are also the recordings' metrics and the
-    confusion matrix, pictures of the worst misses and false alarms, and ``report.html``.
+    confusion matrix, pictures of good detections and the worst mistakes, and ``report.html``.
 
     Args:
         score_threshold: least score, in [0, 1], of a detection in the confusion matrix and in the
             report's found and missed labels.
-        pictures: most pictures of misses, and of false alarms; 0 for none.
+        pictures: most pictures of each kind: good detections, misses, localisation errors, false
+            alarms; 0 for none.
 
     Raises:
         UserError: if a setting is out of its range.
     """
 
-    def __init__(self, score_threshold: float = 0.3, pictures: int = 12) -> None:
+    def __init__(self, score_threshold: float = 0.3, pictures: int = 8) -> None:
         if not 0 <= score_threshold <= 1:
             raise UserError(
                 f"results.score_threshold: must be in [0, 1], got {score_threshold}: set another"
@@ -114,6 +115,7 @@ class ResultsWriter(Callback):
             "data": None if data is None else data.root or "simulated traffic",
             "input_size": None if data is None else list(data.input_size),
             "forget_every": pl_module.hparams.get("forget_every"),
+            "parameters": sum(x.numel() for x in pl_module.detector.parameters()),
             "version": __version__,
         }
         evaluates = trainer.state.fn != "fit"
@@ -148,7 +150,7 @@ class ResultsWriter(Callback):
     on_test_end = on_validation_end
 
     def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
-        """Pictures of what went wrong, with frames from the data module's recordings."""
+        """Pictures of what went well and wrong, with frames from the data module's recordings."""
         recordings = {each.name: each for each in data.recordings[split]}
         representation = data.frame_settings.representation
         is_native = result.settings.pixel_frame == "native"

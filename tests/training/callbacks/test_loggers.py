@@ -5,6 +5,7 @@ import io
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from etram_det.cli.commands import run
 from etram_det.cli.lightning import lightning_cli
 from etram_det.cli.messages import message_and_code
 from etram_det.drawing.frames import draw_boxes, draw_text, frame_image
+from etram_det.training.callbacks.loggers import OptimisationMonitor
 from etram_det.training.callbacks.validation_pictures import choose_frames
 from support.paths import ROOT
 from support.processes import BASE as DISTRIBUTED
@@ -117,7 +119,7 @@ def picture_of(event):
 
 def test_learning_rate_and_gradient_norm_are_those_of_the_step(probed):
     events, probe, _ = probed
-    rates, norms = (events.Scalars(f"train/{name}") for name in ("learning_rate", "gradient_norm"))
+    rates, norms = events.Scalars("train/learning_rate"), events.Scalars("watch/gradient_norm")
     # Steps 2 and 4, which Lightning counts from 0.
     assert [each.step for each in rates] == [each.step for each in norms] == [1, 3]
     assert [each.value for each in rates] == pytest.approx([probe.rates[1], probe.rates[3]])
@@ -128,17 +130,80 @@ def test_learning_rate_and_gradient_norm_are_those_of_the_step(probed):
     assert rates[0].value != rates[1].value
 
 
-def test_loss_parts_and_metrics_by_class_and_size_are_there(probed):
-    scalars = set(probed[0].Tags()["scalars"])
-    parts = ("loss", "box_loss", "objectness_loss", "class_loss")
-    assert {f"train/{part}" for part in parts} <= scalars
-    assert {"val/AP", "val/AP_small", "val/AP_car", "val/AP_car_small"} <= scalars
-    assert "val/PR50_car" in probed[0].Tags()["tensors"]
+def test_headline_scalars_stand_apart_from_all_others(probed):
+    events, _, cli = probed
+    folders = {}
+    for tag in events.Tags()["scalars"]:
+        folder, _, name = tag.partition("/")
+        folders.setdefault(folder, set()).add(name)
+    speeds = {"steps_per_second", "frames_per_second"}
+    assert folders["train"] == {"loss", "learning_rate"} | speeds
+    sizes = {"AP_small"}  # the labels have no other size, and no track ids
+    assert folders["val"] == {"AP", "AP50", "AR", "AP_day", "AP_night"} | sizes
+    others = {"box_loss", "objectness_loss", "class_loss", "gradient_norm", "epoch"}
+    assert others <= folders["watch"]
+    assert {"AP_car", "AR_VH"} <= folders["val_by_class"]
+    assert {"AP_car_small", "AP50_car_small"} <= folders["val_by_class_and_size"]
+    assert {"AP50_small", "AP75_small", "AR_small"} == folders["val_by_size"]
+    assert {"AP50_night", "AP75_day", "AR_day"} <= folders["val_by_day"]
+    assert folders["val_more"] == {"AP75", "AR1", "AR10"}
+    # TensorBoard sorts folders by name and opens the first two.
+    assert sorted(folders)[:2] == ["train", "val"]
+    assert "val/PR50_car" in events.Tags()["tensors"]
+    # Checkpoints, sweeps and early stopping monitor them by their plain names.
+    monitored = cli.trainer.callback_metrics
+    assert {"train/loss", "train/box_loss", "val/AP", "val/AP_car_small"} <= set(monitored)
+    assert cli.model.metric.settings.metric_folders.keys() == set(
+        cli.model.metric.settings.metric_names
+    )
+
+
+def test_speed_is_of_the_training_alone(probed):
+    events, _, cli = probed
+    steps, frames = (
+        [each.value for each in events.Scalars(f"train/{name}_per_second")]
+        for name in ("steps", "frames")
+    )
+    # Two lanes of two frames a step.
+    assert np.array(frames) == pytest.approx(4 * np.array(steps), rel=1e-6)
+    first, last = events.Scalars("train/loss")
+    # The second is of steps 3 and 4; between them and the first lies a validation, which takes
+    # longer than both.
+    assert steps[1] > 2 / (last.wall_time - first.wall_time)
+
+
+@pytest.fixture
+def monitor(monkeypatch):
+    """A monitor whose clock is set by hand, and what it logs."""
+    clock, logged = [0.0], []
+    monkeypatch.setattr("etram_det.training.callbacks.loggers.perf_counter", lambda: clock[0])
+    module = SimpleNamespace(
+        loss=SimpleNamespace(size_weight=None),
+        log_dict=lambda values, **_: logged.append({k: float(v) for k, v in values.items()}),
+    )
+    return OptimisationMonitor(), module, clock, logged
+
+
+def test_validations_and_accumulated_batches_are_left_out_of_the_speed(monitor):
+    monitor, module, clock, logged = monitor
+    trainer = SimpleNamespace(global_step=0, log_every_n_steps=2, world_size=3, loggers=[])
+    batch = SimpleNamespace(events=np.empty((5, 4, 0)), labels=[])
+    monitor.on_train_start(trainer, module)
+    for half_step in range(1, 9):  # two batches make a step
+        clock[0] += 1.0
+        trainer.global_step = half_step // 2
+        monitor.on_train_batch_end(trainer, module, None, batch, 0)
+        if half_step == 6:
+            monitor.on_validation_start(trainer, module)
+            clock[0] += 100.0
+            monitor.on_validation_end(trainer, module)
+    speed = {"train/steps_per_second": 0.5, "train/frames_per_second": 5 * 4 * 3}
+    assert logged == [speed, speed]
 
 
 def test_histogram_holds_the_weights_of_the_labels_since_the_last_one(probed):
     events, probe, _ = probed
-    shown = events.Histograms("train/size_weight")
+    shown = events.Histograms("watch/size_weight")
     assert [each.step for each in shown] == [2, 4]
     for i, each in enumerate(shown):
         areas = np.concatenate(probe.areas[2 * i : 2 * i + 2])
@@ -214,8 +279,8 @@ def test_accumulated_batches_share_a_histogram(root):
     flags = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "3"]
     fit(root, *flags, "--pictures.number", "0", "--trainer.log_every_n_steps", "1")
     events = events_of("runs/size_aware/version_0")
-    assert [each.step for each in events.Histograms("train/size_weight")] == [1, 2, 3]
-    assert [each.step for each in events.Scalars("train/gradient_norm")] == [0, 1, 2]
+    assert [each.step for each in events.Histograms("watch/size_weight")] == [1, 2, 3]
+    assert [each.step for each in events.Scalars("watch/gradient_norm")] == [0, 1, 2]
 
 
 def test_watching_changes_no_result(root, probed):
@@ -231,7 +296,7 @@ def test_a_baseline_has_no_weights_and_pictures_stay_within_what_is_validated(ro
     fit(root, "--trainer.limit_val_batches", "1", variant="baseline")
     tags = events_of("runs/baseline/version_0").Tags()
     assert tags["histograms"] == []
-    assert "train/gradient_norm" in tags["scalars"]
+    assert "watch/gradient_norm" in tags["scalars"]
     assert tags["images"] == ["val_frames/val_day_0001_0.10s", "val_frames/val_night_0003_0.10s"]
 
 
@@ -331,9 +396,9 @@ def test_wandb_gets_metrics_pictures_curves_and_settings_offline(root, monkeypat
     results = json.loads(Path("runs/size_aware/version_0/metrics.json").read_text())
     assert history["val/AP50"][-1] == pytest.approx(results["AP50"], abs=1e-7)
     events = events_of("runs/size_aware/version_0")
-    norms = [each.value for each in events.Scalars("train/gradient_norm")]
+    norms = [each.value for each in events.Scalars("watch/gradient_norm")]
     assert history["train/gradient_norm"] == pytest.approx(norms)
-    counted = [each.histogram_value.num for each in events.Histograms("train/size_weight")]
+    counted = [each.histogram_value.num for each in events.Histograms("watch/size_weight")]
     assert [sum(each) for each in history["train/size_weight/values"]] == counted
     for tag in events.Tags()["images"]:
         [[first], [last]] = history[f"{tag}/filenames"]
