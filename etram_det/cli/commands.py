@@ -88,7 +88,8 @@ def _run(command: str, args: Sequence[str]) -> int:
     elif command in TOOLS:
         from jsonargparse import auto_cli
 
-        from etram_det.cli.flags import PlainHelpFormatter, tool_arguments
+        from etram_det.cli.flags import tool_arguments
+        from etram_det.cli.help import ToolHelpFormatter
 
         function = _tool(command)
         code = auto_cli(
@@ -97,7 +98,7 @@ def _run(command: str, args: Sequence[str]) -> int:
             prog=f"python -m etram_det {command}",
             as_positional=command in ("bench", "checkpoint", "detect", "experiment", "report"),
             exit_on_error=False,
-            formatter_class=PlainHelpFormatter,
+            formatter_class=ToolHelpFormatter,
         )
         return code or 0
     elif command in ("-h", "--help"):

@@ -153,7 +153,7 @@ CHOICES = {
     "model.protocol": (("full", "prophesee", "prophesee_gen1", "etram_fork"), ("validate",)),
     "model.schedule": (("linear", "cosine", "constant"), ("fit",)),
     "model.loss": (("YOLOXLoss", "SizeAwareLossWrapper"), ("fit",)),
-    "class_names": (CLASS_NAMES_OF, ("import-rvt",)),
+    "class-names": (CLASS_NAMES_OF, ("import-rvt",)),
     "resume": (("auto", "never"), ("fit",)),
 }
 
