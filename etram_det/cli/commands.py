@@ -44,6 +44,11 @@ TOOLS = {
     "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
     "sweep": ("sweep.command", "search loss variants and settings"),
     "experiment": ("experiment.command", "train variants with several seeds, and compare them"),
+    "doctor": (
+        "doctor.command",
+        "show what is installed, which commands work, and what is missing",
+    ),
+    "cache": ("cache", "list what is kept in the cache; cache clear removes it"),
 }
 
 
