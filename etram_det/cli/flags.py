@@ -144,9 +144,9 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``.
 
     A flag that is true or false may stand alone. Where the first parameter is a list without a
-    default, words that no flag takes are its values; where it is one of some words, the first word
-    may be its value. Where it has a parameter ``fit_flags``, flags of others are its values, and
-    the first such word is its first parameter.
+    default, words that no flag takes are its values; where it is one of some words and has a
+    default, the first word may be its value. Where it has a parameter ``fit_flags``, flags of
+    others are its values, and the first such word is its first parameter.
     """
     hints = get_type_hints(function)
     lists = {  # with the single words that may stand for a list
@@ -157,7 +157,8 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
     first = next(iter(signature(function).parameters.values()))
     gathers = f"--{first.name}" in lists and first.default is Parameter.empty
-    if args and args[0] in _choices(hints[first.name]):
+    has_choices = get_origin(hints[first.name]) is Literal and first.default is not Parameter.empty
+    if args and has_choices and args[0] in get_args(hints[first.name]):
         args = [f"--{first.name}", *args]
     end = args.index("--") if "--" in args else len(args)
 
@@ -208,10 +209,6 @@ def in_own_keys(message: str, function: Callable[..., Any]) -> str:
         inner = [field.name for field in fields(hint)] if is_dataclass(hint) else []
         keys |= {name: name} | {each: f"{name}.{each}" for each in inner}
     return re.sub(r"(?<![\w./])data\.(\w+)", lambda key: keys.get(key[1], key[0]), message)
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _literals(hint: Any) -> list[str]:

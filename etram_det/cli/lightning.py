@@ -35,6 +35,7 @@ from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
 from etram_det.models.arithmetic import use_tensor_float_32
+from etram_det.training.callbacks.early_stopping import RunEarlyStopping
 from etram_det.training.callbacks.exact_resume import ExactResume
 from etram_det.training.callbacks.loggers import (
     HyperParameters,
@@ -67,6 +68,7 @@ class EtramCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that can be set by their own keys, and link what must agree."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunEarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ResultsWriter, "results")
         parser.add_lightning_class_args(ValidationPictures, "pictures")
         parser.add_lightning_class_args(NonFiniteSteps, "non_finite_steps")
@@ -76,6 +78,8 @@ class EtramCLI(LightningCLI):
             ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
         )
         parser.link_arguments("data.train_lanes", "model.train_lanes")
+        for name in ("monitor", "mode"):
+            parser.link_arguments(f"checkpoint.{name}", f"early_stopping.{name}")
         read_whole_numbers_as_such(parser)
 
     @staticmethod
@@ -232,6 +236,7 @@ class EtramCLI(LightningCLI):
             UnreadableRecordings(),
             DroppedEvents(),
         ]
+        callbacks = [x for x in callbacks if not isinstance(x, RunEarlyStopping) or x.is_on]
         # What is turned off would be a clash for Lightning.
         for flag, callback in (
             ("enable_checkpointing", RunCheckpoint),
