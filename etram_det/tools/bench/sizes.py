@@ -17,8 +17,9 @@ from etram_det.tools.bench.measure import Section, measure, peak_memory_mb, rese
 from etram_det.tools.bench.train import TrainingStep, training_batch
 from etram_det.training.devices import bytes_of_a_lane
 
+_PRESETS: tuple[Preset, ...] = get_args(Preset)
 _SIZES = ((180, 320), (360, 640), (720, 1280))
-_USABLE = 0.5  # share of the memory that a step may take, for others to have room
+_USABLE = 0.4  # share of the memory that a step may take, for others to have room
 _COPIES = 4  # of the weights: themselves, gradients, and both means of Adam
 
 
@@ -27,7 +28,7 @@ def bench_sizes(settings: BenchSettings) -> Iterator[Section]:
 
     Memory is counted without computing, for float32, so it is also there for what does not fit.
     """
-    for preset in get_args(Preset):
+    for preset in _PRESETS:
         of_preset = replace(settings, preset=preset, source=None)
         section = Section(
             f"{preset}, {settings.scales} scales, T={settings.steps}, {settings.lanes} lanes, "
@@ -50,8 +51,8 @@ def _add_size(section: Section, settings: BenchSettings, fixed_bytes: int) -> No
     section.add(f"{name}: operations of a window", work / 1e9, "GFLOP")
     with section.part(f"{name}: window"):
         engine = PyTorchEngine(settings.detector())
-        run = {"window": partial(engine, settings.events(1, 1)[0])}
-        for times in measure(run, settings.repeats, settings.device, section).values():
+        window = {"window": partial(engine, settings.events(1, 1)[0])}
+        for times in measure(window, settings.repeats, settings.device, section).values():
             section.add_times(f"{name}: window", times)
     needed = fixed_bytes + settings.lanes * lane[settings.gradient_checkpointing]
     if needed > _USABLE * _memory_bytes(settings.device):
@@ -60,8 +61,8 @@ def _add_size(section: Section, settings: BenchSettings, fixed_bytes: int) -> No
     with section.part(f"{name}: training step"):
         step, batch = TrainingStep(settings, settings.precision[0]), training_batch(settings)
         reset_peak_memory(settings.device)
-        run = {"step": partial(step, *batch)}
-        for times in measure(run, settings.repeats, settings.device, section, warm_up=1).values():
+        one = {"step": partial(step, *batch)}
+        for times in measure(one, settings.repeats, settings.device, section, warm_up=1).values():
             found = section.add_times(f"{name}: training step", times)
             if settings.device.type == "cuda":
                 found.note = f"peak {peak_memory_mb(settings.device):.0f} MB"
