@@ -33,6 +33,8 @@ _FILTERS = {"gzip": 1, "szip": 4, "lzf": 32000, "blosc": 32001, "lz4": 32004, "b
 _FILTERS |= {"zstd": 32015, "blosc2": 32026, "bzip2": 307}
 _H264 = re.compile(r"^ V\S* (\S*(?:264|h264)\S*)", re.MULTILINE)  # in ffmpeg's list of encoders
 _HANGS_S = 20
+# What importing or asking a library raises that is damaged, or does not suit the others.
+_DAMAGE = (ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError)
 Row = tuple[str, str]
 
 
@@ -44,7 +46,7 @@ def broken_modules() -> dict[str, str]:
             continue
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a damaged library raises
+        except _DAMAGE as error:
             found[module] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return found
 
@@ -165,7 +167,7 @@ def runtimes() -> Iterator[Row]:
                 if module == "onnxruntime"
                 else found.Core().available_devices
             )
-        except Exception as error:  # whatever a damaged library raises
+        except _DAMAGE as error:
             yield name, f"cannot be used: {str(error).strip().splitlines()[0]}"
             continue
         yield name, f"{_version_of(module)}; {', '.join(places)}"
