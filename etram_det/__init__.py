@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from etram_det.types import Detections as Detections
     from etram_det.types import Labels as Labels
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "Batch": "types",

@@ -1,6 +1,7 @@
 """The package as it is installed: from a wheel, and from a clone for those who change it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def clone(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("etram_det", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"):
         shutil.copy(ROOT / name, folder)
     (folder / "tests").symlink_to(ROOT / "tests")
     return folder
@@ -92,12 +93,83 @@ def test_a_wheel_brings_its_configurations_and_runs_anywhere(clone, tmp_path):
     assert not list(empty.iterdir())
 
 
-def test_an_editable_install_runs_above_the_clone_in_its_tests_and_anywhere(clone, tmp_path):
+@pytest.fixture
+def empty_venv(tmp_path):
+    """An environment of its own that sees the packages of this one, but no install of ours."""
     venv.create(tmp_path / "venv", symlinks=True)
-    executable = tmp_path / "venv" / "bin" / "python"
     [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
-    # What the package depends on, but no other editable install of it.
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
+    return tmp_path / "venv" / "bin" / "python", packages
+
+
+def build(folder, output, *kinds):
+    """What hatchling builds of a folder."""
+    if find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    targets = [word for kind in kinds for word in ("-t", kind)]
+    python(sys.executable, folder, "-m", "hatchling", "build", "-d", str(output), *targets)
+    return sorted(output.iterdir())
+
+
+def test_sdist_and_wheel_pass_the_check_of_the_index(clone, tmp_path):
+    pytest.importorskip("twine")
+    wheel, sdist = build(clone, tmp_path / "dist", "sdist", "wheel")
+    checked = python(
+        sys.executable, tmp_path, "-m", "twine", "--no-color", "check", "--strict", wheel, sdist
+    )
+    assert checked.count("PASSED") == 2
+    version = etram_det.__version__
+    assert sdist.name == f"etram_det-{version}.tar.gz"
+    # What the sdist builds is what the clone builds.
+    shutil.unpack_archive(sdist, tmp_path / "sdist")
+    [again] = build(tmp_path / "sdist" / f"etram_det-{version}", tmp_path / "again", "wheel")
+    names, names_again = (zipfile.ZipFile(file).namelist() for file in (wheel, again))
+    assert sorted(names) == sorted(names_again)
+
+
+def test_the_wheel_goes_over_the_torch_that_is_there(clone, empty_venv, tmp_path):
+    executable, packages = empty_venv
+    [wheel] = build(clone, tmp_path / "dist", "wheel")
+    # All of its dependencies must be there already, in versions that suit it.
+    command = [sys.executable, "-m", "pip", "--python", executable, "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*map(str, command), "install", "--no-index", "--quiet", str(wheel)],
+        capture_output=True,
+        text=True,
+    )
+    if any(words in done.stderr for words in NO_BACKEND[:1]):
+        pytest.skip("there is no pip")
+    assert done.returncode == 0, done.stderr
+    installed = {path.name.split("-")[0] for path in packages.glob("*.dist-info")}
+    assert installed == {"etram_det"}
+    shown = python(executable, tmp_path, "-c", "import etram_det, torch; print(torch.__file__)")
+    assert Path(shown.strip()).is_relative_to(sysconfig.get_paths()["purelib"])
+    shown = python(executable, tmp_path, "-m", "etram_det", "--version")
+    assert shown == f"etram_det {etram_det.__version__}\n"
+
+
+def test_the_version_is_the_same_everywhere():
+    version = etram_det.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest.groups() == (version, str(citation["date-released"]))
+
+
+def test_the_workflow_runs_the_gate_on_each_supported_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    job = workflow["jobs"]["gate"]
+    project = (ROOT / "pyproject.toml").read_text()
+    first, last = map(int, re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', project).groups())
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, last)]
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_an_editable_install_runs_above_the_clone_in_its_tests_and_anywhere(
+    clone, empty_venv, tmp_path
+):
+    executable, _ = empty_venv
     pip("--python", executable, "install", "--editable", clone)
     (tmp_path / "empty").mkdir()
     ask = "import etram_det.cli.flags as flags; print(flags.configurations().resolve())"

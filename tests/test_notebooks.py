@@ -45,10 +45,11 @@ def trained(place):
     return place.parent / "elsewhere" / "size_aware" / "version_0"
 
 
-def execute(name, place, change=None):
+def execute(name, place, *changes):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
-        cell.source = re.sub(*change, cell.source) if change else cell.source
+        for change in changes:
+            cell.source = re.sub(*change, cell.source)
     resources = {"metadata": {"path": str(place)}}
     NotebookClient(notebook, timeout=HANGS_S, kernel_name="python3", resources=resources).execute()
     return [output for cell in code_cells(notebook) for output in cell.outputs]
@@ -67,8 +68,8 @@ def num_plots(outputs):
     return sum("image/png" in each.get("data", {}) for each in outputs)
 
 
-def test_there_are_two():
-    assert [path.stem for path in NOTEBOOKS] == ["explore_data", "inspect_checkpoint"]
+def test_there_are_three():
+    assert [path.stem for path in NOTEBOOKS] == ["explore_data", "first_hour", "inspect_checkpoint"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -112,10 +113,41 @@ def test_explore_data(place, trained, monkeypatch):
     assert num_plots(outputs) == 5
 
 
+def test_first_hour(place):
+    settings = ", ".join(f"{name}={value}" for name, value in SIMULATION.items())
+    outputs = execute(
+        "first_hour",
+        place,
+        (r"SIMULATION = .*", f"SIMULATION = SimulationSettings({settings})"),
+        (r"INPUT_SIZE = .*", "INPUT_SIZE = (48, 80)"),
+        (r"STEPS = .*", "STEPS = 2"),
+        (r"NUM_WORKERS = .*", "NUM_WORKERS = 0"),
+        (r"_dim=16,", "_dim=8,"),
+        (r"dim_head=16", "dim_head=4"),
+        (r"pl\.Trainer\(", 'pl.Trainer(accelerator="cpu", '),
+    )
+    shown = text_of(outputs)
+    metrics = dict(re.findall(r"^(\w+) +(\d\.\d{3}|nan)$", shown, re.MULTILINE))
+    assert list(metrics)[:5] == ["AP", "AP50", "AP_small", "AP_medium", "AP_large"]
+    assert {*metrics} >= {"AP_pedestrian", "AP_car", "AP_wheelchair"}
+    assert 0 <= float(metrics["AP"]) <= float(metrics["AP50"]) <= 1
+    assert num_plots(outputs) == 2
+    assert (place / "first_hour.ckpt").is_file()
+
+
+def test_the_first_cell_of_the_first_hour_installs_what_is_missing():
+    notebook = nbformat.read(ROOT / "notebooks" / "first_hour.ipynb", as_version=4)
+    first = code_cells(notebook)[0].source
+    assert "%pip install --quiet etram-det" in first
+    assert 'find_spec("etram_det") is None' in first
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'name = "etram-det"' in project
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_they_run_as_they_are(path, place):
     started = time.monotonic()
     outputs = execute(path.stem, place)
     print(f"\n{path.stem}: {time.monotonic() - started:.0f} s")
-    assert num_plots(outputs) >= 5
+    assert num_plots(outputs) >= {"first_hour": 2}.get(path.stem, 5)

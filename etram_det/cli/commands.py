@@ -11,6 +11,7 @@ import importlib
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from etram_det import __version__
 from etram_det.cli.messages import (
@@ -46,6 +47,11 @@ TOOLS = {
     "checkpoint": ("checkpoint", "show what a checkpoint holds: settings, data, metrics"),
     "sweep": ("sweep.command", "search loss variants and settings"),
     "experiment": ("experiment.command", "train variants with several seeds, and compare them"),
+    "doctor": (
+        "doctor.command",
+        "show what is installed, which commands work, and what is missing",
+    ),
+    "cache": ("cache", "list what is kept in the cache; cache clear removes it"),
 }
 # Those whose first parameter needs no flag.
 _POSITIONAL = ("bench", "checkpoint", "convert-labels", "detect", "experiment", "report")
@@ -79,7 +85,7 @@ def run(args: Sequence[str]) -> int:
         if command in TOOLS and not _is_on_its_own(args):
             from etram_det.cli.flags import in_own_keys
 
-            message = in_own_keys(message, _tool(command))
+            message = in_own_keys(message, tool_function(command))
         screen(stderr=True).out(f"{start if code == 1 else ''}etram_det: error: {message}")
         return code
 
@@ -92,18 +98,11 @@ def _run(command: str, args: Sequence[str]) -> int:
     elif command in TOOLS:
         from jsonargparse import auto_cli
 
-        from etram_det.cli.flags import PlainHelpFormatter, tool_arguments
+        from etram_det.cli.flags import tool_arguments
 
-        function = _tool(command)
-        code = auto_cli(
-            function,
-            args=tool_arguments(args, function),
-            prog=f"python -m etram_det {command}",
-            as_positional=command in _POSITIONAL,
-            exit_on_error=False,
-            formatter_class=PlainHelpFormatter,
-        )
-        return code or 0
+        function = tool_function(command)
+        settings = tool_arguments(args, function)
+        return auto_cli(function, args=settings, **tool_parser_settings(command)) or 0
     elif command in ("-h", "--help"):
         screen().out(_overview(), end="")
     elif command == "--version":
@@ -119,9 +118,22 @@ def _is_on_its_own(args: Sequence[str]) -> bool:
     return list(args[:2]) == ["bench", "gpu"]
 
 
-def _tool(command: str) -> Callable[..., int | None]:
+def tool_function(command: str) -> Callable[..., int | None]:
+    """The function of a tool, whose parameters are its settings."""
     module = importlib.import_module(f"etram_det.tools.{TOOLS[command][0]}")
     return getattr(module, f"{command.replace('-', '_')}_command")
+
+
+def tool_parser_settings(command: str) -> dict[str, Any]:
+    """How the parser of a tool is made, beside its function."""
+    from etram_det.cli.help import ToolHelpFormatter
+
+    return {
+        "prog": f"python -m etram_det {command}",
+        "as_positional": command in _POSITIONAL,
+        "exit_on_error": False,
+        "formatter_class": ToolHelpFormatter,
+    }
 
 
 def _set_up_messages() -> None:

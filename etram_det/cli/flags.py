@@ -1,4 +1,4 @@
-"""How settings are written on the command line and in files: names of files, flags, help."""
+"""How settings are written on the command line and in files: names of files, flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import DefaultHelpFormatter, get_loader
+from jsonargparse import get_loader
 
 import etram_det
 from etram_det.errors import UserError
@@ -30,20 +30,6 @@ _RESIZE = {"scale": "stretch", "pad": "letterbox"}  # old and new values of --re
 _MAX_SHOWN = 60  # characters of a value in a message
 
 _log = logging.getLogger(__name__)
-
-
-class PlainHelpFormatter(DefaultHelpFormatter):
-    """Help in plain text: docstrings lose their reStructuredText."""
-
-    def start_section(self, heading: str | None) -> None:
-        """Start a group of settings, under the first line of its class."""
-        super().start_section(_plain(heading) if heading else heading)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return super()._split_lines(_plain(text), width)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return super()._fill_text(_plain(text), width, indent)
 
 
 def configurations() -> Path:
@@ -87,6 +73,8 @@ def configuration_file(name: str, flag: str = "--config") -> str:
 def settings_arguments(args: Sequence[str]) -> list[str]:
     """Arguments of one of Lightning's commands: the baseline, other files, then all other flags.
 
+    Flags may have hyphens in place of underscores.
+
     Raises:
         UserError: a configuration is missing.
         ArgumentError: the last flag is ``--config``, without a value.
@@ -95,7 +83,9 @@ def settings_arguments(args: Sequence[str]) -> list[str]:
     parser.add_argument("-c", "--config", action="append", default=[])
     named, flags = parser.parse_known_args(args)
     files = [str(configurations() / BASELINE), *map(configuration_file, named.config)]
-    return [word for file in files for word in ("--config", file)] + [*map(_with_new_name, flags)]
+    return [word for file in files for word in ("--config", file)] + [
+        *map(_with_new_name, map(_as_key, flags))
+    ]
 
 
 def read_settings(text: str, file: str, groups: Collection[str]) -> str:
@@ -154,9 +144,10 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     """What a tool's parser gets: ``--seeds 1 2`` as a list, what follows ``--`` as ``--fit``.
 
     A flag for a list of lists may be given several times, each time with one of them. A flag that
-    is true or false may stand alone. Where the first parameter is a list without a
-    default, words that no flag takes are its values. Where it has a parameter
-    ``fit_flags``, flags of others are its values, and the first such word is its first parameter.
+    is true or false may stand alone. Where the first parameter is a list without a default, words
+    that no flag takes are its values; where it is one of some words and has a default, the first
+    word may be its value. Where it has a parameter ``fit_flags``, flags of others are its values,
+    and the first such word is its first parameter.
     """
     hints = get_type_hints(function)
     lists = {  # with the single words that may stand for a list
@@ -167,6 +158,9 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
     switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
     first = next(iter(signature(function).parameters.values()))
     gathers = f"--{first.name}" in lists and first.default is Parameter.empty
+    has_choices = get_origin(hints[first.name]) is Literal and first.default is not Parameter.empty
+    if args and has_choices and args[0] in get_args(hints[first.name]):
+        args = [f"--{first.name}", *args]
     end = args.index("--") if "--" in args else len(args)
     nested = {
         f"--{name}": list[Any]()
@@ -242,6 +236,14 @@ def _literals(hint: Any) -> list[str]:
     ]
 
 
+def _as_key(arg: str) -> str:
+    """``--data.train-lanes=4`` as ``--data.train_lanes=4``."""
+    flag, equals, value = arg.partition("=")
+    if not flag.startswith("--") or flag == "--help-all":
+        return arg
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}"
+
+
 def _with_new_name(arg: str) -> str:
     """``--bad_steps.most_in_a_row=5`` as ``--non_finite_steps.most_in_a_row=5``."""
     for old, new in RENAMED.items():
@@ -263,14 +265,6 @@ def _with_new_resize(flag: str, values: list[str]) -> tuple[str, list[str]]:
 def _log_new_name(old: str, new: str, where: str = "") -> None:
     message = "%s%s is renamed to %s: use the new name, the old one goes with the next release"
     _log.warning(message, where, old, new)
-
-
-def _plain(text: str) -> str:
-    """Without double backticks and roles: ``:class:`~a.b.C``` as ``C``."""
-    text = re.sub(
-        r":[a-z]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`", lambda role: role[1].split(".")[-1], text
-    )
-    return re.sub(r"``([^`]*)``", r"\1", text)
 
 
 def _shown(value: Any) -> str:

@@ -18,12 +18,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
-from etram_det.cli.flags import (
-    PlainHelpFormatter,
-    read_settings,
-    read_whole_numbers_as_such,
-    settings_arguments,
-)
+from etram_det.cli.flags import read_whole_numbers_as_such, settings_arguments
+from etram_det.cli.help import HELP_ALL, SETTINGS_ORDER, HelpAll
 from etram_det.cli.messages import in_one_line, with_nearest_setting
 from etram_det.cli.resume import (
     chosen_checkpoint,
@@ -32,6 +28,7 @@ from etram_det.cli.resume import (
     newest_if_named,
     run_folder_of,
 )
+from etram_det.cli.settings_parser import SettingsParser
 from etram_det.cli.trained_settings import as_yaml, described, trained_settings
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.labels import class_names_of
@@ -40,6 +37,7 @@ from etram_det.errors import UserError
 from etram_det.inference.exported_file import SUFFIX, ExportedDetector, read_exported
 from etram_det.inference.exported_network import ExportedNetwork
 from etram_det.models.arithmetic import use_tensor_float_32
+from etram_det.training.callbacks.early_stopping import RunEarlyStopping
 from etram_det.training.callbacks.exact_resume import ExactResume
 from etram_det.training.callbacks.loggers import (
     HyperParameters,
@@ -59,50 +57,11 @@ from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
 from etram_det.training.schedule import require_precision, require_ranges, require_steps
 
-_DESCRIPTION = (
-    "Settings come from the package's baseline.yaml, which goes over the defaults below, then from "
-    "--config files or names such as size_aware, then from flags."
-)
-
 _log = logging.getLogger(__name__)
 
 
-class SettingsParser(LightningArgumentParser):
-    """Lightning's parser, which knows in which file a setting stands.
-
-    Attributes:
-        files: for each setting that stands in a file of the user, by its dotted name, the last
-            such file.
-        run_logger: ``save_dir`` and ``name`` of the logger that was set last, in a file.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**({"formatter_class": PlainHelpFormatter} | kwargs))
-        self.files: dict[str, str] = {}
-        self.run_logger: dict[str, str] = {}
-        self._has_baseline = False  # which is read before the user's files
-
-    def settings(self) -> list[str]:
-        """Dotted names of all settings."""
-        return list(self.get_defaults().keys())
-
-    def parse_string(self, content: str, path: str = "", *args: Any, **kwargs: Any) -> Namespace:
-        """Settings of a file."""
-        groups = {name.split(".")[0] for name in self.settings() if "." in name}
-        content = read_settings(content, path or "--config", groups)
-        try:
-            config = super().parse_string(content, path, *args, **kwargs)
-        except ArgumentError as error:
-            mistake = with_nearest_setting(str(error), self.settings())
-            raise UserError(f"{path or '--config'}: {mistake}") from error
-        of_logger = "trainer.logger.init_args."
-        for name, value in config.items():
-            if value and name in (f"{of_logger}save_dir", f"{of_logger}name"):
-                self.run_logger[name.removeprefix(of_logger)] = value
-        if self._has_baseline:
-            self.files |= dict.fromkeys(config.keys(), path)
-        self._has_baseline = True
-        return config
+class LightningSettingsParser(SettingsParser, LightningArgumentParser):
+    """Lightning's parser with the project's own files and help."""
 
 
 class EtramCLI(LightningCLI):
@@ -113,6 +72,7 @@ class EtramCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that can be set by their own keys, and link what must agree."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunEarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ResultsWriter, "results")
         parser.add_lightning_class_args(ValidationPictures, "pictures")
         parser.add_lightning_class_args(NonFiniteSteps, "non_finite_steps")
@@ -122,6 +82,8 @@ class EtramCLI(LightningCLI):
             ("data.bins", "data.representation"), "model.in_channels", compute_fn=channels_of
         )
         parser.link_arguments("data.train_lanes", "model.train_lanes")
+        for name in ("monitor", "mode"):
+            parser.link_arguments(f"checkpoint.{name}", f"early_stopping.{name}")
         read_whole_numbers_as_such(parser)
 
     @staticmethod
@@ -134,7 +96,10 @@ class EtramCLI(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser: Any = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.command = subcommand
+        words = "Show all settings, Lightning's rarely used ones and types included, and exit."
+        parser.add_argument(HELP_ALL, action=HelpAll, help=words)
         if subcommand == "fit":
             parser.add_argument(
                 "--resume",
@@ -303,6 +268,7 @@ class EtramCLI(LightningCLI):
             UnreadableRecordings(),
             DroppedEvents(),
         ]
+        callbacks = [x for x in callbacks if not isinstance(x, RunEarlyStopping) or x.is_on]
         # What is turned off would be a clash for Lightning.
         for flag, callback in (
             ("enable_checkpointing", RunCheckpoint),
@@ -404,7 +370,7 @@ def lightning_cli(
     """
     use_tensor_float_32()
     settings = settings_arguments(args[1:])
-    of_command = {"exit_on_error": False, "description": _DESCRIPTION}
+    of_command = {"exit_on_error": False, "description": SETTINGS_ORDER}
     try:
         return kind(
             DetectionModule,
@@ -416,7 +382,7 @@ def lightning_cli(
             trainer_class=RunTrainer,
             save_config_callback=Provenance,
             save_config_kwargs={"overwrite": True, "arguments": args},
-            parser_class=SettingsParser,
+            parser_class=LightningSettingsParser,
             parser_kwargs={
                 "prog": "python -m etram_det",
                 "exit_on_error": False,

@@ -12,9 +12,11 @@ from argparse import ArgumentError  # which jsonargparse raises, too
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from etram_det.errors import UserError
+from etram_det.files import CACHE_VARIABLE, cache_folder
 from etram_det.progress import above_bars
 
 _UNKNOWN_SETTING = re.compile(
@@ -30,6 +32,7 @@ _LOST_PROCESS = re.compile(
     re.IGNORECASE,
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 
 
@@ -167,4 +170,13 @@ def _of_files(error: OSError, folder: str | None) -> str:
         name = folder
     where = f"{name}: " if name else ""
     is_full = error.errno in _FULL
-    return where + (f"cannot be written, the disk is full ({what}): make room" if is_full else what)
+    text = f"cannot be written, the disk is full ({what}): make room" if is_full else what
+    if name and Path(name).is_relative_to(cache_folder()):
+        if is_full:
+            text += (
+                " (python -m etram_det cache clear frees this project's cache), or set "
+                f"{CACHE_VARIABLE} to a folder with room"
+            )
+        elif error.errno in _REFUSED:
+            text += f": set {CACHE_VARIABLE} to a folder that can be written"
+    return where + text

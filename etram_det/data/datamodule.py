@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
+from etram_det.data.class_balance import balanced_shares
 from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.interpolation import TrainingLabels
@@ -115,6 +116,9 @@ class EventDataModule(pl.LightningDataModule):
         eval_lanes: most lanes of a batch in evaluation and prediction, on each process.
         sampling: ``stream`` follows the recordings through time, ``random`` takes random chunks,
             ``mixed`` does the one in half of the lanes and the other in the rest, as RVT does.
+        class_balance: in [0, 1]: how far recordings with boxes of rare classes give more of the
+            random chunks. At 0 each gives as many as it has windows; at 1 all classes weigh alike,
+            and a recording gives its share of the boxes, in the mean of the classes.
         augmentation: how training chunks are varied.
         seed: of the order of training and of what augmentation draws; at least 0.
         num_workers: processes that load, for each loader; results do not depend on it.
@@ -165,6 +169,7 @@ class EventDataModule(pl.LightningDataModule):
         train_lanes: int = 6,
         eval_lanes: int = 2,
         sampling: Literal["stream", "random", "mixed"] = "mixed",
+        class_balance: float = 0.0,
         augmentation: AugmentSettings = AugmentSettings(),  # noqa: B008 (frozen)
         seed: int = 0,
         num_workers: int = 2,
@@ -200,7 +205,8 @@ class EventDataModule(pl.LightningDataModule):
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
         self.random_lanes = _random_lanes(sampling, train_lanes)
-        self.sampling = sampling
+        self.sampling, self.class_balance = sampling, class_balance
+        _require_random_chunks(class_balance, sampling)
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.predict_split = predict_split
@@ -300,6 +306,9 @@ class EventDataModule(pl.LightningDataModule):
             epoch=epoch,
             start_step=step,
             num_phases=num_phases,
+            chunk_shares=balanced_shares(
+                recordings, self.num_steps, self.class_names, self.class_balance
+            ),
         )
         augmentation = self.augmentation if self.augmentation.enabled else None
         return self._loader("train", phases, plan, augmentation)
@@ -357,7 +366,7 @@ class EventDataModule(pl.LightningDataModule):
     def _what_a_run_follows_from(self) -> dict[str, Any]:
         """Settings and recordings on which batches and metrics depend, as plain values."""
         _, world_size = self._rank_and_world_size()
-        own = ("seed", "sampling", "train_lanes", "num_steps")
+        own = ("seed", "sampling", "class_balance", "train_lanes", "num_steps")
         of_data = {name: getattr(self, name) for name in own}
         of_data["augmentation"] = asdict(self.augmentation)
         for group in (self.frame_settings, self.label_settings, self.training_labels):
@@ -435,6 +444,18 @@ def _random_lanes(sampling: str, train_lanes: int) -> int:
             "set data.sampling to stream or random"
         )
     return {"stream": 0, "random": train_lanes, "mixed": train_lanes // 2}[sampling]
+
+
+def _require_random_chunks(class_balance: float, sampling: str) -> None:
+    if not 0 <= class_balance <= 1:
+        raise UserError(
+            f"data.class_balance: must be in [0, 1], got {class_balance}: set 0 for none, 1 for all"
+        )
+    if class_balance and sampling == "stream":
+        raise UserError(
+            "data.class_balance: must be 0 with data.sampling stream, which passes once through "
+            f"each recording, got {class_balance}: set data.sampling to mixed or random"
+        )
 
 
 def _require_counts_to_drop_from(augmentation: AugmentSettings, representation: str) -> None:

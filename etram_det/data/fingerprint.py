@@ -29,6 +29,9 @@ _DIFFERENCES = (
     "of another version of the simulator",
 )
 
+# Other settings of the plan that older checkpoints do not hold, with the values they had.
+_NEWER = {"data.class_balance": 0.0}
+
 
 def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
     """A set of recordings as plain values, with a digest that changes whenever one of them does.
@@ -131,7 +134,7 @@ def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[
             :func:`identities` returned them.
         ours: the same, as it is now.
     """
-    defaults = {
+    defaults = _NEWER | {
         f"data.{each.name}": each.default
         for of in (FrameSettings, LabelSettings, TrainingLabels)
         for each in fields(of)

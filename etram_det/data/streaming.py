@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from etram_det.data.augment import Augmentation, AugmentSettings, draw
+from etram_det.data.class_balance import draw_windows, windows_with_labels
 from etram_det.data.recording import OUTSIDE, Recording
 from etram_det.data.sparse_batch import SparseBatch, SparseEvents
 from etram_det.data.sparse_frames import SparseFrames
@@ -65,7 +66,8 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     **Random lanes.** They take shuffled windows of ``num_steps`` frames, each ending with a
     labelled frame, as in RVT, and reset in each step. (A labelled frame nearer to the start of its
     recording is in the first window.) Without streaming lanes, an epoch takes each window once;
-    beside them, it takes as many as fit, and repeats them when they run out.
+    beside them, it takes as many as fit, and repeats them when they run out. With ``chunk_shares``,
+    they take as many, but so many of each recording as it asks for.
 
     Attributes:
         labelled: for each recording, or each label phase of it, ``[F]`` bool, true for its
@@ -82,6 +84,8 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
             epoch draws one of them, none twice before all had their turn. None where each recording
             has one. All epochs have as many steps as the first phases give, though others may be a
             chunk longer or shorter.
+        chunk_shares: share of each recording in the chunks of the random lanes, with a sum of 1;
+            None for that of its windows.
     """
 
     labelled: Sequence[NDArray[np.bool_]]
@@ -94,10 +98,11 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
     epoch: int = 0
     start_step: int = 0
     num_phases: Sequence[int] | None = None
+    chunk_shares: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         self._num_chunks = np.array([-(-len(frames) // self.num_steps) for frames in self.labelled])
-        self._windows = _windows_with_labels(self.labelled, self.num_steps)
+        self._windows = windows_with_labels(self.labelled, self.num_steps)
         self._phases = np.array(self.num_phases or [1] * len(self.labelled))
         self._first_phase = np.cumsum(self._phases) - self._phases
         self._chunks_of_epoch = int(self._num_chunks[self._first_phase].sum())
@@ -127,11 +132,22 @@ class TrainingPlan(Sampler[list[ChunkRequest]]):
         drawn = self._first_phase + [self._phase(*each) for each in enumerate(self._phases)]
         order = drawn[self._random(_RECORDINGS).permutation(len(drawn))]
         ends = np.cumsum(self._num_chunks[order])
-        windows = self._windows[np.isin(self._windows[:, 0], drawn)]
-        windows = self._random(_WINDOWS).permutation(windows)
+        windows = self._windows_of(drawn)
         for step in range(self.start_step, len(self)):
             streams = [self._stream_chunk(step, j, order, ends) for j in range(self.stream_lanes)]
             yield streams + [self._random_chunk(step, j, windows) for j in range(self.random_lanes)]
+
+    def _windows_of(self, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``[W, 2]`` windows of the epoch's label phases, in the order in which they are dealt."""
+        rng, windows = self._random(_WINDOWS), self._windows
+        if self.chunk_shares is None:
+            return rng.permutation(windows[np.isin(windows[:, 0], drawn)])
+        places, starts = np.nonzero(windows[:, 0] == drawn[:, None])
+        of_recordings = np.stack([places, windows[starts, 1]], axis=1)
+        shares = np.where(np.isin(np.arange(len(drawn)), places), self.chunk_shares, 0)
+        number = len(self) * self.random_lanes * self.world_size
+        dealt = draw_windows(of_recordings, shares / shares.sum(), number, rng)
+        return np.stack([drawn[dealt[:, 0]], dealt[:, 1]], axis=1)
 
     def _stream_chunk(
         self, step: int, lane: int, order: NDArray[np.int64], ends: NDArray[np.int64]
@@ -394,15 +410,6 @@ def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
         rng = np.random.default_rng((seed, chunk.request.start))
         frames = frames.without_share(augmentation.drop_share, rng)
     return replace(chunk, frames=frames, labels=labels, tracks=None, augmentation=augmentation)
-
-
-def _windows_with_labels(labelled: Sequence[NDArray[Any]], num_steps: int) -> NDArray[np.int64]:
-    """``[W, 2]`` recording and first frame of each window that ends with a labelled frame."""
-    windows = [np.empty((0, 2), np.int64)]
-    for recording, frames in enumerate(labelled):
-        starts = np.unique((np.flatnonzero(frames) - num_steps + 1).clip(min=0))
-        windows.append(np.stack([np.full_like(starts, recording), starts], axis=1))
-    return np.concatenate(windows)
 
 
 def _deal_longest_first(sizes: Sequence[int], num_shares: int) -> list[list[int]]:

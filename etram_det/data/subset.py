@@ -43,7 +43,7 @@ def choose_subset(
         return chosen
     if not 0 < subset <= 1:
         raise UserError(f"data.subset: must be above 0 and at most 1, got {subset:g}: set it so")
-    counts = _boxes_by_class(recordings, num_classes)
+    counts = boxes_by_class(recordings, num_classes)
     places = _representative(counts, max(1, round(subset * len(recordings))), seed)
     return [recordings[place] for place in places]
 
@@ -58,7 +58,7 @@ def class_share_difference(
         whole: all recordings of the split.
         num_classes: number of classes, ``K``.
     """
-    counts = (_boxes_by_class(some, num_classes).sum(axis=0) for some in (chosen, whole))
+    counts = (boxes_by_class(some, num_classes).sum(axis=0) for some in (chosen, whole))
     part, total = map(_shares, counts)
     return float(np.abs(part - total).max())
 
@@ -75,8 +75,13 @@ def in_words(chosen: Sequence[Recording], whole: Sequence[Recording], num_classe
     )
 
 
-def _boxes_by_class(recordings: Sequence[Recording], num_classes: int) -> NDArray[np.int64]:
-    """``[R, K]`` boxes of each class in each recording."""
+def boxes_by_class(recordings: Sequence[Recording], num_classes: int) -> NDArray[np.int64]:
+    """``[R, K]`` boxes of each class in each recording.
+
+    Args:
+        recordings: ``R`` of them.
+        num_classes: number of classes, ``K``.
+    """
     class_ids = (recording.label_boxes["class_id"] for recording in recordings)
     return np.array([np.bincount(each, minlength=num_classes) for each in class_ids])
 

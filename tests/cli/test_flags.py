@@ -154,7 +154,7 @@ CHOICES = {
     "model.protocol": (("full", "prophesee", "prophesee_gen1", "etram_fork"), ("validate",)),
     "model.schedule": (("linear", "cosine", "constant"), ("fit",)),
     "model.loss": (("YOLOXLoss", "SizeAwareLossWrapper"), ("fit",)),
-    "class_names": (CLASS_NAMES_OF, ("import-rvt", "evaluate", "convert-labels")),
+    "class-names": (CLASS_NAMES_OF, ("import-rvt", "evaluate", "convert-labels")),
     "protocol": (("full", "prophesee", "prophesee_gen1", "etram_fork"), ("evaluate",)),
     "resume": (("auto", "never"), ("fit",)),
 }

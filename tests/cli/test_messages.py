@@ -300,6 +300,21 @@ def test_full_disk_memory_and_strangers_in_one_line():
     assert in_one_line(UserError("x")) is None
 
 
+def test_no_room_or_no_right_in_the_cache_in_one_line_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "cache" / "simulated-90x160-0123456789ab" / "train_day_0001_td.h5"
+    assert in_one_line(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))) == (
+        f"{file}: cannot be written, the disk is full (No space left on device): make room "
+        "(python -m etram_det cache clear frees this project's cache), or set ETRAM_DET_CACHE to a "
+        "folder with room"
+    )
+    assert in_one_line(PermissionError(errno.EACCES, "Permission denied", str(file))) == (
+        f"{file}: Permission denied: set ETRAM_DET_CACHE to a folder that can be written"
+    )
+    (tmp_path / "cache").write_text("no folder")
+    assert run(["fit", "--config", "quick"]) == 1
+
+
 def test_one_process_logs_what_all_would_log_alike(monkeypatch):
     line, warning = (
         logging.LogRecord("etram_det.data", level, "", 0, "message", (), None)

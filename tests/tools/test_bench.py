@@ -293,6 +293,10 @@ def test_variants_take_turns_and_a_failure_costs_one_line():
     assert section.failures["broken"].startswith("out of memory")
 
 
+TINY_BYTES = 4 * sum(
+    each.numel()
+    for each in Detector(num_classes=8, embed_dim=32, dim_head=32, fpn_depth=0.33).parameters()
+)
 SMALL = ["--input_size", "[64, 64]", "--repeats", "2", "--lanes", "1", "--steps", "2"]
 
 
@@ -322,6 +326,28 @@ def test_bench_train(tmp_path, capsys):
     assert "steps/s" in shown
     notes = {each["name"]: each["note"] for each in section["measurements"]}
     assert "times the rate of eager, 32-true" in notes["eager, bf16-mixed"]
+
+
+def test_bench_sizes_counts_memory_and_times_what_fits(tmp_path, monkeypatch):
+    from etram_det.tools.bench import sizes
+
+    assert sizes._PRESETS == ("tiny", "small", "base")
+    monkeypatch.setattr(sizes, "_PRESETS", ("tiny",))
+    monkeypatch.setattr(sizes, "_SIZES", ((64, 64), (64, 128)))
+    needed = 4 * TINY_BYTES + 40e6  # for the smaller frames of tiny alone, by half
+    monkeypatch.setattr(sizes, "_memory_bytes", lambda device: needed / sizes._USABLE)
+    given = ["--lanes", "1", "--steps", "5", "--repeats", "1", "--precision", "32-true"]
+    [tiny] = report(tmp_path, "sizes", "--scales", "4", *given)["sections"]
+    values = {each["name"]: each["value"] for each in tiny["measurements"]}
+    assert values["parameters"] == pytest.approx(TINY_BYTES / 4e6)
+    assert values["weights, gradients, optimiser"] == pytest.approx(4 * TINY_BYTES / 1e6)
+    lane, wide = (values[f"{name}: a lane in training"] for name in ("64x64", "128x64"))
+    assert 1.9 < wide / lane < 2.1
+    assert values["64x64: the same, gradient checkpointing"] < 0.75 * lane
+    assert values["64x64: training step"] > values["64x64: window"] > 0
+    failure = tiny["failures"]["128x64: training step"]
+    assert failure == f"not tried, as it takes {(4 * TINY_BYTES / 1e9 + wide / 1e3):.1f} GB"
+    assert tiny["title"].startswith("tiny, 4 scales, T=5, 1 lanes, 32-true")
 
 
 def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypatch):

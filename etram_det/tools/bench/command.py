@@ -23,6 +23,7 @@ from etram_det.tools.bench.data import bench_data
 from etram_det.tools.bench.inputs import BenchSettings, Precision, Preset
 from etram_det.tools.bench.measure import Section, machine
 from etram_det.tools.bench.metric import bench_metric
+from etram_det.tools.bench.sizes import bench_sizes
 from etram_det.tools.bench.stream import bench_stream
 from etram_det.tools.bench.tables import FILE_WIDTH, header_lines, table
 from etram_det.tools.bench.train import bench_assign, bench_growth, bench_train
@@ -31,7 +32,7 @@ from etram_det.training.devices import why_no_cuda
 
 
 def bench_command(
-    what: Literal["train", "stream", "assign", "metric", "data", "all"],
+    what: Literal["train", "stream", "sizes", "assign", "metric", "data", "all"],
     preset: Preset = "tiny",
     input_size: tuple[int, int] | None = None,
     lanes: int = 2,
@@ -55,7 +56,8 @@ def bench_command(
     ``bench gpu --help`` shows the settings of ``bench gpu``, all measurements of a device.
 
     Args:
-        what: a training step, streaming inference, assignment, the metric, loading, or all.
+        what: a training step, streaming inference, memory and speed of all presets and three
+            sizes, assignment, the metric, loading; or all but ``sizes``.
         preset: sizes of the network, as in RVT.
         input_size: height and width of the frames in pixels; 384 and 640 unless set, or those of
             ``ckpt_path``.
@@ -149,11 +151,14 @@ def _parts(
         "train": lambda: [bench_train(settings, data)],
         "growth": lambda: [bench_growth(settings)],
         "stream": lambda: [bench_stream(settings)],
+        "sizes": lambda: list(bench_sizes(settings)),
         "assign": lambda: [bench_assign(settings.device, repeats)],
         "metric": lambda: [bench_metric(frames, max(repeats // 3, 1))],
         "data": lambda: bench_data(repeats),
     }
-    wanted = set(parts) if what == "all" else {what, "growth"} if what == "train" else {what}
+    wanted = (
+        set(parts) - {"sizes"} if what == "all" else {what, "growth"} if what == "train" else {what}
+    )
     wanted -= set() if growth else {"growth"}
     return {name: parts[name] for name in parts if name in wanted}
 
