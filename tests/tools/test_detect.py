@@ -22,6 +22,7 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
 from etram_det.drawing import video
+from etram_det.drawing.ffmpeg import NoEncoder
 from etram_det.errors import UserError
 from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
@@ -411,6 +412,10 @@ def test_mistakes_in_settings_are_reported_in_one_line(capfd):
         assert message in only_line(capfd)
 
 
+def no_ffmpeg():
+    raise NoEncoder("there is none")
+
+
 def test_a_place_or_codec_that_is_missing_is_reported(monkeypatch, capfd):
     path = recording("data")
     Path("file").write_text("")
@@ -420,6 +425,7 @@ def test_a_place_or_codec_that_is_missing_is_reported(monkeypatch, capfd):
         assert "file/out" in message
         assert "cannot be written" in message
     monkeypatch.setattr(video, "CODECS", ("WXYZ",))
+    monkeypatch.setattr(video, "encoding_ffmpeg", no_ffmpeg)
     assert detect(path) == 2
     assert "no codec" in only_line(capfd)
     assert not list(Path("detections").iterdir())
