@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from etram_det.boxes import corners
 from etram_det.drawing.ffmpeg import FfmpegEncoder, NoEncoder, encoding_ffmpeg
-from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image
+from etram_det.drawing.frames import Image, draw_boxes, draw_text, frame_image, text_place
 from etram_det.errors import UserError
 from etram_det.files import UNFINISHED, move_into_place
 
@@ -148,6 +148,7 @@ class DetectionPainter:
         content_size: height and width of the sensor's picture in a frame.
         class_names: name of each class id.
         representation: how frames are made.
+        side_by_side: whether the events alone stand on the left, and those with boxes on the right.
 
     Attributes:
         size: height and width of a picture in pixels, both even.
@@ -159,34 +160,61 @@ class DetectionPainter:
         content_size: tuple[int, int],
         class_names: Sequence[str],
         representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
+        side_by_side: bool = False,
     ) -> None:
         height = max(LEAST_HEIGHT, content_size[0])
         width = height * sensor_size[1] / sensor_size[0]
-        self.size = height + height % 2, max(2, 2 * round(width / 2))
+        self._shape = height + height % 2, max(2, 2 * round(width / 2))
+        self.size = self._shape[0], self._shape[1] * (2 if side_by_side else 1)
         self._content_size = content_size
-        self._scale = np.array([self.size[1] / sensor_size[1], self.size[0] / sensor_size[0]] * 2)
+        height, width = self._shape
+        self._scale = np.array([width / sensor_size[1], height / sensor_size[0]] * 2)
         self._class_names = tuple(class_names)
         self._representation = representation
+        self._side_by_side = side_by_side
 
-    def picture(self, frame: NDArray[Any], time_us: int, rows: NDArray[Any]) -> Image:
+    def picture(
+        self,
+        frame: NDArray[Any],
+        time_us: int,
+        rows: NDArray[Any],
+        labels: NDArray[Any] | None = None,
+    ) -> Image:
         """The picture ``[H, W, 3]`` of one window.
 
         Args:
             frame: ``[C, H, W]``, the sensor's picture in its upper left corner.
             time_us: end of the window.
-            rows: its detections ``[D]`` as in a box file.
+            rows: its detections ``[D]`` as in a box file, best first.
+            labels: its labels ``[M]`` as in a box file, which are dashed; None for none to be
+                shown.
         """
-        height, width = self.size
+        height, width = self._shape
         content = frame[:, : self._content_size[0], : self._content_size[1]]
         image = frame_image(content, self._representation)
         if image.shape[:2] != (height, width):
             enlarged = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
             image = np.asarray(enlarged, np.uint8)
+        plain = image.copy() if self._side_by_side else image
+        text = f"{time_us / 1e6:.3f} s" + ("" if labels is None else ", dashed: labels")
         track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
-        boxes, scores = corners(rows) * self._scale, rows["class_confidence"]
-        draw_boxes(image, boxes, rows["class_id"], self._class_names, scores, track_ids)
-        draw_text(image, f"{time_us / 1e6:.3f} s", (0, 0))
-        return image
+        truth = np.empty((0, 4)) if labels is None else corners(labels) * self._scale
+        draw_boxes(image, truth, np.zeros(len(truth), int), self._class_names, dashed=True)
+        draw_boxes(
+            image,
+            corners(rows) * self._scale,
+            rows["class_id"],
+            self._class_names,
+            rows["class_confidence"],
+            track_ids,
+            taken=[text_place(text, (0, 0))],
+            others=truth,
+        )
+        draw_text(image, text, (0, 0))
+        if not self._side_by_side:
+            return image
+        plain[:, -2:] = 128  # a line between the two
+        return np.concatenate([plain, image], axis=1)
 
 
 class DetectionVideo(VideoWriter):
@@ -194,24 +222,12 @@ class DetectionVideo(VideoWriter):
 
     Args:
         path: the ``.mp4`` file.
-        sensor_size: as for the painter.
-        content_size: as for the painter.
-        class_names: as for the painter.
         rate: frames in a second.
-        representation: as for the painter.
+        **settings: of the painter.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        sensor_size: tuple[int, int],
-        content_size: tuple[int, int],
-        class_names: Sequence[str],
-        rate: float,
-        representation: Literal["stacked_histogram", "mixed_density"] = "stacked_histogram",
-    ) -> None:
-        painter = DetectionPainter(sensor_size, content_size, class_names, representation)
+    def __init__(self, path: Path, *, rate: float, **settings: Any) -> None:
+        painter = DetectionPainter(**settings)
         super().__init__(path, painter.size, rate)
         self.picture = painter.picture
 

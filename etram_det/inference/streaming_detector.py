@@ -135,6 +135,7 @@ class StreamingDetector:
             exported unless set, and 0.3 of a checkpoint.
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped; as
             exported unless set, and 0.45 of a checkpoint.
+        class_agnostic_nms: whether boxes are dropped so whatever their classes.
         max_detections: detections kept of each window, best first; as exported unless set, and 300
             of a checkpoint.
         precision: of the network's computation; the state is in ``float32`` always.
@@ -164,6 +165,7 @@ class StreamingDetector:
         resize: Resize = "stretch",
         score_threshold: float | None = None,
         nms_threshold: float | None = None,
+        class_agnostic_nms: bool = False,
         max_detections: int | None = None,
         precision: Precision = "float32",
         device: str = "auto",
@@ -180,6 +182,7 @@ class StreamingDetector:
         input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         self.placement = Placement.fitting(sensor_size, input_size, resize)
         self.score_threshold, self.nms_threshold = thresholds.score, thresholds.nms
+        self.class_agnostic_nms = class_agnostic_nms
         self.max_detections = thresholds.max_detections
         self._channels = trained.frame_settings.channels
         if isinstance(trained, ExportedDetector):
@@ -250,6 +253,7 @@ class StreamingDetector:
             self.nms_threshold,
             self.max_detections,
             content_size or frame.shape[1:],
+            self.class_agnostic_nms,
         )
 
     def reset(self) -> None:

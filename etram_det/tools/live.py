@@ -50,6 +50,7 @@ def live_command(
     port: int = 8321,
     score: float | None = None,
     nms: float | None = None,
+    class_agnostic_nms: bool = False,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
     resize: Resize = "stretch",
@@ -84,6 +85,7 @@ def live_command(
             unless set, and 0.3 of a checkpoint.
         nms: IoU above which the lower-scored of two boxes of a class is dropped; as exported unless
             set, and 0.45 of a checkpoint.
+        class_agnostic_nms: whether such a box is dropped whatever its class.
         window_ms: length of a window in ms; as in the checkpoint's training unless set, like all
             of how frames are made.
         input_size: height and width of the network's frames in pixels.
@@ -116,6 +118,7 @@ def live_command(
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
+        class_agnostic_nms=class_agnostic_nms,
         precision=precision,
         device=device,
         runtime=runtime,

@@ -14,7 +14,10 @@ import eventcv
 import h5py
 import numpy as np
 import pytest
+import torch
+from torchvision import ops
 
+from etram_det.boxes import corners
 from etram_det.cli.commands import run
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.layouts import recording_paths
@@ -31,7 +34,7 @@ from etram_det.simulator.dataset import SimulationSettings, simulate
 from support.camera_files import ENCODERS
 from support.paths import ROOT
 from support.random_checkpoint import write_random_checkpoint
-from support.raw_files import random_events, write_raw
+from support.raw_files import boxes_at, random_events, write_raw
 
 CAMERA_FILES = Path(os.environ.get("ETRAM_DET_RECORDINGS", ""))
 PREPROCESSED = ROOT / "tests/reference/preprocessed_etram/test/test_day_0001"
@@ -134,6 +137,90 @@ def test_time_in_the_video(flags, rate, windows):
     assert detect(recording("data"), *flags, "--output", "out") == 0
     assert video_of("out/night_1.mp4") == (windows, 360, 480, rate)
     assert len(outcomes("out")[1]) == windows
+
+
+def labelled(folder, name="night_1", seconds=0.52, start_us=0):
+    """A recording with a box every 33 ms, in the left half."""
+    boxes = boxes_at(np.arange(33_000, int(seconds * 1e6), 33_000) + start_us, x=4, y=8, w=16, h=30)
+    return write_raw(Path(folder), name, random_events(6000, seconds), boxes)
+
+
+def drawn(*flags, ckpt="random.ckpt", path="data/night_1_td.h5"):
+    """Labels and detections that were painted in each window."""
+    painted = []
+    picture = video.DetectionPainter.picture
+
+    def noted(self, frame, time_us, rows, labels=None):
+        painted.append((time_us, rows, labels))
+        return picture(self, frame, time_us, rows, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video.DetectionPainter, "picture", noted)
+        assert detect(path, *flags) == 0
+    return painted
+
+
+@pytest.mark.parametrize(
+    "flags", [["--labels"], ["--labels", "data/night_1_bbox.npy"], ["--labels=data"]]
+)
+def test_labels_are_drawn_in_their_windows(flags):
+    times = np.load(labelled("data").with_name("night_1_bbox.npy"))["t"]
+    windows = drawn(*flags)
+    assert len(windows) == 11
+    for end_us, _, labels in windows:
+        latest = times[(times > end_us - 50_000) & (times <= end_us)].max(initial=-1)
+        assert labels["t"].tolist() == ([latest] if latest >= 0 else [])
+        assert set(labels["x"].tolist()) <= {4}
+    assert sum(len(labels) for *_, labels in windows) == 10
+    assert all(labels is None for *_, labels in drawn("--labels", "false"))
+
+
+def test_stored_frames_have_their_own_labels():
+    windows = drawn("--labels", path=PREPROCESSED)
+    assert len(np.concatenate([labels for *_, labels in windows])) > 10
+    assert {each for end, _, labels in windows for each in (labels["t"] - end).tolist()} == {0}
+
+
+def test_labels_that_are_missing_or_of_another_time_are_reported(capfd):
+    path = recording("data")
+    assert detect(path, "--labels") == 2
+    message = "labels: must be a box file, or a folder with night_1_bbox.npy, got no file "
+    assert f"{message}data/night_1_bbox.npy: set --labels" in only_line(capfd)
+    assert detect(path, "--labels", "none.npy") == 2
+    assert f"{message}none.npy: set --labels" in only_line(capfd)
+    labelled("data", start_us=10_000_000)
+    assert detect(path, "--labels") == 0
+    assert (
+        "night_1: labels: from 10.033 to 10.495 s, where the recording has none of its windows, "
+        "from 0.050 to 0.550 s: use its own labels, or another --clock"
+    ) in capfd.readouterr().err.replace(f"{0.05:.3f}", "0.050")
+
+
+def test_events_stand_beside_detections_on_request():
+    assert detect(recording("data"), "--side-by-side") == 0
+    assert video_of("detections/night_1.mp4") == (11, 360, 960, 20.0)
+
+
+def test_objects_have_one_box_in_videos_whatever_their_classes():
+    path = recording("data")
+    windows = drawn("--nms", "0.3")
+    boxes, _ = outcomes()
+    by_class = drawn("--nms", "0.3", "--class-agnostic-nms", "false")
+    assert path.is_file()
+    for (end_us, rows, _), (_, every_class, _) in zip(windows, by_class, strict=True):
+        np.testing.assert_array_equal(every_class, boxes[boxes["t"] == end_us])
+        assert 0 < len(rows) < len(every_class)
+        assert most_overlap(rows) <= 0.3 < most_overlap(every_class)
+    for end_us, rows, _ in drawn("--nms", "0.3", "--class-agnostic-nms"):
+        boxes, _ = outcomes()
+        np.testing.assert_array_equal(rows, boxes[boxes["t"] == end_us])
+        assert most_overlap(rows) <= 0.3
+
+
+def most_overlap(rows):
+    """The greatest IoU of two boxes of a window."""
+    boxes = torch.from_numpy(corners(rows).astype(np.float64))
+    return float(ops.box_iou(boxes, boxes).fill_diagonal_(0).max()) - 1e-4
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "dv.aedat4"])

@@ -21,7 +21,7 @@ from etram_det.inference.streaming_detector import (
     TrainedDetector,
     open_detector,
 )
-from etram_det.tools.detect.run import Run
+from etram_det.tools.detect.run import Run, VideoSettings
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def detect_command(
     output: Path = Path("detections"),
     score: float | None = None,
     nms: float | None = None,
+    class_agnostic_nms: bool | None = None,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
     resize: Resize = "stretch",
@@ -41,6 +42,8 @@ def detect_command(
     time_unit: Literal["us", "ms", "ns", "s"] | None = None,
     video: bool = True,
     slow_motion: float = 1.0,
+    labels: bool | Path = False,
+    side_by_side: bool = False,
     track: bool = False,
     precision: Precision = "float32",
     device: str = "auto",
@@ -61,6 +64,8 @@ def detect_command(
             unless set, and 0.3 of a checkpoint.
         nms: IoU above which the lower-scored of two boxes of a class is dropped; as exported unless
             set, and 0.45 of a checkpoint.
+        class_agnostic_nms: drop such a box whatever its class; in videos alone unless set, where
+            one box of an object reads best.
         window_ms: length of a window in ms.
         input_size: height and width of the network's frames in pixels.
         resize: ``stretch`` fills the frame with the sensor's picture, each side by a factor of its
@@ -75,6 +80,9 @@ def detect_command(
         time_unit: unit of the timestamps in HDF5 files, microseconds unless set.
         video: whether to write videos.
         slow_motion: how many times slower than in reality videos run.
+        labels: draw labels, dashed, into the videos: those beside each recording, or of this box
+            file (``_bbox.npy``), or of this folder of them.
+        side_by_side: whether videos show the events alone beside those with boxes.
         track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
         precision: of the network's computation.
         device: ``auto`` takes a CUDA device where there is one and the runtime can use it; or
@@ -94,13 +102,18 @@ def detect_command(
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
+        class_agnostic_nms=bool(class_agnostic_nms),
         precision=precision,
         device=device,
         runtime=runtime,
     )
     rate = _video_rate(detector.frame_settings.window_ms, slow_motion)
+    shown = None
+    if video:
+        labels = labels.expanduser() if isinstance(labels, Path) else labels
+        shown = VideoSettings(rate, side_by_side, labels, class_agnostic_nms is False)
     in_own_words = partial(in_own_keys, function=detect_command)
-    run = Run(detector, resize, output.expanduser(), rate if video else None, track, in_own_words)
+    run = Run(detector, resize, output.expanduser(), shown, track, in_own_words)
     run.detect_and_report(files)
 
 
