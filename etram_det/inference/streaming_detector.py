@@ -45,6 +45,7 @@ class TrainedDetector:
         knows_frames: whether the checkpoint holds ``frame_settings``; where it does not, as with
             imported ones, they are the defaults with its number of bins.
         network: arguments of ``Detector`` that the checkpoint holds, ``num_classes`` included.
+        knows_simulation_only: whether it was trained on simulated recordings alone.
     """
 
     detector: Detector
@@ -52,6 +53,7 @@ class TrainedDetector:
     frame_settings: FrameSettings
     knows_frames: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
+    knows_simulation_only: bool = False
 
     @property
     def thresholds(self) -> Thresholds:
@@ -95,7 +97,7 @@ def read_detector(path: str | Path) -> TrainedDetector:
     architecture["num_classes"] = len(class_names)
     detector = Detector(**architecture).eval()
     require_same_tensors(checkpoint.detector_tensors, detector.state_dict(), str(path))
-    detector.load_state_dict(checkpoint.detector_tensors)
+    detector.load_state_dict(checkpoint.detector_tensors)  # in float32, however it is stored
     names = [each.name for each in fields(FrameSettings)]
     stored = {name: x for name, x in checkpoint.frame_settings.items() if name in names}
     for name in ("input_size", "sensor_size"):
@@ -103,7 +105,10 @@ def read_detector(path: str | Path) -> TrainedDetector:
             stored[name] = tuple(stored[name])
     bins = int(settings.get("in_channels", 20)) // 2
     frame_settings = FrameSettings(**({"bins": bins} | stored))
-    return TrainedDetector(detector, class_names, frame_settings, bool(stored), architecture)
+    simulated = checkpoint.knows_simulation_only
+    return TrainedDetector(
+        detector, class_names, frame_settings, bool(stored), architecture, simulated
+    )
 
 
 class StreamingDetector:
@@ -150,6 +155,7 @@ class StreamingDetector:
         class_names: name of each class id.
         frame_settings: how events become frames.
         placement: where the sensor's picture lies in the frame.
+        knows_simulation_only: whether it was trained on simulated recordings alone.
 
     Raises:
         UserError: the file cannot be read, a threshold is out of its range, frames have another
@@ -177,6 +183,7 @@ class StreamingDetector:
         trained = open_detector(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
         thresholds = replace(trained.thresholds, **changes)
         self.class_names = trained.class_names
+        self.knows_simulation_only = trained.knows_simulation_only
         self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings
         sensor_size = sensor_size or self.frame_settings.sensor_size or SENSOR_SIZE
         input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)

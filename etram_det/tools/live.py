@@ -18,6 +18,8 @@ from rich.live import Live
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.cli.flags import in_own_keys
+from etram_det.cli.resume import warning_of_simulation
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.representation import FrameSettings
 from etram_det.drawing.frames import Image
 from etram_det.drawing.video import DetectionPainter
@@ -71,7 +73,8 @@ def live_command(
 
     Args:
         ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
-            ``last``, ``best``: the checkpoint of the newest run; required.
+            ``last``, ``best``: the checkpoint of the newest run. Unset: the package's own, which
+            knows simulated traffic only.
         replay: a recording in place of a camera, at the speed of life; ``-`` for RAW bytes from a
             pipe. Unset: a camera (needs ``pip install 'etram-det[camera]'``).
         pace: how many times faster than life a recording is replayed.
@@ -129,6 +132,8 @@ def live_command(
             stack.callback(page.close)
         source = _source(replay, serial, detector.frame_settings, resize, pace)
         stack.callback(source.close)
+        if detector.knows_simulation_only and not _is_simulated(source):
+            screen(stderr=True).out(warning_of_simulation("ckpt_path", source.name))
         for note in source.notes:
             screen(stderr=True).out(f"{source.name}: {in_own_keys(note.message, live_command)}")
         recorder = Recorder(record, source.sensor_size) if record is not None else None
@@ -164,6 +169,10 @@ def _source(
     if replay == PIPE:
         return RawPipe(standard_input(), settings.clock, settings.sensor_size)
     return Replay(Path(replay).expanduser(), settings, resize, pace)
+
+
+def _is_simulated(source: Camera | Replay | RawPipe) -> bool:
+    return isinstance(source, Replay) and simulator_version(source.recording) > 0
 
 
 def _run(session: LiveSession, shown: _Shown | None, num_notes: int) -> None:

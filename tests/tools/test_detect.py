@@ -139,6 +139,61 @@ def test_time_in_the_video(flags, rate, windows):
     assert len(outcomes("out")[1]) == windows
 
 
+def known_simulated(checkpoint):
+    """Let a checkpoint have seen simulated traffic alone."""
+    content = torch.load(checkpoint, weights_only=True)
+    facts = [{"frames": 1, "labelled": 1, "boxes": 1, "bytes": 1, "simulator_version": 3}]
+    content["provenance"] = {"data": {"train": {"recordings": facts, "digest": "0" * 64}}}
+    torch.save(content, checkpoint)
+
+
+REAL = (
+    "ckpt_path: trained on simulated traffic only, and night_1 is a real recording: expect misses "
+    "and false alarms: train on real ones (fit --data.root FOLDER --model.init_from FILE.ckpt)"
+)
+
+
+def test_a_real_recording_is_new_to_a_checkpoint_of_simulated_traffic(capfd):
+    path = recording("data")
+    few = ["--video", "false"]
+    assert detect(path, *few) == 0
+    assert "real recording" not in capfd.readouterr().err
+    known_simulated("random.ckpt")
+    simulate(
+        Path("set"), SimulationSettings(height=48, width=64, train=0, val=0, test=1, seconds=0.3)
+    )
+    assert detect(*sorted(Path("set").glob("test/*_td.h5")), *few) == 0
+    assert "real recording" not in capfd.readouterr().err
+    # Nor are its frames, prepared.
+    prepared = ["preprocess", "--root", "set", "--output", "frames", "--frames.input_size"]
+    assert run([*prepared, "[48,64]"]) == 0
+    assert detect("frames/test", *few) == 0
+    assert "real recording" not in capfd.readouterr().err
+    assert detect(path, recording("data", "night_2"), *few) == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if "real recording" in line]
+    assert lines == [REAL]
+
+
+def test_the_packages_own_checkpoint_is_used_unless_one_is_given(monkeypatch, capfd, caplog):
+    path = str(recording("data"))
+    package = Path("package")
+    (package / "pretrained").mkdir(parents=True)
+    monkeypatch.setattr("etram_det.__file__", str(package / "__init__.py"))
+    assert run(["detect", path]) == 2
+    assert only_line(capfd) == (
+        "etram_det: error: ckpt_path: must be a checkpoint, got none, and this installation lacks "
+        "pretrained/simulated_traffic.ckpt, which is used then: use --ckpt_path FILE.ckpt"
+    )
+    known_simulated("random.ckpt")
+    own = package / "pretrained/simulated_traffic.ckpt"
+    Path("random.ckpt").rename(own)
+    assert run(["detect", path, "--device", "cpu", "--video", "false"]) == 0
+    used = f"ckpt_path: not set: using the package's own, trained on simulated traffic: {own}"
+    assert caplog.messages.count(used) == 1
+    assert capfd.readouterr().err.splitlines().count(REAL) == 1
+    assert len(outcomes()[0]) > 0
+
+
 def labelled(folder, name="night_1", seconds=0.52, start_us=0):
     """A recording with a box every 33 ms, in the left half."""
     boxes = boxes_at(np.arange(33_000, int(seconds * 1e6), 33_000) + start_us, x=4, y=8, w=16, h=30)
@@ -480,8 +535,6 @@ def test_what_cannot_be_read_is_reported_in_one_line(capfd):
 
 def test_mistakes_in_settings_are_reported_in_one_line(capfd):
     path = str(recording("data"))
-    assert run(["detect", path]) == 2
-    assert "ckpt_path: must be a checkpoint, got none" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2
     assert "no file none.ckpt" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", path]) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etram_det.cli.flags import in_own_keys
-from etram_det.cli.resume import newest_if_named
+from etram_det.cli.resume import newest_if_named, shipped_checkpoint
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision, Runtime
@@ -58,7 +58,8 @@ def detect_command(
             ``preprocess`` or RVT made of one, or folders of any of these; ``-`` for RAW bytes
             from a pipe, which are detected in as they come.
         ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
-            ``last``, ``best``: the checkpoint of the newest run; required.
+            ``last``, ``best``: the checkpoint of the newest run. Unset: the package's own, which
+            knows simulated traffic only.
         output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1]; as exported
             unless set, and 0.3 of a checkpoint.
@@ -126,7 +127,7 @@ def detector_of(
     """The detector of a command's checkpoint.
 
     Args:
-        ckpt_path: the checkpoint, or the name of one of the newest run.
+        ckpt_path: the checkpoint, or the name of one of the newest run; None for the package's own.
         of_recordings: fields of the frame settings that replace those of the training.
         of_frames: fields of the frame settings that do so unless they are None.
         settings: of :class:`StreamingDetector`.
@@ -135,8 +136,10 @@ def detector_of(
         UserError: there is no checkpoint, or a setting does not fit it.
     """
     if ckpt_path is None:
-        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
-    trained = open_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
+        path = shipped_checkpoint()
+    else:
+        path = Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser()
+    trained = open_detector(path)
     if isinstance(trained, TrainedDetector):
         from etram_det.models.arithmetic import use_tensor_float_32
 

@@ -20,6 +20,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from etram_det.cli.resume import warning_of_simulation
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.layouts import recording_paths
 from etram_det.data.recording import (
     OUTSIDE,
@@ -102,6 +104,7 @@ class Run:
     track: bool
     in_own_keys: Callable[[str], str]
     finished: dict[str, Measurements] = field(default_factory=dict)
+    _has_warned: bool = False
 
     def detect_and_report(self, files: Sequence[str]) -> None:
         """Detect in all recordings, then print the measurements of those that were begun.
@@ -162,6 +165,7 @@ class Run:
                 except UserError as error:
                     failures.append(error)
                     continue
+                self._warn_of_simulation(stream, bar.console.out)
                 num_notes = len(stream.notes)
                 for note in stream.notes:
                     bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
@@ -178,6 +182,15 @@ class Run:
                 f"{'; '.join(map(str, failures))}",
                 exit_code=1,
             )
+
+    def _warn_of_simulation(self, stream: Stream, out: Callable[[str], None]) -> None:
+        """Say once where a detector that knows simulated traffic only sees a real recording."""
+        recording = stream.recording
+        if self._has_warned or not self.detector.knows_simulation_only:
+            return
+        if recording is None or not simulator_version(recording):
+            self._has_warned = True
+            out(warning_of_simulation("ckpt_path", stream.name))
 
     def _labels_of(self, stream: Stream, path: Path) -> WindowLabels | None:
         """The labels to draw; doubts about them join the recording's notes."""
