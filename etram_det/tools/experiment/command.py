@@ -111,6 +111,7 @@ def _train(run: Run, settings: Sequence[str], output: Path, root: str) -> Finish
         f"--trainer.logger.init_args.version={version_name}",
         "--pictures.number=0",
         "--results.pictures=0",
+        "--results.video_s=0",
     ]
     started_s, before = time.monotonic(), os.times()
     code = fit_in_process(arguments, log)
