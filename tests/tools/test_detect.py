@@ -33,7 +33,7 @@ from etram_det.inference.writer import DetectionWriter
 from etram_det.simulator.dataset import SimulationSettings, simulate
 from support.camera_files import ENCODERS
 from support.paths import ROOT
-from support.random_checkpoint import write_random_checkpoint
+from support.random_checkpoint import know_simulation_only, write_random_checkpoint
 from support.raw_files import boxes_at, random_events, write_raw
 
 CAMERA_FILES = Path(os.environ.get("ETRAM_DET_RECORDINGS", ""))
@@ -139,14 +139,6 @@ def test_time_in_the_video(flags, rate, windows):
     assert len(outcomes("out")[1]) == windows
 
 
-def known_simulated(checkpoint):
-    """Let a checkpoint have seen simulated traffic alone."""
-    content = torch.load(checkpoint, weights_only=True)
-    facts = [{"frames": 1, "labelled": 1, "boxes": 1, "bytes": 1, "simulator_version": 3}]
-    content["provenance"] = {"data": {"train": {"recordings": facts, "digest": "0" * 64}}}
-    torch.save(content, checkpoint)
-
-
 REAL = (
     "ckpt_path: trained on simulated traffic only, and night_1 is a real recording: expect misses "
     "and false alarms: train on real ones (fit --data.root FOLDER --model.init_from FILE.ckpt)"
@@ -158,7 +150,7 @@ def test_a_real_recording_is_new_to_a_checkpoint_of_simulated_traffic(capfd):
     few = ["--video", "false"]
     assert detect(path, *few) == 0
     assert "real recording" not in capfd.readouterr().err
-    known_simulated("random.ckpt")
+    know_simulation_only("random.ckpt")
     simulate(
         Path("set"), SimulationSettings(height=48, width=64, train=0, val=0, test=1, seconds=0.3)
     )
@@ -184,7 +176,7 @@ def test_the_packages_own_checkpoint_is_used_unless_one_is_given(monkeypatch, ca
         "etram_det: error: ckpt_path: must be a checkpoint, got none, and this installation lacks "
         "pretrained/simulated_traffic.ckpt, which is used then: use --ckpt_path FILE.ckpt"
     )
-    known_simulated("random.ckpt")
+    know_simulation_only("random.ckpt")
     own = package / "pretrained/simulated_traffic.ckpt"
     Path("random.ckpt").rename(own)
     assert run(["detect", path, "--device", "cpu", "--video", "false"]) == 0
