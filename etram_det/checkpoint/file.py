@@ -133,6 +133,15 @@ class Checkpoint:
         return config if isinstance(config, Mapping) else {}
 
     @property
+    def knows_simulation_only(self) -> bool:
+        """Whether all recordings of its run's training are known to be simulated."""
+        found = (self.provenance.get("data") or {}).get("train", {}).get("recordings", [])
+        if found:
+            return all("simulator_version" in each for each in found)
+        data = self.config.get("data") or self.frame_settings
+        return bool(data) and data.get("root", "") is None
+
+    @property
     def best(self) -> dict[str, Any] | None:
         """The best validation so far, its ``metric``, ``value`` and ``file``."""
         for name, kept in self.content.get("callbacks", {}).items():

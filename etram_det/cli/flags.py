@@ -156,6 +156,8 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
         if {get_origin(each) for each in (hint, *get_args(hint))} & {tuple, Sequence}
     }
     switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    # That may stand alone as well, or have another value than true or false.
+    optional = {f"--{name}" for name, hint in hints.items() if bool in get_args(hint)}
     first = next(iter(signature(function).parameters.values()))
     gathers = f"--{first.name}" in lists and first.default is Parameter.empty
     has_choices = get_origin(hints[first.name]) is Literal and first.default is not Parameter.empty
@@ -186,6 +188,8 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
             gathered += values[1:]
             continue
         if flag in switches and not equals and values[:1] not in (["true"], ["false"]):
+            words.append(f"{flag}=true")
+        elif flag in optional and not values:
             words.append(f"{flag}=true")
         elif equals:
             words.append(f"{flag}={values.pop(0)}")

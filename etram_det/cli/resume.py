@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+import etram_det
 from etram_det.cli.flags import BASELINE, configurations
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
@@ -35,6 +36,7 @@ _WITHOUT_EFFECT = (
 # Set once with the optimiser, which goes on as the checkpoint has it.
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
 _MAX_LOGGED = 3  # differences to a run that is passed over
+SHIPPED = "pretrained/simulated_traffic.ckpt"  # in the package: what detect and live use unless set
 _RUNS = "runs"  # where runs are kept, unless a logger or the trainer has another folder
 _LIGHTNINGS_NAME = "lightning_logs"  # of runs whose loggers have none
 _LOCAL_LOGGERS = (
@@ -103,6 +105,36 @@ def newest_if_named(
         )
     _log.info("%s: %s", setting, found[0])
     return str(found[0])
+
+
+def shipped_checkpoint() -> Path:
+    """The checkpoint that comes with the package, named in a line of the log.
+
+    Raises:
+        UserError: the installation lacks it.
+    """
+    path = Path(etram_det.__file__).parent / SHIPPED
+    if not path.is_file():
+        raise UserError(
+            f"ckpt_path: must be a checkpoint, got none, and this installation lacks {SHIPPED}, "
+            "which is used then: use --ckpt_path FILE.ckpt"
+        )
+    _log.info("ckpt_path: not set: using the package's own, trained on simulated traffic: %s", path)
+    return path
+
+
+def warning_of_simulation(checkpoint: str, name: str) -> str:
+    """What is reported where a checkpoint that knows simulated traffic only meets a real recording.
+
+    Args:
+        checkpoint: the setting that chose it.
+        name: of the recording.
+    """
+    return (
+        f"{checkpoint}: trained on simulated traffic only, and {name} is a real recording: expect "
+        "misses and false alarms: train on real ones (fit --data.root FOLDER --model.init_from "
+        "FILE.ckpt)"
+    )
 
 
 def run_folder_of(checkpoint: str | Path) -> Path | None:

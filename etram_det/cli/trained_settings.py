@@ -28,7 +28,7 @@ _NOT_FOLLOWED = (
 _OF_FILES = ("time_unit", "clock", "sensor_size", "subset", "subset_seed")
 # What decides which detections there are and what counts as found.
 _OF_EVALUATION = (
-    *("score_threshold", "nms_threshold", "max_detections"),
+    *("score_threshold", "nms_threshold", "class_agnostic_nms", "max_detections"),
     *("protocol", "size_bins", "motion_bins", "pixel_frame", "class_groups"),
 )
 

@@ -52,9 +52,7 @@ def fingerprint(recordings: Sequence[Recording]) -> dict[str, Any]:
             "boxes": len(recording.label_boxes),
             "boxes_crc32": _checksum_of_boxes(recording),
             "bytes": _bytes_of(recording.path),
-            **(
-                {"simulator_version": version} if (version := _simulator_version(recording)) else {}
-            ),
+            **({"simulator_version": version} if (version := simulator_version(recording)) else {}),
         }
         for recording in recordings
     ]
@@ -77,7 +75,7 @@ def identities(recordings: Sequence[Recording]) -> dict[str, list[int]]:
             int.from_bytes(hashlib.sha256(recording.labelled.tobytes()).digest()[:4], "little"),
             _checksum_of_boxes(recording),
             _bytes_of(recording.path),
-            _simulator_version(recording),
+            simulator_version(recording),
         ]
         for recording in recordings
     }
@@ -182,8 +180,8 @@ def _checksum_of_boxes(recording: Recording) -> int:
     return checksum
 
 
-def _simulator_version(recording: Recording) -> int:
-    """Of the simulator that made a recording; 0 for none, and where frames are stored as such."""
+def simulator_version(recording: Recording) -> int:
+    """Of the simulator that made a recording; 0 for none."""
     if recording.path.suffix != ".h5":
         return 0
     with open_hdf5(recording.path, "fetch the file again") as file:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import LabelSettings, apply_filters, packed
 from etram_det.data.recording import REPAIRED, NoUsableLabels, Recording, Timeline
@@ -23,6 +24,7 @@ from etram_det.data.sparse_frames import SparseFrames, count_bits_of, decode, en
 from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 from etram_det.files import new_hdf5_file
+from etram_det.simulator.dataset import VERSION_ATTRIBUTE
 
 FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1
@@ -287,3 +289,5 @@ def write_sparse(
         }
         text = json.dumps(about)
         file.attrs["about"], file.attrs["about_crc32"] = text, zlib.crc32(text.encode())
+        if version := simulator_version(recording):
+            file.attrs[VERSION_ATTRIBUTE] = version

@@ -15,6 +15,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.drawing.tags import place_tags
+
 Image = NDArray[np.uint8]
 
 # Less bright than the classes, whose boxes must stand out.
@@ -68,8 +70,13 @@ def draw_boxes(
     scores: NDArray[Any] | None = None,
     track_ids: NDArray[Any] | None = None,
     dashed: bool = False,
+    taken: Sequence[tuple[int, int, int, int]] = (),
+    others: NDArray[Any] | None = None,
 ) -> None:
     """Draw boxes with the names of their classes into a picture.
+
+    A name stands where it hides neither another one nor an object; it is short, or left out, where
+    there is no such place.
 
     Args:
         image: ``[H, W, 3]``, changed in place.
@@ -79,9 +86,10 @@ def draw_boxes(
         scores: ``[D]``, written behind the name.
         track_ids: ``[D]``, written before the name; negative for none.
         dashed: for labels, which are drawn beside detections and without a name of their own.
+        taken: ``xyxy`` of places in the picture where no name may stand.
+        others: ``[M, 4]`` boxes of other objects that no name may hide.
     """
-    size = np.array([image.shape[1], image.shape[0]] * 2)
-    corners = np.clip(np.nan_to_num(boxes, posinf=1e6, neginf=-1e6), 0, size - 1).astype(int)
+    corners = _in_picture(boxes, image)
     colours = [CLASS_COLOURS[int(class_id) % len(CLASS_COLOURS)] for class_id in classes]
     best_last = list(enumerate(corners.tolist()))[::-1]  # on top of all others
     for i, (left, top, right, bottom) in best_last:
@@ -91,13 +99,28 @@ def draw_boxes(
         # A dark line around it, for boxes among many events.
         cv2.rectangle(image, (left - 1, top - 1), (right + 1, bottom + 1), BACKGROUND, 1)
         cv2.rectangle(image, (left, top), (right, bottom), colours[i], 1)
-    for i, (left, top, _, bottom) in () if dashed else best_last:
-        text = class_names[int(classes[i])]
+    if dashed:
+        return
+    texts = []
+    for i, class_id in enumerate(classes):
+        name, track = class_names[int(class_id)], ""
         if track_ids is not None and track_ids[i] >= 0:
-            text = f"{int(track_ids[i])} {text}"
-        if scores is not None:
-            text = f"{text} {scores[i]:.2f}"
-        _tag(image, text, (left, top, bottom), colours[i])
+            track = f"#{int(track_ids[i])}"
+        score = "" if scores is None else f"{scores[i]:.2f}"
+        texts.append([" ".join(filter(None, (track, name, score))), track or name])
+    sizes = [[_tag_size(text)[0] for text in forms] for forms in texts]
+    objects = corners if others is None else np.concatenate([corners, _in_picture(others, image)])
+    places = place_tags(corners, sizes, (image.shape[0], image.shape[1]), objects, taken)
+    for forms, place, colour in zip(texts, places, colours, strict=True):
+        if place is not None:
+            _tag(image, forms[place[0]], place[1:], colour)
+
+
+def _in_picture(boxes: NDArray[Any], image: Image) -> NDArray[np.int64]:
+    """Boxes ``[D, 4]`` cut at the edges of a picture, in whole pixels."""
+    size = np.array([image.shape[1], image.shape[0]] * 2)
+    finite = np.nan_to_num(boxes, posinf=1e6, neginf=-1e6)
+    return np.clip(finite, 0, size - 1).astype(np.int64)
 
 
 def draw_text(image: Image, text: str, corner: tuple[int, int]) -> None:
@@ -108,22 +131,30 @@ def draw_text(image: Image, text: str, corner: tuple[int, int]) -> None:
         text: in ASCII, as the font has nothing else.
         corner: x and y of the line's upper left corner in pixels.
     """
-    (width, height), below = cv2.getTextSize(text, _FONT, 0.45, 1)
     x, y = corner
-    cv2.rectangle(image, (x, y), (x + width + 3, y + height + below + 2), BACKGROUND, -1)
+    cv2.rectangle(image, (x, y), text_place(text, corner)[2:], BACKGROUND, -1)
+    height = cv2.getTextSize(text, _FONT, 0.45, 1)[0][1]
     cv2.putText(image, text, (x + 2, y + height + 1), _FONT, 0.45, (255,) * 3, 1, cv2.LINE_AA)
 
 
-def _tag(
-    image: Image, text: str, place: tuple[int, int, int], colour: tuple[int, int, int]
-) -> None:
-    """Write a box's name above it, or below where there is no room."""
-    left, top, bottom = place
+def text_place(text: str, corner: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels ``xyxy`` that :func:`draw_text` fills."""
+    (width, height), below = cv2.getTextSize(text, _FONT, 0.45, 1)
+    x, y = corner
+    return x, y, x + width + 3, y + height + below + 2
+
+
+def _tag_size(text: str) -> tuple[tuple[int, int], int]:
+    """Width and height of a tag in pixels, and of its text above the base line."""
     (width, height), below = cv2.getTextSize(text, _FONT, 0.38, 1)
-    line = height + below
-    x = max(0, min(left, image.shape[1] - width - 1))
-    y = top - line if top >= line else min(bottom + 1, image.shape[0] - line)
-    cv2.rectangle(image, (x, y), (x + width, y + line - 1), colour, -1)
+    return (width + 1, height + below), height
+
+
+def _tag(image: Image, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """Write a box's name, on the ground of its colour."""
+    x, y = corner
+    (width, line), height = _tag_size(text)
+    cv2.rectangle(image, (x, y), (x + width - 1, y + line - 1), colour, -1)
     bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 110
     ink = (0,) * 3 if bright else (255,) * 3
     cv2.putText(image, text, (x, y + height), _FONT, 0.38, ink, 1, cv2.LINE_AA)
@@ -200,8 +231,12 @@ def labelled_picture(
     picture = frame_image(frame, representation)
     zoom = -(-LEAST_WIDTH // picture.shape[1])
     picture = np.ascontiguousarray(picture.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    taken = [text_place(title, (0, 0))] if title else []
+    labels = [each.corners * zoom for each in boxes if each.dashed]
+    others = np.concatenate(labels) if labels else None
     for corners, classes, scores, dashed in boxes:
-        draw_boxes(picture, corners * zoom, classes, class_names, scores, dashed=dashed)
+        place = corners * zoom
+        draw_boxes(picture, place, classes, class_names, scores, None, dashed, taken, others)
     if title:
         draw_text(picture, title, (0, 0))
     return picture

@@ -68,6 +68,7 @@ class ExportedDetector:
         precision: of the weights, ``float32`` or ``float16``.
         version: of the package that exported it.
         fingerprint: SHA-256 of the checkpoint, hexadecimal.
+        knows_simulation_only: whether the checkpoint was trained on simulated recordings alone.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class ExportedDetector:
     precision: str
     version: str
     fingerprint: str
+    knows_simulation_only: bool = False
 
     @property
     def knows_frames(self) -> bool:
@@ -189,6 +191,7 @@ def _from_metadata(path: Path, found: Mapping[str, str]) -> ExportedDetector:
         precision=found["precision"],
         version=found["version"],
         fingerprint=found["fingerprint"],
+        knows_simulation_only=found.get("knows_simulation_only") == "true",
     )
 
 

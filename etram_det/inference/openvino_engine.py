@@ -53,7 +53,8 @@ class OpenVINOEngine:
         self._exported, self._tensor = exported, openvino.Tensor
         core = _core()
         place = "CPU" if device == "auto" else device.upper().replace(":", ".")
-        known = [name.lower() for name in core.available_devices]
+        # To look for others loads the plugins of all of them.
+        known = ["cpu"] if place == "CPU" else [name.lower() for name in core.available_devices]
         if place.lower() not in known:
             raise UserError(
                 f"device: must be auto, {', '.join(known)} with this OpenVINO, got {device}: set "

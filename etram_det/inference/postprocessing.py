@@ -35,6 +35,7 @@ def detections_of(
     nms_threshold: float,
     max_detections: int,
     content_size: tuple[int, ...],
+    class_agnostic: bool = False,
 ) -> Detections[NDArray[Any]]:
     """Detections of one window: thresholds, then suppression class by class.
 
@@ -46,6 +47,7 @@ def detections_of(
         max_detections: detections kept, best first.
         content_size: height and width to which boxes are cut before the suppression; what lies
             outside is dropped.
+        class_agnostic: suppress boxes whatever their classes.
     """
     classes = predictions.classes.argmax(axis=1)
     confidence = predictions.classes.max(axis=1)
@@ -55,10 +57,16 @@ def detections_of(
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     rows = np.flatnonzero(inside & (scores >= score_threshold))
     rows = rows[np.argsort(-scores[rows], kind="stable")]
-    rows = rows[_kept(boxes[rows], classes[rows], nms_threshold, max_detections)]
+    groups = np.zeros_like(classes) if class_agnostic else classes
+    rows = rows[_kept(boxes[rows], groups[rows], nms_threshold, max_detections)]
     return Detections(
         boxes[rows], predictions.objectness[rows], confidence[rows], classes[rows].astype(np.int64)
     )
+
+
+def kept_boxes(boxes: NDArray[np.float32], nms_threshold: float) -> NDArray[np.int64]:
+    """Rows of boxes ``[D, 4]``, best first, that overlap no better one of any class."""
+    return _kept(boxes, np.zeros(len(boxes), np.int64), nms_threshold, len(boxes))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -45,6 +45,7 @@ class TrainedDetector:
         knows_frames: whether the checkpoint holds ``frame_settings``; where it does not, as with
             imported ones, they are the defaults with its number of bins.
         network: arguments of ``Detector`` that the checkpoint holds, ``num_classes`` included.
+        knows_simulation_only: whether it was trained on simulated recordings alone.
     """
 
     detector: Detector
@@ -52,6 +53,7 @@ class TrainedDetector:
     frame_settings: FrameSettings
     knows_frames: bool = True
     network: Mapping[str, Any] = field(default_factory=dict)
+    knows_simulation_only: bool = False
 
     @property
     def thresholds(self) -> Thresholds:
@@ -95,7 +97,7 @@ def read_detector(path: str | Path) -> TrainedDetector:
     architecture["num_classes"] = len(class_names)
     detector = Detector(**architecture).eval()
     require_same_tensors(checkpoint.detector_tensors, detector.state_dict(), str(path))
-    detector.load_state_dict(checkpoint.detector_tensors)
+    detector.load_state_dict(checkpoint.detector_tensors)  # in float32, however it is stored
     names = [each.name for each in fields(FrameSettings)]
     stored = {name: x for name, x in checkpoint.frame_settings.items() if name in names}
     for name in ("input_size", "sensor_size"):
@@ -103,7 +105,10 @@ def read_detector(path: str | Path) -> TrainedDetector:
             stored[name] = tuple(stored[name])
     bins = int(settings.get("in_channels", 20)) // 2
     frame_settings = FrameSettings(**({"bins": bins} | stored))
-    return TrainedDetector(detector, class_names, frame_settings, bool(stored), architecture)
+    simulated = checkpoint.knows_simulation_only
+    return TrainedDetector(
+        detector, class_names, frame_settings, bool(stored), architecture, simulated
+    )
 
 
 class StreamingDetector:
@@ -135,6 +140,7 @@ class StreamingDetector:
             exported unless set, and 0.3 of a checkpoint.
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped; as
             exported unless set, and 0.45 of a checkpoint.
+        class_agnostic_nms: whether boxes are dropped so whatever their classes.
         max_detections: detections kept of each window, best first; as exported unless set, and 300
             of a checkpoint.
         precision: of the network's computation; the state is in ``float32`` always.
@@ -149,6 +155,7 @@ class StreamingDetector:
         class_names: name of each class id.
         frame_settings: how events become frames.
         placement: where the sensor's picture lies in the frame.
+        knows_simulation_only: whether it was trained on simulated recordings alone.
 
     Raises:
         UserError: the file cannot be read, a threshold is out of its range, frames have another
@@ -164,6 +171,7 @@ class StreamingDetector:
         resize: Resize = "stretch",
         score_threshold: float | None = None,
         nms_threshold: float | None = None,
+        class_agnostic_nms: bool = False,
         max_detections: int | None = None,
         precision: Precision = "float32",
         device: str = "auto",
@@ -175,11 +183,13 @@ class StreamingDetector:
         trained = open_detector(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
         thresholds = replace(trained.thresholds, **changes)
         self.class_names = trained.class_names
+        self.knows_simulation_only = trained.knows_simulation_only
         self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings
         sensor_size = sensor_size or self.frame_settings.sensor_size or SENSOR_SIZE
         input_size = self.frame_settings.input_size or (sensor_size[0] // 2, sensor_size[1] // 2)
         self.placement = Placement.fitting(sensor_size, input_size, resize)
         self.score_threshold, self.nms_threshold = thresholds.score, thresholds.nms
+        self.class_agnostic_nms = class_agnostic_nms
         self.max_detections = thresholds.max_detections
         self._channels = trained.frame_settings.channels
         if isinstance(trained, ExportedDetector):
@@ -250,6 +260,7 @@ class StreamingDetector:
             self.nms_threshold,
             self.max_detections,
             content_size or frame.shape[1:],
+            self.class_agnostic_nms,
         )
 
     def reset(self) -> None:

@@ -49,6 +49,7 @@ def decode_detections(
     *,
     frame_size: tuple[int, ...] | None = None,
     every_class: bool = False,
+    class_agnostic: bool = False,
 ) -> list[Detections]:
     """Detections of each frame from the head's decoded output, on the host.
 
@@ -65,6 +66,7 @@ def decode_detections(
             what lies outside is dropped. Unset: boxes stay as predicted.
         every_class: a box counts once for each class that reaches the threshold, not for its most
             likely one alone.
+        class_agnostic: suppress boxes whatever their classes, which leaves one of each object.
 
     Returns:
         One :class:`~etram_det.types.Detections` for each of the ``N`` frames.
@@ -72,7 +74,7 @@ def decode_detections(
     candidates = best_candidates(
         decoded, score_threshold, frame_size=frame_size, every_class=every_class
     )
-    return suppressed(candidates, nms_threshold, max_detections)
+    return suppressed(candidates, nms_threshold, max_detections, class_agnostic)
 
 
 def best_candidates(
@@ -111,7 +113,10 @@ def best_candidates(
 
 
 def suppressed(
-    candidates: Candidates, nms_threshold: float, max_detections: int
+    candidates: Candidates,
+    nms_threshold: float,
+    max_detections: int,
+    class_agnostic: bool = False,
 ) -> list[Detections]:
     """Detections of each frame on the host, after the suppression of all frames at once.
 
@@ -132,7 +137,8 @@ def suppressed(
     )
     *found, scores = (torch.cat([x[i, :n] for i, n in enumerate(numbers)]) for x in columns)
     boxes, scores = found[1].double(), scores.double()
-    group = found[4] * len(numbers) + found[0]  # of one frame and class
+    # Of one frame, and of one class where that counts.
+    group = found[0] if class_agnostic else found[4] * len(numbers) + found[0]
     keep, most = (_keep_on_gpu, _MOST_AT_ONCE) if boxes.is_cuda else (ops.batched_nms, len(boxes))
     kept = torch.cat(
         [

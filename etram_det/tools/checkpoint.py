@@ -12,14 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from etram_det.checkpoint.file import Checkpoint, parameters_by_part, read_checkpoint
+from etram_det.checkpoint.published import publish as write_published
 from etram_det.cli.resume import newest_if_named
+from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.report.tables import parameters_table, settings_table, summary_tables
 
 _SUMMED = ("frames", "labelled", "boxes", "bytes")  # of a split's recordings
 
 
-def checkpoint_command(file: Path, json: bool = False) -> None:
+def checkpoint_command(file: Path, json: bool = False, publish: Path | None = None) -> None:
     """Show what a checkpoint holds: its run's settings, versions, command and data, and metrics.
 
     The file alone is read, without running code that it may hold.
@@ -27,13 +29,23 @@ def checkpoint_command(file: Path, json: bool = False) -> None:
     Args:
         file: the checkpoint (.ckpt); ``last`` or ``best`` for that of the newest run in ``runs``.
         json: write JSON to standard output instead of tables.
+        publish: write a small checkpoint (.ckpt) to hand on, which is shown then: weights in half
+            precision and the facts of the run, without what a training goes on from and without
+            folders of this machine; at most 5 MB.
 
     Raises:
-        UserError: if the file is missing, damaged or no checkpoint.
+        UserError: if the file is missing, damaged or no checkpoint, or too large to publish.
     """
     file = Path(newest_if_named(file, "file"))
     checkpoint = read_checkpoint(file, "file")
     checkpoint.require_own("file")
+    if publish is not None:
+        if publish.suffix != ".ckpt":
+            raise UserError(
+                f"publish: must be a file named .ckpt, got {publish}: use --publish X.ckpt"
+            )
+        write_published(checkpoint, file := publish.expanduser())
+        checkpoint = read_checkpoint(file, "file")
     facts = facts_of(checkpoint) | {"file": str(file), "bytes": file.stat().st_size}
     if json:
         screen().out(dumps(facts, indent=2))
@@ -49,7 +61,8 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
     Returns:
         ``step`` and ``epoch``; ``resumes``: whether a training can go on from it exactly, or
-        not at all; ``best``: the best metric so far and its file; ``parameters``: numbers in the
+        not at all; ``best``: the best metric so far and its file; ``knows_simulation_only``:
+        whether all training recordings were simulated; ``parameters``: numbers in the
         parameters of each part; ``settings`` of the model; ``provenance`` of the run, None for
         imported weights and for a training outside the command line; ``validation``: the latest one
         before the checkpoint, and its step, None if there was none.
@@ -59,6 +72,7 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "resumes": checkpoint.has_optimizer and checkpoint.resume is not None,
         "best": checkpoint.best,
+        "knows_simulation_only": checkpoint.knows_simulation_only,
         "parameters": parameters_by_part(checkpoint.detector_tensors),
         "settings": checkpoint.settings,
         "provenance": checkpoint.provenance or None,
@@ -98,6 +112,7 @@ def _run_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": facts["epoch"],
         "training can go on": "exactly" if facts["resumes"] else "from the weights",
         "seed": (facts["provenance"] or {}).get("seed"),
+        "knows": "simulated traffic only" if facts["knows_simulation_only"] else None,
         "best so far": best and f"{best['metric']} {best['value']:.3f} in {best['file']}",
     }
 

@@ -18,6 +18,8 @@ from rich.live import Live
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.cli.flags import in_own_keys
+from etram_det.cli.resume import warning_of_simulation
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.representation import FrameSettings
 from etram_det.drawing.frames import Image
 from etram_det.drawing.video import DetectionPainter
@@ -50,6 +52,7 @@ def live_command(
     port: int = 8321,
     score: float | None = None,
     nms: float | None = None,
+    class_agnostic_nms: bool = False,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
     resize: Resize = "stretch",
@@ -70,7 +73,8 @@ def live_command(
 
     Args:
         ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
-            ``last``, ``best``: the checkpoint of the newest run; required.
+            ``last``, ``best``: the checkpoint of the newest run. Unset: the package's own, which
+            knows simulated traffic only.
         replay: a recording in place of a camera, at the speed of life; ``-`` for RAW bytes from a
             pipe. Unset: a camera (needs ``pip install 'etram-det[camera]'``).
         pace: how many times faster than life a recording is replayed.
@@ -84,6 +88,7 @@ def live_command(
             unless set, and 0.3 of a checkpoint.
         nms: IoU above which the lower-scored of two boxes of a class is dropped; as exported unless
             set, and 0.45 of a checkpoint.
+        class_agnostic_nms: whether such a box is dropped whatever its class.
         window_ms: length of a window in ms; as in the checkpoint's training unless set, like all
             of how frames are made.
         input_size: height and width of the network's frames in pixels.
@@ -116,6 +121,7 @@ def live_command(
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
+        class_agnostic_nms=class_agnostic_nms,
         precision=precision,
         device=device,
         runtime=runtime,
@@ -126,6 +132,8 @@ def live_command(
             stack.callback(page.close)
         source = _source(replay, serial, detector.frame_settings, resize, pace)
         stack.callback(source.close)
+        if detector.knows_simulation_only and not _is_simulated(source):
+            screen(stderr=True).out(warning_of_simulation("ckpt_path", source.name))
         for note in source.notes:
             screen(stderr=True).out(f"{source.name}: {in_own_keys(note.message, live_command)}")
         recorder = Recorder(record, source.sensor_size) if record is not None else None
@@ -161,6 +169,10 @@ def _source(
     if replay == PIPE:
         return RawPipe(standard_input(), settings.clock, settings.sensor_size)
     return Replay(Path(replay).expanduser(), settings, resize, pace)
+
+
+def _is_simulated(source: Camera | Replay | RawPipe) -> bool:
+    return isinstance(source, Replay) and simulator_version(source.recording) > 0
 
 
 def _run(session: LiveSession, shown: _Shown | None, num_notes: int) -> None:

@@ -85,6 +85,7 @@ class DetectionModule(pl.LightningModule):
         score_threshold: least objectness times class confidence of a detection, in [0, 1].
         nms_threshold: IoU above which the lower-scored of two boxes of a class is dropped, in
             [0, 1].
+        class_agnostic_nms: whether ``predict`` drops such boxes whatever their classes.
         max_detections: detections kept of each frame, best first; at least 1. Metrics count the
             best of these in each frame and class, at most 100 as COCO does.
         forget_every: in evaluation and prediction, the state starts anew after so many frames of
@@ -124,6 +125,7 @@ class DetectionModule(pl.LightningModule):
         final_div_factor: float = 10000.0,
         score_threshold: float = 0.001,
         nms_threshold: float = 0.45,
+        class_agnostic_nms: bool = False,
         max_detections: int = 300,
         forget_every: int | None = None,
         protocol: ProtocolName = "full",
@@ -364,7 +366,8 @@ class DetectionModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Detections of all ``T * B`` frames, frame ``t * B + b`` at index ``t * B + b``."""
-        return self._suppressed(self._candidates(self._evaluated_features(batch), batch))
+        candidates = self._candidates(self._evaluated_features(batch), batch)
+        return self._suppressed(candidates, self.hparams["class_agnostic_nms"])
 
     def _features(self, batch: Batch, states: LaneStates) -> list[Tensor]:
         """Backbone features ``[T * B, C_s, h_s, w_s]`` of a chunk, carrying the lanes' state."""
@@ -392,10 +395,10 @@ class DetectionModule(pl.LightningModule):
             every_class=every_class,
         )
 
-    def _suppressed(self, candidates: Candidates) -> list[Detections]:
+    def _suppressed(self, candidates: Candidates, agnostic: bool = False) -> list[Detections]:
         """Detections of the ``N`` frames on the host, which waits for them."""
         settings: Any = self.hparams
-        return suppressed(candidates, settings.nms_threshold, settings.max_detections)
+        return suppressed(candidates, settings.nms_threshold, settings.max_detections, agnostic)
 
     def configure_optimizers(self) -> Any:
         """AdamW with RVT's one-cycle schedule.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from etram_det.inference.postprocessing import Predictions, detections_of
+from etram_det.inference.postprocessing import Predictions, detections_of, kept_boxes
 from etram_det.inference.pytorch_engine import predictions_of
 from etram_det.models.postprocessing import decode_detections
 
@@ -18,13 +18,16 @@ def random_output(points, num_classes, seed):
     return decoded
 
 
+@pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("num_classes", [1, 3])
 @pytest.mark.parametrize(("score", "nms", "most"), [(0.1, 0.45, 300), (0.0, 0.9, 50), (1, 0, 9)])
-def test_the_same_as_with_pytorch(num_classes, score, nms, most):
+def test_the_same_as_with_pytorch(num_classes, score, nms, most, agnostic):
     for seed in range(5):
         decoded = random_output(600, num_classes, seed)
-        (expected,) = decode_detections(decoded, score, nms, most, frame_size=(90, 110))
-        found = detections_of(predictions_of(decoded[0]), score, nms, most, (90, 110))
+        (expected,) = decode_detections(
+            decoded, score, nms, most, frame_size=(90, 110), class_agnostic=agnostic
+        )
+        found = detections_of(predictions_of(decoded[0]), score, nms, most, (90, 110), agnostic)
         assert len(found) == len(expected)
         assert np.array_equal(found.classes, expected.classes)
         for name in ("boxes", "objectness", "class_confidence"):
@@ -50,3 +53,6 @@ def test_by_hand():
     # A class of its own is not suppressed.
     classes[0] = [0.1, 0.9]
     assert detections_of(predictions, 0.3, 0.5, 300, (20, 20)).classes.tolist() == [0, 0, 1]
+    found = detections_of(predictions, 0.3, 0.5, 300, (20, 20), class_agnostic=True)
+    assert found.classes.tolist() == [0, 0]
+    assert kept_boxes(boxes[[1, 0, 2]], 0.5).tolist() == [0, 2]

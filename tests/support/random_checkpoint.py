@@ -30,3 +30,11 @@ def write_random_checkpoint(path: Path, frames: FrameSettings | None = FRAMES, s
         checkpoint["EventDataModule"] = {"settings": of_data}
     write_checkpoint(path, checkpoint)
     return path
+
+
+def know_simulation_only(path):
+    """Let a checkpoint have seen simulated traffic alone."""
+    content = torch.load(path, weights_only=True)
+    facts = [{"frames": 1, "labelled": 1, "boxes": 1, "bytes": 1, "simulator_version": 3}]
+    content["provenance"] = {"data": {"train": {"recordings": facts, "digest": "0" * 64}}}
+    torch.save(content, path)

@@ -14,7 +14,10 @@ import eventcv
 import h5py
 import numpy as np
 import pytest
+import torch
+from torchvision import ops
 
+from etram_det.boxes import corners
 from etram_det.cli.commands import run
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.layouts import recording_paths
@@ -22,6 +25,7 @@ from etram_det.data.raw import RawRecording
 from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
 from etram_det.drawing import video
+from etram_det.drawing.ffmpeg import NoEncoder
 from etram_det.errors import UserError
 from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
@@ -29,8 +33,8 @@ from etram_det.inference.writer import DetectionWriter
 from etram_det.simulator.dataset import SimulationSettings, simulate
 from support.camera_files import ENCODERS
 from support.paths import ROOT
-from support.random_checkpoint import write_random_checkpoint
-from support.raw_files import random_events, write_raw
+from support.random_checkpoint import know_simulation_only, write_random_checkpoint
+from support.raw_files import boxes_at, random_events, write_raw
 
 CAMERA_FILES = Path(os.environ.get("ETRAM_DET_RECORDINGS", ""))
 PREPROCESSED = ROOT / "tests/reference/preprocessed_etram/test/test_day_0001"
@@ -133,6 +137,137 @@ def test_time_in_the_video(flags, rate, windows):
     assert detect(recording("data"), *flags, "--output", "out") == 0
     assert video_of("out/night_1.mp4") == (windows, 360, 480, rate)
     assert len(outcomes("out")[1]) == windows
+
+
+REAL = (
+    "ckpt_path: trained on simulated traffic only, and night_1 is a real recording: expect misses "
+    "and false alarms: train on real ones (fit --data.root FOLDER --model.init_from FILE.ckpt)"
+)
+
+
+def test_a_real_recording_is_new_to_a_checkpoint_of_simulated_traffic(capfd):
+    path = recording("data")
+    few = ["--video", "false"]
+    assert detect(path, *few) == 0
+    assert "real recording" not in capfd.readouterr().err
+    know_simulation_only("random.ckpt")
+    simulate(
+        Path("set"), SimulationSettings(height=48, width=64, train=0, val=0, test=1, seconds=0.3)
+    )
+    assert detect(*sorted(Path("set").glob("test/*_td.h5")), *few) == 0
+    assert "real recording" not in capfd.readouterr().err
+    # Nor are its frames, prepared.
+    prepared = ["preprocess", "--root", "set", "--output", "frames", "--frames.input_size"]
+    assert run([*prepared, "[48,64]"]) == 0
+    assert detect("frames/test", *few) == 0
+    assert "real recording" not in capfd.readouterr().err
+    assert detect(path, recording("data", "night_2"), *few) == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if "real recording" in line]
+    assert lines == [REAL]
+
+
+def test_the_packages_own_checkpoint_is_used_unless_one_is_given(monkeypatch, capfd, caplog):
+    path = str(recording("data"))
+    package = Path("package")
+    (package / "pretrained").mkdir(parents=True)
+    monkeypatch.setattr("etram_det.__file__", str(package / "__init__.py"))
+    assert run(["detect", path]) == 2
+    assert only_line(capfd) == (
+        "etram_det: error: ckpt_path: must be a checkpoint, got none, and this installation lacks "
+        "pretrained/simulated_traffic.ckpt, which is used then: use --ckpt_path FILE.ckpt"
+    )
+    know_simulation_only("random.ckpt")
+    own = package / "pretrained/simulated_traffic.ckpt"
+    Path("random.ckpt").rename(own)
+    assert run(["detect", path, "--device", "cpu", "--video", "false"]) == 0
+    used = f"ckpt_path: not set: using the package's own, trained on simulated traffic: {own}"
+    assert caplog.messages.count(used) == 1
+    assert capfd.readouterr().err.splitlines().count(REAL) == 1
+    assert len(outcomes()[0]) > 0
+
+
+def labelled(folder, name="night_1", seconds=0.52, start_us=0):
+    """A recording with a box every 33 ms, in the left half."""
+    boxes = boxes_at(np.arange(33_000, int(seconds * 1e6), 33_000) + start_us, x=4, y=8, w=16, h=30)
+    return write_raw(Path(folder), name, random_events(6000, seconds), boxes)
+
+
+def drawn(*flags, ckpt="random.ckpt", path="data/night_1_td.h5"):
+    """Labels and detections that were painted in each window."""
+    painted = []
+    picture = video.DetectionPainter.picture
+
+    def noted(self, frame, time_us, rows, labels=None):
+        painted.append((time_us, rows, labels))
+        return picture(self, frame, time_us, rows, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video.DetectionPainter, "picture", noted)
+        assert detect(path, *flags) == 0
+    return painted
+
+
+@pytest.mark.parametrize(
+    "flags", [["--labels"], ["--labels", "data/night_1_bbox.npy"], ["--labels=data"]]
+)
+def test_labels_are_drawn_in_their_windows(flags):
+    times = np.load(labelled("data").with_name("night_1_bbox.npy"))["t"]
+    windows = drawn(*flags)
+    assert len(windows) == 11
+    for end_us, _, labels in windows:
+        latest = times[(times > end_us - 50_000) & (times <= end_us)].max(initial=-1)
+        assert labels["t"].tolist() == ([latest] if latest >= 0 else [])
+        assert set(labels["x"].tolist()) <= {4}
+    assert sum(len(labels) for *_, labels in windows) == 10
+    assert all(labels is None for *_, labels in drawn("--labels", "false"))
+
+
+def test_stored_frames_have_their_own_labels():
+    windows = drawn("--labels", path=PREPROCESSED)
+    assert len(np.concatenate([labels for *_, labels in windows])) > 10
+    assert {each for end, _, labels in windows for each in (labels["t"] - end).tolist()} == {0}
+
+
+def test_labels_that_are_missing_or_of_another_time_are_reported(capfd):
+    path = recording("data")
+    assert detect(path, "--labels") == 2
+    message = "labels: must be a box file, or a folder with night_1_bbox.npy, got no file "
+    assert f"{message}data/night_1_bbox.npy: set --labels" in only_line(capfd)
+    assert detect(path, "--labels", "none.npy") == 2
+    assert f"{message}none.npy: set --labels" in only_line(capfd)
+    labelled("data", start_us=10_000_000)
+    assert detect(path, "--labels") == 0
+    assert (
+        "night_1: labels: from 10.033 to 10.495 s, where the recording has none of its windows, "
+        "from 0.050 to 0.550 s: use its own labels, or another --clock"
+    ) in capfd.readouterr().err.replace(f"{0.05:.3f}", "0.050")
+
+
+def test_events_stand_beside_detections_on_request():
+    assert detect(recording("data"), "--side-by-side") == 0
+    assert video_of("detections/night_1.mp4") == (11, 360, 960, 20.0)
+
+
+def test_objects_have_one_box_in_videos_whatever_their_classes():
+    path = recording("data")
+    windows = drawn("--nms", "0.3")
+    boxes, _ = outcomes()
+    by_class = drawn("--nms", "0.3", "--class-agnostic-nms", "false")
+    assert path.is_file()
+    for (end_us, rows, _), (_, every_class, _) in zip(windows, by_class, strict=True):
+        np.testing.assert_array_equal(every_class, boxes[boxes["t"] == end_us])
+        assert 0 < len(rows) < len(every_class)
+        assert most_overlap(rows) <= 0.3 < most_overlap(every_class)
+    for end_us, rows, _ in drawn("--nms", "0.3", "--class-agnostic-nms"):
+        boxes, _ = outcomes()
+        np.testing.assert_array_equal(rows, boxes[boxes["t"] == end_us])
+        assert most_overlap(rows) <= 0.3
+
+
+def most_overlap(rows):
+    """The greatest IoU of two boxes of a window."""
+    boxes = torch.from_numpy(corners(rows).astype(np.float64))
+    return float(ops.box_iou(boxes, boxes).fill_diagonal_(0).max()) - 1e-4
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "dv.aedat4"])
@@ -392,8 +527,6 @@ def test_what_cannot_be_read_is_reported_in_one_line(capfd):
 
 def test_mistakes_in_settings_are_reported_in_one_line(capfd):
     path = str(recording("data"))
-    assert run(["detect", path]) == 2
-    assert "ckpt_path: must be a checkpoint, got none" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2
     assert "no file none.ckpt" in only_line(capfd)
     assert run(["detect", path, "--ckpt_path", path]) == 2
@@ -411,6 +544,10 @@ def test_mistakes_in_settings_are_reported_in_one_line(capfd):
         assert message in only_line(capfd)
 
 
+def no_ffmpeg():
+    raise NoEncoder("there is none")
+
+
 def test_a_place_or_codec_that_is_missing_is_reported(monkeypatch, capfd):
     path = recording("data")
     Path("file").write_text("")
@@ -420,6 +557,7 @@ def test_a_place_or_codec_that_is_missing_is_reported(monkeypatch, capfd):
         assert "file/out" in message
         assert "cannot be written" in message
     monkeypatch.setattr(video, "CODECS", ("WXYZ",))
+    monkeypatch.setattr(video, "encoding_ffmpeg", no_ffmpeg)
     assert detect(path) == 2
     assert "no codec" in only_line(capfd)
     assert not list(Path("detections").iterdir())

@@ -19,10 +19,11 @@ from etram_det.cli.commands import run
 from etram_det.data.representation import FrameSettings
 from etram_det.inference.live.window_queue import WindowQueue
 from etram_det.inference.streaming_detector import StreamingDetector
+from etram_det.simulator.dataset import SimulationSettings, simulate
 from etram_det.tools import live as live_module
 from support.camera_files import evt2, evt3
 from support.fake_camera import FakeDevice, packet_of
-from support.random_checkpoint import write_random_checkpoint
+from support.random_checkpoint import know_simulation_only, write_random_checkpoint
 from support.raw_files import random_events, write_raw
 
 FRAMES = FrameSettings(input_size=(48, 64))
@@ -185,6 +186,18 @@ def test_bytes_from_a_pipe_can_be_live(patient, monkeypatch, capfd):
     assert detect("a.raw") == 0
     assert_same(windows_in(shown.out), detected("a"))
     assert "standard input, 64x48 px: Ctrl-C ends it" in shown.err
+
+
+def test_a_checkpoint_of_simulated_traffic_warns_of_what_is_real(patient, capfd):
+    know_simulation_only("random.ckpt")
+    settings = SimulationSettings(height=48, width=64, train=0, val=0, test=1, seconds=0.3)
+    simulate("set", settings)
+    [simulated] = Path("set").glob("test/*_td.h5")
+    write_raw(Path("data"), "night_1", random_events(3000, 0.3))
+    warning = "ckpt_path: trained on simulated traffic only, and night_1 is a real recording"
+    for path, number in ((simulated, 0), ("data/night_1_td.h5", 1)):
+        assert live("--replay", path, "--pace", "10") == 0
+        assert capfd.readouterr().err.count(warning) == number
 
 
 def test_an_unplugged_camera_ends_the_run_and_nothing_is_lost(patient, plug_in, capfd):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etram_det.cli.flags import in_own_keys
-from etram_det.cli.resume import newest_if_named
+from etram_det.cli.resume import newest_if_named, shipped_checkpoint
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision, Runtime
@@ -21,7 +21,7 @@ from etram_det.inference.streaming_detector import (
     TrainedDetector,
     open_detector,
 )
-from etram_det.tools.detect.run import Run
+from etram_det.tools.detect.run import Run, VideoSettings
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def detect_command(
     output: Path = Path("detections"),
     score: float | None = None,
     nms: float | None = None,
+    class_agnostic_nms: bool | None = None,
     window_ms: int | None = None,
     input_size: tuple[int, int] | None = None,
     resize: Resize = "stretch",
@@ -41,6 +42,8 @@ def detect_command(
     time_unit: Literal["us", "ms", "ns", "s"] | None = None,
     video: bool = True,
     slow_motion: float = 1.0,
+    labels: bool | Path = False,
+    side_by_side: bool = False,
     track: bool = False,
     precision: Precision = "float32",
     device: str = "auto",
@@ -55,12 +58,15 @@ def detect_command(
             ``preprocess`` or RVT made of one, or folders of any of these; ``-`` for RAW bytes
             from a pipe, which are detected in as they come.
         ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
-            ``last``, ``best``: the checkpoint of the newest run; required.
+            ``last``, ``best``: the checkpoint of the newest run. Unset: the package's own, which
+            knows simulated traffic only.
         output: folder for the video and the box files (NumPy, COCO, CSV) of each recording.
         score: least score of a detection, objectness times class confidence, in [0, 1]; as exported
             unless set, and 0.3 of a checkpoint.
         nms: IoU above which the lower-scored of two boxes of a class is dropped; as exported unless
             set, and 0.45 of a checkpoint.
+        class_agnostic_nms: drop such a box whatever its class; in videos alone unless set, where
+            one box of an object reads best.
         window_ms: length of a window in ms.
         input_size: height and width of the network's frames in pixels.
         resize: ``stretch`` fills the frame with the sensor's picture, each side by a factor of its
@@ -75,6 +81,9 @@ def detect_command(
         time_unit: unit of the timestamps in HDF5 files, microseconds unless set.
         video: whether to write videos.
         slow_motion: how many times slower than in reality videos run.
+        labels: draw labels, dashed, into the videos: those beside each recording, or of this box
+            file (``_bbox.npy``), or of this folder of them.
+        side_by_side: whether videos show the events alone beside those with boxes.
         track: whether to number the objects (needs ``pip install 'etram-det[track]'``).
         precision: of the network's computation.
         device: ``auto`` takes a CUDA device where there is one and the runtime can use it; or
@@ -94,13 +103,18 @@ def detect_command(
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
+        class_agnostic_nms=bool(class_agnostic_nms),
         precision=precision,
         device=device,
         runtime=runtime,
     )
     rate = _video_rate(detector.frame_settings.window_ms, slow_motion)
+    shown = None
+    if video:
+        labels = labels.expanduser() if isinstance(labels, Path) else labels
+        shown = VideoSettings(rate, side_by_side, labels, class_agnostic_nms is False)
     in_own_words = partial(in_own_keys, function=detect_command)
-    run = Run(detector, resize, output.expanduser(), rate if video else None, track, in_own_words)
+    run = Run(detector, resize, output.expanduser(), shown, track, in_own_words)
     run.detect_and_report(files)
 
 
@@ -113,7 +127,7 @@ def detector_of(
     """The detector of a command's checkpoint.
 
     Args:
-        ckpt_path: the checkpoint, or the name of one of the newest run.
+        ckpt_path: the checkpoint, or the name of one of the newest run; None for the package's own.
         of_recordings: fields of the frame settings that replace those of the training.
         of_frames: fields of the frame settings that do so unless they are None.
         settings: of :class:`StreamingDetector`.
@@ -122,8 +136,10 @@ def detector_of(
         UserError: there is no checkpoint, or a setting does not fit it.
     """
     if ckpt_path is None:
-        raise UserError("ckpt_path: must be a checkpoint, got none: use --ckpt_path FILE.ckpt")
-    trained = open_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
+        path = shipped_checkpoint()
+    else:
+        path = Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser()
+    trained = open_detector(path)
     if isinstance(trained, TrainedDetector):
         from etram_det.models.arithmetic import use_tensor_float_32
 

@@ -20,21 +20,26 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from etram_det.cli.resume import warning_of_simulation
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.layouts import recording_paths
 from etram_det.data.recording import (
     OUTSIDE,
     REPAIRED,
     REPAIRED_SHARE,
+    Note,
     dropped_events,
     repaired_events,
 )
 from etram_det.drawing.video import DetectionVideo
 from etram_det.errors import UserError
 from etram_det.inference.placement import Resize
+from etram_det.inference.postprocessing import kept_boxes
 from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar, screen
+from etram_det.tools.detect.labels import WindowLabels, labels_of
 from etram_det.tools.detect.streams import PIPE, Counted, PipedStream, RecordedStream, Stream
 from etram_det.types import Detections
 
@@ -60,6 +65,24 @@ class Measurements:
     faults: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class VideoSettings:
+    """What videos show.
+
+    Attributes:
+        rate: frames in a second.
+        side_by_side: whether the events stand alone beside those with boxes.
+        labels: file or folder of the labels, or true for those beside the recordings; false or None
+            for none.
+        every_class: whether objects have a box for each class that was detected.
+    """
+
+    rate: float
+    side_by_side: bool = False
+    labels: Path | bool | None = None
+    every_class: bool = False
+
+
 @dataclass
 class Run:
     """One call of the command.
@@ -68,7 +91,7 @@ class Run:
         detector: of the checkpoint.
         resize: how the sensor's picture fills frames.
         output: folder to write to.
-        video_rate: frames in a second of the videos; None for no videos.
+        video: what videos show; None for no videos.
         track: whether to number the objects.
         in_own_keys: makes a message about ``data.…`` one about the command's own settings.
         finished: measurements of the recordings so far, by name.
@@ -77,10 +100,11 @@ class Run:
     detector: StreamingDetector
     resize: Resize
     output: Path
-    video_rate: float | None
+    video: VideoSettings | None
     track: bool
     in_own_keys: Callable[[str], str]
     finished: dict[str, Measurements] = field(default_factory=dict)
+    _has_warned: bool = False
 
     def detect_and_report(self, files: Sequence[str]) -> None:
         """Detect in all recordings, then print the measurements of those that were begun.
@@ -137,14 +161,16 @@ class Run:
                             "it apart, with another --output"
                         )
                     stream.prepare()
+                    labels = self._labels_of(stream, path)
                 except UserError as error:
                     failures.append(error)
                     continue
+                self._warn_of_simulation(stream, bar.console.out)
                 num_notes = len(stream.notes)
                 for note in stream.notes:
                     bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
                 task = bar.add_task(escape(stream.name), total=stream.num_windows)
-                failure = self._detect_in(stream, partial(bar.advance, task))
+                failure = self._detect_in(stream, labels, partial(bar.advance, task))
                 for note in stream.notes[num_notes:]:  # of what shows only in the end
                     bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
                 failures += [failure] if failure else []
@@ -157,9 +183,34 @@ class Run:
                 exit_code=1,
             )
 
-    def _detect_in(self, stream: Stream, advance: Callable[[], None]) -> UserError | None:
+    def _warn_of_simulation(self, stream: Stream, out: Callable[[str], None]) -> None:
+        """Say once where a detector that knows simulated traffic only sees a real recording."""
+        recording = stream.recording
+        if self._has_warned or not self.detector.knows_simulation_only:
+            return
+        if recording is None or not simulator_version(recording):
+            self._has_warned = True
+            out(warning_of_simulation("ckpt_path", stream.name))
+
+    def _labels_of(self, stream: Stream, path: Path) -> WindowLabels | None:
+        """The labels to draw; doubts about them join the recording's notes."""
+        if self.video is None or not self.video.labels:
+            return None
+        given = None if self.video.labels is True else self.video.labels
+        window_ms, recording = self.detector.frame_settings.window_ms, stream.recording
+        labels = labels_of(
+            given, stream.name, path, recording, self.detector.class_names, window_ms
+        )
+        ends = [] if recording is None else recording.frame_end_us[[0, -1]].tolist()
+        if doubt := labels.doubt((ends[0], ends[1]) if ends else None):
+            stream.notes.append(Note(doubt, True))
+        return labels
+
+    def _detect_in(
+        self, stream: Stream, labels: WindowLabels | None, advance: Callable[[], None]
+    ) -> UserError | None:
         """Detect in one recording, keep what is complete, and return what made it unreadable."""
-        results = _Results(self, stream)
+        results = _Results(self, stream, labels)
         measurements = self.finished[stream.name] = Measurements()
         self.detector.reset()
         started_s = time.perf_counter()
@@ -247,19 +298,22 @@ def first_signal(act: Callable[[], None]) -> Iterator[None]:
 class _Results:
     """What is written of one recording."""
 
-    def __init__(self, run: Run, stream: Stream) -> None:
+    def __init__(self, run: Run, stream: Stream, labels: WindowLabels | None) -> None:
         class_names, sensor_size = run.detector.class_names, stream.placement.sensor_size
         self._scale = stream.placement.scale
         self._tracker = Tracker(run.detector.score_threshold) if run.track else None
+        self._labels, self._nms = labels, run.detector.nms_threshold
         self._video: DetectionVideo | None = None
-        if run.video_rate is not None:
+        if run.video is not None:
+            self._every_class = run.video.every_class
             self._video = DetectionVideo(
                 run.output / f"{stream.name}.mp4",
+                rate=run.video.rate,
                 sensor_size=sensor_size,
                 content_size=stream.placement.content_size,
                 class_names=class_names,
-                rate=run.video_rate,
                 representation=run.detector.frame_settings.representation,
+                side_by_side=run.video.side_by_side,
             )
         with ExitStack() as undo:
             if self._video is not None:
@@ -274,7 +328,10 @@ class _Results:
             rows["track_id"] = self._tracker.update(end_us, rows)
         self._boxes.add(end_us, rows, with_tracks=self._tracker is not None)
         if self._video is not None:
-            self._video.add(self._video.picture(frame, end_us, rows))
+            if not self._every_class:  # the likeliest class of each object alone
+                rows = rows[kept_boxes(detections.boxes, self._nms)]
+            labels = None if self._labels is None else self._labels.in_window(end_us)
+            self._video.add(self._video.picture(frame, end_us, rows, labels))
 
     def finish(self) -> None:
         """Complete all files and move them into place."""

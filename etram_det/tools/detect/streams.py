@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from etram_det.data.recording import Note
+from etram_det.data.recording import Note, Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.inference.live.frame_maker import Counted, FrameMaker
 from etram_det.inference.live.sources import RawPipe, standard_input
@@ -26,6 +26,7 @@ class Stream(Protocol):
         path: for messages.
         placement: where the sensor's picture lies in the frames.
         num_windows: of all of it; None where that is not known.
+        recording: what is read; None of a pipe.
         notes: what was assumed, or is doubtful.
         counted: events that were dropped and repaired.
     """
@@ -38,6 +39,8 @@ class Stream(Protocol):
     def placement(self) -> Placement: ...  # noqa: D102
     @property
     def num_windows(self) -> int | None: ...  # noqa: D102
+    @property
+    def recording(self) -> Recording | None: ...  # noqa: D102
     @property
     def notes(self) -> list[Note]: ...  # noqa: D102
     @property
@@ -63,23 +66,25 @@ class RecordedStream:
     """A recording that ``open_recording`` opens; errors are those of ``open_placed``."""
 
     def __init__(self, path: Path, settings: FrameSettings, resize: Resize) -> None:
-        self._recording, self.placement = open_placed(path, settings, resize)
-        self.counted, self.notes = self._recording, self._recording.notes
-        self.name, self.path = self._recording.name, str(self._recording.path)
-        self.num_windows = len(self._recording)
+        recording, self.placement = open_placed(path, settings, resize)
+        self.recording: Recording = recording
+        self.counted, self.notes = self.recording, self.recording.notes
+        self.name, self.path = self.recording.name, str(self.recording.path)
+        self.num_windows = len(self.recording)
 
     def prepare(self) -> None:  # noqa: D102
-        self._recording.prepare()
+        self.recording.prepare()
 
     def frames(self, interrupt: Callable[[], None]) -> Iterator[tuple[int, NDArray[Any]]]:  # noqa: D102
-        for i, end_us in enumerate(self._recording.frame_end_us.tolist()):
-            yield end_us, self.placement.place(self._recording.frames(i, i + 1))[0]
+        for i, end_us in enumerate(self.recording.frame_end_us.tolist()):
+            yield end_us, self.placement.place(self.recording.frames(i, i + 1))[0]
 
 
 class PipedStream:
     """RAW bytes from standard input: all windows of them, each as soon as it is over."""
 
     num_windows = None
+    recording = None
 
     def __init__(self, settings: FrameSettings, resize: Resize) -> None:
         self._pipe = RawPipe(standard_input(), settings.clock, settings.sensor_size)

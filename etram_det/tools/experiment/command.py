@@ -143,6 +143,7 @@ def _train(run: Run, settings: Sequence[str], output: Path, root: str, stop: Eve
         f"--trainer.logger.init_args.version={version_name}",
         "--pictures.number=0",
         "--results.pictures=0",
+        "--results.video_s=0",
     ]
     started_s = time.monotonic()
     code, cpu_s = fit_in_process(arguments, log, stop)

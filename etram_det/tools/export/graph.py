@@ -84,6 +84,7 @@ def export_detector(
         precision="float16" if half else "float32",
         version=__version__,
         fingerprint=fingerprint,
+        knows_simulation_only=trained.knows_simulation_only,
     )
     _write(detector, exported, dynamic_batch)
     return exported

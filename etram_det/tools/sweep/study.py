@@ -167,6 +167,8 @@ class SharedStudy:
             "class_path": "etram_det.training.tensorboard.RunTensorBoardLogger",
             "init_args": {**place, "default_hp_metric": False},
         }
+        # Nobody looks at hundreds of runs.
+        config["results"] = config.get("results", {}) | {"pictures": 0, "video_s": 0.0}
         settings, log = folder / f"seed_{seed}.yaml", folder / f"seed_{seed}.log"
         settings.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         code = (self.runner or run_fit)(settings, log)

@@ -25,6 +25,7 @@ from etram_det.report.metric_plots import precision_recall_plot, show_results
 from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, parameters_table, summary_tables
+from etram_det.training.callbacks.fit_ending import VIDEO, arguments_of, next_steps, write_video
 from etram_det.training.callbacks.loggers import show_picture
 from etram_det.training.callbacks.run_checkpoint import RunCheckpoint
 from etram_det.types import Batch, Detections
@@ -38,28 +39,40 @@ class ResultsWriter(Callback):
     It comes after each validation and test; the files hold the latest evaluation. A training starts
     with a table of the network's parts in place of Lightning's, which counts no operations. Where a
     checkpoint is evaluated, not in training, there are also the recordings' metrics and the
-    confusion matrix, pictures of good detections and the worst mistakes, and ``report.html``.
+    confusion matrix, pictures of good detections and the worst mistakes, and ``report.html``. A
+    training ends with pictures and report of its last validation and a short video of its
+    detections.
 
     Args:
-        score_threshold: least score, in [0, 1], of a detection in the confusion matrix and in the
-            report's found and missed labels.
+        score_threshold: least score, in [0, 1], of a detection in the confusion matrix, in the
+            report's found and missed labels and in the video.
         pictures: most pictures of each kind: good detections, misses, localisation errors, false
             alarms; 0 for none.
+        video_s: seconds of validation recordings in the video ``validation.mp4``, fewer where the
+            network is slow; 0 for none.
 
     Raises:
         UserError: if a setting is out of its range.
     """
 
-    def __init__(self, score_threshold: float = 0.3, pictures: int = 8) -> None:
+    def __init__(
+        self, score_threshold: float = 0.3, pictures: int = 8, video_s: float = 6.0
+    ) -> None:
         if not 0 <= score_threshold <= 1:
             raise UserError(
                 f"results.score_threshold: must be in [0, 1], got {score_threshold}: set another"
             )
         if pictures < 0:
             raise UserError(f"results.pictures: must be at least 0, got {pictures}: set 0 for none")
+        if not 0 <= video_s <= 3600:
+            raise UserError(
+                f"results.video_s: must be in [0, 3600], got {video_s}: set 0 for no video"
+            )
         self.score_threshold = score_threshold
         self.pictures = pictures
+        self.video_s = video_s
         self.validation: dict[str, Any] = {}
+        self._last: dict[str, Any] | None = None  # results of this training's last validation
         self._lists_parameters = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,19 +96,45 @@ class ResultsWriter(Callback):
             screen(width=FILE_WIDTH).print(parameters_table(counts))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print where the best checkpoint lies, or the last one where there was no validation."""
+        """Print where the best checkpoint lies, or the last one where there was no validation.
+
+        Then write report and video, and print what comes next.
+        """
+        folder = trainer.log_dir  # agreed upon by all processes, so all must ask
         kept = RunCheckpoint.of(trainer)
         if kept is None or not trainer.is_global_zero:
             return
         if kept.best_model_path:
             score = f"{kept.monitor} {kept.best_model_score:.3f}"
-            text = f"best checkpoint ({score}): {kept.best_model_path}"
+            text, path = f"best checkpoint ({score}): ", kept.best_model_path
         elif kept.last_model_path:
-            text = f"last checkpoint: {kept.last_model_path}"
+            text, path = "last checkpoint: ", kept.last_model_path
         else:
             return
         with above_bars():
-            screen().print(text, soft_wrap=True)
+            screen().out(text + path)
+        looked_at = self._report_of_training(trainer, pl_module, folder, Path(path))
+        data = getattr(trainer, "datamodule", None)
+        has_own_data = data is not None and data.root is not None
+        with above_bars():
+            for line in next_steps(looked_at, Path(path), arguments_of(trainer), has_own_data):
+                screen().out(line)
+
+    def _report_of_training(
+        self, trainer: Any, module: Any, folder: str | None, checkpoint: Path
+    ) -> list[Path]:
+        """Report and video of a training in its run folder, as far as there are any."""
+        data = getattr(trainer, "datamodule", None)
+        results, self._last = self._last, None
+        if results is None or folder is None or data is None or trainer.fast_dev_run:
+            return []
+        self._write(trainer, Path(folder), results, module.metric.result, with_pictures=True)
+        written = [write_report([Path(folder)])]
+        if self.video_s and (recordings := data.recordings["val"]):
+            path, score = Path(folder) / VIDEO, self.score_threshold
+            video = write_video(path, checkpoint, recordings, self.video_s, score)
+            written += [] if video is None else [video]
+        return written
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Report the split that was evaluated, except for Lightning's sanity check."""
@@ -122,6 +161,7 @@ class ResultsWriter(Callback):
         if not evaluates:
             # Through JSON: a checkpoint holds plain values only.
             self.validation = {"step": step, "results": json.loads(json.dumps(results))}
+            self._last = results
         console = screen(width=FILE_WIDTH)
         with above_bars():
             console.rule(f"{split}, after {step} steps")
@@ -129,12 +169,7 @@ class ResultsWriter(Callback):
             if evaluates:
                 console.print(detail_tables(results))
         if folder is not None:
-            if evaluates and data is not None and self.pictures:
-                results["gallery"] = self._gallery(data, split, result).write(Path(folder))
-            # Lightning's CSVLogger has a metrics.csv of its own there.
-            has_own = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
-            metrics_file = "evaluation.csv" if has_own else "metrics.csv"
-            write_results(Path(folder), results, result, metrics_file)
+            self._write(trainer, Path(folder), results, result, with_pictures=evaluates)
             if evaluates:
                 page = write_report([Path(folder)])
                 with above_bars():
@@ -148,6 +183,22 @@ class ResultsWriter(Callback):
                 show_picture([logger], f"{split}/PR50", as_picture(plot), step)
 
     on_test_end = on_validation_end
+
+    def _write(
+        self,
+        trainer: Any,
+        folder: Path,
+        results: dict[str, Any],
+        result: EvaluationResult,
+        with_pictures: bool,
+    ) -> None:
+        """Write an evaluation into its run folder."""
+        data = getattr(trainer, "datamodule", None)
+        if with_pictures and data is not None and self.pictures:
+            results["gallery"] = self._gallery(data, results["run"]["split"], result).write(folder)
+        # Lightning's CSVLogger has a metrics.csv of its own there.
+        has_own = any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
+        write_results(folder, results, result, "evaluation.csv" if has_own else "metrics.csv")
 
     def _gallery(self, data: Any, split: str, result: EvaluationResult) -> Gallery:
         """Pictures of what went well and wrong, with frames from the data module's recordings."""
