@@ -37,7 +37,6 @@ from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
 from etram_det.inference.exported_file import SUFFIX, ExportedDetector, read_exported
-from etram_det.inference.exported_network import ExportedNetwork
 from etram_det.models.arithmetic import use_tensor_float_32
 from etram_det.training.callbacks.early_stopping import RunEarlyStopping
 from etram_det.training.callbacks.exact_resume import ExactResume
@@ -54,6 +53,7 @@ from etram_det.training.callbacks.results_writer import PredictionWriter, Result
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.devices import in_own_words, out_of_memory, require_arithmetic
+from etram_det.training.exported_network import ExportedNetwork
 from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation

@@ -9,8 +9,8 @@ import torch
 
 from etram_det.cli.commands import run
 from etram_det.inference.exported_file import read_exported
-from etram_det.inference.exported_network import ExportedNetwork
 from etram_det.inference.streaming_detector import read_detector
+from etram_det.training.exported_network import ExportedNetwork
 from support.random_checkpoint import FRAMES
 from support.raw_files import boxes_at, random_events, write_raw
 
