@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -53,7 +52,7 @@ from etram_det.training.callbacks.results_writer import PredictionWriter, Result
 from etram_det.training.callbacks.run_checkpoint import AtomicCheckpointIO, RunCheckpoint
 from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.devices import in_own_words, out_of_memory, require_arithmetic
-from etram_det.training.exported_network import ExportedNetwork
+from etram_det.training.exported_network import ExportedNetwork, settings_of
 from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
 from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
@@ -167,7 +166,7 @@ class EtramCLI(LightningCLI):
                 _log.info(message, start, self.ckpt_path)
             else:
                 config.model.init_from = newest_if_named(start, "model.init_from", runs.parent)
-        self._checkpoint = self._read(command) if self.ckpt_path else None
+        self._checkpoint = self._read(self.ckpt_path, command) if self.ckpt_path else None
         if evaluates and self._checkpoint is not None:
             self._follow(self._checkpoint, command)
             config = self.config[command]
@@ -186,26 +185,17 @@ class EtramCLI(LightningCLI):
                 _log.info(message, name, theirs, ours)
             config.model[name] = theirs
 
-    def _read(self, command: str) -> Checkpoint:
+    def _read(self, path: str, command: str) -> Checkpoint:
         """The checkpoint, or what an exported detector says of itself in the place of one."""
-        if Path(str(self.ckpt_path)).suffix != SUFFIX:
-            return read_checkpoint(self.ckpt_path)
+        if Path(path).suffix != SUFFIX:
+            return read_checkpoint(path)
         if command == "fit":
             raise UserError(
-                f"ckpt_path: must be a checkpoint (.ckpt) to go on from, got {self.ckpt_path}: use "
-                "the one that it was exported from"
+                f"ckpt_path: must be a checkpoint (.ckpt) to go on from, got {path}: use the one "
+                "that it was exported from"
             )
-        self._exported = exported = read_exported(self.ckpt_path)
-        names = list(exported.class_names)
-        return Checkpoint(
-            {
-                "hyper_parameters": {**exported.network, "class_names": names},
-                "EventDataModule": {
-                    "settings": {**asdict(exported.frame_settings), "class_names": names}
-                },
-            },
-            exported.path,
-        )
+        self._exported = read_exported(path)
+        return settings_of(self._exported)
 
     def _follow(self, checkpoint: Checkpoint, command: str) -> None:
         """Parse again with the checkpoint's settings over the baseline, under all that is given.

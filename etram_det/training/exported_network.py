@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import ops
 
+from etram_det.checkpoint.file import Checkpoint
 from etram_det.inference.engine import Runtime, exported_engine
 from etram_det.inference.exported_file import ExportedDetector
 from etram_det.types import State
@@ -99,3 +101,14 @@ class ExportedNetwork(nn.Module):
         return torch.cat(
             [ops.box_convert(boxes, "xyxy", "cxcywh"), objectness[:, None], classes], dim=1
         )
+
+
+def settings_of(exported: ExportedDetector) -> Checkpoint:
+    """What the file says of network, classes and frames, as a checkpoint without weights."""
+    names = list(exported.class_names)
+    frames = {**asdict(exported.frame_settings), "class_names": names}
+    content = {
+        "hyper_parameters": {**exported.network, "class_names": names},
+        "EventDataModule": {"settings": frames},
+    }
+    return Checkpoint(content, exported.path)

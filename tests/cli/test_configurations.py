@@ -165,7 +165,9 @@ def test_the_configuration_of_an_older_run_still_resolves_to_the_same(capsys):
     # Settings that are newer than the run have the baseline's values.
     older, baseline = with_new_names(before), resolved()
     newer = {name: baseline[name] for name in now.keys() - older.keys()}
-    assert all(name.startswith(("data.", "early_stopping.", "model.", "results.")) for name in newer)
+    assert all(
+        name.startswith(("data.", "early_stopping.", "model.", "results.")) for name in newer
+    )
     assert now == older | newer
 
 

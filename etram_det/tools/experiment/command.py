@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 
@@ -111,7 +111,8 @@ def _ends(
         except UserError as error:
             return error
 
-    waiting, under_way = deque(enumerate(runs, start=1)), {}
+    waiting = deque(enumerate(runs, start=1))
+    under_way: dict[Future[FinishedRun | UserError], Run] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or under_way:
