@@ -21,7 +21,7 @@ from etram_det.inference.streaming_detector import (
     TrainedDetector,
     open_detector,
 )
-from etram_det.tools.detect.run import Run, VideoSettings
+from etram_det.tools.detect.run import Run, VideoSettings, give_back_large_blocks
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ def detect_command(
     Raises:
         UserError: a setting or file does not fit. What was done until then is kept.
     """
+    give_back_large_blocks()
     detector = detector_of(
         ckpt_path,
         # Of these recordings, not of those of the training.
