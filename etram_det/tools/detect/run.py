@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,6 @@ from etram_det.types import Detections
 
 _MANY_OUTSIDE = 0.01  # of the events: the sensor's size is likely to be wrong
 _NO_FRAME = 0, np.empty(0)  # behind the last one
-_M_MMAP_THRESHOLD = -3  # of mallopt
 _MAX_COLUMNS = 3  # recordings whose names fit beside each other
 
 
@@ -253,15 +251,6 @@ class Run:
                     measurements.elapsed_s = time.perf_counter() - started_s
                     measurements.faults = event_faults(stream.counted)
         return None
-
-
-def give_back_large_blocks() -> None:
-    """Have glibc return blocks of the size of a frame when they are freed.
-
-    Otherwise it keeps them, in pieces, once one was freed: 25 MB with OpenVINO.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # of other systems and C libraries
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)  # its own default
 
 
 @contextmanager
