@@ -26,12 +26,11 @@ from etram_det.cli.resume import (
     log_changes,
     newest_if_named,
     run_folder_of,
-    warning_of_simulation,
+    warn_of_simulation,
 )
 from etram_det.cli.settings_parser import SettingsParser
 from etram_det.cli.trained_settings import as_yaml, described, trained_settings
 from etram_det.data.datamodule import EventDataModule
-from etram_det.data.fingerprint import simulator_version
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
 from etram_det.errors import UserError
@@ -321,20 +320,13 @@ class EtramCLI(LightningCLI):
         self.datamodule.trainer = self.trainer  # as it will be: it says which splits are needed
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)
-        if checkpoint is not None and subcommand != "fit" and checkpoint.knows_simulation_only:
-            real = [
-                each.name
-                for of_split in self.datamodule.recordings.values()
-                for each in of_split
-                if not simulator_version(each)
-            ]
-            if real:
-                _log.warning("%s", warning_of_simulation("ckpt_path", real[0]))
         if self._exported is not None:
             self.model.detector = ExportedNetwork(self._exported, self.config[subcommand].runtime)
         elif checkpoint is not None:
             self.model.on_load_checkpoint(dict(checkpoint.content))
-            if subcommand == "fit" and checkpoint.has_optimizer:
+            if subcommand != "fit":
+                warn_of_simulation(checkpoint, self.datamodule.recordings)
+            elif checkpoint.has_optimizer:
                 self._go_on(checkpoint)
         elif subcommand == "fit":
             self.model.load_initial_weights()

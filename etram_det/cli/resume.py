@@ -15,6 +15,8 @@ import yaml
 
 import etram_det
 from etram_det.cli.flags import BASELINE, configurations
+from etram_det.data.fingerprint import simulator_version
+from etram_det.data.recording import Recording
 from etram_det.errors import UserError
 from etram_det.types import dotted_items
 
@@ -135,6 +137,22 @@ def warning_of_simulation(checkpoint: str, name: str) -> str:
         "misses and false alarms: train on real ones (fit --data.root FOLDER --model.init_from "
         "FILE.ckpt)"
     )
+
+
+def warn_of_simulation(
+    checkpoint: Checkpoint, recordings: Mapping[str, Sequence[Recording]]
+) -> None:
+    """Warn once where an evaluation puts real recordings to what knows simulated traffic only.
+
+    Args:
+        checkpoint: that is evaluated.
+        recordings: of the evaluation, by split.
+    """
+    if checkpoint.knows_simulation_only:
+        each_one = (each for of_split in recordings.values() for each in of_split)
+        real = next((each.name for each in each_one if not simulator_version(each)), None)
+        if real is not None:
+            _log.warning("%s", warning_of_simulation("ckpt_path", real))
 
 
 def run_folder_of(checkpoint: str | Path) -> Path | None:

@@ -15,7 +15,7 @@ from etram_det.cli.resume import SHIPPED
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.representation import FrameSettings
 from etram_det.inference.streaming_detector import StreamingDetector, read_detector
-from support.random_checkpoint import write_random_checkpoint
+from support.random_checkpoint import know_simulation_only, write_random_checkpoint
 from support.tiny_runs import RUN, SETTINGS, run_to_its_end, said, steps
 
 SHIPPED_FILE = Path(etram_det.__file__).parent / SHIPPED
@@ -46,7 +46,12 @@ def test_a_run_is_published_with_its_facts_and_without_its_folders(tiny_folder, 
     start = ["--model.init_from", "small.ckpt", "--trainer.logger.name", "next"]
     assert run_to_its_end([*SETTINGS, *steps(1), *root, *start]) == 0, said()[-3000:]
     few = ["--data.root", "data", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    warning = "trained on simulated traffic only, and val_day_0000 is a real recording"
     assert run_to_its_end(["validate", "--ckpt_path", "small.ckpt", *few]) == 0, said()[-3000:]
+    assert warning not in said()
+    know_simulation_only("small.ckpt")
+    assert run_to_its_end(["validate", "--ckpt_path", "small.ckpt", *few]) == 0, said()[-3000:]
+    assert said().count(warning) == 1
 
 
 def test_weights_are_in_half_precision_and_computed_in_single(tmp_path, monkeypatch):

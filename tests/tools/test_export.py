@@ -21,7 +21,7 @@ from etram_det.tools.export import check
 from etram_det.tools.export.graph import IR_VERSION, OPSET
 from support.exported import small_export as exported_as
 from support.paths import ROOT
-from support.random_checkpoint import write_random_checkpoint
+from support.random_checkpoint import know_simulation_only, write_random_checkpoint
 from support.raw_files import random_events, write_raw
 
 
@@ -37,6 +37,7 @@ def export(*flags):
 
 def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys, caplog):
     checkpoint = write_random_checkpoint(Path("random.ckpt"))
+    know_simulation_only(checkpoint)
     recording = write_raw(Path("data"), "night_1", random_events(6000, 0.52))
     flags = ["--recording", str(recording), "--input-size", "64", "96", "--score", "0.4"]
     assert export(*flags) == 0
@@ -53,6 +54,7 @@ def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys, caplog):
     assert exported.fingerprint == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert exported.thresholds.score == 0.4
     assert exported.precision == "float32"
+    assert exported.knows_simulation_only
     model = onnx.load("out/x.onnx")
     onnx.checker.check_model(model, full_check=True)
     # What ONNX Runtime 1.23 reads, the last one for Python 3.10.

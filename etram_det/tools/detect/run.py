@@ -233,6 +233,7 @@ class Run:
                     measurements.latencies_s.append(time.perf_counter() - asked_s)
                     measurements.counts.update(detections.classes.tolist())
                     results.add(frame, end_us, detections)
+                    del frame  # before the next one takes its room
                     advance()
                     window += 1
                     if window == 1:  # it loads and compiles what runs from then on
