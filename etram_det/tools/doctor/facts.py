@@ -151,7 +151,10 @@ def video_codec() -> str:
         reader.release()
     if code in ("avc1", "h264"):
         return "H.264, which browsers play"
-    return f"{code}, which browsers do not play: install an ffmpeg with libx264"
+    return (
+        f"{code}, which browsers do not play: install ffmpeg with libx264, or use pip install "
+        "'etram-det[video]'"
+    )
 
 
 def runtimes() -> Iterator[Row]:
