@@ -121,8 +121,10 @@ def test_the_commands_are_found():
     found = [words[0] for path in PAGES for words in commands_of(path)]
     assert len(found) > 80
     assert {*found} >= {"fit", "validate", "detect", "live", "export", "doctor", "cache", "bench"}
+    assert {*found} >= {"evaluate", "convert-labels", "checkpoint", "experiment"}
     assert [*commands_of(ROOT / "docs" / "index.md")] == [
-        ["fit", "--config", "small_objects", "--config", "quick"]
+        ["detect", "recording.raw"],
+        ["fit", "--config", "small_objects", "--config", "quick"],
     ]
     with pytest.raises(Exception, match="sampling"):
         parse(["fit", "--data.sampling", "no such thing"])
