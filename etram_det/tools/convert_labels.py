@@ -35,7 +35,8 @@ def convert_labels_command(
         files: COCO JSON, CSV or ``_bbox.npy`` files, or folders of these.
         output: ``labels.json`` for COCO, ``labels.csv`` for CSV, or a folder, which gets a
             ``<recording>_bbox.npy`` for each recording.
-        class_names: name of each class id, or the name of a data set.
+        class_names: name of each class id, or etram, etram3, gen1, 1mpx, dsec for the names of that
+            data set.
         class_map: for names or ids of classes in files one of these names, or null to leave the
             class out: ``{person: pedestrian, dog: null}``.
         times: where the times of the images are.

@@ -100,8 +100,9 @@ def evaluate_command(
         split: of a data root.
         protocol: ``full`` counts all labels; ``prophesee``, ``prophesee_gen1`` and ``etram_fork``
             filter as published results do. The score is that of the files.
-        class_names: name of each class id, or the name of a data set. Unset: the categories of COCO
-            labels, or eTraM's eight, also where there is a ``class_map``.
+        class_names: name of each class id, or etram, etram3, gen1, 1mpx, dsec for the names of that
+            data set. Unset: the categories of COCO labels, or eTraM's eight, also where there is
+            a ``class_map``.
         class_map: for names or ids of classes in files one of these names, or null to leave the
             class out: ``{person: pedestrian, dog: null}``.
         images: COCO file that lists the images of the results' ``image_id``, unless the labels do.
