@@ -25,7 +25,13 @@ from etram_det.report.metric_plots import precision_recall_plot, show_results
 from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, parameters_table, summary_tables
-from etram_det.training.callbacks.fit_ending import VIDEO, arguments_of, next_steps, write_video
+from etram_det.training.callbacks.fit_ending import (
+    VIDEO,
+    arguments_of,
+    next_steps,
+    without_failing,
+    write_video,
+)
 from etram_det.training.callbacks.loggers import show_picture
 from etram_det.training.callbacks.run_checkpoint import RunCheckpoint
 from etram_det.types import Batch, Detections
@@ -98,7 +104,8 @@ class ResultsWriter(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print where the best checkpoint lies, or the last one where there was no validation.
 
-        Then write report and video, and print what comes next.
+        Then write report and video, and print what comes next. Nothing in this ends with an error:
+        the training is complete.
         """
         folder = trainer.log_dir  # agreed upon by all processes, so all must ask
         kept = RunCheckpoint.of(trainer)
@@ -128,12 +135,17 @@ class ResultsWriter(Callback):
         results, self._last = self._last, None
         if results is None or folder is None or data is None or trainer.fast_dev_run:
             return []
-        self._write(trainer, Path(folder), results, module.metric.result, with_pictures=True)
-        written = [write_report([Path(folder)])]
-        if self.video_s and (recordings := data.recordings["val"]):
-            path, score = Path(folder) / VIDEO, self.score_threshold
-            video = write_video(path, checkpoint, recordings, self.video_s, score)
-            written += [] if video is None else [video]
+        written = []
+        with without_failing("results: no report of the training"):
+            self._write(trainer, Path(folder), results, module.metric.result, with_pictures=True)
+            for logger in trainer.loggers:  # whose files the report's curves come from
+                logger.save()
+            written.append(write_report([Path(folder)]))
+        with without_failing("results.video_s: no video of the validation"):
+            if self.video_s and (recordings := data.recordings["val"]):
+                path, score = Path(folder) / VIDEO, self.score_threshold
+                write_video(path, checkpoint, recordings, self.video_s, score)
+                written.append(path)
         return written
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
