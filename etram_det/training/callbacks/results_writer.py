@@ -34,6 +34,7 @@ from etram_det.training.callbacks.fit_ending import (
 )
 from etram_det.training.callbacks.loggers import show_picture
 from etram_det.training.callbacks.run_checkpoint import RunCheckpoint
+from etram_det.training.exported_network import ExportedNetwork
 from etram_det.types import Batch, Detections
 
 FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
@@ -159,16 +160,7 @@ class ResultsWriter(Callback):
         dropped = {} if data is None else data.dropped_boxes(split)
         results = results_of(result, score_threshold=self.score_threshold, dropped_by_data=dropped)
         step = pl_module.trained_steps
-        results["run"] = {
-            "split": split,
-            "step": step,
-            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
-            "data": None if data is None else data.root or "simulated traffic",
-            "input_size": None if data is None else list(data.input_size),
-            "forget_every": pl_module.hparams.get("forget_every"),
-            "parameters": sum(x.numel() for x in pl_module.detector.parameters()),
-            "version": __version__,
-        }
+        results["run"] = {"split": split, **_facts(trainer, pl_module, data)}
         evaluates = trainer.state.fn != "fit"
         if not evaluates:
             # Through JSON: a checkpoint holds plain values only.
@@ -176,7 +168,9 @@ class ResultsWriter(Callback):
             self._last = results
         console = screen(width=FILE_WIDTH)
         with above_bars():
-            console.rule(f"{split}, after {step} steps")
+            console.rule(
+                split if results["run"]["step"] is None else f"{split}, after {step} steps"
+            )
             console.print(summary_tables(results))
             if evaluates:
                 console.print(detail_tables(results))
@@ -231,6 +225,22 @@ class ResultsWriter(Callback):
             draw_frame,
             self.pictures,
         )
+
+
+def _facts(trainer: Any, module: Any, data: Any) -> dict[str, Any]:
+    """What is evaluated, on which data; of an exported file no steps and parameters are known."""
+    exported = module.detector if isinstance(module.detector, ExportedNetwork) else None
+    path = trainer.ckpt_path if exported is None else exported.path
+    numbers = [each.numel() for each in module.detector.parameters()]
+    return {
+        "step": module.trained_steps if exported is None else None,
+        "checkpoint": None if path is None else str(path),
+        "data": None if data is None else data.root or "simulated traffic",
+        "input_size": None if data is None else list(data.input_size),
+        "forget_every": module.hparams.get("forget_every"),
+        "parameters": sum(numbers) if exported is None else None,
+        "version": __version__,
+    }
 
 
 class PredictionWriter(Callback):
