@@ -324,12 +324,12 @@ class EtramCLI(LightningCLI):
             self.model.detector = ExportedNetwork(self._exported, self.config[subcommand].runtime)
         elif checkpoint is not None:
             self.model.on_load_checkpoint(dict(checkpoint.content))
-            if subcommand != "fit":
-                warn_of_simulation(checkpoint, self.datamodule.recordings)
-            elif checkpoint.has_optimizer:
+            if subcommand == "fit" and checkpoint.has_optimizer:
                 self._go_on(checkpoint)
         elif subcommand == "fit":
             self.model.load_initial_weights()
+        if subcommand != "fit" and (evaluated := self._exported or checkpoint) is not None:
+            warn_of_simulation(evaluated, self.datamodule.recordings)
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         """Let a resumed run log to its own run folder, and log which settings have changed."""

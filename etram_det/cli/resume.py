@@ -22,6 +22,7 @@ from etram_det.types import dotted_items
 
 if TYPE_CHECKING:  # exported detectors run without PyTorch
     from etram_det.checkpoint.file import Checkpoint
+    from etram_det.inference.exported_file import ExportedDetector
 
 # Sections and settings that make two runs the same one, but for those that leave no trace in the
 # result; of two names for a setting, the second is the one of older runs.
@@ -140,15 +141,15 @@ def warning_of_simulation(checkpoint: str, name: str) -> str:
 
 
 def warn_of_simulation(
-    checkpoint: Checkpoint, recordings: Mapping[str, Sequence[Recording]]
+    detector: Checkpoint | ExportedDetector, recordings: Mapping[str, Sequence[Recording]]
 ) -> None:
     """Warn once where an evaluation puts real recordings to what knows simulated traffic only.
 
     Args:
-        checkpoint: that is evaluated.
+        detector: that is evaluated.
         recordings: of the evaluation, by split.
     """
-    if checkpoint.knows_simulation_only:
+    if detector.knows_simulation_only:
         each_one = (each for of_split in recordings.values() for each in of_split)
         real = next((each.name for each in each_one if not simulator_version(each)), None)
         if real is not None:

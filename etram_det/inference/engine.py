@@ -64,7 +64,7 @@ class ExportedEngine(Engine, Protocol):
 def engine_for(
     source: Detector | ExportedDetector, runtime: Runtime, precision: Precision, device: str
 ) -> Engine:
-    """An engine for a detector, which is named in a line of the log.
+    """An engine for a detector, named in a line of the log unless ``pytorch`` is asked for.
 
     Args:
         source: PyTorch's detector, or an exported one.
@@ -88,7 +88,8 @@ def engine_for(
     from etram_det.inference.pytorch_engine import PyTorchEngine
 
     engine = PyTorchEngine(source, precision, device)
-    _log.info("runtime: %s", engine.name)
+    if runtime == "auto":
+        _log.info("runtime: %s", engine.name)
     return engine
 
 

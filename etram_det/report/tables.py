@@ -31,8 +31,8 @@ from etram_det.types import dotted_items
 Intervals = Mapping[str, Sequence[float]]  # by flat key
 BOXES = {"boxes": ("boxes", "")}  # a column
 INTERVAL = {"95 % of AP": ("interval", "")}  # another
-# Why boxes are no labels that were not dropped: the reason under which recordings count them.
 _MOST_CLASSES = 21  # and background, of a confusion matrix on the screen
+# Why boxes are no labels that were not dropped: the reason under which recordings count them.
 BETWEEN_LABEL_TIMES = "between label times"
 
 

@@ -37,13 +37,16 @@ class ExportedNetwork(nn.Module):
         exported: the file.
         runtime: as for :func:`~etram_det.inference.engine.engine_for`.
 
+    Attributes:
+        path: of the file.
+
     Raises:
         UserError: the runtime is not installed or cannot read the file.
     """
 
     def __init__(self, exported: ExportedDetector, runtime: Runtime = "auto") -> None:
         super().__init__()
-        self._exported = exported
+        self._exported, self.path = exported, exported.path
         self._engine = exported_engine(exported, runtime)
         self._frame_shape: tuple[int, ...] = ()
 

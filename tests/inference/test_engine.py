@@ -123,6 +123,9 @@ def test_auto_takes_what_is_there_and_names_it(small_export, monkeypatch, caplog
         return line
 
     assert chosen(checkpoint).startswith("runtime: PyTorch ")
+    caplog.clear()
+    StreamingDetector(checkpoint, device="cpu", runtime="pytorch")
+    assert not caplog.records  # what was asked for needs no line
     assert chosen(exported).startswith("runtime: OpenVINO ")
     assert chosen(exported).endswith(" on cpu, float32")
     assert chosen(exported, runtime="onnxruntime").startswith("runtime: ONNX Runtime ")

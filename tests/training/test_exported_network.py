@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -53,7 +54,9 @@ def boxes_of(folder):
     return table[np.lexsort(table.T[[4, 3, 2, 6, 1, 0]].round(2))]
 
 
-def test_predict_and_validate_take_an_exported_file(small_export, tmp_path, monkeypatch, capfd):
+def test_predict_and_validate_take_an_exported_file(
+    small_export, tmp_path, monkeypatch, capfd, caplog
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
     times = list(range(100_000, 500_001, 100_000))
@@ -70,29 +73,43 @@ def test_predict_and_validate_take_an_exported_file(small_export, tmp_path, monk
         "--trainer.accelerator",
         "cpu",
     ]
-    flags += ["--trainer.enable_progress_bar", "false", "--trainer.logger.init_args.name"]
+    flags += ["--trainer.enable_progress_bar", "false"]
     found, metrics = [], []
-    for name, path in zip(("ckpt", "onnx"), small_export, strict=True):
+    for name, path in zip(("predict", "predict_1"), small_export, strict=True):
         split = ["--data.predict_split", "val", "--model.score_threshold", "0.38"]
-        assert run(["predict", *flags, name, "--ckpt_path", str(path), *split]) == 0
-        found.append(boxes_of(Path("runs") / name / "version_0" / "predictions"))
+        assert run(["predict", *flags, "--ckpt_path", str(path), *split]) == 0
+        found.append(boxes_of(Path("runs/evaluations") / name / "predictions"))
     assert len(found[0]) > 100
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-3)
 
     # Labels that are found: some of the detections.
-    [path] = Path("runs/ckpt/version_0/predictions").glob("*_bbox.npy")
+    [path] = Path("runs/evaluations/predict/predictions").glob("*_bbox.npy")
     boxes = np.load(path)
     labelled = boxes[np.isin(boxes["t"], times)][::7]
     np.save("data/val/val_day_0001_bbox.npy", labelled)
-    for name, path in zip(("ckpt", "onnx"), small_export, strict=True):
-        command = ["validate", *flags, name, "--ckpt_path", str(path), "--results.pictures", "0"]
+    for name, path in zip(("validate", "validate_1"), small_export, strict=True):
+        command = ["validate", *flags, "--ckpt_path", str(path), "--results.pictures", "0"]
         assert run(command) == 0
-        metrics.append(json.loads(Path("runs", name, "version_1", "metrics.json").read_text()))
+        metrics.append(json.loads(Path("runs/evaluations", name, "metrics.json").read_text()))
     assert metrics[0]["AP"] > 0.01
     for key in ("AP", "AP50", "AR"):
         assert metrics[1][key] == pytest.approx(metrics[0][key], abs=2e-3)
+        assert metrics[-1]["run"]["checkpoint"] == str(path)
+    assert (metrics[1]["run"]["step"], metrics[1]["run"]["parameters"]) == (None, None)
+    assert capfd.readouterr().out.count("val, after 0 steps") == 1  # of the checkpoint alone
+    assert "trained on simulated traffic only" not in caplog.text
+    model = onnx.load(small_export[1])
+    for entry in model.metadata_props:
+        if entry.key == "knows_simulation_only":
+            entry.value = "true"
+    onnx.save(model, "simulated.onnx")
+    known = ["--ckpt_path", "simulated.onnx", "--results.pictures", "0"]
+    assert run(["validate", *flags, *known]) == 0
+    assert (
+        "ckpt_path: trained on simulated traffic only, and val_day_0001 is a real recording: "
+    ) in caplog.text
     capfd.readouterr()
-    assert run(["fit", "--ckpt_path", str(small_export[1]), *flags, "none"]) == 2
+    assert run(["fit", "--ckpt_path", str(small_export[1]), *flags]) == 2
     assert capfd.readouterr().err == (
         f"etram_det: error: ckpt_path: must be a checkpoint (.ckpt) to go on from, got "
         f"{small_export[1]}: use the one that it was exported from\n"

@@ -148,6 +148,7 @@ def coco_table(
     listing = listing_of(content, path, times) or listing
     listing = listing or _listing_of_ids(annotations, path, times)
     builder, left_out = TableBuilder(), LeftOut()
+    class_ids: dict[Any, int | Reason] = {}
     frames, taken = {}, set()
     for image, place in listing.places.items():
         if isinstance(place, Reason):
@@ -161,9 +162,10 @@ def coco_table(
         where = f"annotation {each.get('id', number)}"
         image, category = _key(each.get("image_id")), _key(each.get("category_id"))
         name = listing.categories.get(category)
-        class_id = classes.class_id(name, category)
-        if name is None and listing.categories:
-            class_id = UNKNOWN_CLASS
+        if category not in class_ids:
+            is_unknown = name is None and bool(listing.categories)
+            class_ids[category] = UNKNOWN_CLASS if is_unknown else classes.class_id(name, category)
+        class_id = class_ids[category]
         score = each.get("score", None if scored else 1.0)
         track = _track_of(each)
         if track is None:
@@ -259,9 +261,9 @@ def write_coco(
         "images": images,
         "annotations": annotations,
     }
-    texts = []
+    texts, encode = [], json.JSONEncoder(allow_nan=False).encode
     for name, rows in parts.items():
-        lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
+        lines = ",\n".join(map(encode, rows))
         texts.append(f"{json.dumps(name)}: [\n{lines}\n]")
     write_text(path, "{" + ",\n".join(texts) + "}\n")
 

@@ -112,15 +112,20 @@ def csv_table(
     for _, cells in content.rows:
         name = cells[columns.image] if columns.image else ""
         key = (name, *(cells[each] for each in known))
-        images.setdefault(key, NamedImage(name, {each: cells[each] for each in known}))
+        if key not in images:
+            images[key] = NamedImage(name, {each: cells[each] for each in known})
         keys.append(key)
     places = dict(
         zip(images, places_of(list(images.values()), times, path, all_listed=False), strict=True)
     )
     builder, left_out = TableBuilder(), LeftOut()
+    class_ids: dict[str, int | Reason] = {}
     for (line, cells), key in zip(content.rows, keys, strict=True):
-        place, where = places[key], f"line {line}"
-        box, class_id = columns.box(cells), columns.class_id(cells, classes)
+        place, where, box = places[key], f"line {line}", columns.box(cells)
+        text = columns.class_text(cells)
+        if text not in class_ids:
+            class_ids[text] = _class_id(text, classes)
+        class_id = class_ids[text]
         score = _number(cells[columns.score]) if columns.score else 1.0
         track = track_number(cells[columns.track]) if columns.track else 0
         if track is None:
@@ -128,7 +133,7 @@ def csv_table(
         if isinstance(place, Reason):
             left_out.add(place, where)
         elif isinstance(class_id, Reason):
-            left_out.add(class_id, repr(columns.class_text(cells)))
+            left_out.add(class_id, repr(text))
         elif box is None:
             left_out.add(NO_BOX, where)
         elif score is None:
@@ -185,11 +190,11 @@ class _Columns:
         """Name of the class, or else its id."""
         return cells.get(self._name or "") or cells.get(self._id or "") or ""
 
-    def class_id(self, cells: Mapping[str, str], classes: ClassSettings) -> int | Reason:
-        """The class's id, or why it has none."""
-        text = self.class_text(cells)
-        is_number = _number(text) is not None
-        return classes.class_id(None, text) if is_number else classes.class_id(text)
+
+def _class_id(text: str, classes: ClassSettings) -> int | Reason:
+    """Id of the class of a cell, or why it has none."""
+    is_number = _number(text) is not None
+    return classes.class_id(None, text) if is_number else classes.class_id(text)
 
 
 def _number(text: str) -> float | None:

@@ -47,7 +47,7 @@ def broken_modules() -> dict[str, str]:
         try:
             importlib.import_module(module)
         except _DAMAGE as error:
-            found[module] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            found[module] = _in_short(error)
     return found
 
 
@@ -171,9 +171,14 @@ def runtimes() -> Iterator[Row]:
                 else found.Core().available_devices
             )
         except _DAMAGE as error:
-            yield name, f"cannot be used: {str(error).strip().splitlines()[0]}"
+            yield name, f"cannot be used: {_in_short(error)}"
             continue
         yield name, f"{_version_of(module)}; {', '.join(places)}"
+
+
+def _in_short(error: Exception) -> str:
+    """First line of an error's message, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _version_of(module: str) -> str | None:

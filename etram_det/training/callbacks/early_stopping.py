@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 
 from etram_det.errors import UserError
+from etram_det.training.callbacks.run_checkpoint import require_value
 
 _log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ class RunEarlyStopping(EarlyStopping):
     """Ends a training whose metric has stopped improving; off unless ``patience`` is set.
 
     The count of validations is part of the checkpoint: a resumed run ends where the unbroken one
-    does. A metric that is not a number, as no label of its kind is there, is no improvement.
+    does.
 
     Args:
         patience: validations in a row without improvement that end the training, at least 1; null:
@@ -67,7 +68,12 @@ class RunEarlyStopping(EarlyStopping):
             self._log_end("raise early_stopping.patience to go on")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the validation, and end the training if it was the last one without improvement."""
+        """Count the validation, and end the training if it was the last one without improvement.
+
+        Raises:
+            UserError: it has no value of the metric, as there are no labels of its class or size.
+        """
+        require_value(trainer, self.monitor)
         was_over = trainer.should_stop
         super().on_validation_end(trainer, pl_module)
         if trainer.should_stop and not was_over:

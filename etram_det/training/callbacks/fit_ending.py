@@ -1,4 +1,4 @@
-"""What a training ends with: a short video of validation recordings, and what to do next."""
+"""What a training ends with: a short video of the validation, what to do next; and no failure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from etram_det.data.recording import Recording
 from etram_det.drawing.video import DetectionVideo
@@ -27,9 +27,25 @@ _PLACES = 2  # recordings that share the video
 _log = logging.getLogger(__name__)
 
 
+@contextmanager
+def without_failing(lost: str) -> Iterator[None]:
+    """Log whatever goes wrong within: the training is complete, and its exit code stays 0.
+
+    Args:
+        lost: what there is not, then.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, OSError | UserError):  # whose messages stand for themselves
+            reason = f"{type(error).__name__}: {reason}"
+        _log.warning("%s (%s)", lost, reason)
+
+
 def write_video(
     path: Path, checkpoint: Path, recordings: Sequence[Recording], seconds: float, score: float
-) -> Path | None:
+) -> None:
     """Write a video of a checkpoint's detections in validation recordings.
 
     Args:
@@ -39,33 +55,32 @@ def write_video(
         seconds: that it shows at most; it is shorter where the network is slow.
         score: least score of a detection, in [0, 1].
 
-    Returns:
-        The file; None where there is none, which is logged.
+    Raises:
+        UserError: the video cannot be written, or the checkpoint cannot be read.
+        OSError: a file cannot be read or written.
     """
     chosen = _chosen(recordings)
+    detector = StreamingDetector(
+        checkpoint,
+        sensor_size=chosen[0].sensor_size,
+        score_threshold=score,
+        runtime="pytorch",
+    )
+    settings, input_size = detector.frame_settings, chosen[0].input_size
+    video = DetectionVideo(
+        path,
+        rate=1000 / settings.window_ms,
+        sensor_size=chosen[0].sensor_size,
+        content_size=input_size,
+        class_names=detector.class_names,
+        representation=settings.representation,
+    )
     try:
-        detector = StreamingDetector(
-            checkpoint, sensor_size=chosen[0].sensor_size, score_threshold=score
-        )
-        settings, input_size = detector.frame_settings, chosen[0].input_size
-        video = DetectionVideo(
-            path,
-            rate=1000 / settings.window_ms,
-            sensor_size=chosen[0].sensor_size,
-            content_size=input_size,
-            class_names=detector.class_names,
-            representation=settings.representation,
-        )
-        try:
-            each = round(seconds * 1000 / settings.window_ms / len(chosen))
-            for recording, first, stop in _parts(chosen, max(each, 1)):
-                _show(video, detector, recording, range(first, stop), _MOST_S / len(chosen))
-        finally:
-            video.finish()
-    except (OSError, UserError, torch.OutOfMemoryError) as error:
-        _log.warning("results.video_s: no video of the validation (%s)", error)
-        return None
-    return path
+        each = round(seconds * 1000 / settings.window_ms / len(chosen))
+        for recording, first, stop in _parts(chosen, max(each, 1)):
+            _show(video, detector, recording, range(first, stop), _MOST_S / len(chosen))
+    finally:
+        video.finish()
 
 
 def _chosen(recordings: Sequence[Recording]) -> list[Recording]:
@@ -81,11 +96,11 @@ def _chosen(recordings: Sequence[Recording]) -> list[Recording]:
     return [first, *same[: _PLACES - 1]]
 
 
-def _parts(recordings: Sequence[Recording], number: int) -> Iterator[tuple[Recording, int, int]]:
-    """Of each recording the ``number`` frames in a row with most labels, first and end."""
+def _parts(recordings: Sequence[Recording], most: int) -> Iterator[tuple[Recording, int, int]]:
+    """Of each recording the ``most`` frames in a row with most labels, or all: first and end."""
     for recording in recordings:
         labels = np.bincount(recording.label_frame, minlength=len(recording)).cumsum()
-        number = min(number, len(recording))
+        number = min(most, len(recording))
         before = np.concatenate([[0], labels[: len(recording) - number]])
         first = int(np.argmax(labels[number - 1 :] - before))
         yield recording, first, first + number

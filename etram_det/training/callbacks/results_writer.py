@@ -25,9 +25,16 @@ from etram_det.report.metric_plots import precision_recall_plot, show_results
 from etram_det.report.page import write_report
 from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
 from etram_det.report.tables import detail_tables, parameters_table, summary_tables
-from etram_det.training.callbacks.fit_ending import VIDEO, arguments_of, next_steps, write_video
+from etram_det.training.callbacks.fit_ending import (
+    VIDEO,
+    arguments_of,
+    next_steps,
+    without_failing,
+    write_video,
+)
 from etram_det.training.callbacks.loggers import show_picture
 from etram_det.training.callbacks.run_checkpoint import RunCheckpoint
+from etram_det.training.exported_network import ExportedNetwork
 from etram_det.types import Batch, Detections
 
 FILE_WIDTH = 120  # of tables that go into a file or a pipe, in columns
@@ -98,7 +105,8 @@ class ResultsWriter(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print where the best checkpoint lies, or the last one where there was no validation.
 
-        Then write report and video, and print what comes next.
+        Then write report and video, and print what comes next. Nothing in this ends with an error:
+        the training is complete.
         """
         folder = trainer.log_dir  # agreed upon by all processes, so all must ask
         kept = RunCheckpoint.of(trainer)
@@ -128,12 +136,17 @@ class ResultsWriter(Callback):
         results, self._last = self._last, None
         if results is None or folder is None or data is None or trainer.fast_dev_run:
             return []
-        self._write(trainer, Path(folder), results, module.metric.result, with_pictures=True)
-        written = [write_report([Path(folder)])]
-        if self.video_s and (recordings := data.recordings["val"]):
-            path, score = Path(folder) / VIDEO, self.score_threshold
-            video = write_video(path, checkpoint, recordings, self.video_s, score)
-            written += [] if video is None else [video]
+        written = []
+        with without_failing("results: no report of the training"):
+            self._write(trainer, Path(folder), results, module.metric.result, with_pictures=True)
+            for logger in trainer.loggers:  # whose files the report's curves come from
+                logger.save()
+            written.append(write_report([Path(folder)]))
+        with without_failing("results.video_s: no video of the validation"):
+            if self.video_s and (recordings := data.recordings["val"]):
+                path, score = Path(folder) / VIDEO, self.score_threshold
+                write_video(path, checkpoint, recordings, self.video_s, score)
+                written.append(path)
         return written
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -147,16 +160,7 @@ class ResultsWriter(Callback):
         dropped = {} if data is None else data.dropped_boxes(split)
         results = results_of(result, score_threshold=self.score_threshold, dropped_by_data=dropped)
         step = pl_module.trained_steps
-        results["run"] = {
-            "split": split,
-            "step": step,
-            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
-            "data": None if data is None else data.root or "simulated traffic",
-            "input_size": None if data is None else list(data.input_size),
-            "forget_every": pl_module.hparams.get("forget_every"),
-            "parameters": sum(x.numel() for x in pl_module.detector.parameters()),
-            "version": __version__,
-        }
+        results["run"] = {"split": split, **_facts(trainer, pl_module, data)}
         evaluates = trainer.state.fn != "fit"
         if not evaluates:
             # Through JSON: a checkpoint holds plain values only.
@@ -164,7 +168,9 @@ class ResultsWriter(Callback):
             self._last = results
         console = screen(width=FILE_WIDTH)
         with above_bars():
-            console.rule(f"{split}, after {step} steps")
+            console.rule(
+                split if results["run"]["step"] is None else f"{split}, after {step} steps"
+            )
             console.print(summary_tables(results))
             if evaluates:
                 console.print(detail_tables(results))
@@ -219,6 +225,22 @@ class ResultsWriter(Callback):
             draw_frame,
             self.pictures,
         )
+
+
+def _facts(trainer: Any, module: Any, data: Any) -> dict[str, Any]:
+    """What is evaluated, on which data; of an exported file no steps and parameters are known."""
+    exported = module.detector if isinstance(module.detector, ExportedNetwork) else None
+    path = trainer.ckpt_path if exported is None else exported.path
+    numbers = [each.numel() for each in module.detector.parameters()]
+    return {
+        "step": module.trained_steps if exported is None else None,
+        "checkpoint": None if path is None else str(path),
+        "data": None if data is None else data.root or "simulated traffic",
+        "input_size": None if data is None else list(data.input_size),
+        "forget_every": module.hparams.get("forget_every"),
+        "parameters": sum(numbers) if exported is None else None,
+        "version": __version__,
+    }
 
 
 class PredictionWriter(Callback):

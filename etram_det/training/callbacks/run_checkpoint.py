@@ -188,6 +188,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint if it is among the best, and ``last.ckpt``."""
+        if self.save_top_k:
+            require_value(trainer, str(self.monitor))
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save_last(trainer)
@@ -243,6 +245,22 @@ class RunCheckpoint(ModelCheckpoint):
         else:
             text += "; use --resume auto to go on"
         raise StoppedBySignal(number, text)
+
+
+def require_value(trainer: Any, monitor: str) -> None:
+    """Refuse to go on where a training's validation has no value of the monitored metric.
+
+    Raises:
+        UserError: it has none, as there are no labels of its class or size.
+    """
+    if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:
+        return
+    if monitor not in trainer.callback_metrics:
+        raise UserError(
+            f"checkpoint.monitor: must be a metric of labels that the validation has, got "
+            f"{monitor}: use val/AP, or other recordings for the validation",
+            exit_code=1,
+        )
 
 
 def _no_such_metric(monitor: str) -> UserError:

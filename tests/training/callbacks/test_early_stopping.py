@@ -74,6 +74,18 @@ def test_it_counts_validations_without_improvement_and_nan_is_none():
     assert (resumed.wait_count, resumed.patience) == (3, 5)
 
 
+@pytest.mark.parametrize("given", [[], ["--early_stopping.patience", "2"]])
+def test_a_metric_without_labels_ends_the_run_at_its_first_validation(tiny_folder, given):
+    none = ["--checkpoint.monitor", "val/AP_wheelchair"]
+    assert run_to_its_end([*SETTINGS, *steps(4, validation=2), *none, *given]) == 1
+    message = (
+        "checkpoint.monitor: must be a metric of labels that the validation has, got "
+        "val/AP_wheelchair: use val/AP, or other recordings for the validation"
+    )
+    assert said().splitlines()[-1] == f"etram_det: error: {message}"
+    assert last_step() == 2
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 
 from etram_det.cli.commands import run
-from etram_det.training.callbacks import fit_ending
+from etram_det.training.callbacks import fit_ending, results_writer
 from etram_det.training.callbacks.fit_ending import next_steps
 from support.tiny_runs import RUN, SETTINGS, run_to_its_end, said, steps, stop_after
 
@@ -34,6 +34,8 @@ def test_report_video_and_three_lines(tiny_folder):
     report = (RUN / "report.html").read_text()
     assert "pictures of misses and false alarms: none were made" not in report
     assert list((RUN / "gallery").glob("miss_*.png"))
+    assert "AP of the validations over the training steps" in report  # of the last one, too
+    assert "runtime: " not in said()
     assert last_lines(3) == [
         f"look:  {RUN / 'report.html'}, {RUN / 'validation.mp4'}",
         f"try:   python -m etram_det detect FILE --ckpt_path {BEST}",
@@ -71,6 +73,24 @@ def test_a_video_that_cannot_be_written_ends_no_training(tiny_folder):
     message = "results.video_s: no video of the validation ([Errno 28] No space left on device)"
     assert message in said()
     assert last_lines(3)[0] == f"look:  {RUN / 'report.html'}"
+
+
+def test_nothing_that_comes_after_the_checkpoints_ends_a_training(tiny_folder):
+    def breaking():
+        def refuse(*_, **__):
+            raise KeyError("boxes")
+
+        results_writer.write_report = fit_ending.DetectionVideo.add = refuse
+
+    assert run_to_its_end(TWO, breaking) == 0, said()[-3000:]
+    assert BEST.is_file()
+    lines = said().splitlines()
+    assert lines[-4:-2] == [
+        "results: no report of the training (KeyError: 'boxes')",
+        "results.video_s: no video of the validation (KeyError: 'boxes')",
+    ]
+    assert lines[-2].startswith("try: ")
+    assert not any(line.startswith("look: ") for line in lines)
 
 
 def test_no_video_or_no_end_at_all(tiny_folder):
