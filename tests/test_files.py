@@ -83,5 +83,7 @@ def test_the_cache_is_the_systems_unless_it_is_set(tmp_path, monkeypatch, value)
 
 def test_the_cache_has_one_path():
     package = Path(__file__).parent.parent / "etram_det"
-    users = {path.name for path in package.rglob("*.py") if "import platformdirs" in path.read_text()}
+    users = {
+        path.name for path in package.rglob("*.py") if "import platformdirs" in path.read_text()
+    }
     assert users == {"files.py", "cache.py"}  # which also looks for numba's

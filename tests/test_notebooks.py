@@ -103,6 +103,7 @@ def test_inspect_checkpoint(place, trained, monkeypatch):
     assert num_plots(outputs) == 8
 
 
+@pytest.mark.slow
 def test_explore_data(place, trained, monkeypatch):
     [root] = (place.parent / "cache").glob("simulated-96x160-*")
     monkeypatch.setenv("ETRAM_DET_DATA", str(root))

@@ -61,6 +61,7 @@ def last(version):
     return read_checkpoint(f"runs/baseline/version_{version}/checkpoints/last.ckpt").content
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_imported_weights_with_a_fresh_optimiser(tmp_path, caplog):
     source = str(rvt.REFERENCE / "rvt_reference.ckpt")
     flags = ["--checkpoint", source, "--output", "rvt.ckpt", "--dim_head", "4"]

@@ -62,6 +62,7 @@ def test_no_command_runs_what_a_checkpoint_holds(mark, command, capfd):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_last_and_best_are_read_in_the_same_way(mark, capfd):
     folder = Path("runs") / "size_aware" / "version_0" / "checkpoints"
     folder.mkdir(parents=True)

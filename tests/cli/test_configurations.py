@@ -277,6 +277,7 @@ def test_mistakes_are_refused_when_the_configuration_is_read(flag, value, words,
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_adaptive_thresholds_are_computed_once_and_kept(caplog):
     fit = ["fit", *config_of("size_aware_adaptive"), *SMALL]
     with caplog.at_level(logging.INFO):

@@ -162,6 +162,7 @@ def test_a_checkpoint_brings_its_network_along(capsys):
     assert run(["validate", *other, "--ckpt_path", checkpoint]) == 0
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result_with_any_number_of_workers():
     workers = [["--data.num_workers", str(number)] for number in (0, 0, 1, 3)]
     for number, extra in enumerate(workers):
@@ -173,6 +174,7 @@ def test_one_seed_gives_one_result_with_any_number_of_workers():
         assert_same(weights_of(version(4)), weights_of(version(0)))
 
 
+@pytest.mark.slow
 def test_weight_averaging_keeps_the_average():
     assert run(["fit", *SMALL_RAW]) == 0
     overlay = str(ROOT / "configs" / "weight_averaging.yaml")
@@ -192,6 +194,7 @@ def test_other_loggers_can_be_chosen():
     assert "AP50," in written.with_name("evaluation.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_progress_bar_can_be_turned_off(capsys):
     assert run(["fit", *SMALL_RAW, "--trainer.enable_progress_bar", "false"]) == 0
     shown = capsys.readouterr().out

@@ -68,6 +68,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_same_files_from_same_seed_with_any_number_of_workers(tmp_path: Path) -> None:
     simulate(tmp_path / "one", TINY, workers=1)
     simulate(tmp_path / "three", TINY, workers=3)

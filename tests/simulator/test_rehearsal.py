@@ -69,6 +69,7 @@ def areas_of(boxes: list[NDArray[Any]]) -> NDArray[np.float64]:
     return every["w"].astype(np.float64) * every["h"] / 4
 
 
+@pytest.mark.slow
 def test_the_validation_recordings_show_each_class_ten_times() -> None:
     plans = plan_set(SimulationSettings(height=360, width=640, train=0, test=0, seed=1))
     boxes = [labels_of(plan, 6 * LABEL_INTERVAL_US)[0] for plan in plans]

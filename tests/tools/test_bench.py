@@ -206,6 +206,7 @@ def test_compiled_parts_survive_other_numbers_of_steps_and_lanes(backend):
     assert graphs[-1] == graphs[5]
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_stays_finite(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli = lightning_cli(
@@ -328,6 +329,7 @@ def test_bench_train(tmp_path, capsys):
     assert "times the rate of eager, 32-true" in notes["eager, bf16-mixed"]
 
 
+@pytest.mark.slow
 def test_bench_sizes_counts_memory_and_times_what_fits(tmp_path, monkeypatch):
     from etram_det.tools.bench import sizes
 

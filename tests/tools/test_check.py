@@ -333,6 +333,7 @@ def test_the_size_of_the_cache_is_near(tmp_path, capsys):
     assert megabytes(cache) == pytest.approx(size, abs=0.06)
 
 
+@pytest.mark.slow
 def test_it_is_a_program(root, tmp_path):
     command = [sys.executable, "-m", "etram_det", "check", str(root), *SMALL]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
