@@ -155,7 +155,7 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
         for name, hint in hints.items()
         if {get_origin(each) for each in (hint, *get_args(hint))} & {tuple, Sequence}
     }
-    switches = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    switches = {f"--{name}" for name, hint in hints.items() if hint in (bool, bool | None)}
     # That may stand alone as well, or have another value than true or false.
     optional = {f"--{name}" for name, hint in hints.items() if bool in get_args(hint)}
     first = next(iter(signature(function).parameters.values()))
@@ -187,7 +187,7 @@ def tool_arguments(args: Sequence[str], function: Callable[..., Any]) -> list[st
             flags += [f"{flag}={values[0]}"] if equals else [flag, *values[:1]]
             gathered += values[1:]
             continue
-        if flag in switches and not equals and values[:1] not in (["true"], ["false"]):
+        if flag in switches and not equals and values[:1] not in (["true"], ["false"], ["null"]):
             words.append(f"{flag}=true")
         elif flag in optional and not values:
             words.append(f"{flag}=true")

@@ -171,7 +171,7 @@ def _of_files(error: OSError, folder: str | None) -> str:
     where = f"{name}: " if name else ""
     is_full = error.errno in _FULL
     text = f"cannot be written, the disk is full ({what}): make room" if is_full else what
-    if name and Path(name).is_relative_to(cache_folder()):
+    if name and Path(str(name)).is_relative_to(cache_folder()):
         if is_full:
             text += (
                 " (python -m etram_det cache clear frees this project's cache), or set "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from etram_det.metrics.bootstrap import TRUE
+from etram_det.metrics.bootstrap import IGNORED, TRUE
 from etram_det.metrics.curves import Matches
 
 SCORES = np.linspace(0, 1, 101)
@@ -29,7 +29,7 @@ class ScoreCounts:
     Attributes:
         scores: ``[S]``, ascending.
         true: ``[S, K]`` int64, detections that took a label.
-        detections: ``[S, K]`` int64, all of them.
+        detections: ``[S, K]`` int64, all of them but those in crowds.
         labels: ``[K]`` int64.
     """
 
@@ -71,9 +71,9 @@ def counts_over_score(matches: Matches, labels: np.ndarray) -> ScoreCounts:
     true, detections = (np.zeros((len(SCORES), len(labels)), np.int64) for _ in range(2))
     for class_id in range(len(labels)):
         of_class = slice(matches.first[class_id], matches.first[class_id + 1])
-        is_true = matches.status[0, 0, of_class] == TRUE
+        status = matches.status[0, 0, of_class]
         # Detections come best score first. A score that is equal counts.
         number = np.searchsorted(-matches.score[of_class], -SCORES, side="right")
-        detections[:, class_id] = number
-        true[:, class_id] = np.concatenate([[0], np.cumsum(is_true)])[number]
+        for counted, is_one in ((true, status == TRUE), (detections, status != IGNORED)):
+            counted[:, class_id] = np.concatenate([[0], np.cumsum(is_one)])[number]
     return ScoreCounts(SCORES, true, detections, labels)

@@ -203,3 +203,12 @@ def test_a_flag_of_lists_of_lists_is_given_several_times():
     given = ["--detections", "a", "b", "--only", "--detections=c", "--labels", "x"]
     expected = ["--only=true", "--labels", "x", "--detections", '[["a", "b"], ["c"]]']
     assert tool_arguments(given, tool) == expected
+
+
+def test_a_switch_that_may_be_unset_leaves_the_files_behind_it():
+    def tool(files: Sequence[str], agnostic: bool | None = None) -> None: ...
+
+    assert tool_arguments(["--agnostic", "a.raw"], tool) == ['["a.raw"]', "--agnostic=true"]
+    for value in ("true", "false", "null"):
+        given = ["a.raw", "--agnostic", value]
+        assert tool_arguments(given, tool) == ['["a.raw"]', "--agnostic", value]

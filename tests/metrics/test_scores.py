@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from etram_det.metrics.bootstrap import FALSE, IGNORED, TRUE
 from etram_det.metrics.confusion import confusion_matrix, localisation_errors
-from etram_det.metrics.scores import SCORES, BestScore
+from etram_det.metrics.curves import Matches
+from etram_det.metrics.scores import SCORES, BestScore, counts_over_score
 from support.small_evaluation import evaluated
 
 
@@ -37,6 +39,17 @@ def test_no_labels_and_nothing_found_have_no_best_score():
     missed = evaluated(row(((100, 100, 120, 120), 0, 0.9))).over_score
     assert missed.best(0) is missed.best(1) is missed.best() is None
     assert not missed.f1(0).any()
+
+
+def test_detections_in_crowds_do_not_count():
+    scores, status = np.array([0.9, 0.6, 0.5]), np.array([[[TRUE, IGNORED, FALSE]]], np.int8)
+    places = np.zeros(3, np.int64)
+    found = counts_over_score(
+        Matches(places, places, np.array([0, 3]), scores, status), np.array([2])
+    )
+    at = np.flatnonzero(np.isin(SCORES.round(2), [0.2, 0.55, 0.8]))
+    assert found.detections[at, 0].tolist() == [2, 1, 1]
+    assert found.true[at, 0].tolist() == [1, 1, 1]
 
 
 def counts(frames):
