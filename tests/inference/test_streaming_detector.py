@@ -76,7 +76,7 @@ def test_window_by_window_equals_detect_and_predict(recording, checkpoint, capsy
     predict += ["--data.root", str(recording.parent), "--data.input_size", "[45, 80]"]
     predict += ["--data.num_workers", "0", "--data.num_steps", "3", "--trainer.accelerator", "cpu"]
     assert run([*predict, "--model.score_threshold", str(few)]) == 0
-    folder = Path("runs/size_aware/version_0/predictions")
+    folder = Path("runs/evaluations/predict/predictions")
     assert {path.name for path in folder.iterdir()} == {
         f"{name}_bbox.npy",
         f"{name}_coco.json",

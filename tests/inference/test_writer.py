@@ -167,6 +167,6 @@ def test_a_prediction_that_is_broken_off_keeps_what_is_complete(
         signal.signal(signal.SIGINT, interrupt)  # which it turns off then
     assert code == 1
     assert "Traceback" not in capfd.readouterr().err
-    boxes, coco, table = contents(tmp_path / "runs/size_aware/version_0/predictions")
+    boxes, coco, table = contents(tmp_path / "runs/evaluations/predict/predictions")
     assert len(boxes) == len(table) == len(coco["annotations"]) > 0
     assert len(coco["images"]) == 8
