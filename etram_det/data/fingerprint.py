@@ -132,7 +132,8 @@ def changes_between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[
             :func:`identities` returned them.
         ours: the same, as it is now.
     """
-    defaults = _NEWER | {
+    newer = {name: value for name, value in _NEWER.items() if name in ours["settings"]}
+    defaults = newer | {
         f"data.{each.name}": each.default
         for of in (FrameSettings, LabelSettings, TrainingLabels)
         for each in fields(of)

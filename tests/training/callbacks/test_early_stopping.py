@@ -34,6 +34,7 @@ def last_step():
     return torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
+@pytest.mark.slow
 def test_it_ends_where_it_says_and_a_stopped_run_ends_there_too(tiny_folder):
     expected = unbroken(ENDS)
     ask = partial(at_the_training_step, 8, partial(send, signal.SIGTERM))
