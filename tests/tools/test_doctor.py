@@ -68,7 +68,8 @@ def test_json_holds_the_same(capsys, tmp_path):
 
 
 def test_what_is_missing_is_named_with_its_remedy(lacking, capsys):
-    lacking("optuna", "openvino", "onnxruntime", "edgefirst.tracker", "wandb")
+    extras = ("optuna", "openvino", "onnxruntime", "edgefirst.tracker", "wandb")
+    lacking(*extras, "neuromorphic_drivers")
     code, found = report(capsys)
     assert code == 0  # what only extras bring
     missing = {name: each["missing"] for name, each in found["commands"].items() if each["missing"]}
@@ -77,6 +78,7 @@ def test_what_is_missing_is_named_with_its_remedy(lacking, capsys):
         "sweep": ["optuna"],
         "detect, live: an exported file (.onnx)": ["openvino", "onnxruntime"],
         "detect --track": ["edgefirst.tracker"],
+        "live, with a camera": ["neuromorphic_drivers"],
         "fit --config log_wandb": ["wandb"],
     }
     assert found["commands"]["sweep"]["remedy"] == "pip install 'etram-det[sweep]'"
