@@ -187,6 +187,11 @@ class EtramCLI(LightningCLI):
     def _read(self, path: str, command: str) -> Checkpoint:
         """The checkpoint, or what an exported detector says of itself in the place of one."""
         if Path(path).suffix != SUFFIX:
+            if (runtime := self.config[command].get("runtime", "auto")) != "auto":
+                raise UserError(
+                    f"runtime: must be auto for a checkpoint, got {runtime}: use an exported file "
+                    "(python -m etram_det export)"
+                )
             return read_checkpoint(path)
         if command == "fit":
             raise UserError(

@@ -167,9 +167,9 @@ class Detector(nn.Module):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile each stage, each LSTM step, the pyramid and the head in place, one by one.
 
-        The loop over time is not compiled, so one compilation serves chunks of any length. A new
-        number of frames or lanes compiles stages and LSTMs again; pyramid and head once more, with
-        that dimension dynamic, as the number of frames with labels changes from step to step.
+        A new number of frames or lanes compiles stages and LSTMs once more. Pyramid and head are
+        compiled for any number of frames from the second one on, as the number of frames with
+        labels changes from step to step.
 
         Args:
             backend: backend of ``torch.compile``.

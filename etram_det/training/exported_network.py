@@ -62,7 +62,7 @@ class ExportedNetwork(nn.Module):
         """
         steps, lanes, _, height, width = events.shape
         self._exported.require_size((height, width))
-        frames = events.to("cpu", torch.uint8).numpy()
+        frames = events.cpu().numpy().astype(self._exported.frame_settings.dtype, copy=False)
         before = self._rows(state, lanes, height, width)
         decoded, after = [], []
         for lane, rows in enumerate(before):

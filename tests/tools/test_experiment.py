@@ -1,7 +1,12 @@
 """An experiment: its plan, its lines of finished runs, what it goes on with and compares."""
 
 import json
+import os
 import re
+import signal
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from etram_det.tools.experiment.finished import (
     write_finished,
 )
 from etram_det.tools.experiment.plan import Run, read_plan
+from etram_det.tools.sweep import runs
 from etram_det.tools.sweep.runs import ProcessEnd
 from support.paths import ROOT
 from support.small_evaluation import write_run
@@ -64,6 +70,7 @@ class Asked(list):
     """Runs that were asked for, and whether the recordings have the labels that they had."""
 
     labels = "as before"
+    at_once = None
 
 
 @pytest.fixture
@@ -72,6 +79,8 @@ def trained(monkeypatch):
     asked = Asked()
 
     def fit(arguments, log, stop):
+        if asked.at_once is not None:
+            asked.at_once.wait()  # breaks where fewer are under way
         values = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
         folder, name = (values[f"trainer.logger.init_args.{key}"] for key in ("save_dir", "name"))
         version = values["trainer.logger.init_args.version"]
@@ -177,6 +186,7 @@ def test_runs_at_the_same_time_leave_the_same_lines(plan_file, trained, tmp_path
     found = []
     for jobs in ("1", "3"):
         output = tmp_path / jobs
+        trained.at_once = threading.Barrier(3, timeout=30) if jobs == "3" else None
         arguments = ["experiment", str(plan_file()), "--output", str(output), "--jobs", jobs]
         assert run([*arguments, "--most", "3"]) == 0
         lines = map(json.loads, (output / "results.jsonl").read_text().splitlines())
@@ -184,6 +194,20 @@ def test_runs_at_the_same_time_leave_the_same_lines(plan_file, trained, tmp_path
     assert found[0] == found[1]
     assert len(found[0]) == 3
     assert "run 3 of 3: plain, seed 2, 3 steps" in capsys.readouterr().out
+
+
+def test_a_run_that_is_stopped_ends_its_process(tmp_path, monkeypatch):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho $$\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(runs, "sys", SimpleNamespace(executable=str(program)))
+    stop, log = threading.Event(), tmp_path / "log"
+    threading.Timer(0.5, stop.set).start()
+    started = time.monotonic()
+    assert runs.fit_in_process([], log, stop).code == -signal.SIGTERM
+    assert time.monotonic() - started < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
 
 
 @pytest.mark.slow

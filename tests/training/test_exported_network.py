@@ -1,6 +1,7 @@
 """An exported detector in an evaluation: the network's methods, and the commands with it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from etram_det.cli.commands import run
 from etram_det.inference.exported_file import read_exported
 from etram_det.inference.streaming_detector import read_detector
+from etram_det.training import exported_network
 from etram_det.training.exported_network import ExportedNetwork
 from support.random_checkpoint import FRAMES
 from support.raw_files import boxes_at, random_events, write_raw
@@ -44,6 +46,26 @@ def test_chunks_of_lanes_give_what_the_network_gives(small_export, runtime):
         other_state = [
             (h * torch.tensor([1.0, 0])[:, None, None, None], c * 0) for h, c in other_state
         ]
+
+
+def test_frames_keep_their_type(small_export, monkeypatch):
+    """A mixed density has negative values, which an unsigned byte would turn into large ones."""
+    seen = []
+
+    class Engine:
+        state = [np.zeros((1, 1, 1, 1), np.float32)] * 8
+
+        def run(self, frame):
+            seen.append(frame)
+            return np.zeros((1, 4), np.float32), np.zeros(1, np.float32), np.zeros((1, 8), "f4")
+
+    monkeypatch.setattr(exported_network, "exported_engine", lambda *_: Engine())
+    exported = read_exported(small_export[1])
+    settings = replace(exported.frame_settings, representation="mixed_density")
+    network = ExportedNetwork(replace(exported, frame_settings=settings))
+    network.features(torch.full((1, 1, 10, *SIZE), -1, dtype=torch.int8))
+    assert {each.dtype for each in seen} == {np.dtype(np.int8)}
+    assert all((each == -1).all() for each in seen)
 
 
 def boxes_of(folder):
@@ -109,6 +131,11 @@ def test_predict_and_validate_take_an_exported_file(
         "ckpt_path: trained on simulated traffic only, and val_day_0001 is a real recording: "
     ) in caplog.text
     capfd.readouterr()
+    of_checkpoint = ["--ckpt_path", str(small_export[0]), "--runtime", "openvino"]
+    assert run(["validate", *flags, *of_checkpoint]) == 2
+    assert "runtime: must be auto for a checkpoint, got openvino: use an exported file" in (
+        capfd.readouterr().err
+    )
     assert run(["fit", "--ckpt_path", str(small_export[1]), *flags]) == 2
     assert capfd.readouterr().err == (
         f"etram_det: error: ckpt_path: must be a checkpoint (.ckpt) to go on from, got "
