@@ -307,7 +307,7 @@ class EtramCLI(LightningCLI):
             device = self.trainer.strategy.root_device
             lack = out_of_memory(error, device, self.model, self.datamodule)
             folder = str(self.place.folder or self.place.parent)
-            fault = lack if lack and subcommand == "fit" else in_one_line(error, folder)
+            fault = lack or in_one_line(error, folder)
             if fault is None:
                 raise
             kept = RunCheckpoint.of(self.trainer)

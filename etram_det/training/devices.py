@@ -133,11 +133,18 @@ def what_fits(
 
 
 def out_of_memory(error: Exception, device: torch.device, module: Any, data: Any) -> str | None:
-    """What a training lacks whose device is full, in one line; None for any other error."""
+    """What does not fit into a device that is full, in one line; None for any other error."""
     if not isinstance(error, torch.OutOfMemoryError) or device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
     memory = properties.total_memory
-    fits = what_fits(module.hparams, data.train_lanes, data.input_size, data.num_steps, memory)
     where = f"{memory / 2**30:.0f} GiB of {properties.name}"
+    if not module.training:
+        height, width = data.input_size
+        return (
+            f"data.eval_lanes: must fit into the {where}, got {data.eval_lanes} lanes of "
+            f"{data.num_steps} frames of {width}x{height} in evaluation: lower data.eval_lanes "
+            "(results stay the same), or set trainer.precision bf16-mixed"
+        )
+    fits = what_fits(module.hparams, data.train_lanes, data.input_size, data.num_steps, memory)
     return f"data.train_lanes: must fit into the {where}: {fits}"

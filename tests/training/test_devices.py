@@ -15,7 +15,7 @@ from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.detector import Detector
 from etram_det.training import devices
 from etram_det.training.module import DetectionModule
-from support.tiny_runs import SETTINGS, write_data
+from support.tiny_runs import SETTINGS, steps, write_data
 
 SIZES = {"embed_dim": 8, "dim_head": 4, "fpn_depth": 0.33}
 
@@ -128,19 +128,39 @@ def test_a_device_that_is_full_is_one_line_that_says_what_fits(old_card, monkeyp
     assert full_precision < checkpointed < both < 400
 
 
-def test_fit_on_a_full_device_says_what_fits(old_card, tmp_path, monkeypatch, capsys):
+def test_an_evaluation_that_fills_a_device_names_its_own_lanes(old_card):
+    module = DetectionModule(class_names=("car", "bus"), **SIZES).eval()
+    data = SimpleNamespace(eval_lanes=30, input_size=(360, 640), num_steps=5)
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+    assert devices.out_of_memory(full, torch.device("cuda:0"), module, data) == (
+        "data.eval_lanes: must fit into the 8 GiB of Tesla V100, got 30 lanes of 5 frames of "
+        "640x360 in evaluation: lower data.eval_lanes (results stay the same), or set "
+        "trainer.precision bf16-mixed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("training_step", "data.train_lanes: must fit into the 8 GiB of Tesla V100: of 3 lanes"),
+        ("validation_step", "data.eval_lanes: must fit into the 8 GiB of Tesla V100, got 2 lanes"),
+    ],
+)
+def test_fit_on_a_full_device_says_what_fits(
+    old_card, tmp_path, monkeypatch, capsys, step, expected
+):
     monkeypatch.chdir(tmp_path)
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(DetectionModule, "training_step", full)
+    monkeypatch.setattr(DetectionModule, step, full)
     asked = lightning.out_of_memory
     card = torch.device("cuda:0")
     monkeypatch.setattr(lightning, "out_of_memory", lambda e, _, *rest: asked(e, card, *rest))
-    settings = [*SETTINGS, "--data.root", str(tmp_path / "data")]
+    settings = [*SETTINGS, *steps(2, validation=1), "--data.root", str(tmp_path / "data")]
     write_data(tmp_path / "data")
     assert run(settings) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert "error: data.train_lanes: must fit into the 8 GiB of Tesla V100: of 3 lanes" in error
+    assert f"error: {expected}" in error
     assert "Traceback" not in error
