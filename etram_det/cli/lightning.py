@@ -53,9 +53,10 @@ from etram_det.training.callbacks.validation_pictures import ValidationPictures
 from etram_det.training.devices import in_own_words, out_of_memory, require_arithmetic
 from etram_det.training.exported_network import ExportedNetwork, settings_of
 from etram_det.training.lightning_internals import fix_graph
-from etram_det.training.module import ARCHITECTURE, NETWORK, DetectionModule
+from etram_det.training.module import DetectionModule
+from etram_det.training.module_settings import ARCHITECTURE, NETWORK
 from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
-from etram_det.training.schedule import require_precision, require_ranges, require_steps
+from etram_det.training.trainer_settings import require_precision, require_ranges, require_steps
 
 _log = logging.getLogger(__name__)
 

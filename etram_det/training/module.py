@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from inspect import signature
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -29,31 +27,12 @@ from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.training.compiled_step import in_one_form
 from etram_det.training.lanes import LaneStates
 from etram_det.training.lightning_internals import is_training
-from etram_det.training.schedule import OneCycle, require_steps
+from etram_det.training.module_settings import NETWORK, require_in_range
+from etram_det.training.optimizer import adamw, adapt_to_own_step, one_cycle
+from etram_det.training.trainer_settings import require_steps
 from etram_det.types import Batch, Detections, Labels, State
 
 _log = logging.getLogger(__name__)
-# What a setting must fulfil, and that in words.
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": (lambda value: 0 < value < 100, "(0, 100)"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "[0, inf)"),
-    "warmup_share": (lambda value: 0 < value < 1, "(0, 1)"),
-    "div_factor": (lambda value: 0 < value < math.inf, "(0, inf)"),
-    "final_div_factor": (lambda value: 0 < value < math.inf, "(0, inf)"),
-    "score_threshold": (lambda value: 0 <= value <= 1, "[0, 1]"),
-    "nms_threshold": (lambda value: 0 <= value <= 1, "[0, 1]"),
-    "max_detections": (lambda value: value >= 1, "[1, inf)"),
-    "forget_every": (lambda value: value >= 1, "[1, inf)"),
-}
-# The network's settings and their defaults, but for those that follow the data.
-NETWORK = {
-    name: parameter.default
-    for name, parameter in signature(Detector).parameters.items()
-    if name not in ("num_classes", "in_channels")
-}
-# Those that shape its weights or what they mean: where a checkpoint is read they follow it.
-_OF_TRAINING = ("gradient_checkpointing", "box_prior", "batch_norm_momentum")
-ARCHITECTURE = tuple(name for name in NETWORK if name not in _OF_TRAINING)
 
 
 class DetectionModule(pl.LightningModule):
@@ -141,11 +120,7 @@ class DetectionModule(pl.LightningModule):
         # Loss and assignment are modules with settings of their own, which the run's config.yaml
         # holds; all others are plain values, so that checkpoints load without unpickling code.
         self.save_hyperparameters(ignore=["loss", "assignment"])
-        for name, (is_in_range, bounds) in _RANGES.items():
-            if (value := self.hparams[name]) is not None and not is_in_range(value):
-                raise UserError(
-                    f"model.{name}: must be in {bounds}, got {value}: set a value in that range"
-                )
+        require_in_range(self.hparams)
         self.class_names = tuple(class_names)
         self.detector = Detector(
             num_classes=len(self.class_names), in_channels=in_channels, **architecture
@@ -408,44 +383,18 @@ class DetectionModule(pl.LightningModule):
         """
         settings: Any = self.hparams
         require_steps(settings.schedule, self.trainer)
-        highest = settings.learning_rate
-        if highest is None:
-            lanes = settings.train_lanes * self.trainer.world_size
-            highest = 2e-4 * math.sqrt(lanes * self.trainer.accumulate_grad_batches / 8)
-        optimizer = torch.optim.AdamW(
-            self._parameter_groups(settings.weight_decay),
-            lr=highest,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        lanes = settings.train_lanes * self.trainer.world_size
+        optimizer = adamw(
+            self.detector,
+            settings,
+            lanes * self.trainer.accumulate_grad_batches,
+            self._num_groups,
         )
-        # Gradients are clipped after they are unscaled, so a GradScaler must do that, not the step.
-        cast(Any, optimizer)._step_supports_amp_scaling = False
         if settings.schedule == "constant":
             return optimizer
-        scheduler = OneCycle(
-            optimizer,
-            max_lr=highest,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=settings.warmup_share,
-            anneal_strategy="cos" if settings.schedule == "cosine" else "linear",
-            cycle_momentum=False,
-            div_factor=settings.div_factor,
-            # PyTorch divides the first learning rate by its factor, RVT the highest.
-            final_div_factor=settings.final_div_factor / settings.div_factor,
-        )
+        scheduler = one_cycle(optimizer, settings, int(self.trainer.estimated_stepping_batches))
         by_step = {"scheduler": scheduler, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": by_step}
-
-    def _parameter_groups(self, weight_decay: float) -> Any:
-        """Parameters to optimise: biases, norms and layer scales in a group without decay."""
-        parameters = list(self.detector.parameters())
-        num_groups = self._num_groups or (2 if weight_decay else 1)
-        if num_groups == 1:
-            return parameters
-        return [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, other classes or other frames.
@@ -475,10 +424,7 @@ class DetectionModule(pl.LightningModule):
                 "use model.init_from to start from its weights"
             )
         if stored.has_optimizer:
-            groups = stored.optimizer_states[0]["param_groups"]
-            self._num_groups = len(groups)
-            for group in groups:  # an earlier version's are not: they cannot skip a step
-                group["fused"], group["foreach"] = True, None
+            self._num_groups = adapt_to_own_step(stored.optimizer_states[0])
         else:
             _log.info(
                 "ckpt_path: the checkpoint holds weights only: training starts from them at step "

@@ -12,7 +12,7 @@ from etram_det.cli import commands
 from etram_det.inference.streaming_detector import read_detector
 from etram_det.training.callbacks import exact_resume
 from etram_det.training.callbacks.non_finite_steps import NonFiniteSteps
-from etram_det.training.schedule import OneCycle
+from etram_det.training.optimizer import OneCycle
 from support.paths import REFERENCE
 from support.tiny_runs import RUN, SHORT
 

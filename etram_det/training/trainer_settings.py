@@ -1,11 +1,8 @@
-"""The learning-rate schedule, and what a trainer must be set to for it and at all."""
+"""What a trainer must be set to: for its schedule, and at all."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytorch_lightning import Trainer
-from torch.optim.lr_scheduler import OneCycleLR
 
 from etram_det.errors import UserError
 
@@ -60,15 +57,3 @@ def require_ranges(trainer: Trainer) -> None:
             f"trainer.val_check_interval: must be above 0, got {interval}: set a number of "
             "steps, or a share of an epoch"
         )
-
-
-class OneCycle(OneCycleLR):
-    """PyTorch's one-cycle schedule, but a resumed run may lengthen or shorten it.
-
-    PyTorch takes the length from the checkpoint and fails at the first step beyond it.
-    """
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at the checkpoint's step, with the length that is set now."""
-        own = {name: vars(self)[name] for name in ("total_steps", "_schedule_phases")}
-        super().load_state_dict(state_dict | own)
