@@ -30,7 +30,8 @@ class Candidates:
         class_confidence: ``[N, P]`` float32.
         classes: ``[N, P]`` int64.
         scores: ``[N, P]`` float32, objectness times class confidence.
-        number: ``[N]`` int64, how many of each frame reach the threshold.
+        number: ``[N]`` int64, how many of each frame reach the threshold; may be on the host
+            already.
     """
 
     boxes: Tensor
@@ -126,7 +127,7 @@ def suppressed(
     numbers = candidates.number.tolist()
     if not numbers:
         return []
-    frame = torch.arange(len(numbers), device=candidates.number.device)
+    frame = torch.arange(len(numbers), device=candidates.boxes.device)
     columns = (
         frame[:, None].expand_as(candidates.classes),
         candidates.boxes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -294,10 +295,12 @@ class DetectionModule(pl.LightningModule):
         labels = batch.labels
         tracks = [] if labels.tracks is None else [labels.tracks]
         on_device = [labels.frame, labels.boxes, labels.classes, batch.time_us, batch.scale]
-        frame, boxes, classes, time_us, scale, *tracks = on_host([*on_device, *tracks])
+        number, frame, boxes, classes, time_us, scale, *tracks = on_host(
+            [candidates.number, *on_device, *tracks]
+        )
         lanes = (frame % batch.events.shape[1]).tolist()
         self.metric.update(
-            self._suppressed(candidates),
+            self._suppressed(replace(candidates, number=number)),
             Labels(frame, boxes, classes, *tracks),
             recording=[batch.recording[i] for i in lanes],
             time_us=time_us.flatten()[frame],
