@@ -229,7 +229,7 @@ class Run:
                         return UserError(f"{error}; {kept}", exit_code=1)
                     if frame.size == 0:
                         break
-                    if window == 0:  # what has made it was compiled just now
+                    if window == 0 and len(self.finished) == 1:  # its kernels were just compiled
                         return_unused()
                     detections = self.detector.detect_frame(frame, stream.placement.content_size)
                     measurements.latencies_s.append(time.perf_counter() - asked_s)
