@@ -173,6 +173,9 @@ class EtramCLI(LightningCLI):
         stored = {} if self._checkpoint is None else self._checkpoint.settings
         channels = channels_of(config.data.bins, config.data.representation)
         require_same_data(stored, class_names_of(config.data.class_names), channels)
+        if self._exported is not None:
+            height, width = config.data.input_size
+            self._exported.require_size((height, width), "data.input_size")
         for name in ARCHITECTURE:
             known = stored.get(name)
             if name == "stem_norm_eps" and stored:  # which older and imported ones do not hold

@@ -118,8 +118,12 @@ class ExportedDetector:
             frame = np.pad(frame, [(0, 0), *pad]) if any(end for _, end in pad) else frame
         return np.ascontiguousarray(frame[None])
 
-    def require_size(self, size: tuple[int, int]) -> None:
+    def require_size(self, size: tuple[int, int], setting: str = "input_size") -> None:
         """Refuse frames of another size than the file was exported for.
+
+        Args:
+            size: height and width of the frames in pixels.
+            setting: what the user sets to it, for the message.
 
         Raises:
             UserError: naming both.
@@ -127,9 +131,9 @@ class ExportedDetector:
         if self.input_size not in (None, size):
             height, width = self.input_size or size
             raise UserError(
-                f"input_size: must be {height} {width}, for which {self.path} was exported, got "
-                f"{size[0]} {size[1]}: use python -m etram_det export with --input-size "
-                f"{size[0]} {size[1]}, or dynamic"
+                f"{setting}: must be {height} {width}, for which {self.path} was exported, got "
+                f"{size[0]} {size[1]}: set {setting} to the former, or use python -m etram_det "
+                f"export with --input-size {size[0]} {size[1]}, or dynamic"
             )
 
 

@@ -31,12 +31,14 @@ from etram_det.inference.live.session import Found, LiveSession
 from etram_det.inference.live.sources import RawPipe, Replay, standard_input
 from etram_det.inference.live.view import LiveView
 from etram_det.inference.placement import Resize
+from etram_det.inference.streaming_detector import StreamingDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import box_records
 from etram_det.progress import screen
-from etram_det.tools.detect.command import detector_of
-from etram_det.tools.detect.run import event_faults, first_signal, table_of
+from etram_det.tools.detect.command import trained_detector
+from etram_det.tools.detect.signals import first_signal
 from etram_det.tools.detect.streams import PIPE
+from etram_det.tools.detect.summary import event_faults, table_of
 
 _STATUS_S = 0.5  # between two states of the line that shows how it goes
 
@@ -114,10 +116,15 @@ def live_command(
         require_new(record := record.expanduser())
     if track:
         Tracker(0.0)  # what is missing shows before any work
-    detector = detector_of(
+    trained, frame_settings = trained_detector(
         ckpt_path,
         {"sensor_size": sensor_size, "clock": clock, "time_unit": time_unit},
         {"window_ms": window_ms, "input_size": input_size, "downsample": downsample},
+    )
+    make_detector = partial(
+        StreamingDetector,
+        trained,
+        frame_settings=frame_settings,
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
@@ -130,7 +137,12 @@ def live_command(
         page = LiveView(host, port) if view else None
         if page is not None:
             stack.callback(page.close)
-        source = _source(replay, serial, detector.frame_settings, resize, pace)
+        make_source = partial(_source, replay, serial, frame_settings, resize, pace)
+        if replay is None:  # a camera sends events from then on
+            detector, source = make_detector(), make_source()
+        else:  # a recording that cannot be read shows at once
+            source = make_source()
+            detector = make_detector()
         stack.callback(source.close)
         if detector.knows_simulation_only and not _is_simulated(source):
             screen(stderr=True).out(warning_of_simulation("ckpt_path", source.name))

@@ -111,7 +111,11 @@ def settings_of(exported: ExportedDetector) -> Checkpoint:
     names = list(exported.class_names)
     frames = {**asdict(exported.frame_settings), "class_names": names}
     content = {
-        "hyper_parameters": {**exported.network, "class_names": names},
+        "hyper_parameters": {
+            **exported.network,
+            "in_channels": exported.frame_settings.channels,
+            "class_names": names,
+        },
         "EventDataModule": {"settings": frames},
     }
     return Checkpoint(content, exported.path)

@@ -193,8 +193,9 @@ def test_what_does_not_go_together_is_refused(small_export, which, settings, mes
 def test_another_size_than_exported_is_refused(small_export, runtime):
     _, exported = small_export
     message = (
-        r"input_size: must be 45 80, for which .*fixed.onnx was exported, got 64 96: use python -m "
-        "etram_det export with --input-size 64 96, or dynamic"
+        r"input_size: must be 45 80, for which .*fixed.onnx was exported, got 64 96: set "
+        "input_size to the former, or use python -m etram_det export with --input-size 64 96, or "
+        "dynamic"
     )
     trained = open_detector(exported)
     settings = replace(trained.frame_settings, input_size=(64, 96))
@@ -253,6 +254,7 @@ def test_files_that_are_no_exported_detector_cost_a_line(
 ):
     damaged(kind, small_export[1], tmp_path)
     monkeypatch.chdir(tmp_path)
+    Path("none.h5").touch()  # which is not read
     assert run(["detect", "none.h5", "--ckpt_path", "x.onnx"]) == 2
     error = capfd.readouterr().err
     assert words in error

@@ -525,6 +525,37 @@ def test_what_cannot_be_read_is_reported_in_one_line(capfd):
     assert not Path("detections").exists()
 
 
+def test_recordings_are_opened_before_the_network(capfd, caplog):
+    """A wrong path shows before a checkpoint is read, damage before a runtime starts."""
+    assert run(["detect", "missing.raw", "gone", "--ckpt_path", "none.ckpt"]) == 1
+    assert only_line(capfd) == (
+        "etram_det: error: 2 of 2 recordings could not be read to the end: missing.raw: must be a "
+        "recording or a folder of recordings, got no such file; gone: must be a recording or a "
+        "folder of recordings, got no such file"
+    )
+    Path("empty.raw").write_bytes(b"")
+    for command in (["detect", "empty.raw"], ["live", "--replay", "empty.raw"]):
+        assert run([*command, "--ckpt_path", "random.ckpt", "--device", "moon"]) == 2
+        assert "empty.raw: must be a RAW file of EVT 2.0 or EVT 3.0" in only_line(capfd)
+    assert not [each for each in caplog.messages if each.startswith("runtime: ")]
+    # The network is made once one of them can be read; what is wrong with it ends the run.
+    assert (
+        run(
+            [
+                "detect",
+                "empty.raw",
+                str(recording("data")),
+                "--ckpt_path",
+                "random.ckpt",
+                "--device",
+                "moon",
+            ]
+        )
+        == 2
+    )
+    assert "device: must be auto, cpu or a device" in only_line(capfd)
+
+
 def test_mistakes_in_settings_are_reported_in_one_line(capfd):
     path = str(recording("data"))
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2

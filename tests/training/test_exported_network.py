@@ -141,3 +141,38 @@ def test_predict_and_validate_take_an_exported_file(
         f"etram_det: error: ckpt_path: must be a checkpoint (.ckpt) to go on from, got "
         f"{small_export[1]}: use the one that it was exported from\n"
     )
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--data.input_size", "[64,96]"],
+            "data.input_size: must be 45 80, for which {} was exported, got 64 96: set "
+            "data.input_size to the former, or use python -m etram_det export with --input-size "
+            "64 96, or dynamic",
+        ),
+        (
+            ["--data.bins", "5"],
+            "data.bins, data.representation: must make frames of the checkpoint's 20 channels, got "
+            "10: set them as they were when the checkpoint was trained, or use another checkpoint",
+        ),
+        (
+            ["--data.class_names", "[car]"],
+            "data.class_names: must be the checkpoint's ['pedestrian', 'car', 'bicycle', 'bus', "
+            "'motorbike', 'truck', 'tram', 'wheelchair'], got ['car']: set data.class_names to the "
+            "classes that the checkpoint was trained on, or use another checkpoint",
+        ),
+    ],
+)
+def test_what_a_file_was_not_exported_for_is_refused_before_any_data(
+    small_export, tmp_path, monkeypatch, capfd, command, flags, message
+):
+    """No data are named: they would be simulated."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    assert run([command, "--ckpt_path", str(small_export[1]), *flags]) == 2
+    expected = message.format(small_export[1])
+    assert capfd.readouterr().err.splitlines()[-1] == f"etram_det: error: {expected}"
+    assert not list(tmp_path.iterdir())

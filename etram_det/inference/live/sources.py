@@ -80,7 +80,8 @@ class Replay:
         started_s = time.monotonic()
         first_us, _ = self.recording.event_span_us
         step_us = max(int(_PACKET_S * 1e6 * self._pace), 1)
-        now_us = first_us + step_us
+        # Packets that end with a window hold its last microsecond, or it would wait for the next.
+        now_us = first_us + step_us + 1
         latest = first_us
         for x, y, t, p in self.recording.event_slices():
             ascending = np.maximum.accumulate(np.maximum(t, latest))

@@ -8,9 +8,10 @@ from collections import deque
 
 from etram_det.inference.live.windows import Window
 
-_RECENT = 16  # windows whose durations say how long the next one takes
-_SPIKES = 1  # of these, which may have taken longer
+_RECENT = 32  # windows that say how long the next one takes
+_SPIKES = 1  # of these, which may have taken longer where the detector keeps up
 _LATEST = 1.9  # windows from a window's last event to its boxes; two, less what cannot be foreseen
+_FRESH = 0.1  # windows that one may be late which a slow detector has waited for
 
 
 class WindowQueue:
@@ -18,7 +19,9 @@ class WindowQueue:
 
     A window is dropped where its boxes could not be there within two windows of its last event, as
     far as the last ones show how long that takes. So a detector that is too slow sees fewer
-    windows, but none with a growing delay. One that it waits for is never dropped.
+    windows, but none with a growing delay. Where no window could be in time, it gets those that it
+    waits for, unless reading them took longer than usual. A detector that keeps up gets all that
+    it waits for.
 
     Args:
         window_s: length of a window, in seconds of this machine's clock.
@@ -35,20 +38,31 @@ class WindowQueue:
         self._changed = threading.Condition()
         self._is_waited_for = False
         self._durations_s: deque[float] = deque(maxlen=_RECENT)
+        self._delays_s: deque[float] = deque(maxlen=_RECENT)  # until windows that are over are put
 
     @property
     def duration_s(self) -> float:
-        """How long a window takes, of the recent ones all but the slowest; 0 if not yet known."""
+        """How long a window takes, by the slowest of the recent ones; 0 if not yet known.
+
+        Where the detector keeps up but for one of them, that one does not count.
+        """
         with self._changed:
             durations_s = sorted(self._durations_s)
-        return durations_s[-1 - _SPIKES] if len(durations_s) > _SPIKES else 0
+        if len(durations_s) <= _SPIKES:
+            return 0
+        usual_s = durations_s[-1 - _SPIKES]
+        return usual_s if usual_s <= self._window_s else durations_s[-1]
 
     def put(self, window: Window) -> None:
         """Add the window that is over now."""
         with self._changed:
+            self._delays_s.append(max(time.monotonic() - window.over_s, 0))
+            self._windows.append(window)
             if not self._is_waited_for:
                 self._drop_late()
-            self._windows.append(window)
+            elif (duration_s := self.duration_s) > self._window_s:
+                usual_delay_s = sorted(self._delays_s)[len(self._delays_s) // 2]
+                self._drop_late(duration_s + usual_delay_s + _FRESH * self._window_s)
             self._changed.notify()
 
     def end(self) -> None:
@@ -72,14 +86,19 @@ class WindowQueue:
         with self._changed:
             self._durations_s.append(duration_s)
 
-    def _drop_late(self) -> None:
-        duration_s = self.duration_s
-        while self._windows and self._is_late(self._windows[0], time.monotonic() + duration_s):
+    def _drop_late(self, fresh_s: float = 0) -> None:
+        """Drop windows whose boxes would come too late.
+
+        Args:
+            fresh_s: no window is too late whose boxes come within this time of its end.
+        """
+        done_s = time.monotonic() + self.duration_s
+        while self._windows and self._is_late(self._windows[0], done_s, fresh_s):
             self._windows.popleft()
             self.num_dropped += 1
 
-    def _is_late(self, window: Window, done_s: float) -> bool:
+    def _is_late(self, window: Window, done_s: float, fresh_s: float) -> bool:
         return (
-            done_s - window.over_s > self._window_s
+            done_s - window.over_s > max(self._window_s, fresh_s)
             and done_s - window.arrived_s > _LATEST * self._window_s
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +21,8 @@ from etram_det.inference.streaming_detector import (
     TrainedDetector,
     open_detector,
 )
-from etram_det.tools.detect.run import Run, VideoSettings
-
-_M_MMAP_THRESHOLD = -3  # of mallopt
+from etram_det.tools.detect.memory import return_large_blocks
+from etram_det.tools.detect.run import Run, VideoSettings, found_recordings
 
 _log = logging.getLogger(__name__)
 
@@ -99,12 +96,18 @@ def detect_command(
     Raises:
         UserError: a setting or file does not fit. What was done until then is kept.
     """
-    _give_back_large_blocks()
-    detector = detector_of(
+    return_large_blocks()
+    paths, failures = found_recordings(files)  # before anything is read for them
+    trained, frame_settings = trained_detector(
         ckpt_path,
         # Of these recordings, not of those of the training.
         {"sensor_size": sensor_size, "clock": clock, "time_unit": time_unit},
         {"window_ms": window_ms, "input_size": input_size, "downsample": downsample},
+    )
+    make_detector = partial(
+        StreamingDetector,
+        trained,
+        frame_settings=frame_settings,
         resize=resize,
         score_threshold=score,
         nms_threshold=nms,
@@ -113,29 +116,33 @@ def detect_command(
         device=device,
         runtime=runtime,
     )
-    rate = _video_rate(detector.frame_settings.window_ms, slow_motion)
+    rate = _video_rate(frame_settings.window_ms, slow_motion)
     shown = None
     if video:
         labels = labels.expanduser() if isinstance(labels, Path) else labels
         shown = VideoSettings(rate, side_by_side, labels, class_agnostic_nms is False)
-    in_own_words = partial(in_own_keys, function=detect_command)
-    run = Run(detector, resize, output.expanduser(), shown, track, in_own_words)
-    run.detect_and_report(files)
+    run = Run(
+        trained,
+        frame_settings,
+        make_detector,
+        resize,
+        output.expanduser(),
+        shown,
+        track,
+        partial(in_own_keys, function=detect_command),
+    )
+    run.detect_and_report(paths, failures)
 
 
-def detector_of(
-    ckpt_path: Path | None,
-    of_recordings: Mapping[str, Any],
-    of_frames: Mapping[str, Any],
-    **settings: Any,
-) -> StreamingDetector:
-    """The detector of a command's checkpoint.
+def trained_detector(
+    ckpt_path: Path | None, of_recordings: Mapping[str, Any], of_frames: Mapping[str, Any]
+) -> tuple[TrainedDetector | ExportedDetector, FrameSettings]:
+    """What a command's checkpoint holds, and how events become frames.
 
     Args:
         ckpt_path: the checkpoint, or the name of one of the newest run; None for the package's own.
         of_recordings: fields of the frame settings that replace those of the training.
         of_frames: fields of the frame settings that do so unless they are None.
-        settings: of :class:`StreamingDetector`.
 
     Raises:
         UserError: there is no checkpoint, or a setting does not fit it.
@@ -149,17 +156,7 @@ def detector_of(
         from etram_det.models.arithmetic import use_tensor_float_32
 
         use_tensor_float_32()
-    frame_settings = replace(_frame_settings(trained, of_frames), **of_recordings)
-    return StreamingDetector(trained, frame_settings=frame_settings, **settings)
-
-
-def _give_back_large_blocks() -> None:
-    """Have glibc return blocks of the size of a frame when they are freed.
-
-    Otherwise it keeps them, in pieces, once one was freed: 25 MB with OpenVINO.
-    """
-    with suppress(AttributeError, OSError, TypeError):  # of other systems and C libraries
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)  # its own default
+    return trained, replace(_frame_settings(trained, of_frames), **of_recordings)
 
 
 def _video_rate(window_ms: int, slow_motion: float) -> float:

@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from etram_det.cli.resume import warning_of_simulation
 from etram_det.data.fingerprint import simulator_version
 from etram_det.data.layouts import recording_paths
-from etram_det.data.recording import (
-    OUTSIDE,
-    REPAIRED,
-    REPAIRED_SHARE,
-    Note,
-    dropped_events,
-    repaired_events,
-)
+from etram_det.data.recording import Note
+from etram_det.data.representation import FrameSettings
+from etram_det.drawing.frames import frame_image
 from etram_det.drawing.video import DetectionVideo
 from etram_det.errors import UserError
+from etram_det.inference.exported_file import ExportedDetector
 from etram_det.inference.placement import Resize
 from etram_det.inference.postprocessing import kept_boxes
-from etram_det.inference.streaming_detector import StreamingDetector
+from etram_det.inference.streaming_detector import StreamingDetector, TrainedDetector
 from etram_det.inference.tracking import Tracker
 from etram_det.inference.writer import DetectionWriter, box_rows
 from etram_det.progress import progress_bar, screen
 from etram_det.tools.detect.labels import WindowLabels, labels_of
-from etram_det.tools.detect.streams import PIPE, Counted, PipedStream, RecordedStream, Stream
+from etram_det.tools.detect.memory import return_unused
+from etram_det.tools.detect.signals import interrupts_held
+from etram_det.tools.detect.streams import PIPE, PipedStream, RecordedStream, Stream
+from etram_det.tools.detect.summary import Measurements, event_faults, summary_of
 from etram_det.types import Detections
 
-_MANY_OUTSIDE = 0.01  # of the events: the sensor's size is likely to be wrong
 _NO_FRAME = 0, np.empty(0)  # behind the last one
-_MAX_COLUMNS = 3  # recordings whose names fit beside each other
-
-
-@dataclass
-class Measurements:
-    """What was found in one recording, and how fast.
-
-    Attributes:
-        latencies_s: from asking for a window's events to its boxes, for each window.
-        elapsed_s: the time of all windows but the first, writing included.
-        counts: detections by class id.
-        faults: what is to be reported of its events.
-    """
-
-    latencies_s: array[float] = field(default_factory=lambda: array("d"))
-    elapsed_s: float = 0.0
-    counts: Counter[int] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,7 +62,9 @@ class Run:
     """One call of the command.
 
     Attributes:
-        detector: of the checkpoint.
+        trained: what the checkpoint holds.
+        settings: how events become frames.
+        make_detector: makes the detector, once a recording could be opened.
         resize: how the sensor's picture fills frames.
         output: folder to write to.
         video: what videos show; None for no videos.
@@ -97,7 +73,9 @@ class Run:
         finished: measurements of the recordings so far, by name.
     """
 
-    detector: StreamingDetector
+    trained: TrainedDetector | ExportedDetector
+    settings: FrameSettings
+    make_detector: Callable[[], StreamingDetector]
     resize: Resize
     output: Path
     video: VideoSettings | None
@@ -106,14 +84,23 @@ class Run:
     finished: dict[str, Measurements] = field(default_factory=dict)
     _has_warned: bool = False
 
-    def detect_and_report(self, files: Sequence[str]) -> None:
+    @cached_property
+    def detector(self) -> StreamingDetector:
+        """Of the checkpoint."""
+        return self.make_detector()
+
+    def detect_and_report(self, paths: Sequence[Path], failures: list[UserError]) -> None:
         """Detect in all recordings, then print the measurements of those that were begun.
+
+        Args:
+            paths: as :func:`found_recordings` gives them, and
+            failures: of those that could not be found.
 
         Raises:
             UserError: a recording cannot be read, or a result not be written.
         """
         try:
-            self.detect([Path(each).expanduser() for each in files])
+            self.detect(paths, failures)
         except OSError as error:
             raise UserError(
                 f"{error.filename or self.output}: cannot be written "
@@ -123,13 +110,13 @@ class Run:
         finally:
             if self.finished:
                 console = screen()
-                console.print(_summary(self.finished, self.detector.class_names))
+                console.print(summary_of(self.finished, self.trained.class_names))
                 for name, measured in self.finished.items():
                     for fault in measured.faults:
                         console.out(f"{name}: {self.in_own_keys(fault)}")
                 console.print(f"results are in {self.output}", highlight=False, soft_wrap=True)
 
-    def detect(self, given: Sequence[Path]) -> None:
+    def detect(self, paths: Sequence[Path], failures: list[UserError]) -> None:
         """Detect in all recordings; those that cannot be read are named at the end.
 
         Raises:
@@ -137,29 +124,17 @@ class Run:
             OSError: the results cannot be written.
         """
         if self.track:
-            Tracker(self.detector.score_threshold)  # what is missing shows before any work
-        failures: list[UserError] = []
-        paths: list[Path] = []
-        for path in given:
-            try:
-                paths += [path] if str(path) == PIPE else recording_paths(path)
-            except UserError as error:
-                failures.append(error)
+            Tracker(0.0)  # what is missing shows before any work
         num_given = len(paths) + len(failures)
         with progress_bar() as bar:
             for path in paths:
                 try:
-                    settings = self.detector.frame_settings
-                    stream = (
-                        PipedStream(settings, self.resize)
-                        if str(path) == PIPE
-                        else RecordedStream(path, settings, self.resize)
-                    )
-                    if stream.name in self.finished:
-                        raise UserError(
-                            f"{path}: another recording is named {stream.name} too: detect in "
-                            "it apart, with another --output"
-                        )
+                    stream = self._opened(path)
+                except UserError as error:
+                    failures.append(error)
+                    continue
+                self._start()
+                try:
                     stream.prepare()
                     labels = self._labels_of(stream, path)
                 except UserError as error:
@@ -174,19 +149,46 @@ class Run:
                 for note in stream.notes[num_notes:]:  # of what shows only in the end
                     bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
                 failures += [failure] if failure else []
-        if failures and num_given == 1:
-            raise failures[0]
-        if failures:
+        require_none(failures, num_given)
+
+    def _opened(self, path: Path) -> Stream:
+        """What is read of a recording.
+
+        Raises:
+            UserError: it cannot be read, or one of its name was.
+        """
+        stream: Stream = (
+            PipedStream(self.settings, self.resize)
+            if str(path) == PIPE
+            else RecordedStream(path, self.settings, self.resize)
+        )
+        if stream.name in self.finished:
             raise UserError(
-                f"{len(failures)} of {num_given} recordings could not be read to the end: "
-                f"{'; '.join(map(str, failures))}",
-                exit_code=1,
+                f"{path}: another recording is named {stream.name} too: detect in it apart, with "
+                "another --output"
             )
+        return stream
+
+    def _start(self) -> None:
+        """Make the detector, unless it is there.
+
+        What selects and paints is compiled before, so that the compiler and the network do not
+        take their memory at once.
+        """
+        if "detector" in vars(self):
+            return
+        kept_boxes(np.zeros((1, 4), np.float32), 0.5)
+        if self.video is not None:
+            frame = np.zeros((self.settings.channels, 1, 1), self.settings.dtype)
+            frame_image(frame, self.settings.representation)
+        return_unused()
+        self.detector  # noqa: B018 - what is wrong with it ends the run
+        return_unused()
 
     def _warn_of_simulation(self, stream: Stream, out: Callable[[str], None]) -> None:
         """Say once where a detector that knows simulated traffic only sees a real recording."""
         recording = stream.recording
-        if self._has_warned or not self.detector.knows_simulation_only:
+        if self._has_warned or not self.trained.knows_simulation_only:
             return
         if recording is None or not simulator_version(recording):
             self._has_warned = True
@@ -197,10 +199,8 @@ class Run:
         if self.video is None or not self.video.labels:
             return None
         given = None if self.video.labels is True else self.video.labels
-        window_ms, recording = self.detector.frame_settings.window_ms, stream.recording
-        labels = labels_of(
-            given, stream.name, path, recording, self.detector.class_names, window_ms
-        )
+        window_ms, recording = self.settings.window_ms, stream.recording
+        labels = labels_of(given, stream.name, path, recording, self.trained.class_names, window_ms)
         ends = [] if recording is None else recording.frame_end_us[[0, -1]].tolist()
         if doubt := labels.doubt((ends[0], ends[1]) if ends else None):
             stream.notes.append(Note(doubt, True))
@@ -229,6 +229,8 @@ class Run:
                         return UserError(f"{error}; {kept}", exit_code=1)
                     if frame.size == 0:
                         break
+                    if window == 0 and len(self.finished) == 1:  # its kernels were just compiled
+                        return_unused()
                     detections = self.detector.detect_frame(frame, stream.placement.content_size)
                     measurements.latencies_s.append(time.perf_counter() - asked_s)
                     measurements.counts.update(detections.classes.tolist())
@@ -253,54 +255,45 @@ class Run:
         return None
 
 
-@contextmanager
-def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C and SIGTERM back until what is yielded is called; a second one comes at once.
+def found_recordings(files: Sequence[str]) -> tuple[list[Path], list[UserError]]:
+    """The recordings that paths stand for, and what is wrong with paths that stand for none.
 
-    So they come between windows, and all files end with the same one.
+    Raises:
+        UserError: there is no recording at all.
     """
-    received: list[bool] = []
+    paths: list[Path] = []
+    failures: list[UserError] = []
+    for path in (Path(each).expanduser() for each in files):
+        try:
+            paths += [path] if str(path) == PIPE else recording_paths(path)
+        except UserError as error:
+            failures.append(error)
+    if not paths:
+        require_none(failures, len(failures))
+    return paths, failures
 
-    def interrupt() -> None:
-        if received:
-            raise KeyboardInterrupt
 
-    with first_signal(lambda: received.append(True)):
-        yield interrupt
+def require_none(failures: Sequence[UserError], num_given: int) -> None:
+    """Raise what was wrong with recordings.
 
-
-@contextmanager
-def first_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Call ``act`` at the first Ctrl-C or SIGTERM; a second one interrupts as usual.
-
-    Outside the main thread, which signals do not reach, it does nothing.
+    Raises:
+        UserError: anything was.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    is_first = True
-
-    def note(*_: object) -> None:
-        nonlocal is_first
-        if not is_first:
-            raise KeyboardInterrupt
-        is_first = False
-        act()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, note) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    if failures and num_given == 1:
+        raise failures[0]
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {num_given} recordings could not be read to the end: "
+            f"{'; '.join(map(str, failures))}",
+            exit_code=1,
+        )
 
 
 class _Results:
     """What is written of one recording."""
 
     def __init__(self, run: Run, stream: Stream, labels: WindowLabels | None) -> None:
-        class_names, sensor_size = run.detector.class_names, stream.placement.sensor_size
+        class_names, sensor_size = run.trained.class_names, stream.placement.sensor_size
         self._scale = stream.placement.scale
         self._tracker = Tracker(run.detector.score_threshold) if run.track else None
         self._labels, self._nms = labels, run.detector.nms_threshold
@@ -313,7 +306,7 @@ class _Results:
                 sensor_size=sensor_size,
                 content_size=stream.placement.content_size,
                 class_names=class_names,
-                representation=run.detector.frame_settings.representation,
+                representation=run.settings.representation,
                 side_by_side=run.video.side_by_side,
             )
         with ExitStack() as undo:
@@ -342,56 +335,3 @@ class _Results:
                 self._video.finish()
         finally:
             self._boxes.finish()
-
-
-def event_faults(recording: Counted) -> list[str]:
-    """What was dropped and repaired in the windows of a recording that were read, for people."""
-    faults = []
-    if num_outside := recording.dropped.get(OUTSIDE, 0):
-        fault = dropped_events(num_outside)
-        if num_read := recording.events.get("in windows", 0):
-            share = num_outside / num_read
-            fault += f", {share:.1%} of those read"
-            if share > _MANY_OUTSIDE:
-                height, width = recording.sensor_size
-                fault += f": use --sensor-size if it has more than height {height}, width {width}"
-        faults.append(fault)
-    if recording.repaired_share > REPAIRED_SHARE:
-        faults.append(repaired_events(recording.repaired_share))
-    elif num_repaired := recording.events.get(REPAIRED, 0):
-        faults.append(f"events {REPAIRED}: {num_repaired:,}")
-    return faults
-
-
-def _summary(finished: dict[str, Measurements], class_names: Sequence[str]) -> Group:
-    """Speed of each recording, ``-`` where there is none to measure; its detections by class."""
-    speed = table_of("recording", ("windows", "windows/s", "median ms", "p95 ms", "detections"))
-    for name, measured in finished.items():
-        windows = len(measured.latencies_s)
-        speeds = ["-"] * 3
-        if windows > 1:
-            latencies_ms = 1000 * np.quantile(measured.latencies_s[1:], [0.5, 0.95])
-            rate = (windows - 1) / max(measured.elapsed_s, 1e-9)
-            speeds = [f"{each:.1f}" for each in (rate, *latencies_ms)]
-        speed.add_row(escape(name), str(windows), *speeds, str(measured.counts.total()))
-    speed.caption = (
-        "rate and ms without the first window; ms: from reading a window's events to its boxes"
-    )
-    columns = {name: measured.counts for name, measured in finished.items()}
-    if len(columns) > _MAX_COLUMNS:
-        total = sum(columns.values(), Counter())
-        columns = {f"{len(columns)} recordings": total}
-    found = table_of("class", columns)
-    for class_id, name in enumerate(class_names):
-        found.add_row(name, *(str(counts[class_id]) for counts in columns.values()))
-    found.title = "detections"
-    return Group(speed, found)
-
-
-def table_of(first: str, others: Iterable[str]) -> Table:
-    """An empty table with names in its first column and numbers in all others."""
-    table = Table()
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(escape(name), justify="right", overflow="fold")
-    return table

@@ -13,6 +13,7 @@ from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.live import sources
 from etram_det.inference.live.sources import RawPipe, Replay, standard_input
+from etram_det.inference.live.windows import WindowCutter
 from support.camera_files import dat, evt2, evt3
 from support.paths import ROOT
 from support.raw_files import random_events, write_raw
@@ -67,6 +68,20 @@ def test_a_replay_gives_each_event_at_its_time(pace, tmp_path, monkeypatch):
         if part.now_us is not None:  # what it says has all come
             assert np.all(t[arrived_s > part.arrived_s] >= part.now_us)
     assert len([part for _, part in slices if len(part.columns[0]) == 0]) > 60 / pace
+
+
+def test_a_window_is_over_with_the_packet_of_its_last_event(tmp_path, monkeypatch):
+    """Also where a packet ends with it: it does not wait for the next packet."""
+    monkeypatch.setattr(sources, "time", Clock())
+    events = random_events(5000, 1.0)
+    events["t"][:1] = 0
+    replay = Replay(write_raw(tmp_path, "a", events), SETTINGS, "stretch", 1)
+    cutter = WindowCutter(50_000)
+    windows = [window for part in replay.slices() for window in cutter.add(part)]
+    assert [window.end_us for window in windows] == list(range(50_000, 1_000_000, 50_000))
+    for window in windows:
+        assert window.over_s == pytest.approx(window.arrived_s)
+        assert window.over_s - 50 - window.end_us / 1e6 <= 0.0041
 
 
 def test_what_cannot_be_replayed(tmp_path):

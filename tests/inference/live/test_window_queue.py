@@ -115,3 +115,64 @@ def test_memory_does_not_grow_while_the_detector_is_stuck(clock):
         queue.put(Window(number, (), clock.now_s, clock.now_s))
         assert len(queue._windows) <= 4
     assert queue.num_dropped > 9990
+
+
+@pytest.mark.parametrize("longest_s", [0.06, 0.075])
+def test_durations_that_vary_keep_latency_under_two_windows(longest_s, clock):
+    """Windows take 0.8 windows up to this, at random, on a machine that is busy with other work."""
+    random = np.random.default_rng(1)
+    durations = 0.04 + (longest_s - 0.04) * random.random(3000) ** 3  # few are that long
+    _, latencies = simulate(clock, durations, 3000)
+    known = np.array([latency for number, latency in latencies.items() if number > 40])
+    assert len(known) > 1700
+    assert known.max() < 2 * WINDOW_S
+
+
+@pytest.mark.parametrize("quiet_s", [0.0, 0.03])
+@pytest.mark.parametrize("duration_s", [0.08, 0.099, 0.13])
+def test_latency_is_the_computation_and_a_tenth_of_a_window(duration_s, quiet_s, clock):
+    """Or two windows, where that is more; before a window's end there is nothing to be done."""
+    random = np.random.default_rng(2)
+    durations = duration_s - 0.01 * random.random(1000)
+    _, latencies = simulate(clock, durations, 1000, quiet_s)
+    known = [latency for number, latency in latencies.items() if number > 40]
+    assert len(known) > 250
+    assert max(known) <= max(2 * WINDOW_S, quiet_s + duration_s + 0.1 * WINDOW_S)
+
+
+def waited_for(queue, clock, window):
+    """The window that a detector gets which waited for this one; None if it is dropped."""
+    queue._is_waited_for = True
+    queue.put(window)
+    queue._is_waited_for = False
+    return queue._windows.popleft() if queue._windows else None
+
+
+@pytest.mark.parametrize(("duration_s", "is_dropped"), [(0.03, False), (0.06, True), (0.2, True)])
+def test_a_window_that_was_read_late_is_no_fresh_one(duration_s, is_dropped, clock):
+    """It came 80 ms after it was over, as where reading stood still; others come 4 ms after."""
+    queue = WindowQueue(WINDOW_S)
+
+    def get(number, delay_s):
+        over_s = clock.now_s - delay_s
+        return waited_for(queue, clock, Window(number, (), over_s, over_s))
+
+    for number in range(40):
+        queue.took(duration_s)
+        clock.now_s += WINDOW_S
+        assert get(number, 0.004).end_us == number
+    assert (get(40, 0.08) is None) == is_dropped
+    assert queue.num_dropped == is_dropped
+    assert get(41, 0.004).end_us == 41
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.2])
+def test_no_delay_of_reading_lets_a_slow_detector_starve(delay_s, clock):
+    """Each window takes two, and all are put so long after they are over."""
+    random, queue, got = np.random.default_rng(3), WindowQueue(WINDOW_S), 0
+    for number in range(200):
+        queue.took(0.1)
+        clock.now_s += WINDOW_S
+        over_s = clock.now_s - delay_s * (1 + 0.2 * random.random())
+        got += waited_for(queue, clock, Window(number, (), over_s, over_s)) is not None
+    assert got >= 95
