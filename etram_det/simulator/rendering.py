@@ -221,8 +221,10 @@ def paint(
     """
     actors, shapes, placed, touched = stage.actors, stage.shapes, stage.placed, stage.touched
     # In loops: to assign a part of an array, numba compiles its error message, which takes 25 MB.
-    for row in range(window[1], window[3]):
-        for column in range(window[0], window[2]):
+    # The numbers are not negative, which would count from the end.
+    for i in range(window[1], window[3]):
+        for j in range(window[0], window[2]):
+            row, column = np.uint64(i), np.uint64(j)
             image[row, column] = light.background[row, column]
     nearest = light.nearest
     for i in far_to_near:
