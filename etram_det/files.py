@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import h5py
 
 UNFINISHED = ".partial"
+# Of each data set of a new file, which is written from start to end: one chunk must fit. From
+# HDF5 2 on, 8 MB would be kept of each.
+_CHUNK_CACHE_BYTES = 2**19
 CACHE_VARIABLE = "ETRAM_DET_CACHE"
 
 
@@ -180,6 +183,6 @@ def new_hdf5_file(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
 
     with path.open("w+b", buffering=0) as file:
         guarded = _GuardedFile(file)
-        with h5py.File(guarded, "w") as hdf5_file:
+        with h5py.File(guarded, "w", rdcc_nbytes=_CHUNK_CACHE_BYTES) as hdf5_file:
             yield hdf5_file, guarded.raise_error
         guarded.raise_error()

@@ -10,6 +10,7 @@ from etram_det.files import (
     UNFINISHED,
     cache_folder,
     move_into_place,
+    new_hdf5_file,
     replacing,
     write_text,
 )
@@ -79,6 +80,12 @@ def test_the_cache_is_the_systems_unless_it_is_set(tmp_path, monkeypatch, value)
     assert cache_folder().name == "etram_det"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+
+
+def test_a_new_hdf5_file_keeps_few_chunks_in_memory(tmp_path):
+    with new_hdf5_file(tmp_path / "new.h5") as (file, _):
+        dataset = file.create_dataset("t", (0,), "<i8", maxshape=(None,), chunks=(2**15,))
+        assert dataset.id.get_access_plist().get_chunk_cache()[1] == 2**19
 
 
 def test_the_cache_has_one_path():

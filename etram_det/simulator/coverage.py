@@ -56,7 +56,7 @@ def cover_at(form: Form, m: Matrix, a: float, b: float, depth: float) -> float:
     half_x, half_z, corner, taper, ring, edge_x, edge_z, per_x, per_z = form
     width = half_x
     if taper != 0:
-        width *= 1 - taper * 0.5 * (b / half_z + 1)
+        width *= max(1 - taper * 0.5 * (b / half_z + 1), 0.0)  # no wider than 0 beyond its tip
     beyond_x, beyond_z = abs(a) - width + corner, abs(b) - half_z + corner
     in_corner = beyond_x > 0 and beyond_z > 0
     if not in_corner and beyond_x - corner < -edge_x and beyond_z - corner < -edge_z:

@@ -36,7 +36,7 @@ from etram_det.simulator.scene import Conditions, Scene
 if TYPE_CHECKING:
     import h5py
 
-SIMULATOR_VERSION = 4
+SIMULATOR_VERSION = 5
 VERSION_ATTRIBUTE = "simulator_version"  # of an event file
 MANIFEST = "simulation.json"
 # Numbers of recordings and their length for each amount of traffic.

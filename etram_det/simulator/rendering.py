@@ -220,9 +220,12 @@ def paint(
         stays: whether the actors hide what is painted behind them later: ``light.nearest`` changes.
     """
     actors, shapes, placed, touched = stage.actors, stage.shapes, stage.placed, stage.touched
-    image[window[1] : window[3], window[0] : window[2]] = light.background[
-        window[1] : window[3], window[0] : window[2]
-    ]
+    # In loops: to assign a part of an array, numba compiles its error message, which takes 25 MB.
+    # The numbers are not negative, which would count from the end.
+    for i in range(window[1], window[3]):
+        for j in range(window[0], window[2]):
+            row, column = np.uint64(i), np.uint64(j)
+            image[row, column] = light.background[row, column]
     nearest = light.nearest
     for i in far_to_near:
         if not light.night and not _apart(touched[i], window):

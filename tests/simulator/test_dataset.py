@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -85,6 +87,22 @@ def test_another_seed_gives_other_events(tmp_path: Path) -> None:
         read_set(tmp_path / "a").values(), read_set(tmp_path / "b").values(), strict=True
     ):
         assert len(a["t"]) != len(b["t"]) or not np.array_equal(a["x"], b["x"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+def test_compiled_kernels_make_recordings_in_300_mb(tmp_path: Path) -> None:
+    # Two at a time, with far more events than HDF5 used to keep; compilation takes more memory.
+    large = SimulationSettings(height=360, width=640, train=2, val=0, test=0, seconds=6.0)
+    code = (
+        "import sys\n"
+        "from etram_det.simulator.dataset import SimulationSettings, simulate\n"
+        f"simulate(sys.argv[1], SimulationSettings.of({asdict(large)!r}), workers=2)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+    )
+    simulate(tmp_path / "compiled", replace(TINY, train=1, val=0, test=0))
+    command = [sys.executable, "-c", code, str(tmp_path / "set")]
+    kilobytes = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert kilobytes < 300_000
 
 
 def test_names_number_days_and_nights_together(tmp_path: Path) -> None:
