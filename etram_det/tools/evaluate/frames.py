@@ -16,6 +16,7 @@ from etram_det.errors import UserError
 from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.motion import with_motion
 from etram_det.tools.evaluate.labels import LabelledFrames
+from etram_det.tools.evaluate.window_ends import WindowEnds
 
 _log = logging.getLogger(__name__)
 _MAX_NAMES = 3
@@ -128,6 +129,27 @@ def evaluation_frames(
     return with_motion(frames, labels.table.tracks, moving_above)
 
 
+def log_left_out(labels: LabelledFrames, ends: Sequence[WindowEnds]) -> None:
+    """Report label times that are not evaluated, as no window ends there.
+
+    Args:
+        labels: those that are evaluated.
+        ends: of the windows, of each detector where they are known.
+    """
+    names = labels.table.recordings
+    if left := sum(labels.off_windows.get(name, 0) for name in names):
+        num = len(labels.table.time_us)
+        steps = " and ".join(dict.fromkeys(f"{each.step_us / 1000:g} ms" for each in ends))
+        _log.info(
+            "labels: %d of %d label times are evaluated, those at which windows end: every %s, by "
+            "the times of the detections: set interval_ms to evaluate label times so far apart "
+            "whether one ends there or not",
+            num,
+            num + left,
+            steps,
+        )
+
+
 def _frame_boxes(
     table: BoxTable, frame: NDArray[np.int64], pixels: PixelSettings, is_truth: bool
 ) -> FrameBoxes:
@@ -178,7 +200,8 @@ def _require_common_times(
         raise UserError(
             f"detections: must have times of labels, within tolerance_ms ({tolerance_us / 1000:g}),"
             f" got {spans[0]} in {name}, where labels are at {spans[1]}: set times.unit, "
-            "times.start_us, interval_ms or tolerance_ms"
+            "times.start_us, interval_ms or tolerance_ms, or detect with predict, whose windows "
+            "end at label times"
         )
     covered = np.isin(labels.recording, table.recordings)
     share = np.count_nonzero(place >= 0) / np.count_nonzero(covered)
