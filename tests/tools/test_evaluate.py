@@ -239,9 +239,7 @@ def test_labels_of_a_data_root_are_those_of_validate(tmp_path, monkeypatch, capl
         assert metrics["run"]["split"] == "val"
         assert len(metrics["gallery"]["misses"]) == 1
         assert (tmp_path / "out" / metrics["gallery"]["misses"][0]["file"]).is_file()
-    assert (
-        "dt: 10 of 19 detections lie at times without labels and are not evaluated" in caplog.text
-    )
+    assert "dt: not evaluated: 10 of 19 detections, at times without labels" in caplog.text
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -251,16 +249,14 @@ def test_label_times_of_files_at_an_interval(tmp_path, caplog):
     write_npy(tmp_path / "dt", {"a": boxes_at(np.arange(1, 19) * 50_000)})
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", "--interval_ms", "33")
     assert metrics["num_frames"] == 27
-    assert (
-        "dt: 9 of 27 label times have detections within 2 ms, and the labels at all" in caplog.text
-    )
+    assert "dt: detections within 2 ms at 9 of 27 label times, and the labels at" in caplog.text
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", "--interval_ms", "100")
     assert (metrics["num_frames"], metrics["AP"]) == (9, pytest.approx(1))
     assert metrics["evaluation"]["dropped_by_data"] == {"between label times": 18}
 
 
 LEFT_OUT = (
-    "label times are evaluated, those at which windows end: every 50 ms, by the times of the "
+    "label times, those at which windows end: every 50 ms, by the times of the "
     "detections: set interval_ms to evaluate label times so far apart whether one ends there or not"
 )
 
@@ -275,8 +271,8 @@ def test_labels_of_files_where_windows_of_the_detections_end(tmp_path, caplog):
     assert (metrics["num_frames"], metrics["num_boxes"]) == (9, 9)
     assert metrics["AR"] == pytest.approx(8 / 9)
     assert metrics["evaluation"]["dropped_by_data"] == {"between label times": 18}
-    assert f"labels: 9 of 27 {LEFT_OUT}" in caplog.text
-    assert "dt: 9 of 17 detections lie at times without labels and are not" in caplog.text
+    assert f"labels: evaluated at 9 of 27 {LEFT_OUT}" in caplog.text
+    assert "dt: not evaluated: 9 of 17 detections, at times without labels" in caplog.text
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -294,7 +290,7 @@ def test_labels_of_a_data_root_where_windows_of_the_detections_end(tmp_path, cap
     assert metrics["num_frames"] == 2 * 19  # also of the recording in which nothing was found
     assert metrics["AR"] == pytest.approx(0.5)
     assert metrics["evaluation"]["dropped_by_data"]["between label times"] == 2 * (60 - 19)
-    assert f"labels: 38 of 114 {LEFT_OUT}" in caplog.text
+    assert f"labels: evaluated at 38 of 114 {LEFT_OUT}" in caplog.text
     [miss] = metrics["gallery"]["misses"]
     assert miss["time_us"] % 99_999 == 0
 
@@ -326,7 +322,7 @@ def test_detect_then_evaluate_equals_validate(tmp_path, monkeypatch, caplog):
     # The same label times of the box file alone, of which validate takes every third.
     of_file = evaluated(boxes, "detections", tmp_path / "of_file", "--metric.pictures", "0")
     assert of_file["num_frames"] == found["num_frames"] == 10
-    assert f"labels: 10 of 30 {LEFT_OUT}" in caplog.text
+    assert f"labels: evaluated at 10 of 30 {LEFT_OUT}" in caplog.text
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -378,7 +374,7 @@ def test_common_recordings_alone(tmp_path, caplog):
     write_npy(tmp_path / "dt", {name: detections[name] for name in names[2:8]})
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
     assert metrics["num_recordings"] == 8
-    assert "dt: 2 of 8 recordings with labels have no detections, and all their lab" in caplog.text
+    assert "dt: no detections in 2 of 8 recordings with labels, all of which count" in caplog.text
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", "--only_common")
     assert metrics["num_recordings"] == 6
 

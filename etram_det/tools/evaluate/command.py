@@ -61,7 +61,8 @@ class MetricSettings:
         max_detections: most detections that count for each frame and class.
         score_threshold: least score, in [0, 1], of a detection in the confusion matrix and among
             labels found and missed.
-        pictures: most pictures of misses, and of false alarms, of recordings in a data root.
+        pictures: most pictures of each kind, good detections, misses, localisation errors and false
+            alarms, of recordings in a data root; 0 for none.
     """
 
     size_bins: dict[str, tuple[float, float]] = field(default_factory=SIZE_BINS.copy)
@@ -69,7 +70,7 @@ class MetricSettings:
     class_groups: dict[str, Sequence[int | str]] = field(default_factory=dict)
     max_detections: int = COUNTED_DETECTIONS
     score_threshold: float = 0.3
-    pictures: int = 12
+    pictures: int = 8
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:

@@ -80,8 +80,8 @@ def common_recordings(
         return common
     if missing := [each for each in labelled if each not in detections.recordings]:
         _log.warning(
-            "%s: %d of %d recordings with labels have no detections, and all their labels count "
-            "as missed: %s: set only_common to leave them out",
+            "%s: no detections in %d of %d recordings with labels, all of which count as missed: "
+            "%s: set only_common to leave such recordings out",
             name,
             len(missing),
             len(labelled),
@@ -141,7 +141,7 @@ def log_left_out(labels: LabelledFrames, ends: Sequence[WindowEnds]) -> None:
         num = len(labels.table.time_us)
         steps = " and ".join(dict.fromkeys(f"{each.step_us / 1000:g} ms" for each in ends))
         _log.info(
-            "labels: %d of %d label times are evaluated, those at which windows end: every %s, by "
+            "labels: evaluated at %d of %d label times, those at which windows end: every %s, by "
             "the times of the detections: set interval_ms to evaluate label times so far apart "
             "whether one ends there or not",
             num,
@@ -207,17 +207,17 @@ def _require_common_times(
     share = np.count_nonzero(place >= 0) / np.count_nonzero(covered)
     if share < _FEW_MATCHED:
         _log.warning(
-            "%s: %d of %d label times have detections within %g ms, and the labels at all others "
+            "%s: detections within %g ms at %d of %d label times, and the labels at all others "
             "count as missed: set interval_ms to evaluate label times so far apart, or "
             "tolerance_ms",
             name,
+            tolerance_us / 1000,
             np.count_nonzero(place >= 0),
             np.count_nonzero(covered),
-            tolerance_us / 1000,
         )
     if left := int(np.count_nonzero(place[table.frame] < 0)):
         _log.info(
-            "%s: %d of %d detections lie at times without labels and are not evaluated",
+            "%s: not evaluated: %d of %d detections, at times without labels",
             name,
             left,
             len(table),
