@@ -311,7 +311,7 @@ def test_events_off_the_sensor_are_reported(capfd):
     )
     events = random_events(4000, size=(480, 640))
     outside = (events["x"] >= 128) | (events["y"] >= 128)
-    in_two = np.isin(events["t"], events["t"][0] + 50_000 * np.arange(1, 20))
+    in_two = np.isin(events["t"], 50_000 * np.arange(1, 20))
     dropped = int(np.count_nonzero(outside) + np.count_nonzero(outside & in_two))
     header = b"% format EVT3;height=128;width=128\n% end\n"
     Path("roi.raw").write_bytes(ENCODERS["evt3.raw"](events, header))
