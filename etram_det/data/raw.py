@@ -43,6 +43,7 @@ from etram_det.data.timeline import (
     BEFORE_EVENTS,
     WITHOUT_TIME,
     LabelSource,
+    first_window_start,
     labelled_timeline,
     labelled_timelines,
     span_of_labels,
@@ -63,7 +64,7 @@ class RawRecording(Recording):
     """Events of ``<name>_td.h5``, made into frames as they are read.
 
     Frames lead from one label to the next, by RVT's rule; without labels they follow each other
-    from the first event to the last.
+    from 0 (from the first event, if that comes at 100 ms or later) to the last event.
 
     Args:
         path: HDF5 file with ``events/x``, ``y``, ``p`` and ``t`` (microseconds unless the settings
@@ -334,12 +335,13 @@ def _sensor_size(facts: EventFacts, given: Size | None) -> tuple[Size, list[Note
 
 
 def _consecutive_ends(span: Span, path: Path, window_us: int) -> NDArray[np.int64]:
-    """Ends of the windows that follow each other from the first event to the last."""
+    """Ends of the windows that follow each other from the start to the last event."""
     first, last = span
     if not 0 <= last - first <= LONGEST_US:
         raise UserError(
             f"{path}: timestamps must ascend and span a day at most, in microseconds, got {first} "
             f"to {last}: write the file with such timestamps, or set data.time_unit"
         )
-    num_frames = (last - first) // window_us + 1
-    return first + window_us * np.arange(1, num_frames + 1)
+    start = first_window_start(first)
+    num_frames = (last - start) // window_us + 1
+    return start + window_us * np.arange(1, num_frames + 1)

@@ -65,6 +65,17 @@ def origin_of(events: Span, interval_us: int) -> int:
     return 0 if events[0] < interval_us else events[0]
 
 
+def first_window_start(first_us: int) -> int:
+    """Where windows that follow no labels start: as those that lead up to labels 100 ms apart.
+
+    So ends of windows are the same with and without labels, where these lie on whole windows.
+
+    Args:
+        first_us: timestamp of the first event.
+    """
+    return first_us if first_us < 0 else origin_of((first_us, first_us), LEAD_US)
+
+
 def no_box_file(path: Path) -> NoLabels:
     """The error for a recording that lacks its box file."""
     boxes: Path | str = f"{recording_name(path)}_bbox.npy"

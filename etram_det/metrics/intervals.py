@@ -82,11 +82,11 @@ def _metrics(
             yield from _of_curves(by_motion, "", name, motions, ids)
     part = np.array([part_of_day(str(name)) for name in result.frames.recording], dtype=object)
     for day in PARTS_OF_DAY:
-        if (part == day).any():
-            of_part = result.evaluator.resampled(part == day, recording, weights)
+        if (kept := part == day).any():
+            of_part = curves if kept.all() else result.evaluator.resampled(kept, recording, weights)
             yield from _of_curves(of_part, day, "", sizes)
     for time, kept in result.times.items():
-        of_time = result.evaluator.resampled(kept, recording, weights, num_ranges=1)
+        of_time = curves if kept.all() else result.evaluator.resampled(kept, recording, weights, 1)
         yield from _of_curves(of_time, time_part(time), "", [""])
 
 

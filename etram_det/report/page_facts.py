@@ -96,7 +96,7 @@ def _facts_of(run: EvaluatedRun) -> Iterator[tuple[str, str]]:
     yield "detections dropped by the protocol", f"{evaluation['dropped_detections']:,}"
     yield "labels dropped when they were read", dropped_by_data(evaluation) or "none"
     between = not_evaluated(evaluation)
-    yield "boxes not evaluated", f"{between:,} between the label times of data.interval_ms"
+    yield "boxes not evaluated", f"{between:,} between the label times that count"
     yield "written by", f"etram_det {facts['version']}" if facts.get("version") else UNKNOWN
 
 

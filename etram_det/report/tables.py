@@ -172,10 +172,9 @@ def describe_evaluation(evaluation: Mapping[str, Any]) -> str:
     if reasons := dropped_by_data(evaluation):
         lines.append(f"dropped when the labels were read: {reasons}")
     if number := not_evaluated(evaluation):
-        boxes = f"{number:,} {'box' if number == 1 else 'boxes'}"
-        lines.append(
-            f"not evaluated: {boxes} between the label times that data.interval_ms selects"
-        )
+        which = "count" if evaluation.get("from_files") else "data.interval_ms selects"
+        boxes = number_of(number, "box")
+        lines.append(f"not evaluated: {boxes} between the label times that {which}")
     return "\n".join(lines)
 
 
@@ -234,8 +233,9 @@ def groups_of(*runs: Mapping[str, Any]) -> str:
 
 
 def number_of(count: int, thing: str) -> str:
-    """``1 recording``, ``2 recordings``."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+    """``1 recording``, ``2 recordings``, ``2 boxes``."""
+    ending = "es" if thing.endswith("x") else "s"
+    return f"{count:,} {thing}{'' if count == 1 else ending}"
 
 
 def _metric_table(

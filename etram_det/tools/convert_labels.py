@@ -61,7 +61,8 @@ def convert_labels_command(
         raise UserError(f"{files[0]}: no box fits: {left_out.line(misfits[0])}")
     _write(output, table, classes.class_names, sensor_size)
     console = screen()
-    console.out(f"{len(table):,} boxes of {number_of(len(read.recordings), 'recording')}: {output}")
+    boxes, recordings = number_of(len(table), "box"), number_of(len(read.recordings), "recording")
+    console.out(f"{boxes} of {recordings}: {output}")
     for line in left_out.lines():
         console.out(f"left out: {line}")
     return int(bool(misfits))

@@ -182,6 +182,21 @@ def test_the_share_of_repaired_timestamps_is_known_once_frames_are_read(tmp_path
     assert recording.events["with a repaired timestamp"] == 49
 
 
+@pytest.mark.parametrize("first_us", [0, 4_095, 99_999])
+def test_windows_end_at_the_same_times_with_and_without_labels(tmp_path, first_us):
+    events = random_events(3000, seconds=0.98)
+    events["t"] += first_us - events["t"][0]
+    settings = FrameSettings(input_size=(48, 64))
+    path = write_raw(tmp_path / "labelled", "a", events, boxes_at([200_000, 900_000]))
+    labelled = make(path, settings)
+    path = write_raw(tmp_path / "plain", "a", events)
+    plain = make(path, settings, require_labels=False)
+    number = len(labelled)
+    assert labelled.frame_end_us.tolist() == plain.frame_end_us[:number].tolist()
+    assert plain.frame_end_us[0] == 50_000
+    np.testing.assert_array_equal(whole(labelled), plain.frames(0, number))
+
+
 def test_without_labels_frames_follow_each_other_over_the_whole_recording(tmp_path):
     events = random_events(3000, seconds=0.98)
     events["t"] += 11_718_656

@@ -51,9 +51,10 @@ def events_of(path):
     return events
 
 
-def windows_of(events, window_us=50_000):
+def windows_of(events, window_us=50_000, start_us=None):
     """Windows that follow each other, both ends of each inside as in a recording."""
-    for end in range(events["t"][0] + window_us, events["t"][-1] + window_us + 1, window_us):
+    start_us = events["t"][0] if start_us is None else start_us
+    for end in range(start_us + window_us, events["t"][-1] + window_us + 1, window_us):
         first = np.searchsorted(events["t"], end - window_us)
         yield end, events[first : np.searchsorted(events["t"], end, side="right")]
 
@@ -86,8 +87,8 @@ def test_window_by_window_equals_detect_and_predict(recording, checkpoint, capsy
 
     detector = StreamingDetector(checkpoint, score_threshold=few, device="cpu")
     rows = []
-    for end, events in windows_of(events_of(recording)):
-        found = detector(events)
+    for end, events in windows_of(events_of(recording), start_us=0):
+        found = detector(events, end)
         numbers = np.hstack([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]])
         for class_id, box, score in zip(found.classes, numbers, found.scores, strict=True):
             rows.append([end, int(class_id), *box.tolist(), float(score)])

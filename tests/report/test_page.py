@@ -86,7 +86,7 @@ def test_page_says_what_was_evaluated_and_how(tmp_path):
     assert facts["found, missed, confusion, pictures"] == "score at least 0.3, IoU at least 0.5"
     assert (facts["frames"], facts["recordings"], facts["labels"]) == ("3", "2", "7")
     assert facts["labels dropped when they were read"] == "7 outside the frame"
-    assert facts["boxes not evaluated"] == "0 between the label times of data.interval_ms"
+    assert facts["boxes not evaluated"] == "0 between the label times that count"
     assert facts["checkpoint"] == "a&b.ckpt"
     assert facts["network's frame"] == "320 x 180 pixels"
     groups = "are groups, each the mean over its classes: VH = car, <b>bus</b>."

@@ -356,7 +356,8 @@ def test_bench_sizes_counts_memory_and_times_what_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(sizes, "_SIZES", ((64, 64), (64, 128)))
     needed = 4 * TINY_BYTES + 40e6  # for the smaller frames of tiny alone, by half
     monkeypatch.setattr(sizes, "_memory_bytes", lambda device: needed / sizes._USABLE)
-    given = ["--lanes", "1", "--steps", "5", "--repeats", "1", "--precision", "32-true"]
+    given = ["--lanes", "1", "--steps", "5", "--repeats", "1"]
+    given += ["--precision", "32-true", "bf16-mixed"]
     [tiny] = report(tmp_path, "sizes", "--scales", "4", *given)["sections"]
     values = {each["name"]: each["value"] for each in tiny["measurements"]}
     assert values["parameters"] == pytest.approx(TINY_BYTES / 4e6)
@@ -364,7 +365,8 @@ def test_bench_sizes_counts_memory_and_times_what_fits(tmp_path, monkeypatch):
     lane, wide = (values[f"{name}: a lane in training"] for name in ("64x64", "128x64"))
     assert 1.9 < wide / lane < 2.1
     assert values["64x64: the same, gradient checkpointing"] < 0.75 * lane
-    assert values["64x64: training step"] > values["64x64: window"] > 0
+    assert values["64x64: training step"] > values["64x64: window, 32-true"] > 0
+    assert values["128x64: window, bf16-mixed"] > 0
     failure = tiny["failures"]["128x64: training step"]
     assert failure == f"not tried, as it takes {(4 * TINY_BYTES / 1e9 + wide / 1e3):.1f} GB"
     assert tiny["title"].startswith("tiny, 4 scales, T=5, 1 lanes, 32-true")

@@ -10,6 +10,7 @@ import pytest
 from etram_det.boxes import BOX_DTYPE
 from etram_det.cli.commands import run
 from support import paths
+from support.raw_files import boxes_at
 
 CLASSES = ("pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair")
 
@@ -154,6 +155,14 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, text, flags, messa
     assert error.startswith(f"etram_det: error: {message}")
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "labels.csv"]
+
+
+@pytest.mark.parametrize(("number", "text"), [(1, "1 box of"), (2, "2 boxes of")])
+def test_one_box_is_no_boxes(tmp_path, capsys, number, text):
+    np.save(tmp_path / "a_bbox.npy", boxes_at(np.arange(number) * 100_000))
+    command = ["convert-labels", str(tmp_path / "a_bbox.npy"), "--output", str(tmp_path / "out")]
+    assert run(command) == 0
+    assert capsys.readouterr().out.startswith(f"{text} 1 recording: ")
 
 
 def test_the_commands_of_the_docs_run(tmp_path, monkeypatch):

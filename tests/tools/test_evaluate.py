@@ -7,10 +7,12 @@ import pytest
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.cli.commands import run
+from etram_det.cli.resume import shipped_checkpoint
 from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
 from etram_det.data.box_formats.reading import open_box_files, read_boxes
 from etram_det.metrics.evaluation import evaluate
 from etram_det.metrics.settings import SIZE_BINS, EvaluationSettings
+from etram_det.simulator.dataset import SimulationSettings, simulate
 from etram_det.tools.evaluate import command
 from etram_det.tools.evaluate.frames import PixelSettings, evaluation_frames
 from etram_det.tools.evaluate.labels import find_labels, labelled_frames
@@ -237,9 +239,7 @@ def test_labels_of_a_data_root_are_those_of_validate(tmp_path, monkeypatch, capl
         assert metrics["run"]["split"] == "val"
         assert len(metrics["gallery"]["misses"]) == 1
         assert (tmp_path / "out" / metrics["gallery"]["misses"][0]["file"]).is_file()
-    assert (
-        "dt: 10 of 19 detections lie at times without labels and are not evaluated" in caplog.text
-    )
+    assert "dt: not evaluated: 10 of 19 detections, at times without labels" in caplog.text
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -247,14 +247,105 @@ def test_label_times_of_files_at_an_interval(tmp_path, caplog):
     rows = boxes_at(np.arange(1, 28) * 33_334)
     write_npy(tmp_path / "gt", {"a": rows})
     write_npy(tmp_path / "dt", {"a": boxes_at(np.arange(1, 19) * 50_000)})
-    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
+    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", "--interval_ms", "33")
     assert metrics["num_frames"] == 27
-    assert (
-        "dt: 9 of 27 label times have detections within 2 ms, and the labels at all" in caplog.text
-    )
+    assert "dt: detections within 2 ms at 9 of 27 label times, and the labels at" in caplog.text
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", "--interval_ms", "100")
     assert (metrics["num_frames"], metrics["AP"]) == (9, pytest.approx(1))
     assert metrics["evaluation"]["dropped_by_data"] == {"between label times": 18}
+
+
+LEFT_OUT = (
+    "label times, those at which windows end: every 50 ms, by the times of the "
+    "detections: set interval_ms to evaluate label times so far apart whether one ends there or not"
+)
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_labels_of_files_where_windows_of_the_detections_end(tmp_path, caplog):
+    """The labels of a window without boxes are misses; those between windows do not count."""
+    write_npy(tmp_path / "gt", {"a": boxes_at(np.arange(1, 28) * 33_333)})
+    ends = np.delete(np.arange(1, 19) * 50_000 + 365, 5)  # nothing was found at 300 ms
+    write_npy(tmp_path / "dt", {"a": boxes_at(ends)})
+    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
+    assert (metrics["num_frames"], metrics["num_boxes"]) == (9, 9)
+    assert metrics["AR"] == pytest.approx(8 / 9)
+    assert metrics["evaluation"]["dropped_by_data"] == {"between label times": 18}
+    assert f"labels: evaluated at 9 of 27 {LEFT_OUT}" in caplog.text
+    assert "dt: not evaluated: 9 of 17 detections, at times without labels" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_labels_of_a_data_root_where_windows_of_the_detections_end(tmp_path, caplog):
+    """By the rule of validate from 0.2 s on, though validate itself starts at 0.133332 s."""
+    rows = boxes_at(np.arange(1, 61) * 33_333)
+    names = "val_1", "val_2"
+    for name in names:
+        write_raw(tmp_path / "root" / "val", name, random_events(2000, seconds=2), rows)
+    found = boxes_at(np.arange(1, 41) * 50_000)
+    write_npy(tmp_path / "dt", {names[0]: found, names[1]: found[:0]})
+    metrics = evaluated(
+        tmp_path / "root", tmp_path / "dt", tmp_path / "out", "--metric.pictures", "1"
+    )
+    assert metrics["num_frames"] == 2 * 19  # also of the recording in which nothing was found
+    assert metrics["AR"] == pytest.approx(0.5)
+    assert metrics["evaluation"]["dropped_by_data"]["between label times"] == 2 * (60 - 19)
+    assert f"labels: evaluated at 38 of 114 {LEFT_OUT}" in caplog.text
+    [miss] = metrics["gallery"]["misses"]
+    assert miss["time_us"] % 99_999 == 0
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_detect_then_evaluate_equals_validate(tmp_path, monkeypatch, caplog):
+    """With the thresholds of detect, above which no box has two classes."""
+    monkeypatch.chdir(tmp_path)
+    size = {"height": 180, "width": 320, "train": 0, "val": 1, "test": 0}
+    simulate("traffic", SimulationSettings(**size, seconds=1.0))
+    [boxes] = Path("traffic/val").glob("*_bbox.npy")
+    rows = np.load(boxes)
+    rows["t"] = (rows["t"] // 33_333 * 100_000 / 3).round()  # on whole windows, unlike 33,333
+    np.save(boxes, rows)
+    at_most = ["--score", "0.2", "--nms", "0.5", "--device", "cpu", "--video", "false"]
+    assert run(["detect", "traffic/val", *at_most]) == 0
+    same = ["--model.score_threshold", "0.2", "--model.nms_threshold", "0.5"]
+    same += ["--model.pixel_frame", "native", "--data.root", "traffic", "--data.num_workers", "0"]
+    same += ["--trainer.accelerator", "cpu", "--results.pictures", "0"]
+    assert run(["validate", "--ckpt_path", str(shipped_checkpoint()), *same]) == 0
+    [expected] = Path("runs").rglob("metrics.json")
+    expected = json.loads(expected.read_text())
+    found = evaluated("traffic", "detections", tmp_path / "out", "--metric.pictures", "0")
+    keys = [key for key in found if isinstance(found[key], float | int) and key in expected]
+    assert {"AP", "AP50", "AP_small", "AP_car", "AR", "num_boxes", "num_frames"} <= {*keys}
+    assert expected["AP"] > 0.01
+    for key in keys:
+        assert found[key] == pytest.approx(expected[key], abs=1e-6), key
+    # The same label times of the box file alone, of which validate takes every third.
+    of_file = evaluated(boxes, "detections", tmp_path / "of_file", "--metric.pictures", "0")
+    assert of_file["num_frames"] == found["num_frames"] == 10
+    assert f"labels: evaluated at 10 of 30 {LEFT_OUT}" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_page")
+@pytest.mark.parametrize("times", [[100_000], np.arange(1, 9) * 200_000, np.arange(10) * 1007 + 1])
+def test_few_or_close_times_are_no_windows(tmp_path, times):
+    """Labels between them are missed."""
+    write_npy(tmp_path / "gt", {"a": boxes_at(np.arange(1, 51) * 33_334)})
+    write_npy(tmp_path / "dt", {"a": boxes_at(np.append(times, 33_334))})
+    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
+    assert metrics["num_frames"] == 50
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_two_detectors_are_evaluated_where_windows_of_both_end(tmp_path):
+    gt, a, b = (np.arange(1, 61) * step for step in (10_000, 20_000, 30_000))
+    for name, times in (("gt", gt), ("a", a), ("b", b)):
+        write_npy(tmp_path / name, {"r": boxes_at(times[times <= 600_000])})
+    both = ["--detections", str(tmp_path / "b")]
+    command = ["evaluate", "--labels", str(tmp_path / "gt"), "--detections", str(tmp_path / "a")]
+    assert run([*command, *both, "--output", str(tmp_path / "out")]) == 0
+    for name in "ab":
+        metrics = json.loads((tmp_path / "out" / name / "metrics.json").read_text())
+        assert (metrics["num_frames"], metrics["AP"]) == (10, pytest.approx(1))
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -283,7 +374,7 @@ def test_common_recordings_alone(tmp_path, caplog):
     write_npy(tmp_path / "dt", {name: detections[name] for name in names[2:8]})
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
     assert metrics["num_recordings"] == 8
-    assert "dt: 2 of 8 recordings with labels have no detections, and all their lab" in caplog.text
+    assert "dt: no detections in 2 of 8 recordings with labels, all of which count" in caplog.text
     metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", "--only_common")
     assert metrics["num_recordings"] == 6
 
@@ -368,7 +459,7 @@ def ground_truth(images=(IMAGE,), annotations=(BOX,), categories=(CAR,)):
             [],
             "detections: must have times of labels, within tolerance_ms (2), got 100 to 100 us in "
             "dt, where labels are at 100,000 to 100,000 us: set times.unit, times.start_us, "
-            "interval_ms or tolerance_ms",
+            "interval_ms or tolerance_ms, or detect with predict, whose windows end at label times",
         ),
         (
             {"a": boxes_at([])},

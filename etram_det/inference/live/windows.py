@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from etram_det.data.evt import Columns
 from etram_det.data.recording import Note
+from etram_det.data.timeline import first_window_start
 
 NO_EVENTS: Columns = tuple(np.empty(0, dtype) for dtype in ("u2", "u2", "i8", "u1"))
 _RESET_US, _JUMP_US = 10**6, 60 * 10**6  # back or ahead at once: the camera's clock was set anew
@@ -81,7 +82,7 @@ class Window(NamedTuple):
 
 
 class WindowCutter:
-    """Cuts a stream into windows that follow each other from its first event on.
+    """Cuts a stream into windows that follow each other from 0, or from a later first event on.
 
     A window is over once the clock is past its end. Timestamps that go back take the latest one
     before them. Windows of which events were lost are left out.
@@ -115,7 +116,7 @@ class WindowCutter:
         if len(t):
             t = self._repaired(t.astype(np.int64, copy=False))
             if self._end_us is None:
-                self._end_us = int(t[0]) + self._window_us
+                self._end_us = first_window_start(int(t[0])) + self._window_us
             elif self._is_behind_loss:
                 self._leave_out(int(t[0]))
             self._is_behind_loss = False

@@ -12,7 +12,7 @@ import torch
 
 from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.tools.bench.arithmetic import count, operations
-from etram_det.tools.bench.inputs import BenchSettings, Preset
+from etram_det.tools.bench.inputs import DTYPES, BenchSettings, Preset
 from etram_det.tools.bench.measure import Section, measure, peak_memory_mb, reset_peak_memory
 from etram_det.tools.bench.train import TrainingStep, training_batch
 from etram_det.training.devices import bytes_of_a_lane
@@ -24,9 +24,10 @@ _COPIES = 4  # of the weights: themselves, gradients, and both means of Adam
 
 
 def bench_sizes(settings: BenchSettings) -> Iterator[Section]:
-    """Count memory and operations of each preset and size, and time a step and a window.
+    """Count memory and operations of each preset and size, and time a step and windows.
 
-    Memory is counted without computing, for float32, so it is also there for what does not fit.
+    Windows are timed in each precision, steps in the first. Memory is counted without computing,
+    for float32, so it is also there for what does not fit.
     """
     for preset in _PRESETS:
         of_preset = replace(settings, preset=preset, source=None)
@@ -49,11 +50,12 @@ def _add_size(section: Section, settings: BenchSettings, fixed_bytes: int) -> No
     section.add(f"{name}: the same, gradient checkpointing", lane[True] / 1e6, "MB")
     work = operations(count(settings), settings, None)
     section.add(f"{name}: operations of a window", work / 1e9, "GFLOP")
-    with section.part(f"{name}: window"):
-        engine = PyTorchEngine(settings.detector())
-        window = {"window": partial(engine, settings.events(1, 1)[0])}
-        for times in measure(window, settings.repeats, settings.device, section).values():
-            section.add_times(f"{name}: window", times)
+    for precision in settings.precision:
+        with section.part(f"{name}: window, {precision}"):
+            engine = PyTorchEngine(settings.detector(), DTYPES[precision])
+            window = {"window": partial(engine, settings.events(1, 1)[0])}
+            for times in measure(window, settings.repeats, settings.device, section).values():
+                section.add_times(f"{name}: window, {precision}", times)
     needed = fixed_bytes + settings.lanes * lane[settings.gradient_checkpointing]
     if needed > _USABLE * _memory_bytes(settings.device):
         section.failures[f"{name}: training step"] = f"not tried, as it takes {needed / 1e9:.1f} GB"

@@ -32,13 +32,19 @@ from etram_det.report.gallery import Gallery
 from etram_det.report.page import FILE_NAME, write_report
 from etram_det.report.run_files import CONFUSION_IOU, read_run, results_of, write_results
 from etram_det.report.tables import detail_tables, sides_table, summary_tables
-from etram_det.tools.evaluate.frames import PixelSettings, common_recordings, evaluation_frames
+from etram_det.tools.evaluate.frames import (
+    PixelSettings,
+    common_recordings,
+    evaluation_frames,
+    log_left_out,
+)
 from etram_det.tools.evaluate.labels import (
     LabelledFrames,
     find_labels,
     labelled_frames,
     require_fit,
 )
+from etram_det.tools.evaluate.window_ends import window_ends
 
 _WIDTH = 120  # of tables that go into a file or a pipe, in columns
 
@@ -55,7 +61,8 @@ class MetricSettings:
         max_detections: most detections that count for each frame and class.
         score_threshold: least score, in [0, 1], of a detection in the confusion matrix and among
             labels found and missed.
-        pictures: most pictures of misses, and of false alarms, of recordings in a data root.
+        pictures: most pictures of each kind, good detections, misses, localisation errors and false
+            alarms, of recordings in a data root; 0 for none.
     """
 
     size_bins: dict[str, tuple[float, float]] = field(default_factory=SIZE_BINS.copy)
@@ -63,7 +70,7 @@ class MetricSettings:
     class_groups: dict[str, Sequence[int | str]] = field(default_factory=dict)
     max_detections: int = COUNTED_DETECTIONS
     score_threshold: float = 0.3
-    pictures: int = 12
+    pictures: int = 8
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
@@ -108,7 +115,8 @@ def evaluate_command(
         images: COCO file that lists the images of the results' ``image_id``, unless the labels do.
         times: where the times of labels and detections are.
         interval_ms: evaluate label times so far apart, by the rule of training. Unset: 100 in a
-            data root, as in validate, and all label times of files.
+            data root, as in validate, and all label times of files, of these the ones at which
+            windows of the detections end.
         tolerance_ms: how far the time of detections may lie off that of labels.
         only_common: leave out recordings without detections, and detections of others.
         pixels: of the boxes and areas.
@@ -128,13 +136,16 @@ def evaluate_command(
     truth = labelled_frames(source, classes, times, interval_ms)
     listing = source.listing(images, times)
     read = _read(_named(detections), classes, times, listing)
+    tolerance_us = tolerance_ms * 1000
+    ends = [window_ends(each.table, tolerance_us) for each in read.values()]
+    known = [each for each in ends if each is not None]
+    truth = truth if interval_ms else truth.at_window_ends(known)
     truth = truth.of_recordings(_recordings_of_all(read, truth, only_common))
     frames = {
-        name: evaluation_frames(
-            name, truth, found, pixels, tolerance_ms * 1000, settings.moving_above
-        )
+        name: evaluation_frames(name, truth, found, pixels, tolerance_us, settings.moving_above)
         for name, found in read.items()
     }
+    log_left_out(truth, known)
     output = output.expanduser()
     folders = {name: output / name if len(read) > 1 else output for name in read}
     for name, folder in folders.items():

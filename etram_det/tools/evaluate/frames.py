@@ -16,6 +16,7 @@ from etram_det.errors import UserError
 from etram_det.metrics.evaluation_frames import EvaluationFrames, FrameBoxes
 from etram_det.metrics.motion import with_motion
 from etram_det.tools.evaluate.labels import LabelledFrames
+from etram_det.tools.evaluate.window_ends import WindowEnds
 
 _log = logging.getLogger(__name__)
 _MAX_NAMES = 3
@@ -79,8 +80,8 @@ def common_recordings(
         return common
     if missing := [each for each in labelled if each not in detections.recordings]:
         _log.warning(
-            "%s: %d of %d recordings with labels have no detections, and all their labels count "
-            "as missed: %s: set only_common to leave them out",
+            "%s: no detections in %d of %d recordings with labels, all of which count as missed: "
+            "%s: set only_common to leave such recordings out",
             name,
             len(missing),
             len(labelled),
@@ -126,6 +127,27 @@ def evaluation_frames(
         rank=labels.rank,
     )
     return with_motion(frames, labels.table.tracks, moving_above)
+
+
+def log_left_out(labels: LabelledFrames, ends: Sequence[WindowEnds]) -> None:
+    """Report label times that are not evaluated, as no window ends there.
+
+    Args:
+        labels: those that are evaluated.
+        ends: of the windows, of each detector where they are known.
+    """
+    names = labels.table.recordings
+    if left := sum(labels.off_windows.get(name, 0) for name in names):
+        num = len(labels.table.time_us)
+        steps = " and ".join(dict.fromkeys(f"{each.step_us / 1000:g} ms" for each in ends))
+        _log.info(
+            "labels: evaluated at %d of %d label times, those at which windows end: every %s, by "
+            "the times of the detections: set interval_ms to evaluate label times so far apart "
+            "whether one ends there or not",
+            num,
+            num + left,
+            steps,
+        )
 
 
 def _frame_boxes(
@@ -178,23 +200,24 @@ def _require_common_times(
         raise UserError(
             f"detections: must have times of labels, within tolerance_ms ({tolerance_us / 1000:g}),"
             f" got {spans[0]} in {name}, where labels are at {spans[1]}: set times.unit, "
-            "times.start_us, interval_ms or tolerance_ms"
+            "times.start_us, interval_ms or tolerance_ms, or detect with predict, whose windows "
+            "end at label times"
         )
     covered = np.isin(labels.recording, table.recordings)
     share = np.count_nonzero(place >= 0) / np.count_nonzero(covered)
     if share < _FEW_MATCHED:
         _log.warning(
-            "%s: %d of %d label times have detections within %g ms, and the labels at all others "
+            "%s: detections within %g ms at %d of %d label times, and the labels at all others "
             "count as missed: set interval_ms to evaluate label times so far apart, or "
             "tolerance_ms",
             name,
+            tolerance_us / 1000,
             np.count_nonzero(place >= 0),
             np.count_nonzero(covered),
-            tolerance_us / 1000,
         )
     if left := int(np.count_nonzero(place[table.frame] < 0)):
         _log.info(
-            "%s: %d of %d detections lie at times without labels and are not evaluated",
+            "%s: not evaluated: %d of %d detections, at times without labels",
             name,
             left,
             len(table),

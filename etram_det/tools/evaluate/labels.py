@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from etram_det.data.box_formats.reading import BoxFile, open_box_files, read_box
 from etram_det.data.box_formats.table import BoxTable, LeftOut, joined
 from etram_det.data.clock import LONGEST_US
 from etram_det.data.folders import has_events, split_folders
+from etram_det.data.interpolation import TrainingLabels
 from etram_det.data.label_times import LEAD_US, label_times, merged_times
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import boxes_without_recordings, find_recordings, splits_of
@@ -26,6 +27,7 @@ from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.report.tables import BETWEEN_LABEL_TIMES
+from etram_det.tools.evaluate.window_ends import WindowEnds
 
 _log = logging.getLogger(__name__)
 DEFAULT_INTERVAL_MS = 100  # of a data root, as in training
@@ -86,6 +88,7 @@ class LabelledFrames:
         rank: ``[F]`` order of COCO's image ids, in which detections of equal score count there;
             None where there are no ids.
         recordings: by name, where there are some.
+        off_windows: by recording, how many label times were left out, as no window ends there.
     """
 
     table: BoxTable
@@ -93,6 +96,7 @@ class LabelledFrames:
     dropped: dict[str, int]
     rank: NDArray[np.int64] | None = None
     recordings: dict[str, Recording] = field(default_factory=dict)
+    off_windows: dict[str, int] = field(default_factory=dict)
 
     def of_recordings(self, names: Sequence[str]) -> LabelledFrames:
         """The frames of some recordings."""
@@ -110,10 +114,33 @@ class LabelledFrames:
         between = int(np.count_nonzero(~kept[self.table.frame]))
         return self._of_frames(kept, {**self.dropped, BETWEEN_LABEL_TIMES: between})
 
+    def at_window_ends(self, ends: Sequence[WindowEnds]) -> LabelledFrames:
+        """The frames at which windows of all detectors end; all frames where there are none.
+
+        Of recordings, those of the label phase that most windows meet.
+        """
+        if self.recordings:
+            found = [_in_phase_of_windows(each, ends) for each in self.recordings.values()]
+            labels = _of_recordings([recording for recording, _ in found])
+            off = Counter({recording.name: number for recording, number in found if number})
+        else:
+            labels, off = self, Counter()
+        kept = np.ones(len(labels.table.time_us), dtype=bool)
+        for name in labels.table.recordings:
+            of = np.flatnonzero(labels.table.recording == name)
+            kept[of] = _met(ends, name, labels.table.time_us[of])
+        if kept.all() or not kept.any():
+            return replace(labels, off_windows=off)
+        off += Counter(labels.table.recording[~kept].tolist())
+        between = labels.dropped.get(BETWEEN_LABEL_TIMES, 0)
+        between += int(np.count_nonzero(~kept[labels.table.frame]))
+        labels = labels._of_frames(kept, {**labels.dropped, BETWEEN_LABEL_TIMES: between})
+        return replace(labels, off_windows=off)
+
     def _of_frames(self, kept: NDArray[np.bool_], dropped: dict[str, int]) -> LabelledFrames:
         rank = None if self.rank is None else self.rank[kept]
         table, start_us = self.table.of_frames(kept), self.start_us[kept]
-        return LabelledFrames(table, start_us, dropped, rank, self.recordings)
+        return replace(self, table=table, start_us=start_us, dropped=dropped, rank=rank)
 
 
 def find_labels(path: Path, split: str) -> LabelSource:
@@ -161,7 +188,12 @@ def labelled_frames(
         UserError: a file cannot be understood, or something in it does not fit.
     """
     if source.root is not None:
-        return _of_recordings(source, classes, interval_ms or DEFAULT_INTERVAL_MS)
+        assert source.split is not None
+        label_settings = LabelSettings(
+            class_names=classes.class_names, interval_ms=interval_ms or DEFAULT_INTERVAL_MS
+        )
+        found = find_recordings(source.root, source.split, FrameSettings(), label_settings)
+        return _of_recordings(found)
     read = read_boxes(source.files, classes, times, scored=False)
     require_fit(read.left_out, source.path)
     if not len(read.table):
@@ -179,6 +211,14 @@ def labelled_frames(
             "times: set another interval"
         )
     return labels
+
+
+def _met(
+    ends: Sequence[WindowEnds], recording: str, times_us: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """At which times ``[L]`` of a recording windows of all detectors end."""
+    of_each = [each.meet(recording, times_us) for each in ends]
+    return np.logical_and.reduce([np.ones(len(times_us), dtype=bool), *of_each])
 
 
 def _ranks(table: BoxTable, source: LabelSource, times: TimeSettings) -> NDArray[np.int64] | None:
@@ -204,12 +244,8 @@ def require_fit(left_out: LeftOut, path: Path) -> None:
         _log.warning("%s: left out: %s", path, line)
 
 
-def _of_recordings(source: LabelSource, classes: ClassSettings, interval_ms: int) -> LabelledFrames:
+def _of_recordings(found: Sequence[Recording]) -> LabelledFrames:
     """Labels of a split as ``validate`` takes them: by the rule for label times, in the frame."""
-    assert source.root is not None
-    assert source.split is not None
-    settings = LabelSettings(class_names=classes.class_names, interval_ms=interval_ms)
-    found = find_recordings(source.root, source.split, FrameSettings(), settings)
     dropped: Counter[str] = Counter()
     tables, starts = [], {}
     for each in found:
@@ -227,6 +263,25 @@ def _of_recordings(source: LabelSource, classes: ClassSettings, interval_ms: int
     start_us = np.array([starts[name] for name in table.recording.tolist()], dtype=np.int64)
     recordings = {each.name: each for each in found}
     return LabelledFrames(table, start_us, dict(dropped), recordings=recordings)
+
+
+def _in_phase_of_windows(recording: Recording, ends: Sequence[WindowEnds]) -> tuple[Recording, int]:
+    """A recording with its labels of the phase that most windows meet, the first where none does.
+
+    And how many label times of other phases are left out for that.
+    """
+    times_us = recording.frame_end_us[np.unique(recording.label_frame)]
+    if _met(ends, recording.name, times_us).all():
+        return recording, 0
+    recording.label_for_training(TrainingLabels(label_phase="random"))
+    phases = [each.frame_end_us[np.unique(each.label_frame)] for each in recording.phases]
+    num_met = [np.count_nonzero(_met(ends, recording.name, each)) for each in phases]
+    best = int(np.argmax(num_met))
+    if not num_met[best]:
+        return recording, 0
+    chosen = recording.in_phase(best)
+    chosen.dropped = {**recording.dropped, **recording.phases[best].dropped}
+    return chosen, sum(map(len, phases)) - len(phases[best])
 
 
 def _table_of(name: str, time_us: NDArray[np.int64], boxes: NDArray[Any]) -> BoxTable:

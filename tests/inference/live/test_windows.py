@@ -61,13 +61,23 @@ def test_windows_are_those_of_a_file(sizes, tmp_path, monkeypatch):
 
 def test_a_window_is_over_once_the_clock_is_past_its_end():
     cutter = WindowCutter(WINDOW_US)
-    assert ends(cutter.add(at(100, 10_100, now_us=10_100))) == []  # more may come at this time
-    assert ends(cutter.add(at(10_100, 10_100))) == []
-    assert ends(cutter.add(at(now_us=10_101))) == [(10_100, [100, 10_100, 10_100, 10_100])]
+    assert ends(cutter.add(at(500_100, 510_100, now_us=510_100))) == []  # more may come then
+    assert ends(cutter.add(at(510_100, 510_100))) == []
+    assert ends(cutter.add(at(now_us=510_101))) == [(510_100, [500_100, 510_100, 510_100, 510_100])]
     # What lies on the border is in both.
-    assert ends(cutter.add(at(20_101))) == [(20_100, [10_100, 10_100, 10_100])]
-    assert ends(cutter.add(at(now_us=50_200))) == [(30_100, [20_101]), (40_100, []), (50_100, [])]
+    assert ends(cutter.add(at(520_101))) == [(520_100, [510_100, 510_100, 510_100])]
+    following = [(530_100, [520_101]), (540_100, []), (550_100, [])]
+    assert ends(cutter.add(at(now_us=550_200))) == following
     assert ends(cutter.finish()) == []
+
+
+@pytest.mark.parametrize(
+    ("first_us", "end_us"), [(0, 10_000), (100, 10_000), (100_000, 110_000), (-5, 9_995)]
+)
+def test_the_first_window_starts_at_0_or_at_a_late_first_event(first_us, end_us):
+    cutter = WindowCutter(WINDOW_US)
+    assert ends(cutter.add(at(first_us, now_us=end_us + 1))) == [(end_us, [first_us])]
+    assert next(WindowCutter(WINDOW_US).add(at(99_999, now_us=100_000))).end_us == 10_000
 
 
 def test_the_last_window_is_the_one_with_the_last_event():
