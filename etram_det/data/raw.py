@@ -64,7 +64,7 @@ class RawRecording(Recording):
     """Events of ``<name>_td.h5``, made into frames as they are read.
 
     Frames lead from one label to the next, by RVT's rule; without labels they follow each other
-    from 0 (from the first event, if that comes at 100 ms or later) to the last event.
+    from the first event, or up to a window before it, to the last one.
 
     Args:
         path: HDF5 file with ``events/x``, ``y``, ``p`` and ``t`` (microseconds unless the settings
@@ -342,6 +342,6 @@ def _consecutive_ends(span: Span, path: Path, window_us: int) -> NDArray[np.int6
             f"{path}: timestamps must ascend and span a day at most, in microseconds, got {first} "
             f"to {last}: write the file with such timestamps, or set data.time_unit"
         )
-    start = first_window_start(first)
+    start = first_window_start(first, window_us)
     num_frames = (last - start) // window_us + 1
     return start + window_us * np.arange(1, num_frames + 1)

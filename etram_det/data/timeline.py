@@ -65,15 +65,17 @@ def origin_of(events: Span, interval_us: int) -> int:
     return 0 if events[0] < interval_us else events[0]
 
 
-def first_window_start(first_us: int) -> int:
-    """Where windows that follow no labels start: as those that lead up to labels 100 ms apart.
+def first_window_start(first_us: int, window_us: int) -> int:
+    """Where windows that follow no labels start: at a whole window before the first event.
 
-    So ends of windows are the same with and without labels, where these lie on whole windows.
+    So they end where those that lead up to labels do, as long as these lie on whole windows. A
+    clock that was not set to 0 says nothing of these: then it is the first event.
 
     Args:
         first_us: timestamp of the first event.
+        window_us: length of a window.
     """
-    return first_us if first_us < 0 else origin_of((first_us, first_us), LEAD_US)
+    return first_us // window_us * window_us if 0 <= first_us < LEAD_US else first_us
 
 
 def no_box_file(path: Path) -> NoLabels:

@@ -191,10 +191,12 @@ def test_windows_end_at_the_same_times_with_and_without_labels(tmp_path, first_u
     labelled = make(path, settings)
     path = write_raw(tmp_path / "plain", "a", events)
     plain = make(path, settings, require_labels=False)
-    number = len(labelled)
-    assert labelled.frame_end_us.tolist() == plain.frame_end_us[:number].tolist()
-    assert plain.frame_end_us[0] == 50_000
-    np.testing.assert_array_equal(whole(labelled), plain.frames(0, number))
+    empty = first_us // 50_000  # windows before the first event, which lead up to labels only
+    number = len(labelled) - empty
+    assert labelled.frame_end_us[empty:].tolist() == plain.frame_end_us[:number].tolist()
+    assert plain.frame_end_us[0] == 50_000 * (empty + 1)
+    np.testing.assert_array_equal(whole(labelled)[empty:], plain.frames(0, number))
+    assert not whole(labelled)[:empty].any()
 
 
 def test_without_labels_frames_follow_each_other_over_the_whole_recording(tmp_path):

@@ -82,7 +82,9 @@ class Window(NamedTuple):
 
 
 class WindowCutter:
-    """Cuts a stream into windows that follow each other from 0, or from a later first event on.
+    """Cuts a stream into windows that follow each other from the first event on.
+
+    The first one starts at a whole window before it, or with it where it comes at 100 ms or later.
 
     A window is over once the clock is past its end. Timestamps that go back take the latest one
     before them. Windows of which events were lost are left out.
@@ -116,7 +118,7 @@ class WindowCutter:
         if len(t):
             t = self._repaired(t.astype(np.int64, copy=False))
             if self._end_us is None:
-                self._end_us = first_window_start(int(t[0])) + self._window_us
+                self._end_us = first_window_start(int(t[0]), self._window_us) + self._window_us
             elif self._is_behind_loss:
                 self._leave_out(int(t[0]))
             self._is_behind_loss = False
