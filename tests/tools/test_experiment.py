@@ -158,6 +158,8 @@ def test_runs_go_seed_by_seed_and_on_from_their_lines(plan_file, trained, tmp_pa
     row = next(line for line in table.splitlines() if line.startswith("| AP50"))
     assert row.rstrip(" |").endswith("2 of 2")
     assert re.search(r"\| +\+0\.\d{3} \|", row)
+    assert "AP_wheelchair" in table  # the widest table is whole
+    assert "…" not in table
     # The training split of one set, the validation split of the other.
     recordings = tmp_path / "out" / "recordings"
     assert len(list((recordings / "train").glob("*_bbox.npy"))) == 1

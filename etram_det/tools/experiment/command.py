@@ -26,7 +26,8 @@ from etram_det.tools.sweep.runs import fit_in_process, reason_of_failure
 
 RESULTS = "results.jsonl"
 _TABLES = "tables.md"
-_WIDTH = 140  # of the tables where they go into a file or a pipe, in columns
+_WIDTH = 140  # of printed tables where they go into a pipe, in columns
+_WIDTH_IN_FILE = 400  # nothing is cut there
 
 
 def experiment_command(
@@ -202,11 +203,13 @@ def _require_same_recordings(new: FinishedRun, finished: Sequence[FinishedRun], 
 
 
 def _write_tables(plan: ExperimentPlan, finished: Sequence[FinishedRun], output: Path) -> Path:
-    console = screen(width=_WIDTH)
+    console = screen()
+    console.width = _WIDTH_IN_FILE
     with console.capture() as capture:
         for table in outcome_tables(plan, finished):
             console.print(table)
             console.print()
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / _TABLES, capture.get())
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    write_text(output / _TABLES, "\n".join(lines) + "\n")
     return output / _TABLES
