@@ -130,7 +130,10 @@ def test_the_plans_of_this_project_hold_variants_that_fit_takes():
                 known = known[key]
 
 
-def test_runs_go_seed_by_seed_and_on_from_their_lines(plan_file, trained, tmp_path, capsys):
+def test_runs_go_seed_by_seed_and_on_from_their_lines(
+    plan_file, trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "_WIDTH", 60)  # narrow, as many a screen
     arguments = ["experiment", str(plan_file()), "--output", str(tmp_path / "out")]
     assert run(arguments) == 1
     assert [(name, version) for name, version, *_ in trained] == [
@@ -158,7 +161,6 @@ def test_runs_go_seed_by_seed_and_on_from_their_lines(plan_file, trained, tmp_pa
     row = next(line for line in table.splitlines() if line.startswith("| AP50"))
     assert row.rstrip(" |").endswith("2 of 2")
     assert re.search(r"\| +\+0\.\d{3} \|", row)
-    assert "AP_wheelchair" in table  # the widest table is whole
     assert "…" not in table
     # The training split of one set, the validation split of the other.
     recordings = tmp_path / "out" / "recordings"
