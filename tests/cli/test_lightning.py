@@ -186,6 +186,7 @@ def test_weight_averaging_keeps_the_average():
     assert 0 < (averaged[name] - start).norm() < (plain[name] - start).norm()
 
 
+@pytest.mark.slow
 def test_other_loggers_can_be_chosen():
     flags = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "elsewhere"]
     assert run(["fit", *SMALL_RAW, *flags]) == 0

@@ -355,6 +355,7 @@ def in_a_process_of_its_own(*arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_fit_and_validate_print_nothing_that_misleads():
     bars = [each for each in FIT if each != "--trainer.enable_progress_bar"]
     bars.remove("false")
@@ -375,6 +376,7 @@ def test_fit_and_validate_print_nothing_that_misleads():
     assert any(line.startswith("report: runs/") for line in lines)
 
 
+@pytest.mark.slow
 def test_lightnings_summary_can_be_turned_off(capsys):
     assert run([*FIT, "--trainer.enable_model_summary", "false"]) == 0
     assert "backbone stage" not in capsys.readouterr().out

@@ -234,7 +234,7 @@ def test_last_and_best_are_those_of_the_newest_run_wherever_one_is_taken(
     ("command", "setting"),
     [
         (["validate", "--ckpt_path", "last"], "ckpt_path"),
-        (["detect", "x.raw", "--ckpt_path", "last"], "ckpt_path"),
+        (["detect", "-", "--ckpt_path", "last"], "ckpt_path"),
         (["checkpoint", "last"], "file"),
         (["fit", "--model.init_from", "last"], "model.init_from"),
     ],

@@ -300,6 +300,7 @@ def _hang(output):
 
 
 @pytest.mark.usefixtures("quick_heartbeat")
+@pytest.mark.slow
 def test_a_killed_process_gives_its_trial_back(tmp_path):
     shared = shared_study(tmp_path)
     process = multiprocessing.get_context("fork").Process(target=_hang, args=(tmp_path,))

@@ -48,7 +48,10 @@ def files_of(folder):
     }
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(
+    "choice",
+    ["none", "csv", pytest.param("wandb", marks=pytest.mark.slow), "wandb, csv, tensorboard"],
+)
 def test_all_of_a_run_is_in_one_folder_that_no_later_run_writes_to(choice, capsys):
     if "wandb" in choice:
         pytest.importorskip("wandb")

@@ -142,6 +142,7 @@ def nan_in_batches(*numbers):
     DetectionModule.training_step = poisoned
 
 
+@pytest.mark.slow
 def test_a_bad_step_that_was_stopped_between_its_batches_is_undone_as_a_whole():
     flags = [*SHORT, "--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "4"]
     elsewhere = ["--trainer.logger.save_dir", "unbroken"]

@@ -84,7 +84,7 @@ def test_nothing_that_comes_after_the_checkpoints_ends_a_training(tiny_folder):
 
     assert run_to_its_end(TWO, breaking) == 0, said()[-3000:]
     assert BEST.is_file()
-    lines = said().splitlines()
+    lines = [line for line in said().splitlines() if line.strip()]  # a slow bar leaves an empty one
     assert lines[-4:-2] == [
         "results: no report of the training (KeyError: 'boxes')",
         "results.video_s: no video of the validation (KeyError: 'boxes')",
