@@ -3,6 +3,9 @@
 import hashlib
 import re
 import shutil
+import subprocess
+import sys
+import venv
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,6 +77,43 @@ def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys, caplog):
     assert b"one_window" not in content
     assert str(Path(__file__).parents[2]).encode() not in content
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+
+_IN_THE_OLDEST_RUNTIME = """
+import sys, numpy, onnxruntime
+inputs = dict(numpy.load("inputs.npz"))
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+numpy.savez("outputs.npz", *session.run(None, inputs))
+print(onnxruntime.__version__)
+"""
+
+
+@pytest.mark.slow
+def test_the_oldest_runtime_computes_the_same():
+    write_random_checkpoint(Path("random.ckpt"))
+    recording = write_raw(Path("data"), "night_1", random_events(6000, 0.52))
+    assert export("--recording", str(recording), "--input-size", "64", "96") == 0
+    python = Path("venv/bin/python").absolute()
+    venv.create("venv", symlinks=True)
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    installed = subprocess.run([*command, "onnxruntime==1.23.*"], capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"there is no package index: {installed.stderr.splitlines()[-1]}")
+    session = onnxruntime.InferenceSession("out/x.onnx", providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    inputs = {
+        each.name: random.integers(0, 4, each.shape).astype(np.uint8)
+        if each.name == "events"
+        else random.normal(size=each.shape).astype(np.float32) / 10
+        for each in session.get_inputs()
+    }
+    np.savez("inputs.npz", **inputs)
+    command = [str(python), "-c", _IN_THE_OLDEST_RUNTIME, "out/x.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1.23.")
+    with np.load("outputs.npz") as outputs:
+        for name, ours in zip(outputs, session.run(None, inputs), strict=True):
+            np.testing.assert_allclose(ours, outputs[name], rtol=1e-4, atol=1e-4)
 
 
 def copy_export(exported, trained, path, **settings):
