@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import h5py
 
 UNFINISHED = ".partial"
-# Of each data set of a new file, which is written from start to end: one chunk must fit. From
-# HDF5 2 on, 8 MB would be kept of each.
+# Of each data set of a new file, which is written from start to end: a chunk must fit, or be
+# written as a whole. From HDF5 2 on, 8 MB would be kept of each.
 _CHUNK_CACHE_BYTES = 2**19
 CACHE_VARIABLE = "ETRAM_DET_CACHE"
 

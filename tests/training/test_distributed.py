@@ -124,9 +124,14 @@ def test_one_that_cannot_read_ends_the_others(root, tmp_path):
     assert "Traceback" not in first + second
 
 
-def compile_without_code(_):
+def compile_without_code(rank):
     """Graphs and their gradients are made, but run as they are: code would take a minute."""
-    DetectionModule.compile_step = partialmethod(DetectionModule.compile_step, backend="aot_eager")
+
+    def noted(graph, inputs):
+        Path(f"compiled{rank}").touch()
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    DetectionModule.compile_step = partialmethod(DetectionModule.compile_step, backend=noted)
 
 
 @pytest.mark.slow
@@ -135,6 +140,7 @@ def test_two_processes_learn_from_a_compiled_step(root, tmp_path):
     eager, _ = run_in_processes(2, tmp_path / "eager", arguments)
     arguments += ["--model.compile", "step"]
     first, second = run_in_processes(2, tmp_path / "compiled", arguments, compile_without_code)
+    assert len(list((tmp_path / "compiled").glob("compiled[01]"))) == 2
     assert first["steps"] == eager["steps"] == 9
     differences = []
     for name, value in first["weights"].items():

@@ -77,8 +77,9 @@ def open_box_files(paths: Sequence[Path], setting: str) -> list[BoxFile]:
         if wrong or not found or not all(each.is_file() for each in found):
             what = str(wrong[0]) if wrong else "none"
             what = what if path.exists() else "no such file"
+            where = "" if what == str(path) else f" for {path}"
             raise UserError(
-                f"{setting}: must be files of boxes or folders of these, got {what} for {path}: "
+                f"{setting}: must be files of boxes or folders of these, got {what}{where}: "
                 f"use {FORMATS}"
             )
         files += [BoxFile(each, _LOADERS[each.suffix.lower()](each)) for each in found]
