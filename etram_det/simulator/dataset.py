@@ -27,6 +27,7 @@ from etram_det.files import UNFINISHED, cache_folder, move_into_place, new_hdf5_
 from etram_det.simulator.crowd import GUESTS
 from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.event_camera import EventCamera
+from etram_det.simulator.kernels import compile_kernels
 from etram_det.simulator.labels import LABEL_INTERVAL_US, Behaviour, boxes_now
 from etram_det.simulator.pixels import SensorSettings
 from etram_det.simulator.ranges import require_range
@@ -259,13 +260,14 @@ def _write_set(
     plans = plan_set(settings)
     for plan in plans:
         (root / plan.split).mkdir(parents=True, exist_ok=True)
+    if progress:
+        progress(0, len(plans))
+    compile_kernels()
     # Threads, not processes: the kernels release the GIL and are compiled once, and no worker has
     # imports to repeat.
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         futures = [pool.submit(_record, plan, settings, root) for plan in plans]
-        if progress:
-            progress(0, len(plans))
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
             if progress:

@@ -66,13 +66,16 @@ def _shift(behind: _Behind, light: Light, right: float, down: float) -> None:
     a, b = MARGIN_PX - right - column, MARGIN_PX - down - row
     image = behind.image
     for i in range(height):
+        row_nearest = np.float32(0)
         for j in range(width):
             y, x = row + i, column + j
             upper = image[y, x] * (1 - a) + image[y, x + 1] * a
             lower = image[y + 1, x] * (1 - a) + image[y + 1, x + 1] * a
             light.background[i, j] = upper * (1 - b) + lower * b
-            light.nearest[i, j] = behind.nearest[y + round(b), x + round(a)]
-        light.row_nearest[i] = light.nearest[i].max()
+            nearest = behind.nearest[y + round(b), x + round(a)]
+            light.nearest[i, j] = nearest
+            row_nearest = max(row_nearest, nearest)
+        light.row_nearest[i] = row_nearest
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -134,6 +137,7 @@ def _advance(
     start_us: float,
     end_us: float,
     events: NDArray[Any],
+    num_events: int,
 ) -> tuple[NDArray[Any], int]:
     """Move the actors, ordered from far to near, from their first to their second moment.
 
@@ -148,10 +152,12 @@ def _advance(
     for j, i in enumerate(order):
         left[j] = _num_steps(camera, stage.actors[i], slice_us)
         place(now_camera, sun, stage, i, 0.0, start_us)
-    step_us = slice_us / np.maximum(left, 1)
-    next_us = np.where(left > 0, start_us + step_us, np.inf)
-    num_events = 0
-    for _ in range(left.sum()):
+    step_us, next_us, num_steps = np.empty(number + 1), np.empty(number + 1), 0
+    for j in range(number + 1):
+        step_us[j] = slice_us / max(left[j], 1)
+        next_us[j] = start_us + step_us[j] if left[j] > 0 else np.inf
+        num_steps += left[j]
+    for _ in range(num_steps):
         j = int(np.argmin(next_us))
         now_us = next_us[j]
         left[j] -= 1
@@ -171,7 +177,7 @@ def _advance(
             window = _join(before, touched, height, width)
         if window[0] >= window[2] or window[1] >= window[3]:
             continue
-        paint(pixels.image, window, order, stage, light, False)
+        paint(pixels.image, window, order, stage, light)
         num_before = num_events
         events, num_events = compare(
             pixels, window, start_us, now_us - step_us[j], now_us, events, num_events
@@ -239,7 +245,7 @@ class EventCamera:
         """Place all actors at their last moment, and paint them."""
         camera = _moved(self.scene.camera, *_shaken(self._shake, float(self.now_us)))
         place_all(camera, self.scene.sun, self.stage, self.order, 1.0, float(self.now_us))
-        paint(image, window, self.order, self.stage, self._light, False)
+        paint(image, window, self.order, self.stage, self._light)
 
     def advance(self, end_us: int) -> NDArray[Any]:
         """Events from now to ``end_us`` as ``EVENT``, sorted by time."""
@@ -255,7 +261,7 @@ class EventCamera:
         args = self.scene.camera, self.scene.sun, light, self._behind, self._shake
         self._events, number = _advance(
             *args, self.stage, self.order, self._pixels, float(start_us), float(end_us),
-            self._events,
+            self._events, 0,
         )  # fmt: skip
         if len(drops := self._rain.drops(start_us, end_us)):
             self._events, number = rain(
@@ -294,7 +300,7 @@ class EventCamera:
         for u0, v0, u1, v1 in windows:
             window = max(u0, 0), max(v0, 0), min(u1, width), min(v1, height)
             if window[0] < window[2] and window[1] < window[3]:
-                paint(self.image, window, self.order, self.stage, self._light, False)
+                paint(self.image, window, self.order, self.stage, self._light)
                 adopt(self._pixels, window)
 
     def look(self) -> NDArray[Any]:

@@ -51,6 +51,15 @@ def _votes(first: NDArray[np.float64], second: NDArray[np.float64]) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _waits(behind: NDArray[np.bool_], left: NDArray[np.bool_], i: int) -> bool:
+    """Whether one of those that are left must come before the i-th."""
+    for j in range(len(left)):
+        if behind[i, j] and left[j]:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
 def far_to_near(actors: NDArray[np.void]) -> NDArray[np.int64]:
     """Order of painting: what hides something comes after it.
 
@@ -86,7 +95,7 @@ def far_to_near(actors: NDArray[np.void]) -> NDArray[np.int64]:
             for i in range(number):
                 if not left[i] or (best >= 0 and away[i] <= away[best]):
                     continue
-                if needs_free and np.any(behind[i] & left):
+                if needs_free and _waits(behind, left, i):
                     continue
                 best = i
             if best >= 0:

@@ -140,7 +140,9 @@ def with_room(events: NDArray[Any], num_events: int, columns: int) -> NDArray[An
     if need <= len(events):
         return events
     grown = np.empty(2 * need, events.dtype)
-    grown[:num_events] = events[:num_events]
+    # In a loop: to assign a part of an array, numba compiles its error message, which takes 20 MB.
+    for i in range(num_events):
+        grown[i] = events[i]
     return grown
 
 

@@ -44,6 +44,7 @@ class Light(NamedTuple):
     night: bool  # whether lamps are on
     sunlight: float  # share of the light that a cast shadow takes away
     glare: float  # factor of the glow around lamps
+    is_built: bool = True  # else what is painted stays, and hides what is painted behind it later
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
@@ -76,9 +77,9 @@ def _fill(
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
 def _paint_solid(
     image: NDArray[np.float32], nearest: NDArray[np.float32], window: tuple[int, int, int, int],
-    shape: Any, spot: Any, light: Light, shine: float, stays: bool,
+    shape: Any, spot: Any, light: Light, shine: float,
 ) -> None:  # fmt: skip
-    """Paint a solid shape; one that ``stays`` hides what is painted behind it later."""
+    """Paint a solid shape."""
     shone = shine * float(shape.light) if light.night else 0.0
     value = np.float32(light.ambient * float(shape.albedo) + shone)
     grain, grain_seed = light.ambient * float(shape.albedo * shape.grain), float(shape.grain_seed)
@@ -88,12 +89,12 @@ def _paint_solid(
         return
     form, m, grains = form_of(shape, spot), matrix_of(spot), light.grains
     outer, inner = outline_of(m, form, False), outline_of(m, form, True)
-    fills = grain == 0 and not stays and form[0] > max(form[5], form[2])
+    fills = grain == 0 and light.is_built and form[0] > max(form[5], form[2])
     fills = fills and form[1] > max(form[6], form[2])
     # Of rods, whose pixels have one size along both axes: those that they cover wholly are side by
     # side in a row. Of flat shapes they may be in two parts.
     is_rod = m[6] == 0 and m[7] == 0 and form[7] == form[8] != 0
-    is_even = is_rod and grain == 0 and not stays and not fills and form[4] == 0
+    is_even = is_rod and grain == 0 and light.is_built and not fills and form[4] == 0
     is_ball = is_rod and form[0] == form[1] == form[2] and m[1] == 0 and m[3] == 0  # upright
     for row in range(top, bottom):
         v = row + 0.5
@@ -125,7 +126,7 @@ def _paint_solid(
                     if grain > 0:
                         colour += grain * _grain(grains, a + grain_seed, b)
                     image[row, column] += cover * (colour - image[row, column])
-                    if stays and cover > 0.5:
+                    if not light.is_built and cover > 0.5:
                         nearest[row, column] = w
                     if is_even and cover == 1.0:
                         if step < 0:
@@ -207,7 +208,6 @@ def paint(
     far_to_near: NDArray[np.int64],
     stage: Stage,
     light: Light,
-    stays: bool,
 ) -> None:
     """Paint the background, shadows and some actors into the image inside ``window``.
 
@@ -216,11 +216,10 @@ def paint(
         window: u0 v0 u1 v1.
         far_to_near: actors in the order of painting.
         stage: the actors and their places.
-        light: the empty scene.
-        stays: whether the actors hide what is painted behind them later: ``light.nearest`` changes.
+        light: the empty scene; its ``nearest`` changes as long as it is not built.
     """
     actors, shapes, placed, touched = stage.actors, stage.shapes, stage.placed, stage.touched
-    # In loops: to assign a part of an array, numba compiles its error message, which takes 25 MB.
+    # In loops: to assign a part of an array, numba compiles its error message, which takes 20 MB.
     # The numbers are not negative, which would count from the end.
     for i in range(window[1], window[3]):
         for j in range(window[0], window[2]):
@@ -237,9 +236,7 @@ def paint(
             continue
         for k in range(actors[i].first_body, actors[i].end_shape):
             if shapes[k].effect == SOLID:
-                _paint_solid(
-                    image, nearest, window, shapes[k], placed[k], light, stage.shine[i], stays
-                )
+                _paint_solid(image, nearest, window, shapes[k], placed[k], light, stage.shine[i])
             elif light.night:
                 _paint_light(image, nearest, window, shapes[k], placed[k], light, stage.shine[i])
 

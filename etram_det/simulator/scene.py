@@ -83,14 +83,22 @@ class Scene:
         glare = 1 + 1.5 * self.effects["glare"]
         background = (ambient * albedo).astype(np.float32)
         light = Light(
-            background, nearest, nearest.max(axis=1), grains, float(ambient), night, sunlight, glare
+            background,
+            nearest,
+            nearest.max(axis=1),
+            grains,
+            float(ambient),
+            night,
+            sunlight,
+            glare,
+            is_built=False,
         )
         things = self._furnish()
         stage, order = self._stage(things)
         image = background.copy()
         place_all(self.camera, self.sun, stage, order, 0.0, 0.0)
-        paint(image, (0, 0, size[1], size[0]), order, stage, light, True)
-        return light._replace(background=image, row_nearest=nearest.max(axis=1))
+        paint(image, (0, 0, size[1], size[0]), order, stage, light)
+        return light._replace(background=image, row_nearest=nearest.max(axis=1), is_built=True)
 
     def _furnish(self) -> list[_Thing]:
         """Draw what stands still, and remember leaves and flickering lamps, which do not."""
