@@ -71,7 +71,7 @@ def commands_of(path):
 
 
 @cache
-def lightnings_parsers():
+def lightnings_parser(command):
     class Parsers(EtramCLI):
         def parse_arguments(self, parser, args):
             self.config = {"subcommand": None}
@@ -80,7 +80,7 @@ def lightnings_parsers():
         instantiate_classes = _add_instantiators = lambda self: None
         _run_subcommand = lambda self, subcommand: None  # noqa: E731
 
-    return lightning_cli(["fit"], kind=Parsers)._subcommand_parsers
+    return lightning_cli([command], kind=Parsers)._subcommand_parsers[command]
 
 
 @cache
@@ -92,7 +92,7 @@ def parse(words):
     """Read the settings of a command by its own parser, and do nothing with them."""
     command, *args = words
     if command in LIGHTNING_COMMANDS:
-        parser = lightnings_parsers()[command]
+        parser = lightnings_parser(command)
         settings = [word for word in settings_arguments(args) if word != "--print_config"]
         parser.parse_args(settings)
     elif words[:2] == ["bench", "gpu"]:

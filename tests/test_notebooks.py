@@ -40,6 +40,7 @@ def trained(place):
     flags += ["--data.input_size", "[48, 80]", "--data.num_workers", "0"]
     flags += ["--model.embed_dim", "8", "--model.dim_head", "4", "--pictures.number", "0"]
     flags += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
+    flags += ["--results.video_s", "0", "--results.report", "false"]
     flags += ["--trainer.logger.save_dir", str(place.parent / "elsewhere")]
     assert run(["fit", *configs, *flags]) == 0
     return place.parent / "elsewhere" / "size_aware" / "version_0"

@@ -44,6 +44,7 @@ SMALL += """
     --model.embed_dim 8 --model.dim_head 4 --model.fpn_depth 0.33 --model.schedule constant
     --trainer.max_steps 2 --trainer.val_check_interval 2
     --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1 --trainer.accelerator cpu
+    --results.video_s 0 --results.report false
 """.split()
 
 

@@ -36,6 +36,7 @@ FIT += """
     --trainer.max_steps 10 --trainer.val_check_interval 5
     --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1
     --trainer.accelerator cpu --trainer.enable_progress_bar false --checkpoint.every_n_steps 2
+    --results.video_s 0 --results.report false
 """.split()
 
 

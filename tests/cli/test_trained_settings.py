@@ -26,6 +26,7 @@ FIT += """
     --model.score_threshold 0 --model.max_detections 20 --model.nms_threshold 0.6
     --trainer.max_steps 3 --trainer.val_check_interval 3 --trainer.num_sanity_val_steps 0
     --trainer.accelerator cpu --trainer.enable_progress_bar false --pictures.number 0
+    --results.video_s 0 --results.report false
 """.split()
 FIT += ["--model.class_groups", "{all: [car, bus]}"]
 FIT += ["--model.size_bins", "{a: [0, 400], b: [400, .inf]}"]

@@ -28,6 +28,8 @@ FIT = [
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
     "--trainer.log_every_n_steps=1",
+    "--results.report=false",
+    "--results.video_s=0",
 ]
 CASES = {}  # name -> what damages a copy of the sound files and returns the command line
 

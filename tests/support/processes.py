@@ -20,6 +20,7 @@ BASE += """
     --trainer.max_epochs 1 --trainer.max_steps -1
     --trainer.check_val_every_n_epoch 1 --trainer.val_check_interval 1.0
     --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1 --trainer.accelerator cpu
+    --results.video_s 0 --results.report false
 """.split()
 
 

@@ -25,7 +25,7 @@ SETTINGS += """
     --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 1
     --trainer.accelerator cpu --trainer.enable_progress_bar false
     --model.learning_rate 3.0e-3 --model.score_threshold 0 --checkpoint.every_n_steps 2
-    --results.video_s 0
+    --results.video_s 0 --results.report false
 """.split()
 RUN = Path("runs/size_aware/version_0")
 # Seconds of each recording: lanes reach their ends at different steps; an epoch has 9 steps.

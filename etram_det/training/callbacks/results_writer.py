@@ -57,13 +57,18 @@ class ResultsWriter(Callback):
             alarms; 0 for none.
         video_s: seconds of validation recordings in the video ``validation.mp4``, fewer where the
             network is slow; 0 for none.
+        report: whether a training ends with pictures and ``report.html``.
 
     Raises:
         UserError: if a setting is out of its range.
     """
 
     def __init__(
-        self, score_threshold: float = 0.3, pictures: int = 8, video_s: float = 6.0
+        self,
+        score_threshold: float = 0.3,
+        pictures: int = 8,
+        video_s: float = 6.0,
+        report: bool = True,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise UserError(
@@ -78,6 +83,7 @@ class ResultsWriter(Callback):
         self.score_threshold = score_threshold
         self.pictures = pictures
         self.video_s = video_s
+        self.report = report
         self.validation: dict[str, Any] = {}
         self._last: dict[str, Any] | None = None  # results of this training's last validation
         self._lists_parameters = False
@@ -138,10 +144,13 @@ class ResultsWriter(Callback):
             return []
         written = []
         with without_failing("results: no report of the training"):
-            self._write(trainer, Path(folder), results, module.metric.result, with_pictures=True)
-            for logger in trainer.loggers:  # whose files the report's curves come from
-                logger.save()
-            written.append(write_report([Path(folder)]))
+            if self.report:
+                self._write(
+                    trainer, Path(folder), results, module.metric.result, with_pictures=True
+                )
+                for logger in trainer.loggers:  # whose files the report's curves come from
+                    logger.save()
+                written.append(write_report([Path(folder)]))
         with without_failing("results.video_s: no video of the validation"):
             if self.video_s and (recordings := data.recordings["val"]):
                 path, score = Path(folder) / VIDEO, self.score_threshold

@@ -10,7 +10,7 @@ from etram_det.training.callbacks import fit_ending, results_writer
 from etram_det.training.callbacks.fit_ending import next_steps
 from support.tiny_runs import RUN, SETTINGS, run_to_its_end, said, steps, stop_after
 
-TWO = [*SETTINGS, *steps(2, validation=2), "--results.video_s", "0.5"]
+TWO = [*SETTINGS, *steps(2, validation=2), "--results.video_s", "0.5", "--results.report", "true"]
 BEST = RUN / "checkpoints" / "best.ckpt"
 
 
@@ -98,10 +98,16 @@ def test_no_video_or_no_end_at_all(tiny_folder):
     assert not (RUN / "validation.mp4").exists()
     assert last_lines(3)[0] == f"look:  {RUN / 'report.html'}"
     Path("output.txt").unlink()
+    neither = ["--results.video_s", "0", "--results.report", "false"]
+    assert run_to_its_end([*TWO, *neither, "--trainer.logger.name", "neither"]) == 0
+    assert not list(Path("runs/neither/version_0").glob("report.html"))
+    assert "look: " not in said()
+    Path("output.txt").unlink()
     assert run_to_its_end([*TWO, "--trainer.fast_dev_run", "true"]) == 0
     assert "look: " not in said()
     assert "try: " not in said()
-    stop_after(3, "--results.video_s", "0.5", "--trainer.logger.name", "stopped")
+    ending = ["--results.video_s", "0.5", "--results.report", "true"]
+    stop_after(3, *ending, "--trainer.logger.name", "stopped")
     stopped = Path("runs/stopped/version_0")
     assert (stopped / "checkpoints/last.ckpt").is_file()
     assert not list(stopped.glob("report.html"))

@@ -44,7 +44,7 @@ SMALL = [
     *("--trainer.log_every_n_steps", "2", "--trainer.accelerator", "cpu"),
     *("--model.warmup_share", "0.5", "--trainer.gradient_clip_val", "0.01"),
     *("--model.score_threshold", "0", "--pictures.score_threshold", "0"),
-    *("--pictures.number", "5"),
+    *("--pictures.number", "5", "--results.video_s", "0", "--results.report", "false"),
 ]
 VAL = {"val_day_0001": 0.8, "val_day_0002": 0.5, "val_night_0003": 0.6}
 
