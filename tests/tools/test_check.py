@@ -96,8 +96,8 @@ def test_settings_are_those_of_fit(root, tmp_path, capsys):
         run(["check", "--config", "log_wandb", "--config=mine.yaml", "--data.window_ms=100"]) == 1
     )
     shown = capsys.readouterr().out
-    head, below = shown.partition("\nof ")[0], " ".join(shown.partition("What to set:")[2].split())
-    assert "frames of 16x12 px and 100 ms, 8 classes, labels every 200 ms" in " ".join(head.split())
+    above, _, below = " ".join(shown.split()).partition("What to set:")
+    assert "frames of 16x12 px and 100 ms, 8 classes, labels every 200 ms" in above
     assert cells(shown, "recordings, unusable", 3) == ["1, 0"] * 3
     assert cells(shown, "labelled of all frames", 3) == ["5 of 9"] * 3  # at 0.1, 0.3 … 0.9 s
     unknown = f"names that no recording under {root} has: val_day_2: correct them"

@@ -83,5 +83,5 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     cases = ("a.txt", "a.txt"), ("b.npy", "no such file"), ("b", "no such file"), (".", "none")
     for path, got in cases:
-        with pytest.raises(UserError, match=rf"files: must be files of .* got .*{got} for "):
+        with pytest.raises(UserError, match=rf"files: must be files of boxes .* got .*{got}"):
             open_box_files([tmp_path / path], "files")
