@@ -17,7 +17,7 @@ from etram_det.data.labels import LabelSettings
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
-from etram_det.simulator.dataset import VERSION_ATTRIBUTE
+from etram_det.simulator.version import VERSION_ATTRIBUTE
 
 _MAX_NAMES = 3
 _AUGMENTATION = "data.augmentation"  # a group of settings

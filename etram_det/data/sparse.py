@@ -24,7 +24,7 @@ from etram_det.data.sparse_frames import SparseFrames, count_bits_of, decode, en
 from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 from etram_det.files import new_hdf5_file
-from etram_det.simulator.dataset import VERSION_ATTRIBUTE
+from etram_det.simulator.version import VERSION_ATTRIBUTE
 
 FRAMES_FILE = "sparse_frames.h5"
 _VERSION = 1

@@ -33,12 +33,11 @@ from etram_det.simulator.pixels import SensorSettings
 from etram_det.simulator.ranges import require_range
 from etram_det.simulator.road_users import TRAM
 from etram_det.simulator.scene import Conditions, Scene
+from etram_det.simulator.version import SIMULATOR_VERSION, VERSION_ATTRIBUTE
 
 if TYPE_CHECKING:
     import h5py
 
-SIMULATOR_VERSION = 5
-VERSION_ATTRIBUTE = "simulator_version"  # of an event file
 MANIFEST = "simulation.json"
 # Numbers of recordings and their length for each amount of traffic.
 AMOUNTS: dict[str, dict[str, float]] = {

@@ -22,7 +22,6 @@ from etram_det.simulator import kernels
 from etram_det.simulator.dataset import (
     AMOUNTS,
     MANIFEST,
-    SIMULATOR_VERSION,
     SimulationSettings,
     plan_set,
     simulate,
@@ -31,6 +30,7 @@ from etram_det.simulator.dataset import (
 from etram_det.simulator.effects import EffectSettings
 from etram_det.simulator.pixels import SensorSettings
 from etram_det.simulator.places import PLACES
+from etram_det.simulator.version import SIMULATOR_VERSION
 from etram_det.tools.simulate import simulate_command
 from support import paths
 
