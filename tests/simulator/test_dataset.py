@@ -90,6 +90,7 @@ def test_another_seed_gives_other_events(tmp_path: Path) -> None:
         assert len(a["t"]) != len(b["t"]) or not np.array_equal(a["x"], b["x"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
 def test_first_set_takes_300_mb_though_its_kernels_are_compiled(tmp_path: Path) -> None:
     # Two at a time, with far more events than HDF5 used to keep.

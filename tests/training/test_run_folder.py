@@ -50,7 +50,11 @@ def files_of(folder):
 
 @pytest.mark.parametrize(
     "choice",
-    ["none", "csv", pytest.param("wandb", marks=pytest.mark.slow), "wandb, csv, tensorboard"],
+    [
+        "none",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "wandb")),
+        "wandb, csv, tensorboard",
+    ],
 )
 def test_all_of_a_run_is_in_one_folder_that_no_later_run_writes_to(choice, capsys):
     if "wandb" in choice:
