@@ -21,7 +21,7 @@ from etram_det.types import dotted_items
 # chunks and lanes on which rounding depends, so that an evaluation gives the training's metrics.
 _NOT_FOLLOWED = (
     *("train_lanes", "sampling", "augmentation", "seed", "predict_split"),
-    *("class_balance", "interpolate_labels", "label_phase"),
+    *("class_balance", "interpolate_labels", "label_phase", "least_motion_px"),
     *("num_workers", "pin_memory", "multiprocessing_context", "on_unreadable_recording"),
 )
 # Properties of the recordings: they follow where no other folder of them is given.

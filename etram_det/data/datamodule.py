@@ -108,6 +108,9 @@ class EventDataModule(pl.LightningDataModule):
         label_phase: ``first`` takes the label times that follow from the first one; ``random``
             draws in each epoch of training which of the label times within an interval those of a
             raw recording follow from, so that all labels have their turn.
+        least_motion_px: in random chunks, which start without memory, labels are left out whose
+            tracks have moved by less, in pixels of the sensor, since the chunk began: what stands
+            still gives no events. 0 leaves out none.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.
@@ -163,6 +166,7 @@ class EventDataModule(pl.LightningDataModule):
         keep_unlabelled: bool = False,
         interpolate_labels: bool = False,
         label_phase: Literal["first", "random"] = "first",
+        least_motion_px: float = 0.0,
         subset: float | str | None = None,
         subset_seed: int = 0,
         num_steps: int = 5,
@@ -198,7 +202,8 @@ class EventDataModule(pl.LightningDataModule):
         self.label_settings = LabelSettings(
             class_names, interval_ms, jitter_ms, tuple(filters), keep_unlabelled
         )
-        self.training_labels = TrainingLabels(interpolate_labels, label_phase)
+        _require_at_least(0, least_motion_px=least_motion_px)
+        self.training_labels = TrainingLabels(interpolate_labels, label_phase, least_motion_px)
         self.class_names = class_names_of(class_names)
         _require_counts_to_drop_from(augmentation, representation)
         self.subset, self.subset_seed = subset, subset_seed
@@ -423,7 +428,14 @@ class EventDataModule(pl.LightningDataModule):
             shape = (0, self.in_channels, *self.input_size)
             no_frames = np.empty(shape, self.frame_settings.dtype)
         cutoff = self.frame_settings.count_cutoff
-        dataset = ChunkDataset(recordings, self.num_steps, augmentation, no_frames, cutoff)
+        dataset = ChunkDataset(
+            recordings,
+            self.num_steps,
+            augmentation,
+            no_frames,
+            cutoff,
+            self.training_labels.least_motion_px if name == "train" else 0.0,
+        )
         return UndisturbedLoader(
             dataset,
             batch_sampler=plan,
@@ -472,7 +484,7 @@ def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
         return simulated_root(settings, progress=progress)
 
 
-def _require_at_least(least: int, **settings: int) -> None:
+def _require_at_least(least: int, **settings: float) -> None:
     for name, value in settings.items():
         if value < least:
             raise UserError(f"data.{name}: must be at least {least}, got {value}: raise it")

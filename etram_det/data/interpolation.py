@@ -26,10 +26,13 @@ class TrainingLabels:
         label_phase: ``first`` takes the label times that follow from the first one, ``random``
             draws in each epoch which of the times within an interval they follow from, none twice
             before all had their turn.
+        least_motion_px: in random chunks, labels are left out whose tracks have moved by less, in
+            pixels of the sensor, since the chunk began; 0 leaves out none.
     """
 
     interpolate_labels: bool = False
     label_phase: Literal["first", "random"] = "first"
+    least_motion_px: float = 0.0
 
 
 def labels_between(

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, Sampler
 from etram_det.data.augment import Augmentation, AugmentSettings, draw
 from etram_det.data.class_balance import draw_windows, windows_with_labels
 from etram_det.data.recording import OUTSIDE, Recording
+from etram_det.data.seen_labels import seen_labels
 from etram_det.data.sparse_batch import SparseBatch, SparseEvents
 from etram_det.data.sparse_frames import SparseFrames
 from etram_det.errors import UserError
@@ -296,6 +297,8 @@ class ChunkDataset(Dataset[Chunk]):
         no_frames: ``[0, channels, H, W]``, the frames of an unreadable chunk; None to raise an
             error instead.
         count_cutoff: where counts saturate.
+        least_motion_px: of random chunks, the labels that :func:`seen_labels` does not see are left
+            out; 0 leaves out none.
 
     Raises:
         UserError: if a chunk is unreadable and ``no_frames`` is None.
@@ -306,6 +309,7 @@ class ChunkDataset(Dataset[Chunk]):
     augmentation: AugmentSettings | None = None
     no_frames: NDArray[Any] | None = None
     count_cutoff: int = 255
+    least_motion_px: float = 0.0
 
     def __getitem__(self, request: ChunkRequest) -> Chunk:
         recording = self.recordings[request.recording]
@@ -338,6 +342,8 @@ class ChunkDataset(Dataset[Chunk]):
             start_us=recording.start_us,
             tracks=[recording.track_ids(request.start + t) for t, *_ in labels],
         )
+        if self.least_motion_px > 0 and not request.stream:
+            chunk = _with_seen_labels(chunk, recording, self.least_motion_px)
         if self.augmentation is not None and request.augment_seed is not None:
             return _augment(chunk, self.augmentation, request.augment_seed)
         return chunk
@@ -393,6 +399,16 @@ def collate(chunks: Sequence[Chunk], num_steps: int) -> SparseBatch:
         repaired_share={b: chunk.repaired_share for b, chunk in lanes if chunk.repaired_share},
         start_us={b: chunk.start_us for b, chunk in lanes if chunk.start_us},
     )
+
+
+def _with_seen_labels(chunk: Chunk, recording: Recording, least_motion_px: float) -> Chunk:
+    """A chunk without the labels of what cannot be seen; its frames stay labelled."""
+    start, labels, tracks = chunk.request.start, [], []
+    for (t, boxes, classes), ids in zip(chunk.labels, chunk.tracks or [], strict=True):
+        seen = seen_labels(recording, start, start + t, least_motion_px)
+        labels.append((t, boxes[seen], classes[seen]))
+        tracks.append(ids[seen])
+    return replace(chunk, labels=labels, tracks=tracks)
 
 
 def _augment(chunk: Chunk, settings: AugmentSettings, seed: int) -> Chunk:
