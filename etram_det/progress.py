@@ -35,16 +35,18 @@ def progress_bar(transient: bool = False) -> Progress:
     """A bar for any number of tasks, on standard error.
 
     Args:
-        transient: whether it goes when the work is done.
+        transient: whether it goes when the work is done; in a file or a pipe, there is none then.
     """
+    console = screen(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=screen(stderr=True),
+        console=console,
         transient=transient,
+        disable=transient and not console.is_interactive,  # it would leave an empty line
     )
 
 

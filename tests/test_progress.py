@@ -37,6 +37,16 @@ def test_a_file_gets_tables_of_the_given_width(capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
 
 
+def test_a_bar_that_goes_leaves_nothing_in_a_file(capsys):
+    with shown_progress("gone", transient=True) as show:
+        show(1, 2)
+    assert capsys.readouterr() == ("", "")
+    with shown_progress("stays") as show:
+        show(2, 2)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), err.split()[0]) == ("", 1, "stays")
+
+
 def test_one_place_makes_consoles():
     sources = (ROOT / "etram_det").rglob("*.py")
     users = sorted(path.name for path in sources if "Console(" in path.read_text())

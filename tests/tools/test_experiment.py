@@ -6,6 +6,9 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +16,10 @@ import pytest
 import yaml
 
 from etram_det.cli.commands import run
+from etram_det.cli.data_of_fit import data_of_fit
 from etram_det.report.comparison import compare
 from etram_det.report.run_files import read_run
+from etram_det.simulator.dataset import SimulationSettings, simulate
 from etram_det.tools.experiment import command
 from etram_det.tools.experiment.finished import (
     FinishedRun,
@@ -31,7 +36,7 @@ from support.small_evaluation import write_run
 PLAN = {
     "training": {"height": 90, "width": 160, "train": 1, "val": 1, "test": 0, "seconds": 0.3},
     "evaluation": {"height": 90, "width": 160, "train": 0, "val": 2, "test": 0, "seconds": 0.3},
-    "settings": {"trainer.accelerator": "cpu"},
+    "settings": {"trainer.accelerator": "cpu", "data.input_size": [45, 80]},
     "variants": {
         "plain": {"configs": ["quick"]},
         "fast": {"configs": ["quick"], "settings": {"model.learning_rate": 1.0e-2}},
@@ -40,6 +45,7 @@ PLAN = {
     "comparisons": [["plain", "fast"]],
 }
 FAST = ["--config", "quick", "--model.learning_rate=0.01", "--trainer.accelerator=cpu"]
+FAST += ["--data.input_size=[45, 80]"]
 
 
 def frames(seed, share):
@@ -67,10 +73,16 @@ def plan_file(tmp_path):
 
 
 class Asked(list):
-    """Runs that were asked for, and whether the recordings have the labels that they had."""
+    """Runs that were asked for, and how many are to be under way at once."""
 
-    labels = "as before"
     at_once = None
+
+
+@cache
+def fingerprints(root, *splits):
+    data, _ = data_of_fit([*FAST, f"--data.root={root}"])
+    data.setup("fit")
+    return data.fingerprints()
 
 
 @pytest.fixture
@@ -93,10 +105,10 @@ def trained(monkeypatch):
             return ProcessEnd(1, 0.0)
         share = 0.9 if name.startswith("fast") else 0.4
         assert str(path.parent.parent) == folder
-        crc32 = 7 if asked.labels == "as before" else 8
-        recording = {"name": "day_1", "boxes": 4, "boxes_crc32": crc32, "bytes": len(asked)}
+        root = Path(values["data.root"])
+        data = fingerprints(root, *(str((root / name).resolve()) for name in ("train", "val")))
         start = {"versions": {"torch": "2.14.1"}, "git": {"commit": "abc", "dirty": False}}
-        facts = {"data": {"train": {"recordings": [recording]}}, "starts": [start]}
+        facts = {"data": data, "starts": [start]}
         (path / "provenance.json").write_text(json.dumps(facts))
         write_run(path, False, frames(int(values["seed_everything"]), share))
         return ProcessEnd(0, 60.0)
@@ -139,7 +151,7 @@ def test_runs_go_seed_by_seed_and_on_from_their_lines(
     assert [(name, version) for name, version, *_ in trained] == [
         ("plain_3", "seed_1"), ("fast_3", "seed_1"), ("plain_3", "seed_2"), ("fast_3", "seed_2"),
     ]  # fmt: skip
-    assert trained[1][3][:4] == FAST
+    assert trained[1][3][: len(FAST)] == FAST
     assert {steps for _, _, steps, _ in trained} == {"3"}
     screen, error = capsys.readouterr()
     assert "run 2 of 4: fast, seed 1, 3 steps" in screen
@@ -171,14 +183,15 @@ def test_runs_go_seed_by_seed_and_on_from_their_lines(
 def test_runs_on_other_recordings_are_not_mixed(plan_file, trained, tmp_path, capsys):
     arguments = ["experiment", str(plan_file()), "--output", str(tmp_path / "out")]
     assert run([*arguments, "--most", "1"]) == 0
-    trained.labels = "others"
-    assert run(arguments) == 1
+    others = replace(SimulationSettings.of(PLAN["evaluation"]), seed=7)
+    simulate(tmp_path / "others", others)
+    assert run([*arguments, "--evaluation", str(tmp_path / "others")]) == 2
     assert capsys.readouterr().err == (
         f"etram_det: error: {tmp_path}/out/results.jsonl: must be of runs on the same recordings, "
-        "got others for fast, seed 1, 3 steps than for plain, seed 1, 3 steps: use the same "
-        "--training and --evaluation, or another --results\n"
+        "got others in val than those of plain, seed 1, 3 steps, made at commit abc: use its "
+        "--training and --evaluation, simulated as they were then, or another --results\n"
     )
-    assert len(trained) == 2
+    assert len(trained) == 1  # no time was lost
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 1
     assert run([*arguments, "--most", "-1"]) == 2
     assert "most: must be at least 0, got -1: set 0 to compare only" in capsys.readouterr().err
@@ -325,7 +338,7 @@ def test_a_variant_keeps_its_settings_and_a_damaged_line_is_named(plan_file, tmp
     assert run(arguments) == 2
     assert (
         f"variants.fast: must be {' '.join(FAST)} as in {file}, got --config quick "
-        "--trainer.accelerator=cpu: name the new variant otherwise"
+        "--trainer.accelerator=cpu --data.input_size=[45, 80]: name the new variant otherwise"
     ) in capsys.readouterr().err
     file.write_text(file.read_text() + '{"variant": "fast"}\n')
     assert run(arguments) == 2

@@ -10,12 +10,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 
+from etram_det.cli.data_of_fit import data_of_fit
 from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.progress import screen, shown_progress
 from etram_det.simulator.dataset import SimulationSettings, simulated_root
 from etram_det.tools.experiment.finished import (
     FinishedRun,
+    data_checksums,
     finished_run,
     read_finished,
     write_finished,
@@ -74,12 +76,13 @@ def experiment_command(
     screen().out(f"{file}: {len(done)} of {len(done) + len(to_do)} runs are finished")
     failed = []
     root = _root(planned, output, training, evaluation) if number else None
+    if number and finished:
+        _require_same_recordings(planned.variants[to_do[0].variant], str(root), finished, file)
     for run, end in _ends(planned, to_do[:number], output, str(root), jobs):
         if isinstance(end, UserError):
             failed.append(run)
             screen().out(f"  {end}")
             continue
-        _require_same_recordings(end, finished, file)
         finished.append(end)
         write_finished(file, finished)
         made = {each.run for each in finished}
@@ -192,13 +195,21 @@ def _require_same_settings(
             )
 
 
-def _require_same_recordings(new: FinishedRun, finished: Sequence[FinishedRun], file: Path) -> None:
+def _require_same_recordings(
+    settings: Sequence[str], root: str, finished: Sequence[FinishedRun], file: Path
+) -> None:
+    """Refuse recordings that finished runs did not have, before the next one is trained."""
+    data, _ = data_of_fit([*settings, f"--data.root={root}"])
+    data.setup("fit")
+    now = data_checksums(data.fingerprints())
     for each in finished:
-        if each.data != new.data:
+        if each.data != now:
+            split = next(name for name in now if each.data.get(name) != now[name])
+            commit = each.versions.get("commit", "unknown")
             raise UserError(
-                f"{file}: must be of runs on the same recordings, got others for {new.run} than "
-                f"for {each.run}: use the same --training and --evaluation, or another --results",
-                exit_code=1,
+                f"{file}: must be of runs on the same recordings, got others in {split} than those "
+                f"of {each.run}, made at commit {commit}: use its --training and --evaluation, "
+                "simulated as they were then, or another --results"
             )
 
 

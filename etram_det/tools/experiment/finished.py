@@ -62,14 +62,21 @@ def finished_run(
     facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     start = facts["starts"][-1]
     versions = {**start["versions"], "commit": (start.get("git") or {}).get("commit", "unknown")}
-    data = {split: _checksum(of["recordings"]) for split, of in facts["data"].items()}
+    data = data_checksums(facts["data"])
     return FinishedRun(run, settings, cpu_s, wall_s, evaluated, versions, data)
 
 
-def _checksum(recordings: Sequence[Mapping[str, Any]]) -> str:
-    """Of what is the same wherever recordings were written: compressed sizes may differ."""
-    rows = [[each.get(key) for key in _COMPARED] for each in recordings]
-    return f"{zlib.crc32(json.dumps(rows).encode()):08x}"
+def data_checksums(fingerprints: Mapping[str, Any]) -> dict[str, str]:
+    """Of what is the same wherever recordings were written: compressed sizes may differ.
+
+    Args:
+        fingerprints: of the recordings by split, of ``EventDataModule.fingerprints``.
+    """
+    checksums = {}
+    for split, fingerprint in fingerprints.items():
+        rows = [[each.get(key) for key in _COMPARED] for each in fingerprint["recordings"]]
+        checksums[split] = f"{zlib.crc32(json.dumps(rows).encode()):08x}"
+    return checksums
 
 
 def compared_keys(evaluation: Mapping[str, Any]) -> list[list[str]]:
