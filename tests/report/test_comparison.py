@@ -162,6 +162,17 @@ def test_sizes_in_other_frames_and_boxes_beyond_the_frame_do_not_compare(folder)
     ]
 
 
+def test_groups_of_one_name_with_other_classes_do_not_compare(folder):
+    a, b = runs(folder, "a0", "a1")
+    a.results["evaluation"]["class_groups"] = {"VRU": ["pedestrian", "car"], "own": ["car"]}
+    b.results["evaluation"]["class_groups"] = {"VRU": ["car", "pedestrian"]}
+    assert list(unlike({"a": a, "b": b})) == []
+    b.results["evaluation"]["class_groups"] = {"VRU": ["pedestrian"]}
+    assert list(unlike({"a": a, "b": b})) == [
+        "class group VRU (a: ['pedestrian', 'car']; b: ['pedestrian'])"
+    ]
+
+
 @pytest.mark.usefixtures("_in_folder")
 def test_a_run_counts_once(capsys):
     assert run(["report", "a0", "a0", "vs", "b0", "b1"]) == 2
