@@ -47,6 +47,7 @@ from etram_det.training.devices import in_own_words, out_of_memory, require_arit
 from etram_det.training.exported_network import ExportedNetwork
 from etram_det.training.lightning_internals import fix_graph
 from etram_det.training.module import DetectionModule
+from etram_det.training.module_settings import require_whole_parts
 from etram_det.training.run_folder import RunPlace, RunTrainer, place_of_evaluation
 from etram_det.training.trainer_settings import require_precision, require_ranges, require_steps
 
@@ -197,6 +198,7 @@ class EtramCLI(CheckpointCLI):
             require_steps(self.model.hparams.schedule, self.trainer)
             if kept := RunCheckpoint.of(self.trainer):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
+        require_whole_parts(self.model.hparams.forget_every, self.datamodule.num_steps)
         self.datamodule.trainer = self.trainer  # as it will be: it says which splits are needed
         self.datamodule.prepare_data()
         self.datamodule.setup(subcommand)

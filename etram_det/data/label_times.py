@@ -130,18 +130,30 @@ def notes_on_interval(
         label_us: ``[L]`` all of them.
         interval_ms: time between labelled frames.
     """
+    if not times:
+        return ()
     num_intervals = np.round(np.diff(times) / (interval_ms * 1000))
     # Between label times that are used lie others; in a pause there are none.
     passed_over = np.diff(np.searchsorted(label_us, times)) > 1
-    if not passed_over.any() or (usual := int(np.median(num_intervals[passed_over]))) < 2:
+    num_after = int(np.count_nonzero(label_us > times[-1]))  # which a long pause may come before
+    after_last = min(int((label_us[-1] - times[-1]) / (interval_ms * 1000)), num_after)
+    is_passed_over = passed_over.any() and int(np.median(num_intervals[passed_over])) >= 2
+    if not is_passed_over and after_last < 2:
         return ()
-    apart_ms = np.median(np.diff(label_us)) / 1000
     implied = int(num_intervals[passed_over].sum()) + np.count_nonzero(~passed_over) + 1
+    implied += after_last if after_last >= 2 else 0
+    apart_us = np.diff(label_us)
+    usual_us = np.median(apart_us)
+    is_regular = np.mean(np.abs(apart_us - usual_us) < 0.2 * usual_us) > 0.8
+    where, remedy = "", "data.jitter_ms higher"
+    if is_passed_over and is_regular:
+        usual_ms = int(np.median(num_intervals[passed_over])) * interval_ms
+        where, remedy = f" every {usual_ms} ms only,", f"it to {usual_ms}"
     return (
         Note(
-            f"its labels, {apart_ms:.0f} ms apart, match data.interval_ms {interval_ms} every "
-            f"{usual * interval_ms} ms only, at {len(times):,} times and not at {implied:,}: set "
-            f"it to {usual * interval_ms}, and data.interpolate_labels to train on all windows",
+            f"its labels, {usual_us / 1000:.0f} ms apart, match data.interval_ms {interval_ms}"
+            f"{where} at {len(times):,} time{'s' * (len(times) > 1)} and not at {implied:,}: set "
+            f"{remedy}, and data.interpolate_labels to train on all windows",
             True,
             INTERVAL,
         ),

@@ -68,8 +68,8 @@ class DetectionModule(pl.LightningModule):
         class_agnostic_nms: whether ``predict`` drops such boxes whatever their classes.
         max_detections: detections kept of each frame, best first; at least 1. Metrics count the
             best of these in each frame and class, at most 100 as COCO does.
-        forget_every: in evaluation and prediction, the state starts anew after so many frames of
-            each chunk, at least 1, and with each chunk: shows what memory is worth. Unset: it is
+        forget_every: in evaluation and prediction, the state starts anew after so many frames,
+            which must divide the frames of a chunk: shows what memory is worth. Unset: it is
             carried through a recording.
         protocol: how detections are judged: ``full`` counts every label; ``prophesee`` drops
             small boxes and the first 0.5 s, as published numbers do, and ``prophesee_gen1`` is

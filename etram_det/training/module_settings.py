@@ -44,3 +44,20 @@ def require_in_range(settings: Mapping[str, Any]) -> None:
             raise UserError(
                 f"model.{name}: must be in {bounds}, got {value}: set a value in that range"
             )
+
+
+def require_whole_parts(forget_every: int | None, num_steps: int) -> None:
+    """Refuse to forget the state at other places than after every so many frames.
+
+    Args:
+        forget_every: frames after which the state is forgotten; None for never.
+        num_steps: frames of a chunk.
+
+    Raises:
+        UserError: if chunks cannot be cut into whole parts of so many frames.
+    """
+    if forget_every is not None and num_steps % forget_every:
+        raise UserError(
+            f"model.forget_every: must divide data.num_steps, {num_steps}, got {forget_every}: set "
+            f"1 or {num_steps}, or another data.num_steps"
+        )

@@ -100,6 +100,10 @@ def test_a_message_of_several_lines_becomes_one():
         ),
         (["--model.weight_decay", "-1"], "model.weight_decay: must be in [0, inf), got -1.0"),
         (["--model.score_threshold", "7"], "model.score_threshold: must be in [0, 1], got 7.0"),
+        (
+            ["--model.forget_every", "20", "--trainer.max_steps", "9"],
+            "model.forget_every: must divide data.num_steps, 5, got 20: set 1 or 5",
+        ),
         (["--model.nms_threshold", "-1"], "model.nms_threshold: must be in [0, 1], got -1.0"),
         (["--model.max_detections", "0"], "model.max_detections: must be in [1, inf), got 0"),
         (["--model.learning_rate", "0"], "model.learning_rate: must be in (0, 100), got 0.0"),

@@ -6,7 +6,7 @@ import pytest
 from etram_det.boxes import corners
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.interpolation import TrainingLabels, labels_between, why_none_between
-from etram_det.data.label_times import label_phases, label_times
+from etram_det.data.label_times import label_phases, label_times, notes_on_interval
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocessing import preprocess
@@ -214,6 +214,46 @@ def test_an_interval_that_few_labels_match_is_a_warning(tmp_path):
         write_raw(tmp_path / "train", "a", random_events(20_000, 11.0), track(times))
         [recording] = recordings(tmp_path, interval_ms=interval_ms)
         assert not [each for each in recording.notes if each.doubtful]
+
+
+@pytest.mark.parametrize(
+    ("times", "interval_ms", "jitter_ms", "line"),
+    [
+        (
+            np.arange(1, 60) * 33_333,
+            100,
+            0,
+            "its labels, 33 ms apart, match data.interval_ms 100 at 1 time and not at 19: set "
+            "data.jitter_ms higher, and data.interpolate_labels to train on all windows",
+        ),
+        (
+            np.arange(1, 40) * 52_500,
+            100,
+            2,
+            "its labels, 52 ms apart, match data.interval_ms 100 at 1 time and not at 20: set ",
+        ),
+        (
+            np.arange(1, 200) * 45_000,
+            100,
+            2,
+            "its labels, 45 ms apart, match data.interval_ms 100 every 900 ms only, at 10 times "
+            "and not at 89: set it to 900, ",
+        ),
+    ],
+)
+def test_labels_that_hardly_ever_match_are_a_warning(times, interval_ms, jitter_ms, line):
+    used = label_times(times, interval_ms * 1000, jitter_ms * 1000)
+    [note] = notes_on_interval(used, times, interval_ms)
+    assert note.message.startswith(line)
+
+
+def test_irregular_labels_get_no_interval_that_they_do_not_have():
+    times = np.sort(np.random.default_rng(0).choice(5_000_000, 150, replace=False))
+    [note] = notes_on_interval(label_times(times, 100_000, 2000), times, 100)
+    assert ": set data.jitter_ms higher, and" in note.message
+    # A label after a long pause is no reason for a warning.
+    late = np.append(np.arange(1, 31) * 100_000, 9_050_000)
+    assert not notes_on_interval(label_times(late, 100_000, 2000), late, 100)
 
 
 def phases_of(times_us, interval_us=100_000):
