@@ -19,6 +19,8 @@ CENTER_RADIUS = 1.5  # cells around a box's centre: candidates are 3x3 cells in 
 NUM_BEST = 10  # similarities, whose sum is a box's number of anchor points
 SIMILARITY_COST = 3.0
 OUTSIDE_COST = 1.0e6
+# Pairs of a box and a candidate that are compared at once: some 0.3 GB in all.
+_MOST_PAIRS = 1 << 23
 
 
 @dataclass
@@ -114,9 +116,9 @@ def simota(
     SimOTA), at least one. A point taken by several boxes goes to the one with the least cost. Ties
     go to the first. All of it is computed in float32.
 
-    No tensor of boxes times anchor points is built: the candidates of a frame are computed from
-    the centres of its boxes. Padding is a box that takes no point, so that all shapes follow from
-    those of the arguments.
+    The candidates of a frame are computed from the centres of its boxes, and crowded frames are
+    assigned some at a time, so that memory is bounded. Padding is a box that takes no point, so
+    that all shapes follow from those of the arguments.
 
     Args:
         output: predictions at ``A`` anchor points of ``N`` frames.
@@ -130,6 +132,27 @@ def simota(
         nothing = classes.new_zeros(len(classes), 0)
         return Assignment(nothing, nothing > 0, nothing, nothing.float(), output.strides.shape[0])
     boxes = boxes_cxcywh.float()
+    num_frames, num_anchors = len(classes), output.strides.shape[0]
+    num_candidates = min(9 * len(output.scales) * num_boxes, num_anchors)
+    at_once = max(_MOST_PAIRS // (num_boxes * num_candidates), 1)
+    parts = [
+        _assigned(output.of_frames(i, i + at_once), boxes[i : i + at_once], part, rules)
+        for i, part in zip(range(0, num_frames, at_once), classes.split(at_once), strict=True)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Assignment(
+        torch.cat([part.anchor for part in parts]),
+        torch.cat([part.used for part in parts]),
+        torch.cat([part.box for part in parts]),
+        torch.cat([part.fit for part in parts]),
+        num_anchors,
+    )
+
+
+def _assigned(output: HeadOutput, boxes: Tensor, classes: Tensor, rules: SimOTA) -> Assignment:
+    """As :func:`simota`, for all frames at once."""
+    num_boxes = classes.shape[1]
     anchor, valid = _candidates(output, boxes, classes)
     similar = rules.similarities(boxes, output.boxes_cxcywh(anchor))
     valid = valid[:, None] & (classes >= 0)[..., None]  # [N, M, C]
@@ -156,8 +179,8 @@ def simota(
 def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Points within 1.5 cells of a box's centre: in each scale at most 3x3 for each box.
 
-    These are ``[N, C]`` anchor points of each frame in ascending order, ``C = 9 * S * M``, and
-    ``[N, C]`` bool, false where one is a duplicate or no candidate.
+    These are ``[N, C]`` anchor points of each frame in ascending order, ``C = 9 * S * M`` or all
+    ``A`` if these are fewer, and ``[N, C]`` bool, false where one is a duplicate or no candidate.
     """
     step = torch.arange(-1, 2, device=boxes_cxcywh.device)
     num_anchors = output.strides.shape[0]
@@ -176,6 +199,9 @@ def _candidates(output: HeadOutput, boxes_cxcywh: Tensor, classes: Tensor) -> tu
     anchor = torch.cat(anchors, dim=1).sort(dim=1).values
     valid = anchor < num_anchors
     valid = valid & (anchor != F.pad(anchor[:, :-1], (1, 0), value=-1))
+    if anchor.shape[1] > num_anchors:
+        anchor = torch.where(valid, anchor, num_anchors).sort(dim=1).values[:, :num_anchors]
+        valid = anchor < num_anchors
     return anchor.clamp(max=num_anchors - 1), valid
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,13 @@ class HeadOutput:
     cells: Tensor
     strides: Tensor
     scales: tuple[tuple[int, int, int], ...]
+
+    def of_frames(self, start: int, stop: int) -> HeadOutput:
+        """Predictions of the frames from ``start`` to ``stop`` (not included)."""
+        of_frames = {
+            name: getattr(self, name)[start:stop] for name in ("offsets", "objectness", "classes")
+        }
+        return replace(self, **of_frames)
 
     def boxes_cxcywh(self, anchor: Tensor | None = None, used: Tensor | None = None) -> Tensor:
         """Predicted boxes in pixels, float32: exp overflows in half precision.

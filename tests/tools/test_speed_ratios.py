@@ -11,6 +11,7 @@ import torch
 
 from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.models.assign import simota
+from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.tools.bench.inputs import BenchSettings, head_output, random_boxes
 from etram_det.tools.bench.train import TrainingStep, training_batch
 from support.plain_path import PlainStream, PlainTrainingStep, plain_simota
@@ -52,6 +53,14 @@ def test_assignment():
         repeats=10,
     )
     assert found > 2
+    size_aware = SizeAwareSimOTA()
+    found = ratio(
+        "assignment by size against SimOTA",
+        lambda: simota(output, boxes, classes),
+        lambda: size_aware(output, boxes, classes),
+        repeats=20,
+    )
+    assert found > 1 / 1.3
 
 
 @pytest.mark.slow

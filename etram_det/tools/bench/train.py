@@ -12,8 +12,9 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from etram_det.data.datamodule import EventDataModule
-from etram_det.models.assign import simota
+from etram_det.models.assign import SimOTA, simota
 from etram_det.models.losses import YOLOXLoss
+from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.tools.bench.arithmetic import compare
 from etram_det.tools.bench.inputs import (
     BOXES_PER_FRAME,
@@ -215,7 +216,7 @@ def bench_growth(settings: BenchSettings) -> Section:
 
 
 def bench_assign(device: torch.device, repeats: int) -> Section:
-    """Time SimOTA of a whole batch: 24 frames, 20 boxes, 20,400 points and 8 classes."""
+    """Time assignments of a whole batch: 24 frames, 20 boxes, 20,400 points and 8 classes."""
     num_frames, num_boxes, size = 24, 20, (384, 640)
     output = head_output(num_frames, size, device)
     boxes, classes = random_boxes(num_frames, num_boxes, size, device)
@@ -223,7 +224,8 @@ def bench_assign(device: torch.device, repeats: int) -> Section:
         f"Assignment: {num_frames} frames x {num_boxes} boxes x {len(output.strides)} points x "
         f"{NUM_CLASSES} classes"
     )
-    run = {"whole batch": partial(simota, output, boxes, classes)}
+    rules = {"SimOTA": SimOTA(), "SizeAwareSimOTA": SizeAwareSimOTA().to(device)}
+    run = {name: partial(each, output, boxes, classes) for name, each in rules.items()}
     for name, times in measure(run, repeats, device, section).items():
         section.add_times(name, times)
     return section
