@@ -25,6 +25,15 @@ _UNKNOWN_SETTING = re.compile(
     r"|unrecognized arguments: --(?P<flag>[^\s=]+).*",
     re.DOTALL,
 )
+_SETTING = re.compile(r'Parser key "([^"]+)": ')
+_CHOICES = re.compile(
+    r"Expected a typing\.Literal\[(?P<choices>[^\]]+)\]\. Got value: (?P<value>.*)"
+)
+_OPTIONAL_CHOICES = re.compile(
+    r"Subtypes: \[typing\.Literal\[(?P<choices>[^\]]+)\], <class 'NoneType'>\].*"
+    r" Given value: (?P<value>.*)"
+)
+_MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _MIN_SIMILARITY = 0.75  # in [0, 1], of a name that may have been meant
 
 _LOST_PROCESS = re.compile(
@@ -39,11 +48,27 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory"
 def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
     """A message of jsonargparse in one line; behind that of an unknown setting, the nearest one."""
     line = " ".join(message.split())
+    if missing := _MISSING.fullmatch(line):
+        return f"{missing['names']}: must be given, got none: see --help"
+    choices = _CHOICES.search(line) or _OPTIONAL_CHOICES.search(line)
+    if choices and (keys := _SETTING.findall(line)):
+        return _one_of(line, keys, choices)
     if unknown := _UNKNOWN_SETTING.fullmatch(message):
         key = unknown["key"] or unknown["option"] or unknown["flag"]
         nearest = _nearest(".".join(filter(None, (unknown["group"], key))), list(known))
         line += f": the nearest setting is {nearest}" if nearest else ""
     return line
+
+
+def _one_of(line: str, keys: list[str], choices: re.Match[str]) -> str:
+    """A message of jsonargparse on a value that is none of its setting's choices."""
+    name = keys[0]
+    for key in keys[1:]:  # of a class that is the value of the one before
+        name = key if key.startswith(f"{name}.") else f"{name}.{key}"
+    words = [word.strip().strip("'\"") for word in choices["choices"].split(",")]
+    value = choices["value"].split(" - Expected ")[0]
+    where = line[: line.index("Parser key")]
+    return f"{where}{name}: must be one of {', '.join(words)}, got {value}: use one of these"
 
 
 def _nearest(key: str, known: list[str]) -> str | None:

@@ -5,6 +5,8 @@ Boxes are ``cxcywh`` in pixels of the input frame throughout this file.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchvision import ops
@@ -102,8 +104,11 @@ class NWDLoss(BoxLoss):
 
     def __init__(self, scale: float = 12.8) -> None:
         super().__init__()
-        if not scale > 0:
-            raise UserError(f"scale: must be positive, got {scale}: use 12.8, as its authors do")
+        if not 0 < scale < math.inf:
+            raise UserError(
+                f"model.loss: scale of NWDLoss: must be a positive number of pixels, got {scale}: "
+                "use 12.8, as its authors do"
+            )
         self.scale = scale
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:

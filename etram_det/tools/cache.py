@@ -130,9 +130,20 @@ def cache_table(contents: Iterable[Kept]) -> Table:
 
 def free_bytes(folder: Path) -> int:
     """Bytes that are free on the disk of a folder, which need not be there yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(_nearest_existing(folder)).free
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be written to a folder, which need not be there yet."""
+    nearest = _nearest_existing(folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _nearest_existing(path: Path) -> Path:
+    """A path, or of the folders above it the nearest one that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def _simulated_sets() -> Iterator[Kept]:

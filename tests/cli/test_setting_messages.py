@@ -64,7 +64,10 @@ def test_a_message_of_several_lines_becomes_one():
     ("flags", "line"),
     [
         (["--model.embed_dim", "many"], 'Parser key "model.embed_dim": Expected'),
-        (["--model.schedule", "steep"], 'Parser key "model.schedule": Expected'),
+        (
+            ["--model.schedule", "steep"],
+            "model.schedule: must be one of linear, cosine, constant, got steep: use one of these",
+        ),
         (["--model.loss.size_aware_weight", "many"], 'Parser key "model.loss": '),
         (["--model.loss", "nowhere.Loss"], 'Parser key "model.loss": '),
         (["--data.nonsense", "7"], "unrecognized arguments: --data.nonsense 7"),
@@ -105,6 +108,22 @@ def test_a_message_of_several_lines_becomes_one():
             "model.forget_every: must divide data.num_steps, 5, got 20: set 1 or 5",
         ),
         (["--model.nms_threshold", "-1"], "model.nms_threshold: must be in [0, 1], got -1.0"),
+        (
+            ["--data.sampling", "often"],
+            "data.sampling: must be one of stream, random, mixed, got often: use one of these",
+        ),
+        (
+            ["--data.multiprocessing_context", "often"],
+            "data.multiprocessing_context: must be one of fork, spawn, forkserver, got often: use",
+        ),
+        (
+            ["--model.assignment", "SizeAwareSimOTA", "--model.assignment.similarity", "giou"],
+            "model.assignment.similarity: must be one of max, nwd, iou, blend, got giou: use one",
+        ),
+        (
+            ["--config", "nwd", "--model.loss.box.second.scale", "0"],
+            "model.loss: scale of NWDLoss: must be a positive number of pixels, got 0.0: use 12.8",
+        ),
         (["--model.max_detections", "0"], "model.max_detections: must be in [1, inf), got 0"),
         (["--model.learning_rate", "0"], "model.learning_rate: must be in (0, 100), got 0.0"),
         (

@@ -147,6 +147,19 @@ def test_little_room_is_pointed_out(monkeypatch, capsys):
     )
 
 
+def test_a_cache_that_cannot_be_written_is_pointed_out(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below"):
+        monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / folder))
+        _, found = report(capsys)
+        assert found["disks"]["cache"].endswith(
+            f"{tmp_path / folder}: cannot be written: set ETRAM_DET_CACHE to a folder that can"
+        )
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "not" / "there"))
+    _, found = report(capsys)
+    assert "written" not in found["disks"]["cache"]
+
+
 def test_the_needs_are_those_of_the_project():
     names = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "pytorch_lightning": None}
     names["edgefirst.tracker"] = "edgefirst-tracker"

@@ -424,7 +424,8 @@ def ground_truth(images=(IMAGE,), annotations=(BOX,), categories=(CAR,)):
             [BOX | {"image_id": 7}],
             [],
             "dt.json: boxes of images that are not listed: 1 (image_id 7): use the image ids of "
-            "the ground truth, or set images to the COCO file that lists them",
+            "the file that lists the images: labels list their own under images, for detections "
+            "set images to the COCO file of the ground truth",
         ),
         (
             ground_truth(images=[{"id": 1, "file_name": "frame_000001.png"}]),
@@ -522,6 +523,17 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, labels, detections
     assert error.startswith(f"etram_det: error: {message}")
     assert error.count("\n") == 1
     assert not Path("evaluation").exists()
+
+
+def test_a_detector_that_found_nothing_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_npy(tmp_path / "gt", {"a": boxes_at([100_000])})
+    Path("nothing.csv").write_text("recording,t,class,score,x,y,w,h\n")
+    assert run(["evaluate", "--labels", "gt", "--detections", "nothing.csv"]) == 2
+    assert capsys.readouterr().err == (
+        "etram_det: error: detections: must hold detections, got none of nothing: check that "
+        "the detector has written any, or lower its least score\n"
+    )
 
 
 def test_detectors_without_a_common_recording(tmp_path, capsys):

@@ -26,7 +26,8 @@ from etram_det.files import write_text
 
 UNKNOWN_IMAGE = Reason(
     "boxes of images that are not listed",
-    "use the image ids of the ground truth, or set images to the COCO file that lists them",
+    "use the image ids of the file that lists the images: labels list their own under images, for "
+    "detections set images to the COCO file of the ground truth",
 )
 SAME_TIME = Reason(
     "images of one recording and time, of which the first is used",

@@ -37,6 +37,7 @@ NO_TIME = Reason(
     "set times.pattern to what their names look like, such as {recording}_{time}.png, times.rate "
     "to images a second, or times.column to the key or column with the time",
 )
+BAD_TIME = Reason("images with a time that is no number, or none that is possible", "correct it")
 NO_MATCH = Reason("names of images that do not look like times.pattern", "set another pattern")
 UNKNOWN_CLASS = Reason(
     "boxes of a class without an id",
@@ -154,7 +155,9 @@ def places_of(
             time_us = times.of_index(counted.get(recording, 0))
             counted[recording] = counted.get(recording, 0) + 1
         if time_us is None or abs(time_us) > _LATEST_US:
-            places.append(NO_TIME)
+            keys = TIME_KEYS if times.column is None else (times.column,)
+            is_stated = any(image.facts.get(key) not in (None, "") for key in keys)
+            places.append(BAD_TIME if is_stated and not times.pattern else NO_TIME)
         else:
             places.append((recording, time_us))
     return places

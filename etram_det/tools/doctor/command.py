@@ -13,7 +13,13 @@ from rich.text import Text
 
 from etram_det.files import cache_folder
 from etram_det.progress import screen
-from etram_det.tools.cache import cache_contents, cache_table, free_bytes, shown_size
+from etram_det.tools.cache import (
+    cache_contents,
+    cache_table,
+    can_be_written,
+    free_bytes,
+    shown_size,
+)
 from etram_det.tools.doctor.facts import broken_modules, codecs, devices, runtimes, versions
 from etram_det.tools.doctor.needs import ALL, uses
 
@@ -73,6 +79,11 @@ def _disks() -> Iterable[tuple[str, str]]:
         words = f"{shown_size(free)} free, {folder}"
         if free < _LITTLE_BYTES:
             words += ": little: use cache clear, or set ETRAM_DET_CACHE to a folder with room"
+        if not can_be_written(folder):
+            words += ": cannot be written: "
+            words += (
+                "set ETRAM_DET_CACHE to a folder that can" if name == "cache" else "use another"
+            )
         yield name, words
 
 

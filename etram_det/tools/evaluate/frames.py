@@ -69,6 +69,11 @@ def common_recordings(
     others = sorted(detections.recordings.keys() - {*labelled})
     common = [each for each in labelled if each in detections.recordings]
     if (others and not only_common) or not common:
+        if not detections.recordings:
+            raise UserError(
+                f"detections: must hold detections, got none of {name}: check that the detector "
+                "has written any, or lower its least score"
+            )
         file = detections.recordings[others[0]] if others else "its files"
         keep = ", or set only_common to leave them out" if common else ""
         raise UserError(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from etram_det.data.box_formats.naming import (
+    BAD_TIME,
     CHOSEN_CLASS,
     NO_MATCH,
     NO_TIME,
@@ -63,11 +64,11 @@ def test_times_of_an_index_do_not_drift():
         ({"stamp": 250}, {"column": "stamp", "unit": "ms"}, ("val_day_0001", 250_000)),
         ({"frame_id": 5}, {"rate": 10}, ("val_day_0001", 500_000)),
         ({"t": 7}, {"pattern": "{recording}_*"}, ("x", 7)),
-        ({"t": "soon"}, {}, NO_TIME),
+        ({"t": "soon"}, {}, BAD_TIME),
         ({"t": None}, {}, NO_TIME),
-        ({"t": float("nan")}, {}, NO_TIME),
-        ({"t": float("inf")}, {}, NO_TIME),
-        ({"t": 10**40}, {}, NO_TIME),
+        ({"t": float("nan")}, {}, BAD_TIME),
+        ({"t": float("inf")}, {}, BAD_TIME),
+        ({"t": 10**40}, {}, BAD_TIME),
         ({"t": 7}, {"column": "stamp"}, NO_TIME),
     ],
 )
