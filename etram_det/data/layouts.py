@@ -169,7 +169,10 @@ def recording_paths(path: Path) -> list[Path]:
     if has_frames(path) or (path.exists() and not path.is_dir()):
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path}: must be a recording or a folder of recordings, got no such file")
+        raise UserError(
+            f"{path}: must be a recording or a folder of recordings, got no such file: check the "
+            "path"
+        )
     found = [each for each in sorted(path.iterdir()) if has_events(each) or has_frames(each)]
     if not found:
         raise UserError(

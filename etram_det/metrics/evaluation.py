@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import count
 from math import isinf
 from typing import Any
 
@@ -76,7 +77,7 @@ class EvaluationResult:
         """
         seconds = (self.frames.time_us - self.frames.start_us) / 1e6
         last = max(seconds.max(initial=0), 1.0)
-        steps = (d * 10.0**e for e in range(9) for d in (1, 2, 5))
+        steps = (d * 10.0**e for e in count() for d in (1, 2, 5))
         step = next(each for each in steps if last <= 10 * each)
         # A frame is named by its end: one that ends on a bound lies before it.
         place = np.maximum(np.ceil(seconds / step), 1).astype(int)

@@ -86,8 +86,10 @@ def motion_of(
     twice[track[~starts & (gap == 0)]] = True
     linked = ~starts & (gap <= _LONGEST_GAP_US)  # to the label before it
     index = np.arange(len(order))
-    # Times of all tracks in one ascending row, in which no track reaches into the next one.
-    row = track * (np.ptp(times) + 2 * _HALF_SPAN_US + 1 if len(times) else 0) + times
+    # Times of all tracks in one ascending row, in which no track reaches into the next one. They
+    # count from each track's start, as clocks of recordings may lie far apart.
+    since = times - times[starts][track]
+    row = track * (since.max(initial=0) + 2 * _HALF_SPAN_US + 1) + since
     before = np.minimum(index - linked, np.searchsorted(row, row - _HALF_SPAN_US))
     last = np.searchsorted(row, row + _HALF_SPAN_US, side="right") - 1
     after = np.maximum(index + np.append(linked[1:], False), last)

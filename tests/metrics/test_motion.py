@@ -41,6 +41,31 @@ def test_tracks_are_of_one_recording_and_class_and_have_no_long_gaps():
     np.testing.assert_allclose(motion(rows)[:, 0], [100, 100, nan, nan, nan])
 
 
+def test_clocks_of_recordings_may_lie_far_apart():
+    # One starts at 0, one counts microseconds since 1970; enough tracks that no clock of all fits.
+    number, start_us = 6000, 1_700_000_000_000_000
+    tracks = np.append(np.repeat(np.arange(1, number + 1), 2), [1, 1])
+    time_us = np.append(np.tile([0, 100_000], number), [start_us, start_us + 100_000])
+    recording = np.append(np.zeros(2 * number, int), [1, 1])
+    centre = np.zeros((len(tracks), 2))
+    centre[1::2, 0] = 1
+    found = motion_of(recording, time_us, centre, np.zeros_like(tracks), tracks, 5.0)
+    np.testing.assert_allclose(found[:, 0], 10)
+
+
+@pytest.mark.parametrize("time_us", [10**6, 10**12, 1_700_000_000_000_000_000])
+def test_any_time_has_its_stretch(time_us):
+    metric = SizeBinnedMAP(class_names=("car",))
+    box = torch.tensor([[0.0, 0, 20, 20]])
+    found = Detections(box, torch.ones(1), torch.ones(1), torch.zeros(1).long())
+    labels = Labels.stack([0], [box], [torch.tensor([0])])
+    metric.update([found], labels, ["r"], torch.tensor([time_us]), torch.ones(1, 2))
+    metric.compute()
+    [stretch] = metric.result.times
+    low, high = (float(word) for word in stretch.removesuffix(" s").split(" to "))
+    assert low < time_us / 1e6 <= high
+
+
 def test_ids_that_are_no_tracks_give_no_speed():
     zero = [(0, 0, 0, 0, 1, 0), (0, 100, 3, 4, 1, 0)]
     assert motion(zero) is None

@@ -527,8 +527,8 @@ def test_recordings_are_opened_before_the_network(capfd, caplog):
     assert run(["detect", "missing.raw", "gone", "--ckpt_path", "none.ckpt"]) == 1
     assert only_line(capfd) == (
         "etram_det: error: 2 of 2 recordings could not be read to the end: missing.raw: must be a "
-        "recording or a folder of recordings, got no such file; gone: must be a recording or a "
-        "folder of recordings, got no such file"
+        "recording or a folder of recordings, got no such file: check the path; gone: must be a "
+        "recording or a folder of recordings, got no such file: check the path"
     )
     Path("empty.raw").write_bytes(b"")
     for command in (["detect", "empty.raw"], ["live", "--replay", "empty.raw"]):
