@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter
 
 from etram_det.cli.flags import BASELINE, configurations
+from etram_det.cli.tool_help import usage_of
 from etram_det.types import dotted_items
 
 HELP_ALL = "--help-all"
@@ -67,6 +68,11 @@ _IN_OWN_WORDS = {
         "at the next batch"
     ),
 }
+_IN_OWN_WORDS_OF_TOOLS = {
+    "config": "file of these settings, in YAML",
+    "print_config": "print the settings that all files and flags give, and exit",
+}
+_WITHOUT_NAME = ("fit_flags", "fit")
 _LIGHTNINGS = "trainer"
 _ORDER = ("data", "model", "checkpoint", "early_stopping")  # of groups; the trainer comes last
 _SAME_EVERYWHERE = ("--ckpt_path", "--print_config")  # written so by all commands
@@ -100,8 +106,14 @@ class ToolHelpFormatter(PlainHelpFormatter):
     """Help of the project's tools, whose flags have hyphens, as in the documentation."""
 
     def _format_usage(self, *args: Any, **kwargs: Any) -> str:
-        usage = super()._format_usage(*args, **kwargs)
-        return re.sub(r"--[\w.]+", lambda flag: _hyphened(flag[0]), usage)
+        return usage_of(self._prog.rpartition(" ")[2], self._prog)
+
+    def _format_action(self, action: Action) -> str:
+        # Flags of fit, which are given as they are.
+        return "" if action.dest in _WITHOUT_NAME else super()._format_action(action)
+
+    def _expand_help(self, action: Action) -> str:
+        return _IN_OWN_WORDS_OF_TOOLS.get(action.dest) or super()._expand_help(action)
 
     def _format_action_invocation(self, action: Action) -> str:
         shown = super()._format_action_invocation(action)

@@ -108,9 +108,8 @@ class EventDataModule(pl.LightningDataModule):
         label_phase: ``first`` takes the label times that follow from the first one; ``random``
             draws in each epoch of training which of the label times within an interval those of a
             raw recording follow from, so that all labels have their turn.
-        least_motion_px: in random chunks, which start without memory, labels are left out whose
-            tracks have moved by less, in pixels of the sensor, since the chunk began: what stands
-            still gives no events. 0 leaves out none.
+        least_motion_px: random chunks leave out labels of tracks that have moved by less, in
+            pixels of the sensor, since the chunk began: what stands gives no events. 0: none.
         subset: part of the recordings of each split to work on: a share in (0, 1], chosen so that
             class shares stay close to the whole, or a text file of names, one in each line.
         subset_seed: of the choice of a share; another seed chooses others.

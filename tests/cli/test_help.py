@@ -1,13 +1,23 @@
 """Help for people: examples and own settings first, Lightning's in short; hyphens of flags."""
 
 import re
+import shlex
 
 import pytest
 import yaml
+from jsonargparse import auto_parser
 
-from etram_det.cli.commands import LIGHTNING_COMMANDS, TOOLS, run
+from etram_det.cli.commands import (
+    LIGHTNING_COMMANDS,
+    TOOLS,
+    run,
+    tool_function,
+    tool_parser_settings,
+)
+from etram_det.cli.flags import tool_arguments
 from etram_det.cli.help import COMMANDS_HELP
 from etram_det.cli.lightning import lightning_cli
+from etram_det.cli.tool_help import TOOLS_HELP
 from support.paths import ROOT
 
 BASELINE = yaml.safe_load((ROOT / "configs" / "baseline.yaml").read_text())
@@ -93,6 +103,22 @@ def test_flags_of_lightnings_commands_may_have_hyphens(capsys):
     assert stop.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["data"]["train_lanes"], config["model"]["learning_rate"]) == (3, 0.01)
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_help_of_tools_starts_with_examples_that_parse(command, capsys, monkeypatch):
+    lines = help_of(capsys, command, "--help").splitlines()
+    program = f"python -m etram_det {command}"
+    assert lines[0].startswith(f"usage: {program} ")
+    assert lines[2] == "Examples:"
+    shown = [line.strip() for line in lines if line.startswith(f"  {program}")]
+    assert shown == [f"{program} {flags}".rstrip() for flags in TOOLS_HELP[command][1]]
+    assert all(len(line) < 100 for line in lines[:20])
+    monkeypatch.chdir(ROOT)  # where the plans are
+    function = tool_function(command)
+    parser = auto_parser(function, **tool_parser_settings(command))
+    for flags in TOOLS_HELP[command][1]:
+        parser.parse_args(tool_arguments(shlex.split(flags), function))
 
 
 @pytest.mark.parametrize("command", TOOLS)
