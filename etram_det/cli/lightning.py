@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -14,10 +15,10 @@ from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from etram_det.checkpoint.file import Checkpoint
-from etram_det.cli.checkpoint_cli import CheckpointCLI
+from etram_det.cli.checkpoint_rules import CheckpointRules
 from etram_det.cli.flags import read_whole_numbers_as_such, settings_arguments
 from etram_det.cli.help import HELP_ALL, SETTINGS_ORDER, HelpAll
-from etram_det.cli.messages import in_one_line
+from etram_det.cli.messages import in_one_line, with_nearest_setting
 from etram_det.cli.resume import (
     log_changes,
     run_folder_of,
@@ -58,7 +59,7 @@ class LightningSettingsParser(SettingsParser, LightningArgumentParser):
     """Lightning's parser with the project's own files and help."""
 
 
-class EtramCLI(CheckpointCLI):
+class EtramCLI(CheckpointRules, LightningCLI):
     """LightningCLI with this project's module, data, callbacks and rules for checkpoints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -114,6 +115,21 @@ class EtramCLI(CheckpointCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         own = None if self._exported is not None else self.ckpt_path
         return kwargs | {"weights_only": True, "ckpt_path": own}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and report a mistake in it in one line.
+
+        Raises:
+            UserError: a setting is not known or has no fitting value.
+        """
+        self._args: Sequence[str] = args
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            # Without a command, as where nothing is to run, the settings are those of the parser.
+            command = args[0] if args and args[0] in self.subcommands() else None
+            own: Any = self._parser(command)
+            raise UserError(with_nearest_setting(str(error), own.settings())) from error
 
     def _place(self) -> RunPlace:
         """Where the run folder is."""

@@ -1,7 +1,7 @@
 """The private parts of Lightning that have no public counterpart, all in one place.
 
 They hold for the range of releases in ``pyproject.toml``. When one of them changes, the tests of
-this module name what broke. ``cli/lightning.py`` and ``cli/checkpoint_cli.py`` override five
+this module name what broke. ``cli/lightning.py`` and ``cli/checkpoint_rules.py`` override five
 private methods of ``LightningCLI`` besides: ``_prepare_subcommand_parser``,
 ``_prepare_subcommand_kwargs``, ``_parse_ckpt_path``, ``_instantiate_trainer`` and
 ``_run_subcommand``, and ``_set_seed`` for its error; they call ``_parser``.

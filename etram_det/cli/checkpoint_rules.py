@@ -1,19 +1,17 @@
-"""LightningCLI whose settings follow the checkpoint that it continues or evaluates."""
+"""How the settings of a run follow the checkpoint that it continues or evaluates."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, Namespace
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
-from etram_det.cli.messages import with_nearest_setting
 from etram_det.cli.resume import chosen_checkpoint, folder_of_runs, newest_if_named
 from etram_det.cli.trained_settings import as_yaml, described, trained_settings
 from etram_det.data.labels import class_names_of
@@ -26,26 +24,22 @@ from etram_det.training.module_settings import ARCHITECTURE, NETWORK
 _log = logging.getLogger(__name__)
 
 
-class CheckpointCLI(LightningCLI):
-    """Reads ``ckpt_path`` before anything is made, and lets the settings follow it."""
+class CheckpointRules:
+    """Part of LightningCLI that reads ``ckpt_path`` before anything is made.
 
+    Attributes:
+        config: settings of all commands.
+        parser: what has read them.
+        ckpt_path: the checkpoint that was chosen; None for none.
+    """
+
+    config: Any
+    parser: Any
+    ckpt_path: str | None
+    _parser: Callable[[str | None], Any]
+    _args: Sequence[str]
     _exported: ExportedDetector | None = None
     _checkpoint: Checkpoint | None = None
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and report a mistake in it in one line.
-
-        Raises:
-            UserError: a setting is not known or has no fitting value.
-        """
-        self._args: Sequence[str] = args
-        try:
-            super().parse_arguments(parser, args)
-        except ArgumentError as error:
-            # Without a command, as where nothing is to run, the settings are those of the parser.
-            command = args[0] if args and args[0] in self.subcommands() else None
-            own: Any = self._parser(command)
-            raise UserError(with_nearest_setting(str(error), own.settings())) from error
 
     def _parse_ckpt_path(self) -> None:
         """Let the network follow the checkpoint, and in an evaluation all that it was trained on.
