@@ -120,11 +120,13 @@ def trained(monkeypatch):
 def test_the_plans_of_this_project_hold_variants_that_fit_takes():
     plan = read_plan(ROOT / "configs" / "experiments" / "small_objects.yaml")
     assert plan.runs[:4] == [
-        Run(name, 1, 400) for name in ("old_recipe", "baseline", "small_objects", "rvt")
+        Run(name, 1, 400) for name in ("small_objects", "baseline_seen", "rvt", "baseline")
     ]
     six = [each for each in plan.runs if each.steps == 400 and each.seed == 6]
-    assert {each.variant for each in six} == {"old_recipe", "baseline", "small_objects", "rvt"}
-    assert len(plan.runs) == 24 + 9 * 3 + 15 * 3 + 9
+    assert {each.variant for each in six} == {
+        *("small_objects", "baseline_seen", "rvt", "baseline", "assignment", "old_recipe")
+    }
+    assert len(plan.runs) == 36 + 9 * 3 + 15 * 3 + 9
     names = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
     used = {
         flags[i + 1]
