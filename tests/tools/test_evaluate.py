@@ -305,9 +305,9 @@ def test_detect_then_evaluate_equals_validate(tmp_path, monkeypatch, caplog):
     rows = np.load(boxes)
     rows["t"] = (rows["t"] // 33_333 * 100_000 / 3).round()  # on whole windows, unlike 33,333
     np.save(boxes, rows)
-    at_most = ["--score", "0.2", "--nms", "0.5", "--device", "cpu", "--video", "false"]
+    at_most = ["--score", "0.4", "--nms", "0.5", "--device", "cpu", "--video", "false"]
     assert run(["detect", "traffic/val", *at_most]) == 0
-    same = ["--model.score_threshold", "0.2", "--model.nms_threshold", "0.5"]
+    same = ["--model.score_threshold", "0.4", "--model.nms_threshold", "0.5"]
     same += ["--model.pixel_frame", "native", "--data.root", "traffic", "--data.num_workers", "0"]
     same += ["--trainer.accelerator", "cpu", "--results.pictures", "0"]
     assert run(["validate", "--ckpt_path", str(shipped_checkpoint()), *same]) == 0
