@@ -175,6 +175,9 @@ class Recording(ABC):
                 note = f"{why}, so that data.interpolate_labels adds no labels to it: correct its "
                 note += "boxes, or set data.interpolate_labels to false"
                 self.notes.append(Note(note, True, "interpolation"))
+        if training.least_motion_px and not self.label_boxes["track_id"].any():
+            line = "its boxes have no track ids, so that data.least_motion_px leaves none out"
+            self.notes.append(Note(line))
         self._follow(self.phases[0])
 
     def _timelines(self, training: TrainingLabels) -> list[Timeline]:

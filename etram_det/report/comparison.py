@@ -165,7 +165,7 @@ def _facts_apart(
         if values[0] != values[1] and None not in values:
             yield key.replace("_", " "), values
     groups = [each["evaluation"].get("class_groups", {}) for each in (one, other)]
-    for name in groups[0].keys() & groups[1].keys():
+    for name in sorted(groups[0].keys() & groups[1].keys()):
         if set(groups[0][name]) != set(groups[1][name]):
             yield f"class group {name}", (groups[0][name], groups[1][name])
     if one["evaluation"].get("pixel_frame") == "network":

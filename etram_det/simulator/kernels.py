@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -44,7 +45,8 @@ def _mark() -> Path | None:
         return None
     state = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
-        state.update(source.read_bytes())
+        written = source.stat()  # by which numba, too, knows whether a file is the same
+        state.update(f"{source.name} {written.st_mtime_ns} {written.st_size}".encode())
     versions = f"{numba.__version__} {sys.version} {get_host_cpu_name()}"
     state.update(f"{versions} {get_host_cpu_features().flatten()}".encode())
     return Path(stats.cache_path) / f"simulator-{state.hexdigest()[:12]}.compiled"
@@ -58,16 +60,14 @@ def compile_kernels() -> None:
     mark = _mark()
     if mark is None or mark.exists() or not sys.executable:
         return
-    for part in range(1, NUM_PARTS + 1):
-        command = [sys.executable, "-m", __name__, str(part)]
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if ended.returncode:
-            return
-    try:
+    # Where no process starts or no mark can be left, it is tried again at the next time, which
+    # takes two seconds.
+    with suppress(OSError, subprocess.CalledProcessError):
+        for part in range(1, NUM_PARTS + 1):
+            command = [sys.executable, "-m", __name__, str(part)]
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-    except OSError:  # then it is tried again at the next time, which takes two seconds
-        return
 
 
 if __name__ == "__main__":

@@ -102,6 +102,21 @@ def test_only_random_chunks_leave_labels_out_and_their_frames_stay_labelled(made
     assert (left_out > 3) == (sampling != "stream")
 
 
+def test_boxes_without_track_ids_are_pointed_out(made, tmp_path, caplog):
+    path = tmp_path / "train" / "train_day_1_bbox.npy"
+    made(least_motion_px=1.5)
+    assert "least_motion_px" not in caplog.text
+    boxes = np.load(path)
+    boxes["track_id"] = 0
+    np.save(path, boxes)
+    with caplog.at_level("INFO", logger="etram_det"):
+        made(least_motion_px=1.5)
+    assert [line for line in caplog.messages if "least_motion_px" in line] == [
+        "train: train_day_1: its boxes have no track ids, so that data.least_motion_px leaves none "
+        "out"
+    ]
+
+
 def test_least_motion_is_not_negative(made):
     with pytest.raises(UserError, match="data.least_motion_px: must be at least 0, got -1"):
         made(least_motion_px=-1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -117,11 +118,12 @@ def test_first_set_takes_300_mb_though_its_kernels_are_compiled(tmp_path: Path) 
     assert hits > 8
 
 
+@pytest.mark.parametrize("program", [shutil.which("false"), "/nowhere/python"])
 def test_kernels_are_compiled_where_they_are_used_if_no_process_can_be_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     monkeypatch.setattr(kernels, "_mark", lambda: tmp_path / "new" / "mark")
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", program)
     simulate(tmp_path / "set", replace(TINY, seconds=0.1))
     assert not (tmp_path / "new").exists()
 
