@@ -33,6 +33,8 @@ _OPTIONAL_CHOICES = re.compile(
     r"Subtypes: \[typing\.Literal\[(?P<choices>[^\]]+)\], <class 'NoneType'>\].*"
     r" Given value: (?P<value>.*)"
 )
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_KIND = re.compile(r"Expected a <class '(?P<kind>int|float|bool)'>\. Got value: (?P<value>.*)")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _MIN_SIMILARITY = 0.75  # in [0, 1], of a name that may have been meant
 
@@ -51,8 +53,14 @@ def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
     if missing := _MISSING.fullmatch(line):
         return f"{missing['names']}: must be given, got none: see --help"
     choices = _CHOICES.search(line) or _OPTIONAL_CHOICES.search(line)
-    if choices and (keys := _SETTING.findall(line)):
-        return _one_of(line, keys, choices)
+    keys = _SETTING.findall(line)
+    if choices and keys:
+        words = [word.strip().strip("'\"") for word in choices["choices"].split(",")]
+        return _unfit(
+            line, keys, f"one of {', '.join(words)}", choices["value"], "use one of these"
+        )
+    if (kind := _KIND.search(line)) and len(keys) == 1:
+        return _unfit(line, keys, _KINDS[kind["kind"]], kind["value"], "give one")
     if unknown := _UNKNOWN_SETTING.fullmatch(message):
         key = unknown["key"] or unknown["option"] or unknown["flag"]
         nearest = _nearest(".".join(filter(None, (unknown["group"], key))), list(known))
@@ -60,15 +68,13 @@ def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
     return line
 
 
-def _one_of(line: str, keys: list[str], choices: re.Match[str]) -> str:
-    """A message of jsonargparse on a value that is none of its setting's choices."""
+def _unfit(line: str, keys: list[str], must_be: str, value: str, remedy: str) -> str:
+    """A message of jsonargparse on a value of another kind, by the keys that it names."""
     name = keys[0]
     for key in keys[1:]:  # of a class that is the value of the one before
         name = key if key.startswith(f"{name}.") else f"{name}.{key}"
-    words = [word.strip().strip("'\"") for word in choices["choices"].split(",")]
-    value = choices["value"].split(" - Expected ")[0]
-    where = line[: line.index("Parser key")]
-    return f"{where}{name}: must be one of {', '.join(words)}, got {value}: use one of these"
+    where, value = line[: line.index("Parser key")], value.split(" - Expected ")[0]
+    return f"{where}{name}: must be {must_be}, got {value}: {remedy}"
 
 
 def _nearest(key: str, known: list[str]) -> str | None:

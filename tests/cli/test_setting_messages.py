@@ -63,7 +63,10 @@ def test_a_message_of_several_lines_becomes_one():
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--model.embed_dim", "many"], 'Parser key "model.embed_dim": Expected'),
+        (
+            ["--model.embed_dim", "many"],
+            "model.embed_dim: must be a whole number, got many: give one",
+        ),
         (
             ["--model.schedule", "steep"],
             "model.schedule: must be one of linear, cosine, constant, got steep: use one of these",
@@ -147,7 +150,7 @@ def test_settings_that_do_not_fit_are_reported_in_one_line(flags, line, capfd):
         ),
         (
             "model: {embed_dim: many}\n",
-            'mine.yaml: Parser key "model.embed_dim": Expected',
+            "mine.yaml: model.embed_dim: must be a whole number, got many: give one",
         ),
     ],
 )
