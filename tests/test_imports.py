@@ -27,7 +27,7 @@ FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 APART = [{"data", "models"}, {"data", "metrics"}, {"models", "metrics"}]
 # Rooms and files that work without PyTorch, and those of data that make batches, which do not.
 TORCH_FREE = {"errors", "types", "boxes", "files", "progress", "drawing", "inference", "simulator"}
-_NAMES = ("sparse_batch", "streaming", "loader_processes", "datamodule")
+_NAMES = ("sparse_batch", "streaming", "chunks", "loader_processes", "datamodule")
 MAKES_BATCHES = tuple(f"data/{name}.py" for name in _NAMES)
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

@@ -17,26 +17,25 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Sampler
 
 from etram_det.data.augment import AugmentSettings
+from etram_det.data.chunks import Chunk, ChunkDataset, collate
 from etram_det.data.class_balance import balanced_shares
+from etram_det.data.datamodule_settings import (
+    num_random_lanes,
+    require_at_least,
+    require_counts_to_drop_from,
+    require_random_chunks,
+)
 from etram_det.data.findings import index_recordings, log_findings
 from etram_det.data.fingerprint import fingerprint, identities, place_in_plan
 from etram_det.data.interpolation import TrainingLabels
 from etram_det.data.labels import ETRAM_CLASSES, LabelSettings, class_names_of
 from etram_det.data.layouts import find_recordings
-from etram_det.data.loader_processes import UndisturbedLoader, outlive_signals
+from etram_det.data.loader_processes import batch_loader
 from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.sparse_batch import SparseBatch
-from etram_det.data.streaming import (
-    Chunk,
-    ChunkDataset,
-    ChunkRequest,
-    EvaluationPlan,
-    TrainingPlan,
-    collate,
-)
+from etram_det.data.streaming import ChunkRequest, EvaluationPlan, TrainingPlan
 from etram_det.data.subset import choose_subset, in_words, warn_of_unknown_names
-from etram_det.errors import UserError
 from etram_det.progress import shown_progress
 from etram_det.simulator.dataset import SimulationSettings, simulated_root
 from etram_det.types import Batch
@@ -182,8 +181,8 @@ class EventDataModule(pl.LightningDataModule):
         on_unreadable_recording: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
-        _require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
-        _require_at_least(0, seed=seed, num_workers=num_workers)
+        require_at_least(1, num_steps=num_steps, train_lanes=train_lanes, eval_lanes=eval_lanes)
+        require_at_least(0, seed=seed, num_workers=num_workers)
         self.root, self.simulation = root, simulation
         self.input_size = size = (int(input_size[0]), int(input_size[1]))
         self.frame_settings = FrameSettings(
@@ -201,16 +200,16 @@ class EventDataModule(pl.LightningDataModule):
         self.label_settings = LabelSettings(
             class_names, interval_ms, jitter_ms, tuple(filters), keep_unlabelled
         )
-        _require_at_least(0, least_motion_px=least_motion_px)
+        require_at_least(0, least_motion_px=least_motion_px)
         self.training_labels = TrainingLabels(interpolate_labels, label_phase, least_motion_px)
         self.class_names = class_names_of(class_names)
-        _require_counts_to_drop_from(augmentation, representation)
+        require_counts_to_drop_from(augmentation, representation)
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes
-        self.random_lanes = _random_lanes(sampling, train_lanes)
+        self.random_lanes = num_random_lanes(sampling, train_lanes)
         self.sampling, self.class_balance = sampling, class_balance
-        _require_random_chunks(class_balance, sampling)
+        require_random_chunks(class_balance, sampling)
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.multiprocessing_context = multiprocessing_context
         self.predict_split = predict_split
@@ -414,14 +413,6 @@ class EventDataModule(pl.LightningDataModule):
         plan: Sampler[list[ChunkRequest]],
         augmentation: AugmentSettings | None = None,
     ) -> DataLoader[Chunk]:
-        loads_apart: dict[str, Any] = {}
-        if self.num_workers:
-            loads_apart = {
-                "multiprocessing_context": self.multiprocessing_context,
-                "worker_init_fn": outlive_signals,
-                # Training and its validation come back to their loaders.
-                "persistent_workers": name in ("train", "val"),
-            }
         no_frames = None
         if name == "train" and self.on_unreadable_recording == "skip":
             shape = (0, self.in_channels, *self.input_size)
@@ -435,45 +426,15 @@ class EventDataModule(pl.LightningDataModule):
             cutoff,
             self.training_labels.least_motion_px if name == "train" else 0.0,
         )
-        return UndisturbedLoader(
+        return batch_loader(
             dataset,
-            batch_sampler=plan,
-            collate_fn=partial(collate, num_steps=self.num_steps),
+            plan,
+            partial(collate, num_steps=self.num_steps),
             num_workers=self.num_workers,
-            pin_memory=self.pin_memory and torch.cuda.is_available(),
-            # Its own, so that starting a loader does not shift the random numbers of training.
-            generator=torch.Generator(),
-            **loads_apart,
-        )
-
-
-def _random_lanes(sampling: str, train_lanes: int) -> int:
-    """How many lanes of a training batch take random chunks."""
-    if sampling == "mixed" and train_lanes == 1:
-        raise UserError(
-            "data.train_lanes: must be at least 2 with data.sampling mixed, got 1: add a lane, or "
-            "set data.sampling to stream or random"
-        )
-    return {"stream": 0, "random": train_lanes, "mixed": train_lanes // 2}[sampling]
-
-
-def _require_random_chunks(class_balance: float, sampling: str) -> None:
-    if not 0 <= class_balance <= 1:
-        raise UserError(
-            f"data.class_balance: must be in [0, 1], got {class_balance}: set 0 for none, 1 for all"
-        )
-    if class_balance and sampling == "stream":
-        raise UserError(
-            "data.class_balance: must be 0 with data.sampling stream, which passes once through "
-            f"each recording, got {class_balance}: set data.sampling to mixed or random"
-        )
-
-
-def _require_counts_to_drop_from(augmentation: AugmentSettings, representation: str) -> None:
-    if augmentation.enabled and augmentation.event_drop and representation == "mixed_density":
-        raise UserError(
-            "data.augmentation.event_drop: must be 0 with data.representation mixed_density, whose "
-            f"values are no counts, got {augmentation.event_drop}: set it to 0"
+            multiprocessing_context=self.multiprocessing_context,
+            pin_memory=self.pin_memory,
+            # Training and its validation come back to their loaders.
+            persistent_workers=name in ("train", "val"),
         )
 
 
@@ -481,9 +442,3 @@ def _simulated_root(settings: SimulationSettings) -> tuple[Path, bool]:
     """The folder of simulated traffic, and whether it was made now, with a progress bar."""
     with shown_progress("simulating traffic", transient=True) as progress:
         return simulated_root(settings, progress=progress)
-
-
-def _require_at_least(least: int, **settings: float) -> None:
-    for name, value in settings.items():
-        if value < least:
-            raise UserError(f"data.{name}: must be at least {least}, got {value}: raise it")

@@ -17,7 +17,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import Synchronized
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from etram_det.data.findings import log_findings
 from etram_det.data.folders import SPLITS
+from etram_det.data.held_signals import signals_held_back
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings, splits_of
 from etram_det.data.preprocessed import PreprocessedRecording, write_rvt
@@ -241,7 +241,8 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> list[st
     try:
         # Longest first, so that all end at about the same time.
         waiting.sort(key=lambda task: -len(task.recording))
-        with _interrupts_blocked():  # for good in the workers that this starts
+        # Ctrl-C reaches the workers too, but this process is to stop them.
+        with signals_held_back([signal.SIGINT]):
             futures: list[Future[str | None]] = [pool.submit(_write, task) for task in waiting]
         pending = set(futures)
         while pending:
@@ -253,22 +254,6 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> list[st
         stop.set()
         pool.shutdown(cancel_futures=True)
     return [fault for future in futures if (fault := future.result())]
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back, which reaches the workers too: the parent is to stop them.
-
-    A worker that it met while it imports or waits would print a traceback.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _frames_done: Synchronized[int] | None = None

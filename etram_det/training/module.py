@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torchvision.ops import box_convert
 
@@ -24,8 +22,8 @@ from etram_det.models.assign import SimOTA
 from etram_det.models.detector import Detector
 from etram_det.models.losses import YOLOXLoss
 from etram_det.models.postprocessing import Candidates, best_candidates, on_host, suppressed
-from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.training.compiled_step import in_one_form
+from etram_det.training.label_sizes import follow_label_sizes
 from etram_det.training.lanes import LaneStates
 from etram_det.training.lightning_internals import is_training
 from etram_det.training.module_settings import NETWORK, require_in_range
@@ -186,30 +184,7 @@ class DetectionModule(pl.LightningModule):
         """
         if not self.trainer.ckpt_path:
             self.load_initial_weights()
-        weight, assignment = self.loss.size_weight, self.loss.assignment
-        if weight is not None and not weight.adapted:
-            weight.adapt(self._label_areas("loss.adaptive_quantiles", "set the thresholds"))
-            _log.info(
-                "model.loss: thresholds that follow the training labels: %.0f and %.0f px²",
-                weight.small_threshold,
-                weight.medium_threshold,
-            )
-        if isinstance(assignment, SizeAwareSimOTA) and not assignment.adapted:
-            assignment.adapt(self._label_areas("assignment.adaptive_quantile", "set scale"))
-            _log.info(
-                "model.assignment: scale that follows the training labels: %.1f px",
-                assignment.scale,
-            )
-
-    def _label_areas(self, setting: str, remedy: str) -> NDArray[np.floating]:
-        """Areas ``[M]`` of all training labels, in square pixels of the frame."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            raise UserError(
-                f"model.{setting}: must have the labels of an EventDataModule, got plain loaders: "
-                f"{remedy}, or use fit with datamodule=…"
-            )
-        return np.concatenate([each.label_areas() for each in data.recordings["train"]])
+        follow_label_sizes(self.loss, getattr(self.trainer, "datamodule", None))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of the labelled frames of one chunk; the state is kept for the lanes' next chunk."""

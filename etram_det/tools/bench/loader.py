@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from etram_det.data.chunks import Chunk, collate
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.recording import Recording
-from etram_det.data.streaming import Chunk, collate
 from etram_det.tools.bench.measure import Section, add_variants, measure
 from etram_det.types import Batch
 
