@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from etram_det.metrics.confusion import Pairing, confusion_matrix, pair_boxes
-from etram_det.metrics.curves import IOU_THRESHOLDS, Curves, Evaluator
+from etram_det.metrics.curves import Curves, Evaluator
 from etram_det.metrics.evaluation_frames import EvaluationFrames
 from etram_det.metrics.intervals import Resamples, resamples_of
+from etram_det.metrics.matching import IOU_THRESHOLDS
 from etram_det.metrics.records import PARTS_OF_DAY, Record, flat_metrics, part_of_day
 from etram_det.metrics.scores import ScoreCounts, counts_over_score
 from etram_det.metrics.settings import FRAME_COUNTS, EvaluationSettings

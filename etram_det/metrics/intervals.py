@@ -14,7 +14,7 @@ from etram_det.metrics.bootstrap import (
     interval,
     resample_weights,
 )
-from etram_det.metrics.curves import IOU_THRESHOLDS
+from etram_det.metrics.matching import IOU_THRESHOLDS
 from etram_det.metrics.records import METRICS, PARTS_OF_DAY, flat_key, part_of_day, time_part
 
 if TYPE_CHECKING:

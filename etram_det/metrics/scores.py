@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from etram_det.metrics.bootstrap import IGNORED, TRUE
-from etram_det.metrics.curves import Matches
+from etram_det.metrics.matching import Matches
 
 SCORES = np.linspace(0, 1, 101)
 

@@ -28,9 +28,10 @@ from etram_det.metrics.confusion import (
     localisation_errors,
     outcomes_by_size,
 )
-from etram_det.metrics.curves import IOU_THRESHOLDS, RECALL_THRESHOLDS
+from etram_det.metrics.curves import RECALL_THRESHOLDS
 from etram_det.metrics.evaluation import EvaluationResult
 from etram_det.metrics.intervals import Resamples
+from etram_det.metrics.matching import IOU_THRESHOLDS
 from etram_det.metrics.motion import found_by_rest
 from etram_det.metrics.records import Cell, Record, flat_metrics, records_in
 from etram_det.metrics.scores import ScoreCounts

@@ -5,7 +5,7 @@ import pytest
 
 from etram_det.metrics.bootstrap import FALSE, IGNORED, TRUE
 from etram_det.metrics.confusion import confusion_matrix, localisation_errors
-from etram_det.metrics.curves import Matches
+from etram_det.metrics.matching import Matches
 from etram_det.metrics.scores import SCORES, BestScore, counts_over_score
 from support.small_evaluation import evaluated
 
