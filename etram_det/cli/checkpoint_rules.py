@@ -139,7 +139,9 @@ class CheckpointRules:
 
     def _plain(self, config: Namespace) -> dict[str, Any]:
         parser = self._parser(self.config.get("subcommand"))
-        return json.loads(parser.dump(config, skip_none=False, format="json"))
+        # What is parsed is valid: to check it again would take a third of a start's time.
+        text = parser.dump(config, skip_unset=False, skip_validation=True, format="json")
+        return json.loads(text)
 
     def _folder_of_runs(self, config: Namespace) -> tuple[Path, Path | None]:
         own: Any = self._parser(self.config.get("subcommand"))

@@ -46,6 +46,7 @@ def test_a_run_is_published_with_its_facts_and_without_its_folders(tiny_folder, 
     start = ["--model.init_from", "small.ckpt", "--trainer.logger.name", "next"]
     assert run_to_its_end([*SETTINGS, *steps(1), *root, *start]) == 0, said()[-3000:]
     few = ["--data.root", "data", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    few += ["--results.report", "false"]
     warning = "trained on simulated traffic only, and val_day_0000 is a real recording"
     assert run_to_its_end(["validate", "--ckpt_path", "small.ckpt", *few]) == 0, said()[-3000:]
     assert warning not in said()

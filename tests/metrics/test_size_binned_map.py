@@ -18,6 +18,7 @@ from etram_det.metrics.records import flat_metrics
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.types import Detections, Labels
 from support import paths
+from support.processes import forkserver
 
 CLASSES = ("pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair")
 COCO_STATS = (
@@ -552,7 +553,10 @@ def evaluate_shares(rank, folder):
 
 
 def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(evaluate_shares, (tmp_path,), nprocs=2)
+    forkserver()
+    torch.multiprocessing.start_processes(
+        evaluate_shares, (tmp_path,), nprocs=2, start_method="forkserver"
+    )
     metric = SizeBinnedMAP(class_names=CLASSES[:4])
     for part in range(4):
         add_part(metric, part)

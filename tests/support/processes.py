@@ -24,8 +24,16 @@ BASE += """
 """.split()
 
 
-def work(rank, num_processes, port, folder, arguments, fault, writes_errors):
+def forkserver():
+    """Processes that are copies of one that has imported all: each starts in a moment."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["etram_det.cli.lightning"])
+    return context
+
+
+def work(environment, rank, num_processes, port, folder, arguments, fault, writes_errors):
     """One process of a run; leaves its metrics and weights beside the run."""
+    os.environ.update(environment)  # what the server's was when it started
     faulthandler.dump_traceback_later(900, exit=True)
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -61,10 +69,11 @@ def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeo
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context, environment = forkserver(), dict(os.environ)
     processes = [
         context.Process(
-            target=work, args=(rank, num_processes, port, folder, arguments, fault, code != 0)
+            target=work,
+            args=(environment, rank, num_processes, port, folder, arguments, fault, code != 0),
         )
         for rank in range(num_processes)
     ]

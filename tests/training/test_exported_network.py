@@ -96,6 +96,7 @@ def test_predict_and_validate_take_an_exported_file(
         "cpu",
     ]
     flags += ["--trainer.enable_progress_bar", "false"]
+    quiet = ["--results.pictures", "0", "--results.report", "false"]
     found, metrics = [], []
     for name, path in zip(("predict", "predict_1"), small_export, strict=True):
         split = ["--data.predict_split", "val", "--model.score_threshold", "0.38"]
@@ -110,7 +111,7 @@ def test_predict_and_validate_take_an_exported_file(
     labelled = boxes[np.isin(boxes["t"], times)][::7]
     np.save("data/val/val_day_0001_bbox.npy", labelled)
     for name, path in zip(("validate", "validate_1"), small_export, strict=True):
-        command = ["validate", *flags, "--ckpt_path", str(path), "--results.pictures", "0"]
+        command = ["validate", *flags, "--ckpt_path", str(path), *quiet]
         assert run(command) == 0
         metrics.append(json.loads(Path("runs/evaluations", name, "metrics.json").read_text()))
     assert metrics[0]["AP"] > 0.01

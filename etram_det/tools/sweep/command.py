@@ -140,7 +140,7 @@ def _resolved(settings: Sequence[str], metric: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # every run will give it again
             cli = lightning_cli(["fit", *settings], run=False)
             names = cli.model.metric.settings.metric_names
-            text = cli.parser.dump(cli.config, skip_none=False)
+            text = cli.parser.dump(cli.config, skip_unset=False)
             cli.datamodule.prepare_data()
             cli.datamodule.setup("fit")
     finally:

@@ -43,7 +43,9 @@ class Provenance(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gather the facts on the first process, and write them to the run folder."""
-        config = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
+        config = json.loads(
+            self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
+        )
         data: Any = getattr(trainer, "datamodule", None)
         self.facts = {
             "config": config,

@@ -378,11 +378,12 @@ def test_wandb_gets_metrics_pictures_curves_and_settings_offline(root, monkeypat
     wandb.finish()  # which a program does at its end
     # Beside TensorBoard, which keeps its run folder.
     assert list(Path("runs/size_aware/version_0").glob("events.out*"))
-    [path] = Path("runs/wandb").glob("offline-run-*/*.wandb")
     records, until = [], time.monotonic() + 600
     while not any(each.HasField("exit") for each in records) and time.monotonic() < until:
         time.sleep(0.1)  # its own process still writes
-        records = list(wandb_records(path))
+        paths = list(Path("runs/wandb").glob("offline-run-*/*.wandb"))
+        records = [record for path in paths for record in wandb_records(path)]
+    [path] = paths
     history, settings, projects = {}, {}, set()
     for record in records:
         projects |= {record.run.project} - {""}
