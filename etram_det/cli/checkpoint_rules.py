@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, Namespace
 
 from etram_det.checkpoint.contents import require_same_data
 from etram_det.checkpoint.file import Checkpoint, read_checkpoint
-from etram_det.cli.resume import chosen_checkpoint, folder_of_runs, newest_if_named
+from etram_det.cli.resume import chosen_checkpoint, folder_of_runs, named_checkpoint
 from etram_det.cli.trained_settings import as_yaml, described, trained_settings
 from etram_det.data.labels import class_names_of
 from etram_det.data.representation import channels_of
@@ -67,7 +67,7 @@ class CheckpointRules:
                 )
                 _log.info(message, start, self.ckpt_path)
             else:
-                config.model.init_from = newest_if_named(start, "model.init_from", runs.parent)
+                config.model.init_from = named_checkpoint(start, "model.init_from", runs.parent)
         self._checkpoint = self._read(self.ckpt_path, command) if self.ckpt_path else None
         if evaluates and self._checkpoint is not None:
             self._follow(self._checkpoint, command)

@@ -64,8 +64,8 @@ _IN_OWN_WORDS = {
     "print_config": "print the settings that all files and flags give, and exit",
     "seed_everything": "seed of weights, training order and augmentation; true for a random one",
     "ckpt_path": (
-        "checkpoint, or ``last`` or ``best`` for that of the newest run; ``fit`` goes on from it, "
-        "at the next batch"
+        "checkpoint, ``last`` or ``best`` for that of the newest run, or ``package`` for the "
+        "package's own; ``fit`` goes on from it, at the next batch"
     ),
 }
 _IN_OWN_WORDS_OF_TOOLS = {

@@ -1,4 +1,4 @@
-"""Which checkpoint a command means by ``last`` or ``best``, and which one a run resumes from."""
+"""Which checkpoint a command means by a word, and which one a run resumes from."""
 
 from __future__ import annotations
 
@@ -80,13 +80,15 @@ def chosen_checkpoint(
             instead = f", not from ckpt_path {path}: a new run would start there" if path else ""
             _log.info("resume: going on from %s, after %d steps%s", *same, instead)
             return str(same[0])
-    return path and newest_if_named(path, "ckpt_path", runs.parent if any_name else runs, folder)
+    return path and named_checkpoint(path, "ckpt_path", runs.parent if any_name else runs, folder)
 
 
-def newest_if_named(
+def named_checkpoint(
     path: str | Path, setting: str, runs: Path = Path(_RUNS), folder: str | None = None
 ) -> str:
-    """The newest checkpoint that ``last`` or ``best`` stands for, logged in a line.
+    """The checkpoint that ``last``, ``best`` or ``package`` stands for, logged in a line.
+
+    The first two are those of the newest run, the third comes with the package.
 
     Args:
         path: one of these words, or the path of a checkpoint, which is returned as it is.
@@ -98,6 +100,8 @@ def newest_if_named(
         UserError: if there is none.
     """
     word = str(path)
+    if word == "package":
+        return str(shipped_checkpoint(setting))
     if word not in ("best", "last"):
         return word
     found = _checkpoints(runs, word, folder)
@@ -110,8 +114,12 @@ def newest_if_named(
     return str(found[0])
 
 
-def shipped_checkpoint() -> Path:
+def shipped_checkpoint(setting: str = "ckpt_path", is_asked_for: bool = True) -> Path:
     """The checkpoint that comes with the package, named in a line of the log.
+
+    Args:
+        setting: what it stands for.
+        is_asked_for: whether the user has set it to ``package``, rather than to nothing.
 
     Raises:
         UserError: the installation lacks it.
@@ -119,10 +127,11 @@ def shipped_checkpoint() -> Path:
     path = Path(etram_det.__file__).parent / SHIPPED
     if not path.is_file():
         raise UserError(
-            f"ckpt_path: must be a checkpoint, got none, and this installation lacks {SHIPPED}, "
-            "which is used then: use --ckpt_path FILE.ckpt"
+            f"{setting}: must be a checkpoint, got {'package' if is_asked_for else 'none'}, and "
+            f"this installation lacks {SHIPPED}, which is used then: use --{setting} FILE.ckpt"
         )
-    _log.info("ckpt_path: not set: using the package's own, trained on simulated traffic: %s", path)
+    why = setting if is_asked_for else f"{setting}: not set"
+    _log.info("%s: using the package's own, trained on simulated traffic: %s", why, path)
     return path
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from etram_det.checkpoint.file import Checkpoint, parameters_by_part, read_checkpoint
 from etram_det.checkpoint.published import publish as write_published
-from etram_det.cli.resume import newest_if_named
+from etram_det.cli.resume import named_checkpoint
 from etram_det.errors import UserError
 from etram_det.progress import screen
 from etram_det.report.tables import parameters_table, settings_table, summary_tables
@@ -36,7 +36,7 @@ def checkpoint_command(file: Path, json: bool = False, publish: Path | None = No
     Raises:
         UserError: if the file is missing, damaged or no checkpoint, or too large to publish.
     """
-    file = Path(newest_if_named(file, "file"))
+    file = Path(named_checkpoint(file, "file"))
     checkpoint = read_checkpoint(file, "file")
     checkpoint.require_own("file")
     if publish is not None:

@@ -46,8 +46,9 @@ class DetectionModule(pl.LightningModule):
             the first steps; ``step`` compiles all that a training step computes of a chunk, from
             its frames to its losses, as one graph.
         init_from: checkpoint of this project, an imported one included, that a new training
-            starts from; for ``fit`` also ``last`` or ``best``, that of the newest run. What fits
-            is loaded, rows of the classes by name; what does not fit is listed.
+            starts from; for ``fit`` also ``last`` or ``best``, that of the newest run, or
+            ``package``, which knows simulated traffic. What fits is loaded, rows of the classes by
+            name; what does not fit is listed.
         loss: training loss; RVT's (YOLOX's) unless set.
         assignment: of anchor points to boxes, for the loss; RVT's (YOLOX's SimOTA) unless set.
         learning_rate: highest learning rate, in (0, 100); ``2e-4 * sqrt(effective batch / 8)``

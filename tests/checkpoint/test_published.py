@@ -43,8 +43,10 @@ def test_a_run_is_published_with_its_facts_and_without_its_folders(tiny_folder, 
     assert Path("small.ckpt").stat().st_size < Path(whole.path).stat().st_size / 3
     assert read_detector("small.ckpt").frame_settings == read_detector(whole.path).frame_settings
     # A new training may start from it, and an evaluation read it.
-    start = ["--model.init_from", "small.ckpt", "--trainer.logger.name", "next"]
-    assert run_to_its_end([*SETTINGS, *steps(1), *root, *start]) == 0, said()[-3000:]
+    for setting in ("--model.init_from", "--ckpt_path"):
+        start = [setting, "small.ckpt", "--trainer.logger.name", "next"]
+        assert run_to_its_end([*SETTINGS, *steps(1), *root, *start]) == 0, said()[-3000:]
+    assert "the checkpoint holds weights only: training starts from them at step 0" in said()
     few = ["--data.root", "data", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
     few += ["--results.report", "false"]
     warning = "trained on simulated traffic only, and val_day_0000 is a real recording"

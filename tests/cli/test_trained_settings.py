@@ -12,7 +12,7 @@ import yaml
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli.commands import run
 from etram_det.cli.lightning import lightning_cli
-from etram_det.cli.resume import newest_if_named, run_folder_of
+from etram_det.cli.resume import named_checkpoint, run_folder_of, shipped_checkpoint
 from etram_det.cli.trained_settings import trained_settings
 from support.random_checkpoint import write_random_checkpoint
 
@@ -217,11 +217,12 @@ def test_last_and_best_are_those_of_the_newest_run_wherever_one_is_taken(
     other.parent.mkdir(parents=True)
     shutil.copy2(LAST, other)
     best = RUN / "checkpoints" / "best.ckpt"
-    assert newest_if_named("best", "file") == str(best)
-    assert newest_if_named("last", "file", Path("runs/size_aware")) == LAST
-    assert newest_if_named("other.ckpt", "file") == "other.ckpt"
+    assert named_checkpoint("best", "file") == str(best)
+    assert named_checkpoint("last", "file", Path("runs/size_aware")) == LAST
+    assert named_checkpoint("other.ckpt", "file") == "other.ckpt"
+    assert named_checkpoint("package", "file") == str(shipped_checkpoint())
     other.write_bytes(other.read_bytes())  # newer now
-    assert newest_if_named("last", "file") == str(other)
+    assert named_checkpoint("last", "file") == str(other)
 
     assert run(["checkpoint", "best", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["file"] == str(best)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from etram_det.cli.resume import newest_if_named
+from etram_det.cli.resume import named_checkpoint
 from etram_det.errors import UserError
 from etram_det.files import write_text
 from etram_det.inference.engine import Runtime, require_installed
@@ -94,7 +94,7 @@ def bench_command(
     if ckpt_path is not None:
         if what != "stream":
             raise UserError(f"ckpt_path: must be left out of {what}, got {ckpt_path}: use stream")
-        source = open_detector(Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser())
+        source = open_detector(Path(named_checkpoint(ckpt_path, "ckpt_path")).expanduser())
     settings = BenchSettings(
         preset=preset,
         input_size=input_size or _size_of(source),

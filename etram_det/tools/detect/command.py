@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etram_det.cli.flags import in_own_keys
-from etram_det.cli.resume import newest_if_named, shipped_checkpoint
+from etram_det.cli.resume import named_checkpoint, shipped_checkpoint
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision, Runtime
@@ -148,9 +148,9 @@ def trained_detector(
         UserError: there is no checkpoint, or a setting does not fit it.
     """
     if ckpt_path is None:
-        path = shipped_checkpoint()
+        path = shipped_checkpoint(is_asked_for=False)
     else:
-        path = Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser()
+        path = Path(named_checkpoint(ckpt_path, "ckpt_path")).expanduser()
     trained = open_detector(path)
     if isinstance(trained, TrainedDetector):
         from etram_det.models.arithmetic import use_tensor_float_32

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from etram_det.cli.resume import newest_if_named
+from etram_det.cli.resume import named_checkpoint
 from etram_det.data.representation import SENSOR_SIZE
 from etram_det.errors import UserError
 from etram_det.files import replacing
@@ -68,7 +68,7 @@ def export_command(
     from etram_det.tools.export.graph import export_detector, require_export_packages
 
     require_export_packages()
-    path, output = Path(newest_if_named(ckpt_path, "ckpt_path")).expanduser(), output.expanduser()
+    path, output = Path(named_checkpoint(ckpt_path, "ckpt_path")).expanduser(), output.expanduser()
     trained = read_detector(path)
     size = _frame_size(trained, None if input_size == "dynamic" else input_size)
     console = screen(stderr=True)
