@@ -140,7 +140,7 @@ def test_first_hour(place):
 def test_the_first_cell_of_the_first_hour_installs_what_is_missing():
     notebook = nbformat.read(ROOT / "notebooks" / "first_hour.ipynb", as_version=4)
     first = code_cells(notebook)[0].source
-    assert "%pip install --quiet etram-det" in first
+    assert "%pip install --quiet {SOURCE}" in first
     assert 'find_spec("etram_det") is None' in first
     project = (ROOT / "pyproject.toml").read_text()
     assert 'name = "etram-det"' in project

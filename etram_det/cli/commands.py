@@ -78,7 +78,7 @@ def run(args: Sequence[str]) -> int:
         screen(stderr=True).out(f"{start}etram_det: {stop}")
         return stop.exit_code
     except (Exception, KeyboardInterrupt) as error:
-        known = message_and_code(error)
+        known = message_and_code(error, command)
         if known is None:
             raise
         message, code = known

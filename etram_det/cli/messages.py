@@ -44,6 +44,17 @@ _LOST_PROCESS = re.compile(
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EPERM, errno.EROFS)
+# What takes less memory: in Lightning's commands, in detection, and in all others.
+_LESS_MEMORY = {
+    **dict.fromkeys(
+        ("fit", "validate", "test", "predict"),
+        "lower data.train_lanes, data.eval_lanes, data.num_steps or data.num_workers",
+    ),
+    **dict.fromkeys(
+        ("detect", "live"), "set a smaller input_size, precision bfloat16, or device cpu"
+    ),
+}
+_LESS_AT_ONCE = "close other programs, or use fewer or smaller inputs at once"
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 
 
@@ -105,12 +116,15 @@ def quiet_writers() -> Iterator[None]:
         threading.excepthook = before
 
 
-def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
+def in_one_line(
+    error: BaseException, folder: str | None = None, command: str = "fit"
+) -> str | None:
     """Message of an error that came from outside the program.
 
     Args:
         error: what ended a command.
         folder: that the command writes to, for an error that names no file.
+        command: its name.
 
     Returns:
         What happened and what to do; None for an error that only its traceback explains.
@@ -127,18 +141,19 @@ def in_one_line(error: BaseException, folder: str | None = None) -> str | None:
             "for want of memory, then lower data.num_workers"
         )
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
-        return (
-            f"out of memory ({first_line}): lower data.train_lanes, data.eval_lanes, "
-            "data.num_steps or data.num_workers"
-        )
+        return f"out of memory ({first_line}): {_LESS_MEMORY.get(command, _LESS_AT_ONCE)}"
     if _is_distributed() and _LOST_PROCESS.search(text):
         reason = first_line.split(". ")[0]
         return f"another process of the run is gone, see its own message ({reason})"
     return None
 
 
-def message_and_code(error: BaseException) -> tuple[str, int] | None:
+def message_and_code(error: BaseException, command: str = "fit") -> tuple[str, int] | None:
     """Message of an error that ended a command, in one line, and the exit code.
+
+    Args:
+        error: what ended it.
+        command: its name.
 
     Returns:
         The message, and 2 for a mistake in settings or files, 1 for a fault at run time; None for
@@ -167,7 +182,7 @@ def message_and_code(error: BaseException) -> tuple[str, int] | None:
         ), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 1
-    fault = in_one_line(error)
+    fault = in_one_line(error, command=command)
     return None if fault is None else (fault, 1)
 
 

@@ -199,6 +199,7 @@ class DetectionPainter:
         text = f"{time_us / 1e6:.3f} s" + ("" if labels is None else ", dashed: labels")
         track_ids = np.where(rows["track_id"] > 0, rows["track_id"].astype(np.int64), -1)
         truth = np.empty((0, 4)) if labels is None else corners(labels) * self._scale
+        draw_text(image, text, (0, 0))  # first, as it hides what lies below it
         draw_boxes(image, truth, np.zeros(len(truth), int), self._class_names, dashed=True)
         draw_boxes(
             image,
@@ -210,7 +211,6 @@ class DetectionPainter:
             taken=[text_place(text, (0, 0))],
             others=truth,
         )
-        draw_text(image, text, (0, 0))
         if not self._side_by_side:
             return image
         plain[:, -2:] = 128  # a line between the two

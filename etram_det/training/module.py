@@ -267,7 +267,11 @@ class DetectionModule(pl.LightningModule):
         self._evaluate(candidates, batch)
 
     def _evaluate(self, candidates: Candidates, batch: Batch) -> None:
-        """Update the metric, on the host: the one moment at which an evaluation waits."""
+        """Update the metric, on the host.
+
+        Here alone an evaluation waits: for the candidates' number with the labels, and in
+        :meth:`_suppressed` for what is left of them.
+        """
         labels = batch.labels
         tracks = [] if labels.tracks is None else [labels.tracks]
         on_device = [labels.frame, labels.boxes, labels.classes, batch.time_us, batch.scale]

@@ -19,7 +19,13 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from etram_det.cli.commands import run
-from etram_det.cli.messages import MessageHandler, in_one_line, is_for_user, quiet_writers
+from etram_det.cli.messages import (
+    MessageHandler,
+    in_one_line,
+    is_for_user,
+    message_and_code,
+    quiet_writers,
+)
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.raw import RawRecording
 from etram_det.errors import UserError
@@ -292,7 +298,14 @@ def test_full_disk_memory_and_strangers_in_one_line():
         "x: Permission denied"
     )
     assert in_one_line(MemoryError()).startswith("out of memory (MemoryError): lower data.train")
-    assert in_one_line(torch.OutOfMemoryError("CUDA out of memory.")).startswith("out of memory (C")
+    full = torch.OutOfMemoryError("CUDA out of memory.")
+    for command, remedy in (
+        ("validate", "lower data.train_lanes, data.eval_lanes, data.num_steps or data.num_workers"),
+        ("detect", "set a smaller input_size, precision bfloat16, or device cpu"),
+        ("stats", "close other programs, or use fewer or smaller inputs at once"),
+    ):
+        line = f"out of memory (CUDA out of memory.): {remedy}"
+        assert message_and_code(full, command) == (line, 1)
     assert in_one_line(RuntimeError("shape mismatch")) is None
     assert in_one_line(KeyError("a")) is None
     # Connections matter only where there is a process at their other end.

@@ -372,10 +372,16 @@ def test_bench_sizes_counts_memory_and_times_what_fits(tmp_path, monkeypatch):
     assert tiny["title"].startswith("tiny, 4 scales, T=5, 1 lanes, 32-true")
 
 
-def test_bench_stream_on_a_machine_without_the_device(tmp_path, capsys, monkeypatch):
+def test_a_device_that_is_missing_is_refused(capfd, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = report(tmp_path, "stream", *SMALL, "--device", "cuda", "--precision", "[32-true]")
-    assert "cuda" in found["failures"]["device"]
+    assert run(["bench", "stream", *SMALL, "--device", "cuda"]) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("etram_det: error: device: must be cpu or auto here, got cuda (")
+    assert line.endswith(": set cpu")
+
+
+def test_bench_stream_prints_its_measurements(tmp_path, capsys):
+    found = report(tmp_path, "stream", *SMALL, "--device", "cpu", "--precision", "[32-true]")
     [section] = found["sections"]
     names = names_of(section)
     for what in ("eager", "representation", "backbone", "neck and head", "NMS"):

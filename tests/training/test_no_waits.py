@@ -6,11 +6,13 @@ The host may wait, and does, in these places only:
 - ``NonFiniteSteps._judge``: what was skipped, at the steps that are logged, with a checkpoint and
   at the end; likewise Lightning's loggers and the progress bar, at the steps that are logged;
 - Lightning's ``_ResultMetric.to``: a new metric goes to the device, at its first step;
-- ``DetectionModule._evaluate`` and ``_suppressed``: once in each batch of an evaluation;
+- ``DetectionModule._evaluate`` and ``_suppressed``, in each batch of an evaluation: for the number
+  of candidates, with the labels; in torchvision's NMS; and for what is left;
 - ``ExactResume``: as a checkpoint is written and restored; ``RunCheckpoint``: where it is written;
 - ``GradScaler``, which ``16-mixed`` needs, and PyTorch's ``AveragedModel``, each step.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -20,6 +22,9 @@ import torch
 from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+from etram_det.data.augment import Augmentation
+from etram_det.data.chunks import ChunkDataset, collate
+from etram_det.data.streaming import ChunkRequest
 from etram_det.inference.pytorch_engine import PyTorchEngine
 from etram_det.metrics.size_binned_map import SizeBinnedMAP
 from etram_det.models.losses import SizeAwareLossWrapper, YOLOXLoss
@@ -32,8 +37,10 @@ from etram_det.training.callbacks.recording_faults import DroppedEvents, Unreada
 from etram_det.training.module import DetectionModule
 from etram_det.types import Batch, Detections, Labels
 from support.fake_device import CUDA, FakeStrategy, NoWaits, Waits, fake_cuda, to_fake_device
+from support.fake_recording import FakeRecording
 
 H, W, T, B = 64, 128, 2, 2
+FRAMES = 5  # of a chunk that comes from a loader
 BFLOAT16 = torch.bfloat16
 
 
@@ -135,7 +142,7 @@ SIZE_AWARE = {
 @pytest.mark.parametrize(
     ("precision", "settings", "accumulated"),
     [
-        pytest.param("32-true", {}, 1, marks=pytest.mark.slow),
+        ("32-true", {}, 1),
         ("bf16-mixed", SIZE_AWARE, 2),
     ],
 )
@@ -156,6 +163,34 @@ def test_training_waits_for_nothing(precision, settings, accumulated):
     assert optimizer.found_inf.device == CUDA
     assert len(optimizer.state) == len(list(module.detector.parameters()))
     assert all(x.device == CUDA for state in optimizer.state.values() for x in state.values())
+
+
+def chunks_of(num_lanes):
+    """Chunks of two streaming lanes and two random ones, each augmented in its own way."""
+    drawn = (
+        Augmentation((12, 16)),
+        Augmentation((12, 16), flip=True, polarity_flip=True),
+        Augmentation((12, 16), zoom=1.5, shift=(-3, -2)),
+        Augmentation((12, 16), zoom=0.75, shift=(1, 2), adds_up=True),
+    )
+    recording = FakeRecording(1, 40, (12, 16))
+    dataset = ChunkDataset([recording], FRAMES)
+    requests = [ChunkRequest(0, 10, i > 1, i, None, i < 2) for i in range(4)]
+    return [replace(dataset[each], augmentation=drawn[each.lane]) for each in requests[:num_lanes]]
+
+
+@pytest.mark.parametrize("num_lanes", [1, 4], ids=["as they are", "augmented"])
+def test_frames_become_dense_without_a_wait(num_lanes):
+    batch = collate(chunks_of(num_lanes), FRAMES)
+    events = batch.sparse_events
+    with fake_cuda() as mode, mode:
+        on_its_device = on_device(*events.buffer.shape, dtype=torch.uint8)
+        arrived = replace(events, buffer=on_its_device)
+        with NoWaits() as guard:
+            frames = arrived.dense()
+    assert guard.num_operations > 10
+    assert (frames.shape, frames.device) == ((FRAMES, num_lanes, 4, 12, 16), CUDA)
+    assert batch.stream.tolist() == [True, True, False, False][:num_lanes]
 
 
 class Resume(pl.Callback):
@@ -194,7 +229,7 @@ def test_a_resumed_run_waits_for_nothing():
 
 
 @pytest.mark.parametrize("protocol", ["full", "prophesee"])
-def test_evaluation_waits_once_in_each_batch(protocol):
+def test_evaluation_waits_for_nothing_but_its_detections(protocol):
     candidates = []
     with fake_cuda() as mode, torch.no_grad():
         module = small_module(mode, protocol=protocol).eval()

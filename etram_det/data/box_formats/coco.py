@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.box_formats.naming import (
+    NO_TIME,
     UNKNOWN_CLASS,
     ClassSettings,
     NamedImage,
@@ -28,6 +29,10 @@ UNKNOWN_IMAGE = Reason(
     "boxes of images that are not listed",
     "use the image ids of the file that lists the images: labels list their own under images, for "
     "detections set images to the COCO file of the ground truth",
+)
+NOT_LISTED = Reason(
+    "boxes whose images are known by a number alone",
+    "set images to the COCO file that lists them, such as that of the ground truth",
 )
 SAME_TIME = Reason(
     "images of one recording and time, of which the first is used",
@@ -120,7 +125,12 @@ def _listing_of_ids(
     """Images by the ids of results alone, which are their names or indices."""
     ids = list(dict.fromkeys(_key(each.get("image_id")) for each in annotations))
     images = [NamedImage(str(each)) for each in ids]
-    places = places_of(images, times, path, all_listed=False)
+    places = [
+        NOT_LISTED if place is NO_TIME and image.name.isdecimal() else place
+        for image, place in zip(
+            images, places_of(images, times, path, all_listed=False), strict=True
+        )
+    ]
     names = {each: str(each) for each in ids}
     return Listing(dict(zip(ids, places, strict=True)), names, {})
 

@@ -37,6 +37,10 @@ NO_TIME = Reason(
     "set times.pattern to what their names look like, such as {recording}_{time}.png, times.rate "
     "to images a second, or times.column to the key or column with the time",
 )
+NO_NAME = Reason(
+    "boxes of images without a name or a time",
+    "add a column t with the time in microseconds, or set times.column to the one that holds it",
+)
 BAD_TIME = Reason("images with a time that is no number, or none that is possible", "correct it")
 NO_MATCH = Reason("names of images that do not look like times.pattern", "set another pattern")
 UNKNOWN_CLASS = Reason(
@@ -142,7 +146,7 @@ def places_of(
     for image in images:
         match = times.match(image.name) if times.pattern else None
         if times.pattern and match is None:
-            places.append(NO_MATCH)
+            places.append(NO_MATCH if image.name else NO_NAME)
             continue
         parts = match.groupdict() if match else {}
         recording, time_us = _stated_recording(image, parts), _stated_time(image, parts, times)
@@ -157,7 +161,9 @@ def places_of(
         if time_us is None or abs(time_us) > _LATEST_US:
             keys = TIME_KEYS if times.column is None else (times.column,)
             is_stated = any(image.facts.get(key) not in (None, "") for key in keys)
-            places.append(BAD_TIME if is_stated and not times.pattern else NO_TIME)
+            has_place = image.name or any(key in image.facts for key in keys)
+            without = NO_TIME if has_place else NO_NAME
+            places.append(BAD_TIME if is_stated and not times.pattern else without)
         else:
             places.append((recording, time_us))
     return places

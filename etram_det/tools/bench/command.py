@@ -84,11 +84,8 @@ def bench_command(
             of the report instead, and the rest is measured.
     """
     use_tensor_float_32()
-    missing, failures = why_no_cuda(), {}
-    if device == "cuda" and missing is not None:
-        failures["device"] = (
-            f"device: must be cpu or auto here, got cuda ({missing}): measured on the CPU"
-        )
+    if (missing := why_no_cuda()) is not None and device == "cuda":
+        raise UserError(f"device: must be cpu or auto here, got cuda ({missing}): set cpu")
     chosen = torch.device("cuda" if missing is None and device != "cpu" else "cpu")
     source = None
     if ckpt_path is not None:
@@ -109,7 +106,7 @@ def bench_command(
         runtimes=_runtimes(runtimes, source),
         source=source,
     )
-    _run(_parts(what, settings, data, growth, frames), chosen, failures, output)
+    _run(_parts(what, settings, data, growth, frames), chosen, output)
 
 
 def _size_of(source: TrainedDetector | ExportedDetector | None) -> tuple[int, int]:
@@ -166,13 +163,12 @@ def _parts(
 def _run(
     parts: dict[str, Callable[[], list[Section]]],
     device: torch.device,
-    failures: dict[str, str],
     output: Path | None,
 ) -> None:
     """Run benchmarks one after the other, print their tables and write the report."""
     console = screen(width=FILE_WIDTH)
     header = machine(device)
-    console.out(*failures.values(), header_lines(header), sep="\n")
+    console.out(header_lines(header), sep="\n")
     sections: list[Section] = []
     for name, run in parts.items():
         with console.status(f"measuring: {name}"):
@@ -181,7 +177,7 @@ def _run(
             console.print(table(section))
         sections += found
     if output is not None:
-        report = {"machine": header, "failures": failures, "sections": list(map(asdict, sections))}
+        report = {"machine": header, "sections": list(map(asdict, sections))}
         try:
             write_text(output, json.dumps(report, indent=2) + "\n")
         except OSError as error:

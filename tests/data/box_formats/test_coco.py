@@ -7,6 +7,7 @@ from etram_det.data.box_formats.coco import (
     NO_BOX,
     NO_SCORE,
     NO_TRACK,
+    NOT_LISTED,
     UNKNOWN_IMAGE,
     coco_table,
     listing_of,
@@ -85,6 +86,9 @@ def test_ids_of_results_alone_are_names_or_indices(tmp_path):
     by_index = [annotation(12, 3, score=0.5)]
     table, _ = table_of(tmp_path, by_index, True, times=TimeSettings("{index}", rate=10))
     assert (table.recording[0], table.time_us[0]) == ("labels", 1_200_000)
+    for times in (TimeSettings(), TimeSettings(rate=20)):
+        table, left_out = table_of(tmp_path, by_index, True, times=times)
+        assert (len(table), left_out.counts) == (0, {NOT_LISTED: 1})
 
 
 def test_what_does_not_fit_is_counted_with_examples(tmp_path):

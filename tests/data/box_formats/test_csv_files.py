@@ -3,6 +3,7 @@ import pytest
 from etram_det.data.box_formats.coco import NO_BOX, NO_SCORE
 from etram_det.data.box_formats.csv_files import csv_table, load_csv
 from etram_det.data.box_formats.naming import (
+    NO_NAME,
     NO_TIME,
     UNKNOWN_CLASS,
     ClassSettings,
@@ -49,6 +50,15 @@ def test_columns_by_name(tmp_path, text, times):
     assert table.time_us.tolist() == [9]
     assert table.boxes.tolist() == [[1, 2, 3, 4]]
     assert (table.classes[0], table.scores[0], table.tracks[0]) == (1, 0.5, 7)
+
+
+@pytest.mark.parametrize("times", [{}, {"rate": 20}, {"pattern": "{recording}_{time}"}])
+def test_rows_without_image_and_time_need_a_column(tmp_path, times):
+    text = "recording,class_name,score,x,y,w,h\na,car,0.5,1,2,3,4\n"
+    table, left_out = table_of(tmp_path, text, True, **times)
+    assert len(table) == 0
+    assert left_out.counts == {NO_NAME: 1}
+    assert "add a column t" in NO_NAME.remedy
 
 
 def test_what_does_not_fit_is_counted_by_line(tmp_path):
