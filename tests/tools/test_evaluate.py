@@ -446,7 +446,8 @@ def ground_truth(images=(IMAGE,), annotations=(BOX,), categories=(CAR,)):
             {"a": boxes_at([100_000])},
             [BOX],
             [],
-            "dt.json: images without a time: 1 ('1'): set times.pattern",
+            "dt.json: boxes whose images are known by a number alone: 1 ('1'): set images to the "
+            "COCO file that lists them, such as that of the ground truth",
         ),
         (
             ground_truth(),
