@@ -19,6 +19,14 @@ def interrupt_within(done):
         done.append(True)
 
 
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """Ctrl-C raises KeyboardInterrupt here, whatever a test before has left in its place."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_waits_for_the_end_of_the_block():
     done = []
     with pytest.raises(KeyboardInterrupt):
