@@ -349,9 +349,9 @@ def test_each_epoch_draws_the_label_times_of_each_recording(root, sampling):
         assert sorted(drawn[:3]) == sorted(drawn[3:6]) == sorted(drawn[6:]) == [0, 1, 2]
         orders.add(tuple(drawn))
     assert len(orders) == 3
-    assert list(epochs(data)) == seen
+    assert list(epochs(data, 3)) == seen[:3]
     other = module(root, label_phase="random", sampling=sampling, seed=1)
-    assert list(epochs(other)) != seen
+    assert list(epochs(other, 3)) != seen[:3]
 
 
 def test_resuming_in_an_epoch_draws_the_same_phases(root):
