@@ -88,7 +88,7 @@ def fingerprints(root, *splits):
 @pytest.fixture
 def trained(monkeypatch):
     """Runs that were asked for; their run folders hold an evaluation by variant and seed."""
-    asked = Asked()
+    asked, one_at_a_time = Asked(), threading.Lock()
 
     def fit(arguments, log, stop):
         if asked.at_once is not None:
@@ -106,7 +106,9 @@ def trained(monkeypatch):
         share = 0.9 if name.startswith("fast") else 0.4
         assert str(path.parent.parent) == folder
         root = Path(values["data.root"])
-        data = fingerprints(root, *(str((root / name).resolve()) for name in ("train", "val")))
+        splits = (str((root / name).resolve()) for name in ("train", "val"))
+        with one_at_a_time:  # the parser is not for threads, and runs are processes
+            data = fingerprints(root, *splits)
         start = {"versions": {"torch": "2.14.1"}, "git": {"commit": "abc", "dirty": False}}
         facts = {"data": data, "starts": [start]}
         (path / "provenance.json").write_text(json.dumps(facts))
