@@ -151,7 +151,13 @@ def test_settings_in_yaml_are_settings(name, tmp_path):
     for code in blocks(ROOT / name, "yaml"):
         if "--8<--" not in code and "LogIOULoss" not in code:  # which CONTRIBUTING.md adds
             (tmp_path / "settings.yaml").write_text(code, encoding="utf-8")
-            parse(["fit", "--config", str(tmp_path / "settings.yaml")])
+            parse(["fit", "--config", str(tmp_path / "settings.yaml")])  # raises what is wrong
+
+
+def test_a_setting_in_yaml_that_there_is_not_is_found(tmp_path):
+    (tmp_path / "settings.yaml").write_text("model: {no_such_setting: 1}\n", encoding="utf-8")
+    with pytest.raises((ArgumentError, UserError), match="no_such_setting"):
+        parse(["fit", "--config", str(tmp_path / "settings.yaml")])
 
 
 def test_training_from_python_runs(tmp_path, monkeypatch, capsys):

@@ -68,6 +68,8 @@ class CheckpointRules:
                 _log.info(message, start, self.ckpt_path)
             else:
                 config.model.init_from = named_checkpoint(start, "model.init_from", runs.parent)
+                # Before traffic is simulated for a training that cannot start.
+                read_checkpoint(config.model.init_from, "model.init_from")
         self._checkpoint = self._read(self.ckpt_path, command) if self.ckpt_path else None
         if evaluates and self._checkpoint is not None:
             self._follow(self._checkpoint, command)

@@ -128,7 +128,7 @@ def shipped_checkpoint(setting: str = "ckpt_path", is_asked_for: bool = True) ->
     if not path.is_file():
         raise UserError(
             f"{setting}: must be a checkpoint, got {'package' if is_asked_for else 'none'}, and "
-            f"this installation lacks {SHIPPED}, which is used then: use --{setting} FILE.ckpt"
+            f"this installation lacks {SHIPPED}, which is used then: set it to the path of one"
         )
     why = setting if is_asked_for else f"{setting}: not set"
     _log.info("%s: using the package's own, trained on simulated traffic: %s", why, path)

@@ -356,7 +356,7 @@ class EventDataModule(pl.LightningDataModule):
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
-        if not {"epoch", "step", "recordings"} & state_dict.keys():
+        if state_dict.keys() == {"settings"}:
             return  # of a published checkpoint, which holds how frames are made, but no place
         self.resume_at, self.resumes_exactly, changes = place_in_plan(
             state_dict, self._what_a_run_follows_from(), str(self.trainer.ckpt_path)

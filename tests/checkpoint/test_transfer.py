@@ -194,6 +194,16 @@ def test_fine_tuning_from_an_imported_checkpoint(tmp_path, caplog):
     assert not Path("runs/baseline/version_2").exists()
 
 
+def test_a_file_that_is_missing_is_reported_before_traffic_is_simulated(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("ETRAM_DET_CACHE", str(tmp_path / "cache"))
+    assert run(["fit", "--config", "quick", "--model.init_from", "packge"]) == 2
+    error = "model.init_from: no file packge: give the path of a checkpoint (.ckpt)"
+    assert error in capfd.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_initial_weights_are_taken_once():
     save(make(EIGHT), EIGHT)
     module = DetectionModule(class_names=EIGHT, embed_dim=8, dim_head=4, init_from="old.ckpt")

@@ -192,3 +192,14 @@ def test_events_stand_alone_beside_those_with_boxes_and_labels():
     assert 0.4 < (edge == 255).all(axis=1).mean() < 0.6
     unlabelled = one.picture(np.zeros_like(frame), 50_000, rows)[202:238, 105]
     assert not unlabelled.any()
+
+
+def test_the_time_hides_no_box():
+    painter = DetectionPainter((360, 640), (360, 640), NAMES)
+    frame = np.zeros((20, 360, 640), np.uint8)
+    boxes = [(2, 0, 40, 14), (300, 200, 40, 14)]  # of one class, the first where the time stands
+    image = painter.picture(frame, 15_400_000, rows_at(*boxes))
+    [colour] = np.unique(image[200, 310:330], axis=0)
+    for x, y, width, height in boxes:
+        for line in (image[y, x : x + width], image[y : y + height, x]):
+            assert (line == colour).all()

@@ -39,10 +39,12 @@ NO_TIME = Reason(
 )
 NO_NAME = Reason(
     "boxes of images without a name or a time",
-    "add a column t with the time in microseconds, or set times.column to the one that holds it",
+    "add the time in microseconds under t, or set times.column to what holds it",
 )
 BAD_TIME = Reason("images with a time that is no number, or none that is possible", "correct it")
-NO_MATCH = Reason("names of images that do not look like times.pattern", "set another pattern")
+NO_MATCH = Reason(
+    "names of images that do not look like times.pattern", "set another pattern, or none"
+)
 UNKNOWN_CLASS = Reason(
     "boxes of a class without an id",
     "set class_map to a class for its name, or to null to leave it out, or set class_names",
@@ -144,9 +146,11 @@ def places_of(
     counted: dict[str, int] = {}
     places: list[Place] = []
     for image in images:
+        keys = TIME_KEYS if times.column is None else (times.column,)
+        has_place = image.name or any(key in image.facts for key in keys)
         match = times.match(image.name) if times.pattern else None
         if times.pattern and match is None:
-            places.append(NO_MATCH if image.name else NO_NAME)
+            places.append(NO_MATCH if has_place else NO_NAME)
             continue
         parts = match.groupdict() if match else {}
         recording, time_us = _stated_recording(image, parts), _stated_time(image, parts, times)
@@ -159,9 +163,7 @@ def places_of(
             time_us = times.of_index(counted.get(recording, 0))
             counted[recording] = counted.get(recording, 0) + 1
         if time_us is None or abs(time_us) > _LATEST_US:
-            keys = TIME_KEYS if times.column is None else (times.column,)
             is_stated = any(image.facts.get(key) not in (None, "") for key in keys)
-            has_place = image.name or any(key in image.facts for key in keys)
             without = NO_TIME if has_place else NO_NAME
             places.append(BAD_TIME if is_stated and not times.pattern else without)
         else:

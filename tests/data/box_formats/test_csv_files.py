@@ -3,6 +3,7 @@ import pytest
 from etram_det.data.box_formats.coco import NO_BOX, NO_SCORE
 from etram_det.data.box_formats.csv_files import csv_table, load_csv
 from etram_det.data.box_formats.naming import (
+    NO_MATCH,
     NO_NAME,
     NO_TIME,
     UNKNOWN_CLASS,
@@ -58,7 +59,10 @@ def test_rows_without_image_and_time_need_a_column(tmp_path, times):
     table, left_out = table_of(tmp_path, text, True, **times)
     assert len(table) == 0
     assert left_out.counts == {NO_NAME: 1}
-    assert "add a column t" in NO_NAME.remedy
+    assert "under t" in NO_NAME.remedy
+    timed = "t,class_name,score,x,y,w,h\n9,car,0.5,1,2,3,4\n"  # whose pattern is the mistake
+    if "pattern" in times:
+        assert table_of(tmp_path, timed, True, **times)[1].counts == {NO_MATCH: 1}
 
 
 def test_what_does_not_fit_is_counted_by_line(tmp_path):
