@@ -171,7 +171,7 @@ def test_the_packages_own_checkpoint_is_used_unless_one_is_given(monkeypatch, ca
     assert run(["detect", path]) == 2
     assert only_line(capfd) == (
         "etram_det: error: ckpt_path: must be a checkpoint, got none, and this installation lacks "
-        "pretrained/simulated_traffic.ckpt, which is used then: use --ckpt_path FILE.ckpt"
+        "pretrained/simulated_traffic.ckpt, which is used then: set it to the path of one"
     )
     know_simulation_only("random.ckpt")
     own = package / "pretrained/simulated_traffic.ckpt"
