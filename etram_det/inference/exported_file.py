@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,6 +49,21 @@ class Thresholds:
             raise UserError(
                 f"max_detections: must be at least 1, got {self.max_detections}: set such a number"
             )
+
+    def changed(
+        self,
+        score: float | None = None,
+        nms: float | None = None,
+        max_detections: int | None = None,
+    ) -> Thresholds:
+        """These with others in place of those that are given.
+
+        Raises:
+            UserError: one is out of its range.
+        """
+        given = dict(score=score, nms=nms, max_detections=max_detections)
+        changes: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)

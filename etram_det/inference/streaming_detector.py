@@ -177,11 +177,10 @@ class StreamingDetector:
         device: str = "auto",
         runtime: Runtime = "auto",
     ) -> None:
-        given = dict(score=score_threshold, nms=nms_threshold, max_detections=max_detections)
-        changes: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
-        replace(Thresholds(), **changes)  # which are checked before the file is read
+        given = score_threshold, nms_threshold, max_detections
+        Thresholds().changed(*given)  # are they in range? before the file is read
         trained = open_detector(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-        thresholds = replace(trained.thresholds, **changes)
+        thresholds = trained.thresholds.changed(*given)
         self.class_names = trained.class_names
         self.knows_simulation_only = trained.knows_simulation_only
         self.frame_settings = trained.frame_settings if frame_settings is None else frame_settings

@@ -570,6 +570,8 @@ def test_mistakes_in_settings_are_reported_in_one_line(capfd):
         few = ["--ckpt_path", "random.ckpt"]
         assert run(["detect", path, *few, *flags]) == 2
         assert message in only_line(capfd)
+    assert run(["detect", "none.raw", "--score", "2"]) == 2  # before a recording is looked for
+    assert only_line(capfd).startswith("etram_det: error: score: must be in [0, 1], got 2")
 
 
 def no_ffmpeg():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from etram_det.data.box_formats.npy import npy_table
 from etram_det.data.box_formats.table import BoxTable, LeftOut, joined
 from etram_det.data.labels import load_array
 from etram_det.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 _LOADERS = {".npy": load_array, ".json": load_coco, ".csv": load_csv}
 # Of a folder, the files of the first pattern that is there: others hold the same once more.
@@ -69,10 +72,7 @@ def open_box_files(paths: Sequence[Path], setting: str) -> list[BoxFile]:
     for path in paths:
         found = [path]
         if path.is_dir():
-            visible = (each for each in _PATTERNS if any(path.glob(each)))
-            pattern = next(visible, None)
-            found = sorted(path.glob(pattern)) if pattern else []
-            found = [each for each in found if not each.name.startswith(".")]
+            found = _files_of_first_format(path)
         wrong = [each for each in found if each.suffix.lower() not in _LOADERS]
         if wrong or not found or not all(each.is_file() for each in found):
             what = str(wrong[0]) if wrong else "none"
@@ -84,6 +84,27 @@ def open_box_files(paths: Sequence[Path], setting: str) -> list[BoxFile]:
             )
         files += [BoxFile(each, _LOADERS[each.suffix.lower()](each)) for each in found]
     return files
+
+
+def _files_of_first_format(folder: Path) -> list[Path]:
+    """Files of one format; it is logged how many of another one are left unread."""
+    found = {
+        pattern: [each for each in sorted(folder.glob(pattern)) if not each.name.startswith(".")]
+        for pattern in _PATTERNS
+    }
+    chosen = next((pattern for pattern in _PATTERNS if found[pattern]), None)
+    if chosen is None:
+        return []
+    unread = {pattern: len(set(files) - set(found[chosen])) for pattern, files in found.items()}
+    if others := [f"{number} {pattern}" for pattern, number in unread.items() if number]:
+        _log.info(
+            "%s: reading its %d %s, not its %s: name files to read those",
+            folder,
+            len(found[chosen]),
+            chosen,
+            ", ".join(others),
+        )
+    return found[chosen]
 
 
 def read_boxes(

@@ -14,7 +14,7 @@ from etram_det.cli.resume import named_checkpoint, shipped_checkpoint
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
 from etram_det.inference.engine import Precision, Runtime
-from etram_det.inference.exported_file import ExportedDetector
+from etram_det.inference.exported_file import ExportedDetector, Thresholds
 from etram_det.inference.placement import Resize
 from etram_det.inference.streaming_detector import (
     StreamingDetector,
@@ -97,6 +97,7 @@ def detect_command(
         UserError: a setting or file does not fit. What was done until then is kept.
     """
     return_large_blocks()
+    Thresholds().changed(score, nms)  # are they in range? before a recording is decoded
     paths, failures = found_recordings(files)  # before anything is read for them
     trained, frame_settings = trained_detector(
         ckpt_path,

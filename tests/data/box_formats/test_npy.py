@@ -69,14 +69,26 @@ def test_a_recording_is_no_path(tmp_path):
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_folders_hold_one_format_and_recordings_one_file(tmp_path):
+def test_folders_hold_one_format_and_recordings_one_file(tmp_path, caplog):
+    caplog.set_level("INFO")
     np.save(tmp_path / "a_bbox.npy", boxes_at([1]))
     (tmp_path / "a_detections.csv").write_text("t,class,x,y,w,h\n5,bus,1,2,3,4\n")
     assert [file.path.name for file in open_box_files([tmp_path], "files")] == ["a_bbox.npy"]
+    line = f"{tmp_path}: reading its 1 *_bbox.npy, not its 1 *.csv: name files to read those"
+    assert caplog.messages == [line]
     both = open_box_files(sorted(tmp_path.iterdir()), "files")
     message = "a_detections.csv: must hold other recordings than .*a_bbox.npy, got a in both: name"
     with pytest.raises(UserError, match=message):
         read_boxes(both, ClassSettings(), TimeSettings(), scored=False)
+
+
+def test_hidden_files_are_passed_over(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("._a_bbox.npy", "._a.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.csv").write_text("t,class,x,y,w,h\n5,bus,1,2,3,4\n")
+    assert [file.path.name for file in open_box_files([tmp_path], "files")] == ["a.csv"]
+    assert not caplog.messages
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):
