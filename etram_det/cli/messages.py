@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from etram_det.cli.unfit_values import about_value
 from etram_det.errors import UserError
 from etram_det.files import CACHE_VARIABLE, cache_folder
 from etram_det.progress import above_bars
@@ -25,16 +26,6 @@ _UNKNOWN_SETTING = re.compile(
     r"|unrecognized arguments: --(?P<flag>[^\s=]+).*",
     re.DOTALL,
 )
-_SETTING = re.compile(r'Parser key "([^"]+)": ')
-_CHOICES = re.compile(
-    r"Expected a typing\.Literal\[(?P<choices>[^\]]+)\]\. Got value: (?P<value>.*)"
-)
-_OPTIONAL_CHOICES = re.compile(
-    r"Subtypes: \[typing\.Literal\[(?P<choices>[^\]]+)\], <class 'NoneType'>\].*"
-    r" Given value: (?P<value>.*)"
-)
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-_KIND = re.compile(r"Expected a <class '(?P<kind>int|float|bool)'>\. Got value: (?P<value>.*)")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _MIN_SIMILARITY = 0.75  # in [0, 1], of a name that may have been meant
 
@@ -63,29 +54,11 @@ def with_nearest_setting(message: str, known: Iterable[str] = ()) -> str:
     line = " ".join(message.split())
     if missing := _MISSING.fullmatch(line):
         return f"{missing['names']}: must be given, got none: see --help"
-    choices = _CHOICES.search(line) or _OPTIONAL_CHOICES.search(line)
-    keys = _SETTING.findall(line)
-    if choices and keys:
-        words = [word.strip().strip("'\"") for word in choices["choices"].split(",")]
-        return _unfit(
-            line, keys, f"one of {', '.join(words)}", choices["value"], "use one of these"
-        )
-    if (kind := _KIND.search(line)) and len(keys) == 1:
-        return _unfit(line, keys, _KINDS[kind["kind"]], kind["value"], "give one")
     if unknown := _UNKNOWN_SETTING.fullmatch(message):
         key = unknown["key"] or unknown["option"] or unknown["flag"]
         nearest = _nearest(".".join(filter(None, (unknown["group"], key))), list(known))
-        line += f": the nearest setting is {nearest}" if nearest else ""
-    return line
-
-
-def _unfit(line: str, keys: list[str], must_be: str, value: str, remedy: str) -> str:
-    """A message of jsonargparse on a value of another kind, by the keys that it names."""
-    name = keys[0]
-    for key in keys[1:]:  # of a class that is the value of the one before
-        name = key if key.startswith(f"{name}.") else f"{name}.{key}"
-    where, value = line[: line.index("Parser key")], value.split(" - Expected ")[0]
-    return f"{where}{name}: must be {must_be}, got {value}: {remedy}"
+        return f"{line}: the nearest setting is {nearest}" if nearest else line
+    return about_value(line) or line
 
 
 def _nearest(key: str, known: list[str]) -> str | None:

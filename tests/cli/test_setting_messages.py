@@ -71,8 +71,18 @@ def test_a_message_of_several_lines_becomes_one():
             ["--model.schedule", "steep"],
             "model.schedule: must be one of linear, cosine, constant, got steep: use one of these",
         ),
-        (["--model.loss.size_aware_weight", "many"], 'Parser key "model.loss": '),
-        (["--model.loss", "nowhere.Loss"], 'Parser key "model.loss": '),
+        (
+            ["--model.loss.size_aware_weight", "many"],
+            "model.loss.size_aware_weight: must be a number, got many: give one",
+        ),
+        (
+            ["--model.loss", "nowhere.Loss"],
+            "model.loss: must be YOLOXLoss or a class that extends it, or null, got nowhere.Loss",
+        ),
+        (
+            ["--data.input_size", "360"],
+            "data.input_size: must be a list, got 360: write it in brackets, with commas: [A, B]",
+        ),
         (["--data.nonsense", "7"], "unrecognized arguments: --data.nonsense 7"),
         (
             ["--data.simulation.heigth", "7"],
