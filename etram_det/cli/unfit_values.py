@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from pydoc import locate
@@ -16,9 +17,12 @@ _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: "
     r"(?P<errors>.*?) Given value type: .*? Given value: (?P<value>.*)"
 )
-_NO_SUCH = re.compile(
-    r"Problem with given class_path '(?P<path>[^']+)': Option '(?P<name>[^']+)' is not accepted"
+_PROBLEM = re.compile(
+    r"Problem with given class_path '(?P<path>[^']+)': "
+    r"(?P<reason>.+?)(?= - (?:Expected|Problem) |$)"
 )
+_NO_SUCH = re.compile(r"Option '(?P<name>[^']+)' is not accepted")
+_REQUIRED = re.compile(r"the following arguments are required: (?P<names>.+)")
 _NO_GROUP = re.compile(r"Unable to load config '(?P<value>.*?)'")
 _LINKED = re.compile(r"argument .*--> (?P<name>[\w.]+): invalid int value: '(?P<value>.*)'")
 _CLASS = re.compile(r"<class '([^']+)'>")
@@ -36,6 +40,11 @@ _KINDS = {
     "dict": ("a mapping", "mappings"),
 }
 _LISTS = ("list", "tuple", "Sequence", "Iterable")
+_MAPPINGS = ("dict", "Mapping")
+
+
+class _UnknownTypeError(Exception):
+    """A type that is left to jsonargparse's words."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ def about_value(line: str) -> str | None:
         number, value = length["number"], _given(length["value"])
         return f"{before}{name}: must be a list of {number} values, got {value}: give so many"
     if union := _UNION.search(rest):
-        if lacking := _NO_SUCH.search(union["errors"]):
-            return f"{before}{name}: {_no_such_setting(lacking['path'], lacking['name'])}"
+        if problem := _PROBLEM.search(union["errors"]):
+            return f"{before}{_about_class(name, problem['path'], problem['reason'])}"
         types, value = union["types"], _given(union["value"])
     elif one := _ONE.match(rest):
         types, value = one["type"], _given(one["value"])
@@ -77,8 +86,11 @@ def about_value(line: str) -> str | None:
         return f"{before}{name}: must be {kind}, got {group['value']}: set {name}.NAME"
     else:
         return None
-    words = list(_words_of_types(types))
-    return f"{before}{name}: {_must_be(words, value)}" if words else None
+    try:
+        words = _words_of_types(types)
+    except _UnknownTypeError:
+        return None
+    return f"{before}{name}: {_must_be(words, value)}"
 
 
 def _name_and_mistake(line: str, keys: Sequence[re.Match[str]]) -> tuple[str, str]:
@@ -101,12 +113,19 @@ def _given(value: str) -> str:
     return re.split(r" - (?:Expected|Problem) ", value)[0]
 
 
-def _no_such_setting(path: str, name: str) -> str:
+def _about_class(name: str, path: str, reason: str) -> str:
+    """What is wrong with the class that a setting names, or with the settings of that class."""
+    if required := _REQUIRED.match(reason):
+        settings = [f"{name}.{each.strip()}" for each in required["names"].split(",")]
+        return f"{', '.join(settings)}: must be given with {path}, got none: set it"
+    lacking = _NO_SUCH.match(reason)
+    if not lacking:
+        return f"{name}: {path} cannot be used ({reason}): correct it, or name another class"
     made = locate(path)
     parameters = signature(made).parameters.values() if callable(made) else ()
     own = [each.name for each in parameters if each.kind not in _VARIOUS]
     remedy = f"use one of {', '.join(own)}" if own else "name a class that has it, or leave it out"
-    return f"{path.rpartition('.')[2]} has no setting {name}: {remedy}"
+    return f"{name}: {path.rpartition('.')[2]} has no setting {lacking['name']}: {remedy}"
 
 
 def _must_be(words: Sequence[_Words], value: str) -> str:
@@ -128,15 +147,18 @@ def _must_be(words: Sequence[_Words], value: str) -> str:
     return f"must be {between.join(kinds)}, got {value}: {remedy}"
 
 
-def _words_of_types(types: str) -> Iterator[_Words]:
-    """Words of each of some types, as Python prints them; none where they cannot be read."""
+def _words_of_types(types: str) -> list[_Words]:
+    """Words of each of some types, as Python prints them.
+
+    Raises:
+        _UnknownTypeError: one has no words here.
+    """
     try:
         listed = ast.parse(f"[{_CLASS.sub(lambda found: found[1], types)}]", mode="eval").body
-    except SyntaxError:
-        return
+    except SyntaxError as error:
+        raise _UnknownTypeError from error
     assert isinstance(listed, ast.List)
-    for each in listed.elts:
-        yield _words_of(each)
+    return [_words_of(each) for each in listed.elts]
 
 
 def _words_of(node: ast.expr) -> _Words:
@@ -158,16 +180,20 @@ def _words_of(node: ast.expr) -> _Words:
         return _Words(f"a list of {what}", f"lists of {what}")
     if name in _LISTS:
         return _Words(f"a list of {of[0].several}", f"lists of {of[0].several}")
-    to = f" of names to {of[-1].several}"
-    return _Words(f"a mapping{to}", f"mappings{to}")
+    if name in _MAPPINGS:
+        to = f" of names to {of[-1].several}"
+        return _Words(f"a mapping{to}", f"mappings{to}")
+    raise _UnknownTypeError
 
 
 def _words_of_name(name: str) -> _Words:
-    last = name.rpartition(".")[2]
+    package, last = name.partition(".")[0], name.rpartition(".")[2]
     if last in _LISTS:
         last = "list"
     if last in _KINDS:
         return _Words(*_KINDS[last])
+    if package == name or package in sys.stdlib_module_names:
+        raise _UnknownTypeError
     return _Words(f"{last} or a class that extends it", f"classes that extend {last}")
 
 

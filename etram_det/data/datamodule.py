@@ -35,7 +35,12 @@ from etram_det.data.recording import Recording
 from etram_det.data.representation import FrameSettings
 from etram_det.data.sparse_batch import SparseBatch
 from etram_det.data.streaming import ChunkRequest, EvaluationPlan, TrainingPlan
-from etram_det.data.subset import choose_subset, in_words, warn_of_unknown_names
+from etram_det.data.subset import (
+    choose_subset,
+    in_words,
+    require_subset,
+    warn_of_unknown_names,
+)
 from etram_det.progress import shown_progress
 from etram_det.simulator.dataset import SimulationSettings, simulated_root
 from etram_det.types import Batch
@@ -204,6 +209,7 @@ class EventDataModule(pl.LightningDataModule):
         self.training_labels = TrainingLabels(interpolate_labels, label_phase, least_motion_px)
         self.class_names = class_names_of(class_names)
         require_counts_to_drop_from(augmentation, representation)
+        require_subset(subset)  # before traffic is simulated for it
         self.subset, self.subset_seed = subset, subset_seed
         self.num_steps, self.augmentation, self.seed = num_steps, augmentation, seed
         self.train_lanes, self.eval_lanes = train_lanes, eval_lanes

@@ -16,6 +16,21 @@ from etram_det.errors import UserError
 _log = logging.getLogger(__name__)
 
 
+def require_subset(subset: float | str | None) -> None:
+    """Refuse a subset that can be none, whatever the recordings are.
+
+    Args:
+        subset: as in :func:`choose_subset`, or None for all recordings.
+
+    Raises:
+        UserError: the file is missing or no text, or the share is out of its range.
+    """
+    if isinstance(subset, str):
+        _names_in(subset)
+    elif subset is not None and not 0 < subset <= 1:
+        raise UserError(f"data.subset: must be above 0 and at most 1, got {subset:g}: set it so")
+
+
 def choose_subset(
     recordings: Sequence[Recording], subset: float | str, num_classes: int, seed: int
 ) -> list[Recording]:
@@ -41,8 +56,7 @@ def choose_subset(
                 f"{recordings[-1].name}, got {', '.join(sorted(names)[:3]) or 'nothing'}: add one"
             )
         return chosen
-    if not 0 < subset <= 1:
-        raise UserError(f"data.subset: must be above 0 and at most 1, got {subset:g}: set it so")
+    require_subset(subset)
     counts = boxes_by_class(recordings, num_classes)
     places = _representative(counts, max(1, round(subset * len(recordings))), seed)
     return [recordings[place] for place in places]

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Literal
 
 import pytest
@@ -22,6 +23,13 @@ class Weighted(Loss):
 
     def __init__(self, weight: float = 1.0, terms: Sequence[str] = (), least: int | None = None):
         self.weight, self.terms, self.least = weight, terms, least
+
+
+class Demanding(Loss):
+    """One that cannot be made without a setting."""
+
+    def __init__(self, weight: float):
+        self.weight = weight
 
 
 def message(kind, value, *more):
@@ -85,6 +93,23 @@ def test_a_setting_of_a_class_has_its_whole_name():
         assert message(Loss | None, chosen, *flags).startswith(words)
     words = "x: Loss has no setting none: name a class that has it, or leave it out"
     assert message(Loss | None, f"{__name__}.Loss", "--x.none", "a") == words
+
+
+def test_what_is_wrong_with_a_class_is_said(tmp_path, monkeypatch):
+    (tmp_path / "broken_loss.py").write_text("import no_such\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for chosen, words in {
+        "broken_loss.Mine": "x: broken_loss.Mine cannot be used (No module named 'no_such')",
+        f"{__name__}.Nothing": f"x: {__name__}.Nothing cannot be used (module '{__name__}' has no",
+        f"{__name__}.Demanding": f"x.weight: must be given with {__name__}.Demanding, got none",
+        "pathlib.Path": "x: must be Loss or a class that extends it, or null, got pathlib.Path",
+    }.items():
+        assert message(Loss | None, chosen).startswith(words)
+
+
+@pytest.mark.parametrize("kind", [timedelta | None, dict[str, timedelta] | None, set[int] | None])
+def test_other_types_keep_the_words_of_jsonargparse(kind):
+    assert message(kind, "[[1]]").startswith('Parser key "x": Does not validate')
 
 
 def test_a_setting_that_follows_another_is_told_apart():

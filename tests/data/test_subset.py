@@ -66,6 +66,9 @@ def test_what_cannot_be_is_refused(recordings, tmp_path):
         UserError, match=r"data.subset: must be a share, or a text file .*\(No such file"
     ):
         choose_subset(recordings, str(tmp_path / "missing.txt"), 3, 0)
+    for subset in (0.0, str(tmp_path / "missing.txt")):  # before there are any recordings
+        with pytest.raises(UserError, match="data.subset: must be"):
+            EventDataModule(subset=subset)
     path = tmp_path / "names.txt"
     path.write_text("elsewhere\n")
     with pytest.raises(
