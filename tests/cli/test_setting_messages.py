@@ -77,7 +77,8 @@ def test_a_message_of_several_lines_becomes_one():
         ),
         (
             ["--model.loss", "nowhere.Loss"],
-            "model.loss: must be YOLOXLoss or a class that extends it, or null, got nowhere.Loss",
+            "model.loss: nowhere.Loss cannot be used (No module named 'nowhere'): correct it, or "
+            "name another class",
         ),
         (
             ["--data.input_size", "360"],
