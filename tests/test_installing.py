@@ -61,6 +61,7 @@ def clone(tmp_path):
     return folder
 
 
+@pytest.mark.gate
 def test_a_wheel_brings_its_configurations_and_runs_anywhere(clone, tmp_path):
     pip("wheel", clone, "--wheel-dir", tmp_path / "wheels")
     [wheel] = (tmp_path / "wheels").glob("*.whl")

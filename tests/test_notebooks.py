@@ -85,6 +85,7 @@ def test_they_hold_no_outputs_and_short_cells(path):
     assert len(titles) >= 5
 
 
+@pytest.mark.gate
 def test_inspect_checkpoint(place, trained, monkeypatch):
     monkeypatch.setenv("ETRAM_DET_CHECKPOINT", str(trained / "checkpoints" / "best.ckpt"))
     outputs = execute("inspect_checkpoint", place)
@@ -115,6 +116,7 @@ def test_explore_data(place, trained, monkeypatch):
     assert num_plots(outputs) == 5
 
 
+@pytest.mark.gate
 def test_first_hour(place):
     settings = ", ".join(f"{name}={value}" for name, value in SIMULATION.items())
     outputs = execute(

@@ -21,6 +21,7 @@ from support.tiny_runs import RUN, SETTINGS, run_to_its_end, said, steps
 SHIPPED_FILE = Path(etram_det.__file__).parent / SHIPPED
 
 
+@pytest.mark.gate
 def test_a_run_is_published_with_its_facts_and_without_its_folders(tiny_folder, capsys):
     root = ["--data.root", str(tiny_folder / "data")]
     assert run_to_its_end([*SETTINGS, *steps(2, validation=2), *root]) == 0, said()[-3000:]

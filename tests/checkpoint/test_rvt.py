@@ -187,8 +187,8 @@ def test_import_then_predict_equals_rvt(tmp_path):
 @pytest.mark.parametrize(
     ("preset", "class_names", "size", "scale"),
     [
-        ("gen1", "gen1", (240, 304), 1),
-        ("1mpx", "1mpx", (360, 640), 2),
+        pytest.param("gen1", "gen1", (240, 304), 1, marks=pytest.mark.gate),
+        pytest.param("1mpx", "1mpx", (360, 640), 2, marks=pytest.mark.gate),
         ("etram_fork", "etram3", (360, 640), 2),
     ],
 )

@@ -42,7 +42,9 @@ def fault_of(outcome):
     return None
 
 
-@pytest.mark.parametrize("every", [48, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "every", [pytest.param(48, marks=pytest.mark.gate), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_damaged_inputs_end_in_one_line(tmp_path, every):
     outcomes = run_all(tmp_path, every)
     faults = {each["case"]: fault for each in outcomes if (fault := fault_of(each))}

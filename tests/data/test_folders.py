@@ -311,6 +311,7 @@ TINY = """
 """.split()
 
 
+@pytest.mark.gate
 def test_nothing_is_written_beside_recordings_and_no_cache_is_needed(tmp_path, monkeypatch):
     root, run_name = tmp_path / "große Platte", "läufe 1"
     for split in SPLITS:

@@ -327,6 +327,7 @@ def test_only_training_is_labelled_between_the_label_times(root):
     assert lengths[0] == lengths[1]
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("sampling", ["stream", "random", "mixed"])
 def test_each_epoch_draws_the_label_times_of_each_recording(root, sampling):
     data = module(root, label_phase="random", sampling=sampling)

@@ -288,6 +288,7 @@ def test_a_run_that_was_killed_at_its_very_first_file_resumes(root, tmp_path):
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.gate
 @pytest.mark.skipif(sys.platform != "linux", reason="children of a process are in /proc")
 def test_ctrl_c_while_workers_start_is_one_line(root, tmp_path):
     command = [sys.executable, "-m", "etram_det", "preprocess", "--root", str(root)]

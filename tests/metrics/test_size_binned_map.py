@@ -552,6 +552,7 @@ def evaluate_shares(rank, folder):
     torch.save(results, folder / f"{rank}.pt")
 
 
+@pytest.mark.gate
 def test_two_processes_equal_one(tmp_path):
     forkserver()
     torch.multiprocessing.start_processes(

@@ -392,6 +392,7 @@ def test_bench_stream_prints_its_measurements(tmp_path, capsys):
     assert "" not in [each.strip() for each in headings.strip("┃").split("┃")]
 
 
+@pytest.mark.gate
 def test_bench_stream_compares_runtimes_and_says_what_of_the_floor_each_reaches(
     small_export, tmp_path
 ):

@@ -63,6 +63,7 @@ main()
     assert total > largest[0] >= largest[1] >= largest[2] > 0
 
 
+@pytest.mark.gate
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_the_tests_of_a_device_load_where_they_run_and_say_why_they_do_not(tmp_path):
     code = f"""

@@ -686,7 +686,10 @@ def test_a_real_ctrl_c_ends_with_one_line():
 
 @pytest.mark.parametrize(
     ("seconds", "windows"),
-    [(12, 240), pytest.param(600, 12_000, marks=pytest.mark.slow)],
+    [
+        pytest.param(12, 240, marks=pytest.mark.gate),
+        pytest.param(600, 12_000, marks=pytest.mark.slow),
+    ],
     ids=["12 seconds", "ten minutes"],
 )
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")

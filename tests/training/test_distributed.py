@@ -62,6 +62,7 @@ def fail_to_read(rank):
     RawRecording.frames = frames
 
 
+@pytest.mark.gate
 def test_two_processes_train_validate_and_save_as_one(root, tmp_path):
     arguments = ["fit", *BASE, "--data.root", str(root)]
     first, second = run_in_processes(2, tmp_path / "two", arguments)

@@ -76,6 +76,7 @@ def boxes_of(folder):
     return table[np.lexsort(table.T[[4, 3, 2, 6, 1, 0]].round(2))]
 
 
+@pytest.mark.gate
 def test_predict_and_validate_take_an_exported_file(
     small_export, tmp_path, monkeypatch, capfd, caplog
 ):

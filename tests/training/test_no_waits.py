@@ -143,7 +143,7 @@ SIZE_AWARE = {
     ("precision", "settings", "accumulated"),
     [
         ("32-true", {}, 1),
-        ("bf16-mixed", SIZE_AWARE, 2),
+        pytest.param("bf16-mixed", SIZE_AWARE, 2, marks=pytest.mark.gate),
     ],
 )
 def test_training_waits_for_nothing(precision, settings, accumulated):

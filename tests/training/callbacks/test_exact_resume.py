@@ -235,6 +235,7 @@ def test_what_makes_an_exact_resume_impossible_is_told():
     assert [step for step, _ in outcome()["scalars"]["train/loss"]] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.gate
 def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_told(tiny_data):
     stop_after(4)
     Path("data").unlink()
@@ -257,6 +258,7 @@ def test_another_class_of_one_box_and_a_validation_recording_that_is_gone_are_to
     )
 
 
+@pytest.mark.gate
 def test_a_checkpoint_without_box_checksums_and_validation_still_resumes(short_outcome):
     stop_after(4)
     last = RUN / "checkpoints" / "last.ckpt"

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import cv2
+import pytest
 
 from etram_det.cli.commands import run
 from etram_det.training.callbacks import fit_ending, results_writer
@@ -93,6 +94,7 @@ def test_nothing_that_comes_after_the_checkpoints_ends_a_training(tiny_folder):
     assert not any(line.startswith("look: ") for line in lines)
 
 
+@pytest.mark.gate
 def test_no_video_or_no_end_at_all(tiny_folder):
     assert run_to_its_end([*TWO, "--results.video_s", "0"]) == 0
     assert not (RUN / "validation.mp4").exists()

@@ -370,6 +370,7 @@ def wandb_records(path):
             record = b""
 
 
+@pytest.mark.gate
 def test_wandb_gets_metrics_pictures_curves_and_settings_offline(root, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -85,6 +85,7 @@ def test_ctrl_c_in_a_validation_leaves_a_checkpoint(sanity_steps, done):
     assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == done
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_ctrl_c_before_the_first_step_spares_processes_that_are_starting(context):
     def before():
