@@ -17,7 +17,7 @@ from etram_det.data.camera_formats import CameraFile, open_camera_file
 from etram_det.data.event_facts import NOTES
 from etram_det.data.labels import LabelSettings
 from etram_det.data.raw import RawRecording
-from etram_det.data.recording import Note
+from etram_det.data.recording import Note, recording_name
 from etram_det.data.representation import FrameSettings
 from etram_det.data.timeline import no_box_file
 from etram_det.errors import UserError
@@ -57,7 +57,7 @@ class CameraRecording(RawRecording):
             super().__init__(decoded, box_path, split, settings, label_settings, require_labels)
         except UserError as error:  # of the same kind, but naming the file that is known
             raise type(error)(str(error).replace(str(decoded), str(path))) from error
-        self.name, self.source = path.stem.removesuffix("_td"), path
+        self.name, self.source = recording_name(path), path
 
 
 def _decoded(path: Path, clock: str) -> Path:

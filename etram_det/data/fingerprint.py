@@ -185,7 +185,7 @@ def simulator_version(recording: Recording) -> int:
     """Of the simulator that made a recording; 0 for none."""
     if recording.path.suffix != ".h5":
         return 0
-    with open_hdf5(recording.path, "fetch the file again") as file:
+    with open_hdf5(recording.path, "fetch the file again", even_cut=True) as file:
         return int(file.attrs.get(VERSION_ATTRIBUTE, 0))
 
 

@@ -127,29 +127,31 @@ def _contents(folders: Iterable[Path], split: str) -> Contents:
         if name.endswith("_bbox.npy"):
             contents.boxes.setdefault(boxes_name(path).lower(), path)
         elif not path.is_dir() and has_events(path):
-            _add_events(contents, path, split)
+            _add(contents.events, recording_name(path), path, split)
         if (path / DSEC_BOXES).is_file():
             contents.boxes.setdefault(name, path / DSEC_BOXES)
         if (path / DSEC_EVENTS).is_file():
-            _add_events(contents, path / DSEC_EVENTS, split)
+            _add(contents.events, path.name, path / DSEC_EVENTS, split)
         elif has_frames(path):
-            contents.frames.setdefault(name, path)
+            _add(contents.frames, path.name, path, split)
     return contents
 
 
-def _add_events(contents: Contents, path: Path, split: str) -> None:
-    """Add a file; of HDF5 and a camera's file of the same recording, the HDF5 one is kept."""
-    name = recording_name(path).lower()
-    other = contents.events.setdefault(name, path)
+def _add(found: dict[str, Path], name: str, path: Path, split: str) -> None:
+    """Add a recording; of two kinds of the same one, HDF5 and our own frames are kept."""
+    other = found.setdefault(name.lower(), path)
     if other is path or path.resolve() == other.resolve():
         return
-    kinds = [each.suffix.lower() in _HDF5_SUFFIXES for each in (other, path)]
+    kinds = [
+        each.suffix.lower() in _HDF5_SUFFIXES or (each / FRAMES_FILE).is_file()
+        for each in (other, path)
+    ]
     if kinds[0] == kinds[1]:
         raise UserError(
-            f"data.root: must hold one {split} recording named {recording_name(path)}, got {other} "
-            f"and {path}: rename one of them with its boxes, or take it out of its folder"
+            f"data.root: must hold one {split} recording named {name}, got {other} and {path}: "
+            "rename one of them with its boxes, or take it out of its folder"
         )
-    contents.events[name] = other if kinds[0] else path
+    found[name.lower()] = other if kinds[0] else path
 
 
 def _bases(root: Path) -> list[Path]:

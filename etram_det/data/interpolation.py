@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import NO_TRACK, has_tracks
+
 # Neighbouring label times further apart than this, or than the usual distance of a recording's
 # label times times the factor, have a gap between them: what happened in it is not known.
 LONGEST_US = 150_000
@@ -121,14 +123,16 @@ def _pairs(
     Returns:
         ``[P]`` places of the first and the second box, and the first one's label time, ascending.
     """
-    if not boxes["track_id"].any():  # no ids
+    if not has_tracks(boxes):
         return (np.empty(0, np.intp),) * 3
-    ids, track = np.unique(boxes["track_id"], return_inverse=True)
-    keys, place, count = np.unique(label * len(ids) + track, return_index=True, return_counts=True)
+    tracked = np.flatnonzero(boxes["track_id"] != NO_TRACK)
+    ids, track = np.unique(boxes["track_id"][tracked], return_inverse=True)
+    key = label[tracked] * len(ids) + track
+    keys, place, count = np.unique(key, return_index=True, return_counts=True)
     shared = count > 1  # whichever of these boxes it was, is not known
-    if count[shared].sum() > _SHARED * len(boxes):
+    if count[shared].sum() > _SHARED * len(tracked):
         return (np.empty(0, np.intp),) * 3
-    keys, place = keys[~shared], place[~shared]
+    keys, place = keys[~shared], tracked[place[~shared]]
     following = np.searchsorted(keys, keys + len(ids)).clip(max=max(len(keys) - 1, 0))
     is_pair = keys[following] == keys + len(ids) if len(keys) else np.empty(0, np.bool_)
     one, other = place[is_pair], place[following[is_pair]]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, NO_TRACK
 from etram_det.data.clock import Timestamps
 from etram_det.errors import UserError
 
@@ -159,7 +159,8 @@ def boxes_from(
 
     Args:
         array: ``[M]`` structured array; ``ts`` and ``confidence`` are taken as the old names of
-            ``t`` and ``class_confidence``. Track ids default to 0, confidences to 1.
+            ``t`` and ``class_confidence``. Track ids default to 0, confidences to 1. Ids that are
+            no track's, such as -1, become ``NO_TRACK``.
         path: the file it came from, for messages.
         class_names: names of the class ids.
         filters: those that are applied later: ``only_named_classes`` allows ids without a name.
@@ -200,11 +201,13 @@ def boxes_from(
         )
     boxes = np.zeros(len(array), BOX_DTYPE)
     boxes["class_confidence"] = 1
-    for name, source in sources.items():
-        if source in found:
-            boxes[name] = array[source]
-    if "track_id" in found:  # ids are unsigned: -1 for none would be a track
-        boxes["track_id"][~(array["track_id"] >= 0)] = 0
+    with np.errstate(invalid="ignore"):  # what is no number is noted below
+        for name, source in sources.items():
+            if source in found:
+                boxes[name] = array[source]
+    if "track_id" in found:
+        is_id = (array["track_id"] >= 0) & (array["track_id"] < NO_TRACK)
+        boxes["track_id"][~is_id] = NO_TRACK
     untimed = ~np.isfinite(array[sources["t"]])
     boxes["class_id"][is_unnamed] = _UNNAMED
     if time_unit != "us":

@@ -229,10 +229,11 @@ def _openers(
 ) -> list[Callable[..., Recording]]:
     """For each recording of a split, what makes it when given the rest of the arguments."""
     contents = contents_of(root, split)
+    stored = [
+        _opener(path) for name, path in contents.frames.items() if name not in contents.events
+    ]
     if not contents.events:
-        frames = contents.frames.values()
-        cached = [path for path in frames if (path / FRAMES_FILE).is_file()]
-        return [_opener(path) for path in cached or frames]
+        return stored
     boxes = contents.boxes
     if len(class_names) > len(ETRAM3_CLASSES):
         folders = split_folders(root, split)
@@ -248,7 +249,7 @@ def _openers(
                     f"got {len(class_names)}: set etram3, or add Eight_class_annotations to {root}"
                 )
             boxes = {}
-    return [_opener(path, boxes.get(name)) for name, path in contents.events.items()]
+    return [_opener(path, boxes.get(name)) for name, path in contents.events.items()] + stored
 
 
 def _opener(path: Path, box_path: Path | None = None) -> Callable[..., Recording]:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from glob import escape
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -278,7 +279,7 @@ def _write(task: _Task) -> str | None:
     """Write one recording; returns what is wrong with it, if anything."""
     parent, name = task.folder.parent, task.folder.name
     parent.mkdir(parents=True, exist_ok=True)
-    for left_over in parent.glob(f".{name}.*{UNFINISHED}"):
+    for left_over in parent.glob(f".{escape(name)}.{32 * '[0-9a-f]'}{UNFINISHED}"):
         shutil.rmtree(left_over, ignore_errors=True)
     unfinished = parent / f".{name}.{uuid.uuid4().hex}{UNFINISHED}"
     unfinished.mkdir()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE, corners
+from etram_det.boxes import BOX_DTYPE, corners, has_tracks, signed_tracks
 from etram_det.data.interpolation import TrainingLabels, labels_between, why_none_between
 from etram_det.data.sparse_frames import SparseFrames
 from etram_det.errors import UserError
@@ -175,7 +175,7 @@ class Recording(ABC):
                 note = f"{why}, so that data.interpolate_labels adds no labels to it: correct its "
                 note += "boxes, or set data.interpolate_labels to false"
                 self.notes.append(Note(note, True, "interpolation"))
-        if training.least_motion_px and not self.label_boxes["track_id"].any():
+        if training.least_motion_px and not has_tracks(self.label_boxes):
             line = "its boxes have no track ids, so that data.least_motion_px leaves none out"
             self.notes.append(Note(line))
         self._follow(self.phases[0])
@@ -243,9 +243,9 @@ class Recording(ABC):
         return in_frame, boxes["class_id"].astype(np.int64)
 
     def track_ids(self, frame: int) -> NDArray[np.int64]:
-        """Track ids ``[M]`` of the labels of one frame, as the file has them: 0 if it has none."""
+        """Track ids ``[M]`` of the labels of one frame, -1 for none; 0 if the file has none."""
         first, last = np.searchsorted(self.label_frame, [frame, frame + 1])
-        return self.label_boxes["track_id"][first:last].astype(np.int64)
+        return signed_tracks(self.label_boxes["track_id"][first:last])
 
     def event_rate(self) -> float | None:
         """Events in a second, where that is known without reading them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import corners
+from etram_det.boxes import NO_TRACK, corners, has_tracks
 from etram_det.data.recording import Recording
 
 
@@ -39,9 +39,11 @@ def seen_labels(
     boxes = recording.label_boxes[first:stop]
     sides, tracks, classes = corners(boxes), boxes["track_id"], boxes["class_id"]
     seen = np.ones(stop - own, np.bool_)
+    if not has_tracks(recording.label_boxes):
+        return seen
     for i in range(own - first, len(boxes)):
         same = (tracks == tracks[i]) & (classes == classes[i])
-        if tracks[i] == 0 or same[own - first :].sum() > 1 or same.sum() < 2:
+        if tracks[i] == NO_TRACK or same[own - first :].sum() > 1 or same.sum() < 2:
             continue
         seen[i - (own - first)] = np.ptp(sides[same], axis=0).max() >= least_motion_px
     return seen

@@ -120,7 +120,7 @@ def warn_of_unknown_names(subset: float | str | None, root: Path) -> None:
 
 def _names_in(path: str) -> set[str]:
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"data.subset: must be a share, or a text file of recordings' names, got {path} "

@@ -56,13 +56,13 @@ _MERGED_SHARE = 10  # times of one frame differ by less than a window over this
 
 
 def origin_of(events: Span, interval_us: int) -> int:
-    """Where a recording starts: at 0 as in RVT, or at its first event if that is much later.
+    """Where a recording starts: at 0 as in RVT, or at its first event if its clock began elsewhere.
 
     Args:
         events: first and last timestamp of the events.
         interval_us: time between labelled frames.
     """
-    return 0 if events[0] < interval_us else events[0]
+    return 0 if 0 <= events[0] < interval_us else events[0]
 
 
 def first_window_start(first_us: int, window_us: int) -> int:

@@ -259,6 +259,8 @@ def test_labelled_camera_files_train_like_any_other(tmp_path):
     write_raw(tmp_path / "raw" / "train", "one", events, boxes)
     (theirs,) = find_recordings(tmp_path / "raw", "train", FRAMES, LabelSettings())
     assert ours.name == theirs.name == "one"
+    (tmp_path / "TWO_TD.DAT").write_bytes(dat(events))
+    assert open_recording(tmp_path / "TWO_TD.DAT", FRAMES).name == "TWO"
     np.testing.assert_array_equal(ours.frames(0, 4), theirs.frames(0, 4))
     np.testing.assert_array_equal(ours.label_boxes, theirs.label_boxes)
     (folder / "one_bbox.npy").unlink()

@@ -48,6 +48,13 @@ def test_labels_that_share_no_time_with_the_events_are_refused_with_both_spans(t
         opened(path)
 
 
+def test_labels_of_a_clock_that_begins_below_zero_are_all_used(tmp_path):
+    boxes = boxes_at(np.arange(-900_000, 900_001, 100_000))
+    recording = opened(written(tmp_path, "a", boxes, shift=-1_000_000))
+    assert not any(recording.dropped.values())
+    assert len(recording.label_boxes) == len(boxes)
+
+
 def dsec(folder, name, label_offset=OFFSET_US, events_offset=0, t_offset=None):
     times = np.arange(100_000, 1_990_000, 50_000) + label_offset
     path = written(folder, name, boxes_at(times), shift=events_offset)

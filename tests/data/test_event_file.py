@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from etram_det.data.event_facts import event_facts
+from etram_det.data.fingerprint import fingerprint
 from etram_det.data.layouts import open_recording
 from etram_det.data.representation import FrameSettings
 from etram_det.errors import UserError
@@ -173,6 +174,7 @@ def test_a_cut_file_is_used_as_far_as_it_goes_and_said(tmp_path):
     assert note.message == (
         f"it was cut short, and what comes before is used, {facts.num_events:,} events"
     )
+    assert fingerprint([recording])["recordings"][0]["frames"] == len(recording)
     ours = recording.frames(0, len(recording))
     num_whole = len(ours) - 1  # the last window holds part of its events
     assert num_whole > 3

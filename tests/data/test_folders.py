@@ -164,6 +164,25 @@ def test_two_recordings_of_one_name_are_refused(tmp_path):
         names(tmp_path)
 
 
+def test_events_and_frames_of_a_split_are_all_used(tmp_path):
+    for name in "abc":
+        write_raw(tmp_path / "raw" / "train", name, EVENTS, LABELS)
+    for layout in ("sparse", "rvt"):
+        preprocess(tmp_path / "raw", tmp_path / layout, FRAMES, THREE, workers=1, layout=layout)
+    train = tmp_path / "train"
+    write_raw(train, "a", EVENTS, LABELS)
+    shutil.copytree(tmp_path / "sparse" / "train" / "b", train / "b")
+    shutil.copytree(tmp_path / "rvt" / "train" / "c", train / "c")
+    assert names(tmp_path) == ["a", "b", "c"]
+    # Of a recording that is there twice, events count before frames, and ours before RVT's.
+    shutil.copytree(tmp_path / "sparse" / "train" / "a", train / "a")
+    shutil.copytree(tmp_path / "rvt" / "train" / "b", tmp_path / "train_2" / "b")
+    assert [each.layout for each in find(tmp_path)] == ["raw eTraM", "sparse cache", "RVT's"]
+    shutil.copytree(train / "c", tmp_path / "train_2" / "C")
+    with pytest.raises(UserError, match=r"one train recording named C, got .*/c and .*/C: rename"):
+        names(tmp_path)
+
+
 def test_links_and_names_of_any_letters_are_followed(tmp_path):
     disk = tmp_path / "große Platte"
     path = write_raw(disk / "events", "train Straße 北 1", EVENTS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from etram_det.boxes import corners
+from etram_det.boxes import NO_TRACK, corners
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.interpolation import TrainingLabels, labels_between, why_none_between
 from etram_det.data.label_times import label_phases, label_times, notes_on_interval
@@ -313,6 +313,13 @@ def test_boxes_without_ids_are_no_tracks():
     assert why_none_between(apart, times) == (
         "its boxes have no track ids that last from one label time to the next"
     )
+
+
+def test_a_box_without_an_id_is_on_no_track_where_others_have_one():
+    times = np.arange(0, 400_000, 100_000)
+    zero, one = track(times, track_id=0), track(times, track_id=5)
+    lone = [track([at], track_id=NO_TRACK, x=x) for at, x in ((100_000, 5), (200_000, 40))]
+    assert between(by_time(zero, one, *lone), 150_000)[0] == [(0, 0), (0, 5)]
 
 
 def test_only_training_is_labelled_between_the_label_times(root):

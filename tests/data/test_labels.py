@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, has_tracks, signed_tracks
 from etram_det.data.label_times import frame_ends, label_times
 from etram_det.data.labels import (
     ETRAM3_CLASSES,
@@ -33,6 +33,16 @@ def test_boxes_are_read_by_name_whatever_the_packing(tmp_path):
     boxes = boxes_from(array, tmp_path, ETRAM_CLASSES)
     assert boxes.dtype == BOX_DTYPE
     assert boxes.tolist() == [(100, 1, 2, 3, 4, 7, 0, 0.5), (50, 5, 6, 7, 8, 2, 0, 1.0)]
+
+
+@pytest.mark.parametrize("dtype", ["<i4", "<i8", "<f8"])
+def test_what_is_no_track_id_is_none(dtype):
+    array = np.zeros(4, [(n, dtype if n == "track_id" else "<f8") for n in BOX_DTYPE.names])
+    array["track_id"] = [-1, 0, 7, 2**40 if dtype == "<i8" else -1]
+    boxes = boxes_from(array, "a.npy", ETRAM_CLASSES)
+    assert signed_tracks(boxes["track_id"]).tolist() == [-1, 0, 7, -1]
+    assert has_tracks(boxes)
+    assert not has_tracks(boxes[:2])  # as a file without ids has zeros
 
 
 def test_a_missing_field_is_named_with_the_file(tmp_path):

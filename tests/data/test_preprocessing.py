@@ -363,12 +363,15 @@ def test_half_written_recordings_are_removed_and_finished_ones_kept(root, tmp_pa
     output = tmp_path / "out"
     preprocess(root, output, SMALL, LABELS, workers=1, shard=(1, 2))
     kept = {name: (output / name).stat().st_mtime_ns for name in files_of(output)}
-    left_over = output / "train" / ".train_day_0001.0123.partial"
-    left_over.mkdir()
-    (left_over / "sparse_frames.h5").write_bytes(b"half")
+    left_over = output / "train" / f".train_day_0001.{32 * '0'}.partial"
+    of_another = output / "train" / f".train_day_0001.b.{32 * '0'}.partial"
+    for path in (left_over, of_another):  # which another process may be writing
+        path.mkdir()
+        (path / "sparse_frames.h5").write_bytes(b"half")
     assert len(find_recordings(output, "train", SMALL, LABELS)) == 3
     preprocess(root, output, SMALL, LABELS, workers=1)
     assert not left_over.exists()
+    assert of_another.exists()
     for name, modified in kept.items():
         if name != "manifest.json":
             assert (output / name).stat().st_mtime_ns == modified

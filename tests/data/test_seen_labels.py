@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from etram_det.boxes import NO_TRACK
 from etram_det.data.augment import AugmentSettings
 from etram_det.data.datamodule import EventDataModule
 from etram_det.data.seen_labels import seen_labels
@@ -10,7 +11,8 @@ from etram_det.errors import UserError
 from support.raw_files import boxes_at, random_events, write_raw
 
 TIMES = np.arange(100_000, 1_000_001, 100_000)
-NO_ID, STANDS, STOPS, MOVES, SHRINKS, NEW = range(6)
+STANDS, STOPS, MOVES, SHRINKS, NEW = range(5)  # 0 is an id as any other
+NO_ID = -1
 
 
 def track(track_id, times=TIMES, **sides):
@@ -29,7 +31,7 @@ def made(tmp_path):
             track(MOVES, y=2.0 + 8 * TIMES / 1e6),
             track(SHRINKS, w=20 - 6 * TIMES / 1e6),
             track(NEW, TIMES[-1:]),
-            track(NO_ID, x=3.0),
+            track(NO_TRACK, x=3.0),
         ]
     )
     boxes = boxes[np.argsort(boxes["t"], kind="stable")]

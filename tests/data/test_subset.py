@@ -57,6 +57,8 @@ def test_names_in_a_file(recordings, tmp_path):
     path.write_text("# mine\ntrain_day_0007\n\nval_day_0001\n  train_day_0002 \n")
     chosen = choose_subset(recordings, str(path), 3, seed=0)
     assert [each.name for each in chosen] == ["train_day_0002", "train_day_0007"]
+    path.write_text("train_day_0007\ntrain_day_0002\n", encoding="utf-8-sig")  # of some editors
+    assert choose_subset(recordings, str(path), 3, seed=0) == chosen
 
 
 def test_what_cannot_be_is_refused(recordings, tmp_path):

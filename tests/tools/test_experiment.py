@@ -17,6 +17,7 @@ import yaml
 
 from etram_det.cli.commands import run
 from etram_det.cli.data_of_fit import data_of_fit
+from etram_det.errors import UserError
 from etram_det.report.comparison import compare
 from etram_det.report.run_files import read_run
 from etram_det.simulator.dataset import SimulationSettings, simulate
@@ -24,6 +25,7 @@ from etram_det.tools.experiment import command
 from etram_det.tools.experiment.finished import (
     FinishedRun,
     compared_keys,
+    data_checksums,
     read_finished,
     write_finished,
 )
@@ -201,6 +203,24 @@ def test_runs_on_other_recordings_are_not_mixed(plan_file, trained, tmp_path, ca
     assert "most: must be at least 0, got -1: set 0 to compare only" in capsys.readouterr().err
     assert run([*arguments, "--jobs", "0"]) == 2
     assert "jobs: must be at least 1, got 0: set 1 for one after" in capsys.readouterr().err
+
+
+def test_variants_with_other_labels_of_the_same_recordings_go_on(tmp_path):
+    simulate(tmp_path, SimulationSettings(height=90, width=160, train=1, val=1, test=0, seconds=1))
+    plain, more = (tuple(FAST), (*FAST, "--data.interpolate_labels=true"))
+    finished = []
+    for name, settings in {"plain": plain, "more": more}.items():
+        data, _ = data_of_fit([*settings, f"--data.root={tmp_path}"])
+        data.setup("fit")
+        of_data = data_checksums(data.fingerprints())
+        finished.append(FinishedRun(Run(name, 1, 3), settings, 0.0, 0.0, None, {}, of_data))
+    assert finished[0].data["train"] != finished[1].data["train"]
+    for settings in (plain, more):
+        command._require_same_recordings(settings, str(tmp_path), finished, Path("lines"))
+    others = {**finished[1].data, "train": finished[0].data["train"]}
+    finished[1] = replace(finished[1], data=others)
+    with pytest.raises(UserError, match="got others in train than those of more, seed 1"):
+        command._require_same_recordings(more, str(tmp_path), finished, Path("lines"))
 
 
 def test_runs_at_the_same_time_leave_the_same_lines(plan_file, trained, tmp_path, capsys):
