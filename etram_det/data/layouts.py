@@ -161,7 +161,8 @@ def recording_paths(path: Path) -> list[Path]:
     """The recordings that a path stands for, each for ``open_recording``.
 
     Args:
-        path: a recording itself, or a folder of recordings.
+        path: a recording itself, or a folder of recordings. Of one that lies there in several
+            forms, HDF5 counts before a camera's file, and events before frames.
 
     Raises:
         UserError: there is no such path, or no recording in the folder.
@@ -179,7 +180,18 @@ def recording_paths(path: Path) -> list[Path]:
             f"{path}: must hold recordings, got none: use a folder with .h5, .hdf5, "
             f"{', '.join(CAMERA_SUFFIXES)}, or folders that preprocess made"
         )
-    return found
+    forms: dict[str, int] = {}
+    for each in found:
+        name = recording_name(each)
+        forms[name] = min(_form(each), forms.get(name, _form(each)))
+    return [each for each in found if _form(each) == forms[recording_name(each)]]
+
+
+def _form(path: Path) -> int:
+    """The place of a recording's form among those of which the first one is used."""
+    if has_frames(path):
+        return 2
+    return int(path.suffix.lower() in CAMERA_SUFFIXES)
 
 
 def splits_of(root: Path) -> list[str]:

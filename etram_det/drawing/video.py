@@ -45,8 +45,9 @@ class VideoWriter:
         assert size[0] % 2 == size[1] % 2 == 0
         self.path, self.size = path, size
         self.num_frames = 0
-        # OpenCV chooses the container by the suffix.
-        self._unfinished = path.with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
+        # OpenCV chooses the container by the suffix; what stands before a colon is a protocol to
+        # both encoders, unless it holds a slash.
+        self._unfinished = path.absolute().with_name(f".{path.stem}{UNFINISHED}{path.suffix}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._unfinished.write_bytes(b"")

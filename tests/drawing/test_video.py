@@ -3,12 +3,16 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 
 from etram_det.boxes import BOX_DTYPE
+from etram_det.drawing import video
+from etram_det.drawing.ffmpeg import NoEncoder
 from etram_det.drawing.frames import BRIGHTER, DARKER, frame_image
 from etram_det.drawing.video import DetectionPainter, DetectionVideo, VideoWriter
 from etram_det.errors import UserError
@@ -64,6 +68,17 @@ def test_frames_size_and_rate_come_back(tmp_path, rate):
     assert found_rate == pytest.approx(rate, rel=1e-3)
     assert np.abs(frames.astype(int) - np.array(images)).mean() < 3
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("without_ffmpeg", [False, True])
+def test_a_name_may_hold_the_time_of_day(tmp_path, monkeypatch, without_ffmpeg):
+    monkeypatch.chdir(tmp_path)
+    if without_ffmpeg:
+        monkeypatch.setattr(video, "encoding_ffmpeg", Mock(side_effect=NoEncoder("none")))
+    writer = VideoWriter(Path("2024-05-01T12:30:00.mp4"), (64, 96), 20.0)
+    writer.add(np.zeros((64, 96, 3), np.uint8))
+    writer.finish()
+    assert decode(Path("2024-05-01T12:30:00.mp4").absolute())[0].shape == (1, 64, 96, 3)
 
 
 @pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs ffprobe")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,6 +401,18 @@ def test_what_a_path_stands_for(tmp_path):
     assert recording_paths(Path("data")) == [path]
     assert recording_paths(PREPROCESSED) == [PREPROCESSED]
     assert recording_paths(PREPROCESSED.parent) == [PREPROCESSED]
+    for name in ("a_td.h5", "a.raw", "b.raw", "b.dat", "c.aedat4"):
+        (tmp_path / name).touch()
+    for name in ("a", "c", "d"):
+        shutil.copytree(PREPROCESSED, tmp_path / name)
+    used = [
+        "a_td.h5",
+        "b.dat",
+        "b.raw",
+        "c.aedat4",
+        "d",
+    ]
+    assert [each.name for each in recording_paths(tmp_path)] == used
     (tmp_path / "empty").mkdir()
     for wrong in ("empty", "none"):
         with pytest.raises(UserError, match=wrong):
