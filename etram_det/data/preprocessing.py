@@ -324,6 +324,15 @@ def _counts(recording: Recording) -> dict[str, int]:
 
 
 def _write_manifest(output: Path, settings: dict[str, Any], writer: str) -> dict[str, Any]:
+    """Write the manifest; anew if another shard has finished more meanwhile, and maybe said so."""
+    while True:
+        manifest = _manifest(output, settings)
+        write_text(output / MANIFEST, _as_json(manifest), writer)
+        if _manifest(output, settings) == manifest:
+            return manifest
+
+
+def _manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings, and the counts of what is finished, by whichever run and shard."""
     recordings = {
         path.parent.relative_to(output).as_posix(): json.loads(path.read_text())
@@ -333,9 +342,7 @@ def _write_manifest(output: Path, settings: dict[str, Any], writer: str) -> dict
     totals = Counter({"recordings": len(recordings)})
     for counts in recordings.values():
         totals.update(counts)
-    manifest = {"settings": settings, "totals": dict(totals), "recordings": recordings}
-    write_text(output / MANIFEST, _as_json(manifest), writer)
-    return manifest
+    return {"settings": settings, "totals": dict(totals), "recordings": recordings}
 
 
 def _as_json(content: dict[str, Any]) -> str:

@@ -359,6 +359,22 @@ def test_twenty_kills_of_the_command_leave_the_same_bytes(tmp_path):
     assert files_of(output) == files_of(tmp_path / "whole")
 
 
+def test_shards_that_end_at_once_leave_a_manifest_of_all(root, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    preprocess(root, output, SMALL, LABELS, workers=1, shard=(1, 2))
+    write = preprocessing.write_text
+
+    def written_late(path, text, writer):
+        monkeypatch.setattr(preprocessing, "write_text", write)
+        preprocess(root, output, SMALL, LABELS, workers=1, shard=(2, 2))
+        write(path, text, writer)
+
+    monkeypatch.setattr(preprocessing, "write_text", written_late)
+    manifest = preprocess(root, output, SMALL, LABELS, workers=1, shard=(1, 2))
+    assert manifest == json.loads((output / MANIFEST).read_text())
+    assert len(manifest["recordings"]) == len(list(output.glob("*/*/counts.json"))) > 2
+
+
 def test_half_written_recordings_are_removed_and_finished_ones_kept(root, tmp_path):
     output = tmp_path / "out"
     preprocess(root, output, SMALL, LABELS, workers=1, shard=(1, 2))
