@@ -431,6 +431,8 @@ def test_a_database_elsewhere_holds_the_study(tmp_path):
     assert not (tmp_path / "study" / study.DATABASE).exists()
     with pytest.raises(UserError, match="nosuch://: must be a database of this command"):
         SharedStudy(*settings, storage="nosuch://")
+    with pytest.raises(UserError, match="study holds trials of another study than this new one"):
+        SharedStudy(*settings, storage=f"sqlite:///{tmp_path / 'new.db'}")
 
 
 def test_without_optuna_it_says_how_to_get_it(tmp_path, monkeypatch, capsys):

@@ -246,6 +246,11 @@ def _require_same_settings(study: optuna.Study, output: Path, settings: dict[str
     """Keep the settings of a new study; refuse others than those of an old one."""
     old = study.user_attrs.get("settings")
     if old is None:
+        if any((output / "trials").glob("*")):
+            raise UserError(
+                f"output: {output} holds trials of another study than this new one: choose another "
+                "folder, or the --storage that these trials are in"
+            )
         study.set_user_attr("settings", settings)
         return
     for key in old | settings:
