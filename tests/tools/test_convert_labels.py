@@ -136,8 +136,8 @@ def test_what_an_annotation_tool_exports(tmp_path, capsys):
         (
             "t,class,x,y,w,h\nsoon,car,1,2,3,4\n",
             [],
-            "labels.csv: no box fits: images with a time that is no number, or none that is "
-            "possible: 1 (line 2): correct it",
+            "labels.csv: no box fits: images with a time or an index that is no number, or "
+            "none that is possible: 1 (line 2): correct it",
         ),
         (
             "t,class,x,y,w,h\n5,dog,1,2,3,4\n",

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
+from os.path import commonprefix
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from etram_det.data.box_formats.table import Reason
@@ -41,7 +42,9 @@ NO_NAME = Reason(
     "boxes of images without a name or a time",
     "add the time in microseconds under t, or set times.column to what holds it",
 )
-BAD_TIME = Reason("images with a time that is no number, or none that is possible", "correct it")
+BAD_TIME = Reason(
+    "images with a time or an index that is no number, or none that is possible", "correct it"
+)
 NO_MATCH = Reason(
     "names of images that do not look like times.pattern", "set another pattern, or none"
 )
@@ -63,8 +66,8 @@ class TimeSettings:
         column: key of COCO's images or column of a CSV file that holds the time.
         unit: of the times in names and columns.
         rate: images a second: an image's time is its index divided by it. The index is that of the
-            pattern, or under ``frame`` or ``frame_id``, or else, where COCO lists the images, the
-            image's place in its recording, by its id, from 0.
+            pattern, or under ``frame`` or ``frame_id``, or, where COCO lists the images and none
+            has such a key, the image's place in its recording, by its id, from 0.
         start_us: time of index 0 in microseconds.
     """
 
@@ -89,6 +92,13 @@ class TimeSettings:
             )
         if self.rate is not None and not self.rate > 0:
             raise UserError(f"times.rate: must be above 0, got {self.rate:g}: set images a second")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys or columns that hold the time or the index, of which the first counts."""
+        if self.column is not None:
+            return (self.column,)
+        return TIME_KEYS if self.rate is None else INDEX_KEYS
 
     @cached_property
     def _expression(self) -> re.Pattern[str]:
@@ -141,43 +151,79 @@ def places_of(
         path: the file, after which the recording is named where nothing else names it.
         all_listed: whether images without boxes are there, too, so that places can be indices.
     """
-    folders = {_folder(image.name) for image in images}
-    default = None if len(folders) > 1 and "" not in folders else recording_of(path)
+    by_folder = _recordings_by_folder({_folder(image.name) for image in images})
+    by_name = _recordings_of_detect(images, times)
+    are_counted = all_listed and times.rate is not None and times.column is None
+    are_counted = are_counted and all(_stated(image, times.keys) is None for image in images)
     counted: dict[str, int] = {}
     places: list[Place] = []
-    for image in images:
-        keys = TIME_KEYS if times.column is None else (times.column,)
-        has_place = image.name or any(key in image.facts for key in keys)
+    for image, own in zip(images, by_name, strict=True):
+        has_place = image.name or any(key in image.facts for key in (*TIME_KEYS, *times.keys))
         match = times.match(image.name) if times.pattern else None
         if times.pattern and match is None:
             places.append(NO_MATCH if has_place else NO_NAME)
             continue
         parts = match.groupdict() if match else {}
-        recording, time_us = _stated_recording(image, parts), _stated_time(image, parts, times)
-        if recording is None and (time_us is not None):
-            # As in what `detect` writes: the name is the recording's, with the time.
-            own = re.fullmatch(rf"(?:.*/)?([^/]+)_{time_us}(?:\.\w+)?", image.name)
-            recording = own[1] if own else None
-        recording = recording or default or _folder(image.name)
-        if time_us is None and all_listed and times.rate is not None and times.column is None:
+        stated = parts.get("recording") or _stated(image, RECORDING_KEYS)
+        recording = own if stated is None else str(stated)
+        recording = recording or by_folder.get(_folder(image.name)) or recording_of(path)
+        time_us = _stated_time(image, parts, times)
+        if time_us is None and are_counted:
             time_us = times.of_index(counted.get(recording, 0))
             counted[recording] = counted.get(recording, 0) + 1
         if time_us is None or abs(time_us) > _LATEST_US:
-            is_stated = any(image.facts.get(key) not in (None, "") for key in keys)
+            is_by_key = not {"time", "index"} & parts.keys()
+            is_stated = is_by_key and _stated(image, times.keys) is not None
             without = NO_TIME if has_place else NO_NAME
-            places.append(BAD_TIME if is_stated and not times.pattern else without)
+            places.append(BAD_TIME if is_stated else without)
         else:
             places.append((recording, time_us))
     return places
 
 
-def _folder(name: str) -> str:
-    return Path(name.replace("\\", "/")).parent.name
+def _folder(name: str) -> tuple[str, ...]:
+    """The folders in an image's name, the innermost one first."""
+    return PurePosixPath(name.replace("\\", "/")).parent.parts[::-1]
 
 
-def _stated_recording(image: NamedImage, parts: Mapping[str, str]) -> str | None:
-    found = [parts.get("recording"), *(image.facts.get(key) for key in RECORDING_KEYS)]
-    return next((str(each) for each in found if each not in (None, "")), None)
+def _recordings_by_folder(folders: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Names of the recordings in several folders; none where images lie in one, or outside of any.
+
+    They are the innermost folders, or those around them where these have the same name:
+    ``seq0`` for ``seq0/images`` beside ``seq1/images``, ``a/x`` for ``a/x`` beside ``a/y`` and
+    ``b/x``.
+
+    Args:
+        folders: of :func:`_folder`.
+    """
+    if len(folders) < 2 or () in folders:
+        return {}
+    first = min(len(commonprefix(list(folders))), min(map(len, folders)) - 1)
+    for stop in range(first + 1, max(map(len, folders)) + 1):
+        names = {folder: "/".join(folder[first:stop][::-1]) for folder in folders}
+        if len({*names.values()}) == len(folders):
+            break
+    return names
+
+
+def _recordings_of_detect(images: Sequence[NamedImage], times: TimeSettings) -> list[str | None]:
+    """The recordings in names that are all as `detect` writes them: ``<recording>_<t>``."""
+    found: list[str | None] = [None] * len(images)
+    if times.pattern is not None or times.keys != TIME_KEYS:
+        return found
+    for i, image in enumerate(images):
+        time_us = _stated_time(image, {}, times)
+        match = re.fullmatch(rf"(?:.*/)?([^/]+)_{time_us}(?:\.\w+)?", image.name)
+        if match is None and time_us is not None:
+            return [None] * len(images)
+        found[i] = match[1] if match else None
+    return found
+
+
+def _stated(image: NamedImage, keys: Sequence[str]) -> Any:
+    """What is known of an image under the first of the keys that says something; None for none."""
+    found = (image.facts.get(key) for key in keys)
+    return next((each for each in found if each not in (None, "")), None)
 
 
 def _stated_time(image: NamedImage, parts: Mapping[str, str], times: TimeSettings) -> int | None:
@@ -186,13 +232,20 @@ def _stated_time(image: NamedImage, parts: Mapping[str, str], times: TimeSetting
         return times.of_index(int(parts["index"]))
     if "time" in parts:
         return times.in_us(parts["time"])
-    if times.column is not None:
-        return times.in_us(image.facts.get(times.column))
-    if times.rate is not None:
-        index = [image.facts[key] for key in INDEX_KEYS if key in image.facts]
-        return times.of_index(int(index[0])) if index and str(index[0]).isdecimal() else None
-    found = [image.facts[key] for key in TIME_KEYS if key in image.facts]
-    return times.in_us(found[0]) if found else None
+    stated = _stated(image, times.keys)
+    if times.keys != INDEX_KEYS:
+        return times.in_us(stated)
+    index = _index(stated)
+    return None if index is None else times.of_index(index)
+
+
+def _index(value: Any) -> int | None:
+    """A whole number from 0 on, or its text, also as ``3.0``; None for anything else."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and number >= 0 else None
 
 
 def recording_of(path: Path) -> str:

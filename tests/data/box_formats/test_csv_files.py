@@ -3,6 +3,7 @@ import pytest
 from etram_det.data.box_formats.coco import NO_BOX, NO_SCORE
 from etram_det.data.box_formats.csv_files import csv_table, load_csv
 from etram_det.data.box_formats.naming import (
+    BAD_TIME,
     NO_MATCH,
     NO_NAME,
     NO_TIME,
@@ -37,6 +38,11 @@ def table_of(tmp_path, text, scored=False, **times):
         (
             "frame,bb_left,bb_top,bb_width,bb_height,conf,class,track_id\n"
             "3,1,2,3,4,0.5,1,7\n",
+            {"rate": 1000000 / 3},
+        ),
+        (
+            "frame,image,x,y,w,h,conf,class,track_id\n"
+            "3.0,val_day_0001/a.png,1,2,3,4,0.5,1,7\n",
             {"rate": 1000000 / 3},
         ),
         ("stamp,x1,y1,x2,y2,Class ID,score,track\n0.009,1,2,4,6,1,0.5,7\n\n", {
@@ -104,6 +110,20 @@ def test_other_text_than_utf_8_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"t,class\xff")
     with pytest.raises(UserError, match=r"a.csv: must be text in UTF-8, got .*: export it again"):
         load_csv(tmp_path / "a.csv")
+
+
+def test_an_index_that_is_no_number_is_a_bad_time(tmp_path):
+    text = "frame,class,x,y,w,h\n3.0,bus,1,2,3,4\nthird,bus,1,2,3,4\n"
+    table, left_out = table_of(tmp_path, text, rate=10)
+    assert table.time_us.tolist() == [300_000]
+    assert left_out.counts == {BAD_TIME: 1}
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_name(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufeff"t",class,x,y,w,h\r\n5,bus,1,2,3,4\r\n'.encode())
+    table, left_out = csv_table(load_csv(path), path, ClassSettings(), TimeSettings(), scored=False)
+    assert (table.time_us.tolist(), left_out.counts) == ([5], {})
 
 
 def test_labels_need_no_score(tmp_path):

@@ -63,6 +63,14 @@ def test_times_of_an_index_do_not_drift():
         ({"t": 0.25}, {"unit": "s"}, ("val_day_0001", 250_000)),
         ({"stamp": 250}, {"column": "stamp", "unit": "ms"}, ("val_day_0001", 250_000)),
         ({"frame_id": 5}, {"rate": 10}, ("val_day_0001", 500_000)),
+        ({"frame": 3.0}, {"rate": 10}, ("val_day_0001", 300_000)),
+        ({"frame": "3.0"}, {"rate": 10}, ("val_day_0001", 300_000)),
+        ({"frame": None, "frame_id": 3}, {"rate": 10}, ("val_day_0001", 300_000)),
+        ({"frame": None}, {"rate": 10}, ("val_day_0001", 0)),
+        ({"frame": 3.5}, {"rate": 10}, BAD_TIME),
+        ({"frame": "third"}, {"rate": 10}, BAD_TIME),
+        ({"frame": -1}, {"rate": 10}, BAD_TIME),
+        ({"frame": 10**400}, {"rate": 10}, BAD_TIME),
         ({"t": 7}, {"pattern": "{recording}_*"}, ("x", 7)),
         ({"t": "soon"}, {}, BAD_TIME),
         ({"t": None}, {}, NO_TIME),
@@ -92,6 +100,48 @@ def test_files_are_named_after_recordings(file, name):
 
 def test_an_image_named_by_its_time_names_its_recording():
     assert places(["night_2_7.png"], {"t": 7}) == [("night_2", 7)]
+
+
+@pytest.mark.parametrize(
+    ("facts", "times"),
+    [
+        ([{"t": 0}, {"t": 50_000}], {}),
+        ([{"t": 0}, {"t": 0}], {"pattern": "frame_{time}", "unit": "s"}),
+        ([{}, {}], {"pattern": "frame_{index}", "rate": 20}),
+        ([{}, {}], {"rate": 20}),
+        ([{"frame": 0}, {"frame": 1}], {"rate": 20}),
+        ([{"stamp": 0}, {"stamp": 1}], {"column": "stamp"}),
+    ],
+)
+def test_an_image_whose_number_is_its_time_by_chance_names_no_recording(facts, times):
+    """The first image of a file is at time 0 under any rate."""
+    names = ["frame_0.png", "frame_1.png"]
+    images = [NamedImage(name, of) for name, of in zip(names, facts, strict=True)]
+    found = places_of(images, TimeSettings(**times), FILE, all_listed=True)
+    assert [recording for recording, _ in found] == ["val_day_0001"] * 2
+
+
+def test_an_image_without_an_index_beside_others_is_not_placed():
+    images = [NamedImage("a.png", {"frame": 7}), NamedImage("b.png")]
+    found = places_of(images, TimeSettings(rate=10), FILE, all_listed=True)
+    assert found == [("val_day_0001", 700_000), NO_TIME]
+
+
+@pytest.mark.parametrize(
+    ("folders", "recordings"),
+    [
+        (["seq0/images", "seq1/images"], ["seq0", "seq1"]),
+        (["day/seq0/cam/images", "day/seq1/cam/images"], ["seq0", "seq1"]),
+        (["train/a", "val/b"], ["a", "b"]),
+        (["a/x", "a/y", "b/x"], ["a/x", "a/y", "b/x"]),
+        (["images", "a/images"], ["images", "a/images"]),
+        (["a\\images", "b/images"], ["a", "b"]),
+        (["images", "images"], ["val_day_0001", "val_day_0001"]),
+    ],
+)
+def test_images_of_several_folders_are_of_several_recordings(folders, recordings):
+    found = places([f"{folder}/000.png" for folder in folders], rate=10)
+    assert [recording for recording, _ in found] == recordings
 
 
 def test_the_place_is_an_index_where_all_images_are_listed():
