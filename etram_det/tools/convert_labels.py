@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from etram_det.data.box_formats.coco import write_coco
 from etram_det.data.box_formats.csv_files import write_csv
 from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
 from etram_det.data.box_formats.npy import write_npy
 from etram_det.data.box_formats.reading import open_box_files, read_boxes
-from etram_det.data.box_formats.table import BoxTable, without_what_only_coco_holds
+from etram_det.data.box_formats.table import (
+    EMPTY_RECORDING,
+    BoxTable,
+    without_what_only_coco_holds,
+)
 from etram_det.data.labels import ETRAM_CLASSES, class_names_of
 from etram_det.data.representation import SENSOR_SIZE
 from etram_det.errors import UserError
@@ -53,23 +59,40 @@ def convert_labels_command(
     read = read_boxes(opened, classes, times, scored=False)
     table, left_out = read.table, read.left_out
     output = output.expanduser()
-    if output.suffix.lower() != ".json":
+    ending = output.suffix.lower()
+    if ending != ".json":
         table, unfit = without_what_only_coco_holds(table)
         left_out.merge(unfit)
+    recordings = _held_recordings(table, sorted(read.recordings), ending)
+    for name in sorted(read.recordings.keys() - {*recordings}):
+        left_out.add(EMPTY_RECORDING, name)
     misfits = [reason for reason in left_out.counts if reason.remedy]
     if misfits and not len(table):
         raise UserError(f"{files[0]}: no box fits: {left_out.line(misfits[0])}")
-    _write(output, table, classes.class_names, sensor_size)
+    _write(output, table, recordings, classes.class_names, sensor_size)
     console = screen()
-    boxes, recordings = number_of(len(table), "box"), number_of(len(read.recordings), "recording")
-    console.out(f"{boxes} of {recordings}: {output}")
+    boxes, of = number_of(len(table), "box"), number_of(len(recordings), "recording")
+    console.out(f"{boxes} of {of}: {output}")
     for line in left_out.lines():
         console.out(f"left out: {line}")
     return int(bool(misfits))
 
 
+def _held_recordings(table: BoxTable, recordings: Sequence[str], ending: str) -> Sequence[str]:
+    """The recordings that a format holds: in COCO those of images, in CSV those of boxes."""
+    if ending == ".json":
+        return table.recordings
+    if ending == ".csv":
+        return np.unique(table.recording[table.frame]).tolist()
+    return recordings
+
+
 def _write(
-    output: Path, table: BoxTable, class_names: Sequence[str], sensor_size: tuple[int, int]
+    output: Path,
+    table: BoxTable,
+    recordings: Sequence[str],
+    class_names: Sequence[str],
+    sensor_size: tuple[int, int],
 ) -> None:
     """Write boxes in the format that the name of the output stands for."""
     ending = output.suffix.lower()
@@ -83,4 +106,4 @@ def _write(
             "one of these"
         )
     else:
-        write_npy(output, table)
+        write_npy(output, table, recordings)

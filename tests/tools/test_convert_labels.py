@@ -163,6 +163,40 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, text, flags, messa
     assert sorted(tmp_path.iterdir()) == [tmp_path / "labels.csv"]
 
 
+EMPTY = "left out: recordings left without boxes, which box files hold, and COCO where it lists"
+
+
+@pytest.mark.parametrize("file", ["labels.json", "labels.csv", "b"])
+def test_recordings_without_boxes(tmp_path, capsys, file):
+    (tmp_path / "a").mkdir()
+    for name, times in (("val_1", [100_000]), ("val_2", [])):
+        np.save(tmp_path / "a" / f"{name}_bbox.npy", boxes_at(times))
+    assert run(["convert-labels", str(tmp_path / "a"), "--output", str(tmp_path / file)]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    if file == "b":
+        assert (first, others) == (f"1 box of 2 recordings: {tmp_path / file}", [])
+        assert same_boxes(tmp_path / "a", tmp_path / "b") == ["val_1_bbox.npy", "val_2_bbox.npy"]
+    else:
+        assert first == f"1 box of 1 recording: {tmp_path / file}"
+        assert others == [f"{EMPTY} their images: 1 (val_2)"]
+
+
+@pytest.mark.parametrize("file", ["labels.json", "labels.csv", "b"])
+def test_images_without_boxes(tmp_path, capsys, file):
+    """COCO holds them, box files their recording."""
+    image = {"id": 1, "file_name": "val_1_5", "t": 5}
+    content = {"images": [image], "annotations": [], "categories": []}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert run(["convert-labels", str(tmp_path / "a.json"), "--output", str(tmp_path / file)]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    lines = ["left out: images left without boxes, which only COCO can hold: 1 (val_1_5)"]
+    lines += [f"{EMPTY} their images: 1 (val_1)"]
+    held, listed = {"labels.json": (1, []), "labels.csv": (0, lines), "b": (1, lines[:1])}[file]
+    of = "1 recording" if held else "0 recordings"
+    assert (first, others) == (f"0 boxes of {of}: {tmp_path / file}", listed)
+    assert [path.name for path in (tmp_path / "b").glob("*")] == ["val_1_bbox.npy"] * (file == "b")
+
+
 @pytest.mark.parametrize(("number", "text"), [(1, "1 box of"), (2, "2 boxes of")])
 def test_one_box_is_no_boxes(tmp_path, capsys, number, text):
     np.save(tmp_path / "a_bbox.npy", boxes_at(np.arange(number) * 100_000))

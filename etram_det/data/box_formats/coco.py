@@ -177,7 +177,9 @@ def coco_table(
             is_unknown = name is None and bool(listing.categories)
             class_ids[category] = UNKNOWN_CLASS if is_unknown else classes.class_id(name, category)
         class_id = class_ids[category]
-        score = each.get("score", None if scored else 1.0)
+        score = each.get("score")
+        if not scored and score in (None, ""):
+            score = 1.0
         track = _track_of(each)
         if track is None:
             left_out.add(NO_TRACK, where)

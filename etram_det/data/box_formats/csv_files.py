@@ -120,26 +120,29 @@ def csv_table(
     )
     builder, left_out = TableBuilder(), LeftOut()
     class_ids: dict[str, int | Reason] = {}
+    without = "" if scored else "1"  # the score of an empty cell
     for (line, cells), key in zip(content.rows, keys, strict=True):
         place, where, box = places[key], f"line {line}", columns.box(cells)
         text = columns.class_text(cells)
         if text not in class_ids:
             class_ids[text] = _class_id(text, classes)
         class_id = class_ids[text]
-        score = _number(cells[columns.score]) if columns.score else 1.0
+        score = _number(cells[columns.score] or without) if columns.score else 1.0
         track = track_number(cells[columns.track]) if columns.track else 0
         if track is None:
             left_out.add(NO_TRACK, where)
         if isinstance(place, Reason):
             left_out.add(place, where)
-        elif isinstance(class_id, Reason):
+            continue
+        frame = builder.frame(*place)
+        if isinstance(class_id, Reason):
             left_out.add(class_id, repr(text))
         elif box is None:
             left_out.add(NO_BOX, where)
         elif score is None:
             left_out.add(NO_SCORE, where)
         else:
-            builder.add(builder.frame(*place), box, class_id, score, track or 0)
+            builder.add(frame, box, class_id, score, track or 0)
     return builder.table(), left_out
 
 

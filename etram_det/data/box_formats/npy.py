@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ def npy_table(
             kept &= which != i
             count = int(np.count_nonzero(which == i))
             left_out.add(found, f"{path.name}: id {numbers[i]}", count)
+    is_timed = stored["t"] != NO_STORED_TIME
+    times_us = np.unique(stored["t"][is_timed])
     for reason, is_so in (
-        (NO_TIME, stored["t"] == NO_STORED_TIME),
+        (NO_TIME, ~is_timed),
         (NO_BOX, ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1))),
         (NO_SCORE, ~np.isfinite(stored["class_confidence"])),
     ):
@@ -62,11 +65,10 @@ def npy_table(
         kept &= ~is_so
     stored, boxes, which = stored[kept], boxes[kept], which[kept]
     class_ids = np.array([0 if isinstance(each, Reason) else each for each in ids], np.int64)
-    times_us, frame = np.unique(stored["t"], return_inverse=True)
     table = BoxTable(
         np.full(len(times_us), recording_of(path)),
         times_us,
-        frame,
+        np.searchsorted(times_us, stored["t"]),
         boxes,
         class_ids[which],
         stored["class_confidence"].astype(np.float64),
@@ -76,21 +78,26 @@ def npy_table(
     return joined([table]), left_out
 
 
-def write_npy(folder: Path, table: BoxTable) -> None:
+def write_npy(folder: Path, table: BoxTable, recordings: Sequence[str]) -> None:
     """Write a box file for each recording into a folder, each atomically.
+
+    Args:
+        folder: of the files.
+        table: the boxes, all of them finite.
+        recordings: names of those of the table and of others, whose files are empty.
 
     Raises:
         UserError: a recording's name is no file name.
         OSError: a file cannot be written.
     """
-    wrong = [x for x in table.recordings if Path(x).name != x or "\0" in x]
+    wrong = [x for x in recordings if Path(x).name != x or "\0" in x]
     if wrong:
         raise UserError(
             f"recordings: must have names that files can have, got {wrong[0]!r}: set times.pattern "
             "to take them from the images' names"
         )
     of_box = table.recording[table.frame]
-    for recording in table.recordings:
+    for recording in recordings:
         part = table.select(of_box == recording)
         rows = np.zeros(len(part), BOX_DTYPE)
         rows["t"] = part.time_us[part.frame]

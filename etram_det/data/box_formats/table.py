@@ -26,6 +26,9 @@ class Reason(NamedTuple):
 
 
 EMPTY = Reason("images left without boxes, which only COCO can hold")
+EMPTY_RECORDING = Reason(
+    "recordings left without boxes, which box files hold, and COCO where it lists their images"
+)
 CROWD = Reason("regions of many objects (iscrowd), which only COCO can hold")
 
 

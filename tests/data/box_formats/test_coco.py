@@ -66,6 +66,15 @@ def test_ground_truth(tmp_path):
     assert not left_out.counts
 
 
+def test_labels_need_no_score(tmp_path):
+    boxes = [annotation(3, score=score) for score in (None, "", 0.5, "high")]
+    content = {"images": IMAGES, "annotations": boxes, "categories": CATEGORIES}
+    table, left_out = table_of(tmp_path, content)
+    assert table.scores.tolist() == [1, 1, 0.5]
+    assert left_out.counts == {NO_SCORE: 1}
+    assert table_of(tmp_path, content, scored=True)[1].counts == {NO_SCORE: 3}
+
+
 def test_results_take_images_and_categories_of_the_ground_truth(tmp_path):
     content = {"images": IMAGES, "annotations": [], "categories": CATEGORIES}
     listing = listing_of(content, tmp_path / "gt.json", TimeSettings())

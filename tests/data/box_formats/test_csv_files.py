@@ -129,3 +129,16 @@ def test_a_mark_of_the_byte_order_is_no_part_of_the_first_name(tmp_path):
 def test_labels_need_no_score(tmp_path):
     table, _ = table_of(tmp_path, "t,class,x,y,w,h\n5,bus,1,2,3,4\n")
     assert table.scores.tolist() == [1]
+    text = "t,class,score,x,y,w,h\n5,bus,,1,2,3,4\n6,bus,0.5,1,2,3,4\n7,bus,high,1,2,3,4\n"
+    table, left_out = table_of(tmp_path, text)
+    assert table.scores.tolist() == [1, 0.5]
+    assert left_out.counts == {NO_SCORE: 1}
+
+
+def test_a_time_stays_where_its_boxes_are_left_out(tmp_path):
+    """Its frame shows nothing of the classes that are asked for."""
+    path = tmp_path / "a.csv"
+    path.write_text("t,class,x,y,w,h\n5,bus,1,2,3,4\n6,car,1,2,3,4\n")
+    classes = ClassSettings(class_map={"bus": None})
+    table, _ = csv_table(load_csv(path), path, classes, TimeSettings(), scored=False)
+    assert (table.time_us.tolist(), table.frame.tolist()) == ([5, 6], [1])

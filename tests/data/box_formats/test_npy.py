@@ -65,7 +65,7 @@ def test_a_recording_is_no_path(tmp_path):
     builder = TableBuilder()
     builder.add(builder.frame("../a", 5), [1, 2, 3, 4], 0)
     with pytest.raises(UserError, match=r"must have names that files can have, got '../a'"):
-        write_npy(tmp_path / "labels", builder.table())
+        write_npy(tmp_path / "labels", builder.table(), ["../a"])
     assert not list(tmp_path.rglob("*.npy"))
 
 
