@@ -163,6 +163,17 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, text, flags, messa
     assert sorted(tmp_path.iterdir()) == [tmp_path / "labels.csv"]
 
 
+def test_a_class_map_holds_for_files_without_names(tmp_path, capsys):
+    boxes = boxes_at([100_000, 200_000, 300_000])
+    boxes["class_id"] = [7, 1, 0]
+    np.save(tmp_path / "a_bbox.npy", boxes)
+    command = ["convert-labels", str(tmp_path / "a_bbox.npy"), "--output", str(tmp_path / "out")]
+    assert run([*command, "--class-map", "{wheelchair: null, car: bus}"]) == 0
+    assert np.load(tmp_path / "out" / "a_bbox.npy")["class_id"].tolist() == [3, 0]
+    line = "left out: boxes of classes that class_map leaves out: 1 (a_bbox.npy: id 7)"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 EMPTY = "left out: recordings left without boxes, which box files hold, and COCO where it lists"
 
 

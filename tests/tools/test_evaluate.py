@@ -10,6 +10,9 @@ from etram_det.cli.commands import run
 from etram_det.cli.resume import shipped_checkpoint
 from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
 from etram_det.data.box_formats.reading import open_box_files, read_boxes
+from etram_det.data.labels import LabelSettings
+from etram_det.data.preprocessing import preprocess
+from etram_det.data.representation import FrameSettings
 from etram_det.metrics.evaluation import evaluate
 from etram_det.metrics.settings import SIZE_BINS, EvaluationSettings
 from etram_det.simulator.dataset import SimulationSettings, simulate
@@ -243,6 +246,77 @@ def test_labels_of_a_data_root_are_those_of_validate(tmp_path, monkeypatch, capl
 
 
 @pytest.mark.usefixtures("_no_page")
+@pytest.mark.parametrize("labels", ["root", "root/val/val_1_bbox.npy"])
+def test_a_class_map_holds_for_all_labels(tmp_path, monkeypatch, caplog, labels):
+    """A frame with boxes of a class that is left out alone shows none of the others."""
+    monkeypatch.chdir(tmp_path)
+    rows = np.concatenate([boxes_at(np.arange(1, 10) * 100_000, i, 15 * i) for i in range(3)])
+    rows = rows[(rows["t"] > 300_000) | (rows["class_id"] == 0)]
+    write_raw(tmp_path / "root" / "val", "val_1", random_events(2000), rows)
+    found = boxes_at(np.arange(1, 10) * 100_000, 1, 15)
+    found["class_confidence"] = 0.5
+    write_npy(tmp_path / "dt", {"val_1": found})
+    flags = ["--class-map", "{pedestrian: null, bicycle: car}", "--metric.pictures", "0"]
+    metrics = evaluated(labels, "dt", tmp_path / "out", *flags)
+    assert (metrics["num_frames"], metrics["num_boxes"], metrics["num_car"]) == (9, 12, 12)
+    assert metrics["AR"] == pytest.approx(0.5)
+    counts = metrics["confusion"]["counts"]
+    assert counts[-1][1] == 3  # false alarms where the labels are of the class that is left out
+    dropped = metrics["evaluation"]["dropped_by_data"]
+    assert dropped["boxes of classes that class_map leaves out"] == 9
+    assert "left out: boxes of classes that class_map leaves out: 9" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_a_class_map_that_leaves_nothing(tmp_path, capsys):
+    write_raw(tmp_path / "root" / "val", "val_1", random_events(2000), boxes_at([100_000]))
+    write_npy(tmp_path / "dt", {"val_1": boxes_at([100_000])})
+    arguments = [
+        "evaluate",
+        "--labels",
+        str(tmp_path / "root"),
+        "--class-map",
+        "{pedestrian: null}",
+    ]
+    assert run([*arguments, "--detections", str(tmp_path / "dt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("etram_det: error: labels: must have boxes, got none in ")
+
+
+def roots_with_settings(folder):
+    """By the setting that it needs, a data root and the message without it."""
+    rows = boxes_at(np.arange(1, 10) * 100_000)
+    events = random_events(2000)
+    raw, five, named, ms = (folder / name for name in ("raw", "bins", "filters", "unit"))
+    write_raw(raw / "val", "val_1", events, rows)
+    preprocess(raw, five, FrameSettings(bins=5), LabelSettings(), workers=1)
+    write_raw(named / "val", "val_1", events, np.append(rows, boxes_at([100_000], class_id=11)))
+    in_ms = rows.copy()
+    in_ms["t"] //= 1000
+    many = random_events(20_000, seconds=1000)
+    write_raw(ms / "val", "val_1", {**many, "t": many["t"] // 1_000_000}, in_ms)
+    return {
+        ("--frames.bins", "5"): (five, "frames.bins: must be 5, with which "),
+        ("--filters", "only_named_classes"): (named, "add only_named_classes to filters"),
+        ("--frames.time_unit", "ms"): (ms, "set frames.time_unit to ms"),
+    }
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_a_data_root_with_settings_of_its_own(tmp_path, capsys):
+    """The message names what helps."""
+    write_npy(tmp_path / "dt", {"val_1": boxes_at(np.arange(1, 10) * 100_000)})
+    for flags, (root, message) in roots_with_settings(tmp_path).items():
+        arguments = ["evaluate", "--labels", str(root), "--detections", str(tmp_path / "dt")]
+        assert run([*arguments, "--output", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        metrics = evaluated(root, tmp_path / "dt", tmp_path / "out", *flags)
+        assert (metrics["num_frames"], metrics["AP"]) == (9, pytest.approx(1))
+
+
+@pytest.mark.usefixtures("_no_page")
 def test_label_times_of_files_at_an_interval(tmp_path, caplog):
     rows = boxes_at(np.arange(1, 28) * 33_334)
     write_npy(tmp_path / "gt", {"a": rows})
@@ -354,6 +428,35 @@ def test_rounded_label_times_are_one_frame(tmp_path):
     write_npy(tmp_path / "gt", {"a": rows})
     metrics = evaluated(tmp_path / "gt", tmp_path / "gt", tmp_path / "out")
     assert (metrics["num_frames"], metrics["num_boxes"]) == (1, 2)
+
+
+@pytest.mark.usefixtures("_no_page")
+@pytest.mark.parametrize("apart", [1, 100])
+def test_rounded_times_of_detections_are_one_frame(tmp_path, caplog, apart):
+    times = np.arange(1, 11) * 100_000
+    rows = np.concatenate([boxes_at(times), boxes_at(times, x=50)])
+    write_npy(tmp_path / "gt", {"a": rows})
+    found = rows.copy()
+    found["t"][10:] += apart
+    write_npy(tmp_path / "dt", {"a": found})
+    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
+    assert (metrics["num_frames"], metrics["AP"]) == (10, pytest.approx(1))
+    assert "not evaluated" not in caplog.text
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_scores_beyond_1_are_reported(tmp_path, caplog):
+    found = boxes_at([100_000, 200_000])
+    write_npy(tmp_path / "gt", {"a": found})
+    found["class_confidence"] = [5, 87.5]
+    write_npy(tmp_path / "dt", {"a": found})
+    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out")
+    assert metrics["AP"] == pytest.approx(1)
+    [line] = [each for each in caplog.messages if "scores" in each]
+    assert line == (
+        "dt: scores must be in [0, 1] for thresholds to mean what they say, got 5 to 87.5, and AP "
+        "goes by their order alone: divide percentages by 100"
+    )
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -492,7 +595,8 @@ def ground_truth(images=(IMAGE,), annotations=(BOX,), categories=(CAR,)):
             {"a": boxes_at([100_000])},
             {"a": boxes_at([100_000])},
             ["--interval_ms", "0"],
-            "tolerance_ms: must be at least 0, and interval_ms at least 1, got 2 and 0: raise them",
+            "tolerance_ms: must be at least 0, as jitter_ms, and interval_ms at least 1, got 2, 2 "
+            "and 0: raise them",
         ),
         (
             {"a": boxes_at([100_000])},

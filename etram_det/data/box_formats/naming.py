@@ -263,7 +263,8 @@ class ClassSettings:
         class_names: name of each class id, in the order of the ids; or ``etram`` (8 classes),
             ``etram3``, ``gen1``, ``1mpx``, ``dsec``.
         class_map: for names (or ids) of classes in files one of these names, or null to leave
-            the class out: ``{person: pedestrian, dog: null}``.
+            the class out: ``{person: pedestrian, dog: null}``. Files without names have those of
+            ``class_names``.
     """
 
     class_names: Sequence[str] = ETRAM_CLASSES
@@ -299,7 +300,7 @@ class ClassSettings:
             if str(number) in self._ids:
                 return self.class_id(None, str(number))
             if number < len(self.class_names):
-                return number
+                return self.class_id(self.class_names[number])
         return UNKNOWN_CLASS
 
 

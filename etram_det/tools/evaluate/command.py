@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from etram_det import __version__
 from etram_det.data.box_formats.coco import Listing
 from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
 from etram_det.data.box_formats.reading import ReadBoxes, open_box_files, read_boxes
+from etram_det.data.box_formats.table import BoxTable
+from etram_det.data.representation import FrameSettings
 from etram_det.drawing.frames import Image, frame_image
 from etram_det.errors import UserError
 from etram_det.metrics.evaluation import EvaluationResult, evaluate
@@ -43,9 +46,11 @@ from etram_det.tools.evaluate.labels import (
     find_labels,
     labelled_frames,
     require_fit,
+    with_merged_times,
 )
 from etram_det.tools.evaluate.window_ends import window_ends
 
+_log = logging.getLogger(__name__)
 _WIDTH = 120  # of tables that go into a file or a pipe, in columns
 
 
@@ -91,6 +96,9 @@ def evaluate_command(
     images: Path | None = None,
     times: TimeSettings = TimeSettings(),  # noqa: B008 (frozen)
     interval_ms: int | None = None,
+    jitter_ms: int = 2,
+    frames: FrameSettings = FrameSettings(),  # noqa: B008 (frozen)
+    filters: tuple[str, ...] = (),
     tolerance_ms: float = 2.0,
     only_common: bool = False,
     pixels: PixelSettings = PixelSettings(),  # noqa: B008 (frozen)
@@ -117,6 +125,11 @@ def evaluate_command(
         interval_ms: evaluate label times so far apart, by the rule of training. Unset: 100 in a
             data root, as in validate, and all label times of files, of these the ones at which
             windows of the detections end.
+        jitter_ms: how far a label time may lie off the interval.
+        frames: how events of a data root become frames, which pictures show; a preprocessed one
+            must have these.
+        filters: names of the filters that drop boxes of a data root, as ``data.filters`` of
+            ``validate``.
         tolerance_ms: how far the time of detections may lie off that of labels.
         only_common: leave out recordings without detections, and detections of others.
         pixels: of the boxes and areas.
@@ -125,23 +138,23 @@ def evaluate_command(
     Raises:
         UserError: a file or setting does not fit.
     """
-    if tolerance_ms < 0 or (interval_ms is not None and interval_ms < 1):
+    if min(tolerance_ms, jitter_ms) < 0 or (interval_ms is not None and interval_ms < 1):
         raise UserError(
-            "tolerance_ms: must be at least 0, and interval_ms at least 1, got "
-            f"{tolerance_ms:g} and {interval_ms}: raise them"
+            "tolerance_ms: must be at least 0, as jitter_ms, and interval_ms at least 1, got "
+            f"{tolerance_ms:g}, {jitter_ms} and {interval_ms}: raise them"
         )
     source = find_labels(labels.expanduser(), split)
     classes = ClassSettings(source.class_names(class_names, bool(class_map)), class_map or {})
     settings = _evaluation_settings(protocol, classes.class_names, pixels, metric)
-    truth = labelled_frames(source, classes, times, interval_ms)
+    truth = labelled_frames(source, classes, times, interval_ms, jitter_ms, frames, filters)
     listing = source.listing(images, times)
     read = _read(_named(detections), classes, times, listing)
     tolerance_us = tolerance_ms * 1000
     ends = [window_ends(each.table, tolerance_us) for each in read.values()]
     known = [each for each in ends if each is not None]
-    truth = truth if interval_ms else truth.at_window_ends(known)
+    truth = truth if interval_ms else truth.at_window_ends(known, classes)
     truth = truth.of_recordings(_recordings_of_all(read, truth, only_common))
-    frames = {
+    evaluated = {
         name: evaluation_frames(name, truth, found, pixels, tolerance_us, settings.moving_above)
         for name, found in read.items()
     }
@@ -150,7 +163,7 @@ def evaluate_command(
     folders = {name: output / name if len(read) > 1 else output for name in read}
     for name, folder in folders.items():
         facts = {"split": source.split, "data": str(labels), "detections": name}
-        _write(folder, evaluate(frames[name], settings), truth, metric, facts)
+        _write(folder, evaluate(evaluated[name], settings), truth, metric, facts)
     _compare(folders, output)
 
 
@@ -164,9 +177,24 @@ def _read(
     read = {}
     for name, paths in groups.items():
         files = open_box_files(paths, "detections")
-        read[name] = read_boxes(files, classes, times, scored=True, listing=listing)
-        require_fit(read[name].left_out, paths[0])
+        found = read_boxes(files, classes, times, scored=True, listing=listing)
+        require_fit(found.left_out, paths[0])
+        _warn_of_scores(name, found.table)
+        read[name] = replace(found, table=with_merged_times(found.table, files))
     return read
+
+
+def _warn_of_scores(name: str, table: BoxTable) -> None:
+    """Report scores that are none in [0, 1], such as percentages."""
+    least, most = table.scores.min(initial=0), table.scores.max(initial=1)
+    if least < 0 or most > 1:
+        _log.warning(
+            "%s: scores must be in [0, 1] for thresholds to mean what they say, got %g to %g, and "
+            "AP goes by their order alone: divide percentages by 100",
+            name,
+            table.scores.min(),
+            table.scores.max(),
+        )
 
 
 def _recordings_of_all(
@@ -200,8 +228,7 @@ def _evaluation_settings(
             metric.motion_bins,
         )
     except UserError as error:  # in the words of this command
-        message = str(error).replace("data.class_names", "class_names")
-        raise UserError(re.sub(r"\bmodel\.", "metric.", message)) from error
+        raise UserError(re.sub(r"\bmodel\.", "metric.", str(error))) from error
 
 
 def _named(detections: Sequence[Sequence[str]]) -> dict[str, list[Path]]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from etram_det.boxes import BOX_DTYPE
 from etram_det.data.box_formats.coco import Listing, category_names, listing_of
-from etram_det.data.box_formats.naming import ClassSettings, TimeSettings
+from etram_det.data.box_formats.naming import CHOSEN_CLASS, ClassSettings, TimeSettings
 from etram_det.data.box_formats.reading import BoxFile, open_box_files, read_boxes
-from etram_det.data.box_formats.table import BoxTable, LeftOut, joined
+from etram_det.data.box_formats.table import BoxTable, LeftOut, Reason, joined
 from etram_det.data.clock import LONGEST_US
 from etram_det.data.folders import has_events, split_folders
 from etram_det.data.interpolation import TrainingLabels
@@ -31,8 +31,7 @@ from etram_det.tools.evaluate.window_ends import WindowEnds
 
 _log = logging.getLogger(__name__)
 DEFAULT_INTERVAL_MS = 100  # of a data root, as in training
-_JITTER_US = 2000
-_MERGED_US = 100  # label times of one frame that were rounded differ by so much at most
+_MERGED_US = 100  # times of one frame that were rounded differ by so much at most
 
 
 @dataclass(frozen=True)
@@ -103,25 +102,25 @@ class LabelledFrames:
         kept = np.isin(self.table.recording, list(names))
         return self._of_frames(kept, self.dropped)
 
-    def at_interval(self, interval_us: int) -> LabelledFrames:
+    def at_interval(self, interval_us: int, jitter_us: int) -> LabelledFrames:
         """The frames that lie whole intervals apart, by the rule for recordings."""
         kept = np.zeros(len(self.table.time_us), dtype=bool)
         for name in self.table.recordings:
             of = np.flatnonzero(self.table.recording == name)
             times_us, origin_us = self.table.time_us[of], int(self.start_us[of[0]])
-            times = label_times(times_us, interval_us, _JITTER_US, origin_us)
+            times = label_times(times_us, interval_us, jitter_us, origin_us)
             kept[of] = np.isin(times_us, times)
         between = int(np.count_nonzero(~kept[self.table.frame]))
         return self._of_frames(kept, {**self.dropped, BETWEEN_LABEL_TIMES: between})
 
-    def at_window_ends(self, ends: Sequence[WindowEnds]) -> LabelledFrames:
+    def at_window_ends(self, ends: Sequence[WindowEnds], classes: ClassSettings) -> LabelledFrames:
         """The frames at which windows of all detectors end; all frames where there are none.
 
-        Of recordings, those of the label phase that most windows meet.
+        Of recordings, those of the label phase that most windows meet, with labels of the classes.
         """
         if self.recordings:
             found = [_in_phase_of_windows(each, ends) for each in self.recordings.values()]
-            labels = _of_recordings([recording for recording, _ in found])
+            labels = _of_recordings([recording for recording, _ in found], classes)
             off = Counter({recording.name: number for recording, number in found if number})
         else:
             labels, off = self, Counter()
@@ -173,7 +172,13 @@ def find_labels(path: Path, split: str) -> LabelSource:
 
 
 def labelled_frames(
-    source: LabelSource, classes: ClassSettings, times: TimeSettings, interval_ms: int | None
+    source: LabelSource,
+    classes: ClassSettings,
+    times: TimeSettings,
+    interval_ms: int | None,
+    jitter_ms: int = 2,
+    frames: FrameSettings = FrameSettings(),  # noqa: B008 (frozen)
+    filters: tuple[str, ...] = (),
 ) -> LabelledFrames:
     """The labels of a source.
 
@@ -183,6 +188,9 @@ def labelled_frames(
         times: where the times are, of files.
         interval_ms: label times that count lie so far apart; None for 100 in a data root, and for
             all label times in files.
+        jitter_ms: how far a label time may lie off the interval.
+        frames: how events become frames, of a data root.
+        filters: that drop boxes, of a data root.
 
     Raises:
         UserError: a file cannot be understood, or something in it does not fit.
@@ -190,21 +198,24 @@ def labelled_frames(
     if source.root is not None:
         assert source.split is not None
         label_settings = LabelSettings(
-            class_names=classes.class_names, interval_ms=interval_ms or DEFAULT_INTERVAL_MS
+            classes.class_names, interval_ms or DEFAULT_INTERVAL_MS, jitter_ms, filters
         )
-        found = find_recordings(source.root, source.split, FrameSettings(), label_settings)
-        return _of_recordings(found)
+        found = find_recordings(source.root, source.split, frames, label_settings)
+        labels = _of_recordings(found, classes)
+        _require_boxes(labels.table, source)
+        if count := labels.dropped.get(CHOSEN_CLASS.text):
+            _log.warning("%s: left out: %s: %d", source.path, CHOSEN_CLASS.text, count)
+        return labels
     read = read_boxes(source.files, classes, times, scored=False)
     require_fit(read.left_out, source.path)
-    if not len(read.table):
-        raise UserError(f"labels: must have boxes, got none in {source.path}: use another file")
-    table = _with_merged_times(read.table, source)
+    _require_boxes(read.table, source)
+    table = with_merged_times(read.table, source.files)
     dropped = {each.text: count for each, count in read.left_out.counts.items()}
     first, last = _spans(table)
     start_us = np.where(last <= LONGEST_US, 0, first - LEAD_US)
     labels = LabelledFrames(table, start_us, dropped, _ranks(table, source, times))
     if interval_ms is not None:
-        labels = labels.at_interval(interval_ms * 1000)
+        labels = labels.at_interval(interval_ms * 1000, jitter_ms * 1000)
     if not len(labels.table):
         raise UserError(
             f"interval_ms: must leave labels of {source.path}, got {interval_ms} and none at such "
@@ -244,8 +255,16 @@ def require_fit(left_out: LeftOut, path: Path) -> None:
         _log.warning("%s: left out: %s", path, line)
 
 
-def _of_recordings(found: Sequence[Recording]) -> LabelledFrames:
-    """Labels of a split as ``validate`` takes them: by the rule for label times, in the frame."""
+def _require_boxes(table: BoxTable, source: LabelSource) -> None:
+    if not len(table):
+        raise UserError(f"labels: must have boxes, got none in {source.path}: use another file")
+
+
+def _of_recordings(found: Sequence[Recording], classes: ClassSettings) -> LabelledFrames:
+    """Labels of a split as ``validate`` takes them: by the rule for label times, in the frame.
+
+    The frames are the same without the classes that are left out.
+    """
     dropped: Counter[str] = Counter()
     tables, starts = [], {}
     for each in found:
@@ -260,9 +279,15 @@ def _of_recordings(found: Sequence[Recording]) -> LabelledFrames:
             }
         )
     table = joined(tables)
+    ids = [classes.class_id(None, i) for i in range(len(classes.class_names))]
+    is_left_out = np.array([isinstance(each, Reason) for each in ids])[table.classes]
+    dropped[CHOSEN_CLASS.text] += int(np.count_nonzero(is_left_out))
+    table = table.select(~is_left_out)
+    class_id = np.array([0 if isinstance(each, Reason) else each for each in ids])
+    table = replace(table, classes=class_id[table.classes])
     start_us = np.array([starts[name] for name in table.recording.tolist()], dtype=np.int64)
     recordings = {each.name: each for each in found}
-    return LabelledFrames(table, start_us, dict(dropped), recordings=recordings)
+    return LabelledFrames(table, start_us, dict(+dropped), recordings=recordings)
 
 
 def _in_phase_of_windows(recording: Recording, ends: Sequence[WindowEnds]) -> tuple[Recording, int]:
@@ -300,12 +325,16 @@ def _table_of(name: str, time_us: NDArray[np.int64], boxes: NDArray[Any]) -> Box
     )
 
 
-def _with_merged_times(table: BoxTable, source: LabelSource) -> BoxTable:
-    """Label times that differ by microseconds, as of seconds that were rounded, as one.
+def with_merged_times(table: BoxTable, files: Sequence[BoxFile]) -> BoxTable:
+    """Times that differ by microseconds, as of seconds that were rounded, as one.
 
     COCO lists its images, of which each is one.
+
+    Args:
+        table: boxes of labels, or of one detector.
+        files: where they come from.
     """
-    if any(file.format == ".json" for file in source.files):
+    if any(file.format == ".json" for file in files):
         return table
     time_us = table.time_us.copy()
     for name in table.recordings:

@@ -177,6 +177,13 @@ def test_classes_by_name_id_and_map():
     assert classes.class_id("PERSON") == 0
     assert classes.class_id("dog") is CHOSEN_CLASS
     assert classes.class_id("cat") is UNKNOWN_CLASS
+    renamed = ClassSettings(class_map={"wheelchair": None, "Car": "bus"})
+    assert [renamed.class_id(None, number) for number in (7, "7.0", 1, 0)] == [
+        CHOSEN_CLASS,
+        CHOSEN_CLASS,
+        3,
+        0,
+    ]
     assert [classes.class_id(None, number) for number in (7, "7", "7.0", 9, 8, -1, None)] == [
         7,
         7,
