@@ -21,11 +21,13 @@ from rich.progress import (
 def screen(stderr: bool = False, width: int | None = None) -> Console:
     """The one place that prints: tables by ``print``, lines as they are by ``out``.
 
+    Brackets and colons in either are no markup: names of files and classes may have some.
+
     Args:
         stderr: print to standard error instead of standard output.
         width: columns of tables in a file or a pipe, which has no width of its own.
     """
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if width is not None and not console.is_terminal:
         console.width = width
     return console
@@ -39,7 +41,7 @@ def progress_bar(transient: bool = False) -> Progress:
     """
     console = screen(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

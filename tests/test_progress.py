@@ -47,6 +47,21 @@ def test_a_bar_that_goes_leaves_nothing_in_a_file(capsys):
     assert (out, err.count("\n"), err.split()[0]) == ("", 1, "stays")
 
 
+def test_brackets_and_colons_in_names_are_no_markup(capsys):
+    names = "day [red] $5", "a:car:b", "[/x]"
+    table = Table(names[0], title=names[1])
+    table.add_row(names[2])
+    console = screen(width=120)
+    console.print(table)
+    console.rule(names[0])
+    console.print(names[1])
+    with shown_progress(names[2]) as show:
+        show(2, 2)
+    out, err = capsys.readouterr()
+    assert [out.count(name) for name in names] == [2, 2, 1]
+    assert err.startswith(names[2])
+
+
 def test_one_place_makes_consoles():
     sources = (ROOT / "etram_det").rglob("*.py")
     users = sorted(path.name for path in sources if "Console(" in path.read_text())

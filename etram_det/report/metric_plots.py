@@ -116,6 +116,6 @@ def _add_curve(
 
 
 def _plain_text(tables: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=120, markup=False, emoji=False)
     console.print(tables)
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -66,7 +66,7 @@ def check_command(
         console.out(f"{num_shown} labelled frames: {sheet}")
     console.out("What to set:" if doubts else "Nothing is doubtful.", style="bold")
     for doubt in doubts:
-        console.print(f"- {doubt}", markup=False)
+        console.print(f"- {doubt}")
     return 1 if doubts else 0
 
 

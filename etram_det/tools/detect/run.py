@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
 
 from etram_det.cli.resume import warning_of_simulation
 from etram_det.data.fingerprint import simulator_version
@@ -144,7 +143,7 @@ class Run:
                 num_notes = len(stream.notes)
                 for note in stream.notes:
                     bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")
-                task = bar.add_task(escape(stream.name), total=stream.num_windows)
+                task = bar.add_task(stream.name, total=stream.num_windows)
                 failure = self._detect_in(stream, labels, partial(bar.advance, task))
                 for note in stream.notes[num_notes:]:  # of what shows only in the end
                     bar.console.out(f"{stream.name}: {self.in_own_keys(note.message)}")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from etram_det.data.recording import (
@@ -71,7 +70,7 @@ def summary_of(finished: dict[str, Measurements], class_names: Sequence[str]) ->
             latencies_ms = 1000 * np.quantile(measured.latencies_s[1:], [0.5, 0.95])
             rate = (windows - 1) / max(measured.elapsed_s, 1e-9)
             speeds = [f"{each:.1f}" for each in (rate, *latencies_ms)]
-        speed.add_row(escape(name), str(windows), *speeds, str(measured.counts.total()))
+        speed.add_row(name, str(windows), *speeds, str(measured.counts.total()))
     speed.caption = (
         "rate and ms without the first window; ms: from reading a window's events to its boxes"
     )
@@ -91,5 +90,5 @@ def table_of(first: str, others: Iterable[str]) -> Table:
     table = Table()
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold")
     return table
