@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, NO_TRACK
 from etram_det.cli.commands import run
 from support import paths
 from support.raw_files import boxes_at
@@ -15,7 +15,7 @@ from support.raw_files import boxes_at
 CLASSES = ("pedestrian", "car", "bicycle", "bus", "motorbike", "truck", "tram", "wheelchair")
 
 
-def random_boxes(seed, tracks=True):
+def random_boxes(seed, tracks="all"):
     """Boxes by time, of any class, with coordinates of single precision that leave the frame."""
     rng = np.random.default_rng(seed)
     boxes = np.zeros(40, BOX_DTYPE)
@@ -24,7 +24,11 @@ def random_boxes(seed, tracks=True):
         boxes[name] = rng.uniform(low, high, 40)
     boxes["class_id"] = rng.integers(0, 8, 40)
     boxes["class_confidence"] = rng.choice([1, 0.5, 0.123456], 40)
-    boxes["track_id"] = rng.integers(0, 2**32, 40, dtype=np.uint32) * tracks
+    if tracks != "none":
+        boxes["track_id"] = rng.integers(0, NO_TRACK, 40, dtype=np.uint32)
+    if tracks == "some":
+        boxes["track_id"][:9] = 0
+        boxes["track_id"][9:20] = NO_TRACK
     return boxes
 
 
@@ -44,7 +48,7 @@ def same_boxes(one, other):
     return names
 
 
-@pytest.mark.parametrize("tracks", [True, False])
+@pytest.mark.parametrize("tracks", ["all", "some", "none"])
 @pytest.mark.parametrize("file", ["labels.json", "labels.csv"])
 def test_box_files_there_and_back_are_equal(tmp_path, file, tracks, capsys):
     write_boxes(tmp_path / "a", tracks=tracks)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.boxes import NO_TRACK
 from etram_det.data.box_formats.naming import (
     NO_TIME,
     UNKNOWN_CLASS,
@@ -42,8 +43,7 @@ NO_BOX = Reason(
     "boxes without four finite numbers, the last two at least 0", "correct them or take them out"
 )
 NO_SCORE = Reason("detections without a score", "add a score to each")
-NO_TRACK = Reason("track ids other than 0 to 4294967295, whose boxes are kept without a track")
-_GREATEST_TRACK = 2**32 - 1
+BAD_TRACK = Reason("track ids other than 0 to 4294967294, whose boxes are kept without a track")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def coco_table(
             score = 1.0
         track = _track_of(each)
         if track is None:
-            left_out.add(NO_TRACK, where)
+            left_out.add(BAD_TRACK, where)
+            track = -1
         if image not in listing.places:
             left_out.add(UNKNOWN_IMAGE, f"image_id {image!r}")
         elif image not in frames:
@@ -195,7 +196,7 @@ def coco_table(
             left_out.add(NO_SCORE, where)
         else:
             crowd = bool(each.get("iscrowd", 0))
-            builder.add(frames[image], box, class_id, scores[0], track or 0, crowd)
+            builder.add(frames[image], box, class_id, scores[0], track, crowd)
     return builder.table(), left_out
 
 
@@ -211,19 +212,19 @@ def _numbers(values: Any, count: int) -> list[float] | None:
 
 
 def _track_of(annotation: Mapping[str, Any]) -> int | None:
-    """The id of an annotation's track, 0 for none; None for one that is no such number."""
+    """The id of an annotation's track, -1 for none; None for one that is no such number."""
     attributes = annotation.get("attributes")
     places = (annotation, attributes if isinstance(attributes, dict) else {})
     found = [each[key] for each in places for key in ("track_id", "instance_id") if key in each]
-    return track_number(found[0]) if found else 0
+    return track_number(found[0]) if found else -1
 
 
 def track_number(value: Any) -> int | None:
-    """A track id of a file as a number, 0 for none; None for one that is no such number."""
+    """A track id of a file as a number, -1 for none; None for one that is no such number."""
     if value in (None, "", -1, "-1"):
-        return 0
+        return -1
     text = str(value).removesuffix(".0")
-    return int(text) if text.isdecimal() and int(text) <= _GREATEST_TRACK else None
+    return int(text) if text.isdecimal() and int(text) < NO_TRACK else None
 
 
 def write_coco(
@@ -254,7 +255,7 @@ def write_coco(
             zip(table.recording.tolist(), table.time_us.tolist(), strict=True), start=1
         )
     ]
-    has_scores, has_tracks = bool((table.scores != 1).any()), bool(table.tracks.any())
+    has_scores, has_tracks = bool((table.scores != 1).any()), table.has_tracks
     boxes, scores = shortest(table.boxes), shortest(table.scores)
     annotations = [
         {
@@ -265,7 +266,7 @@ def write_coco(
             "area": box[2] * box[3],
             "iscrowd": int(table.crowd[i]),
             **({"score": scores[i]} if has_scores else {}),
-            **({"track_id": int(table.tracks[i])} if has_tracks else {}),
+            **({"track_id": track} if has_tracks and (track := int(table.tracks[i])) >= 0 else {}),
         }
         for i, box in enumerate(boxes)
     ]

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 
 from etram_det.boxes import CSV_COLUMNS
-from etram_det.data.box_formats.coco import NO_BOX, NO_SCORE, NO_TRACK, shortest, track_number
+from etram_det.data.box_formats.coco import BAD_TRACK, NO_BOX, NO_SCORE, shortest, track_number
 from etram_det.data.box_formats.naming import (
     INDEX_KEYS,
     RECORDING_KEYS,
@@ -128,9 +128,10 @@ def csv_table(
             class_ids[text] = _class_id(text, classes)
         class_id = class_ids[text]
         score = _number(cells[columns.score] or without) if columns.score else 1.0
-        track = track_number(cells[columns.track]) if columns.track else 0
+        track = track_number(cells[columns.track]) if columns.track else -1
         if track is None:
-            left_out.add(NO_TRACK, where)
+            left_out.add(BAD_TRACK, where)
+            track = -1
         if isinstance(place, Reason):
             left_out.add(place, where)
             continue
@@ -142,7 +143,7 @@ def csv_table(
         elif score is None:
             left_out.add(NO_SCORE, where)
         else:
-            builder.add(frame, box, class_id, score, track or 0)
+            builder.add(frame, box, class_id, score, track)
     return builder.table(), left_out
 
 
@@ -224,7 +225,8 @@ def write_csv(path: Path, table: BoxTable, class_names: Sequence[str]) -> None:
     writer.writerow(("recording", *CSV_COLUMNS))
     recordings, times = table.recording[table.frame].tolist(), table.time_us[table.frame].tolist()
     boxes, scores = shortest(table.boxes), shortest(table.scores)
+    tracks = [each if table.has_tracks and each >= 0 else "" for each in table.tracks.tolist()]
     for i, class_id in enumerate(table.classes.tolist()):
         row = (recordings[i], times[i], class_id, class_names[class_id], scores[i], *boxes[i])
-        writer.writerow((*row, int(table.tracks[i]) or ""))
+        writer.writerow((*row, tracks[i]))
     write_text(path, text.getvalue())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, NO_TRACK, signed_tracks
 from etram_det.data.box_formats.coco import NO_BOX, NO_SCORE
 from etram_det.data.box_formats.naming import (
     NO_TIME,
@@ -72,7 +72,7 @@ def npy_table(
         boxes,
         class_ids[which],
         stored["class_confidence"].astype(np.float64),
-        stored["track_id"].astype(np.int64),
+        signed_tracks(stored["track_id"]),
         np.zeros(len(stored), dtype=bool),
     )
     return joined([table]), left_out
@@ -103,7 +103,9 @@ def write_npy(folder: Path, table: BoxTable, recordings: Sequence[str]) -> None:
         rows["t"] = part.time_us[part.frame]
         for i, name in enumerate("xywh"):
             rows[name] = part.boxes[:, i]
-        rows["class_id"], rows["track_id"] = part.classes, part.tracks
+        rows["class_id"] = part.classes
+        if part.has_tracks:
+            rows["track_id"] = np.where(part.tracks < 0, NO_TRACK, part.tracks)
         rows["class_confidence"] = part.scores
         path = folder / f"{recording}_bbox.npy"
         with replacing(path) as unfinished, unfinished.open("wb") as file:

@@ -81,7 +81,7 @@ class BoxTable:
         boxes: ``[M, 4]`` float64, left, top, width and height in pixels, as the file has them.
         classes: ``[M]`` int64, class ids.
         scores: ``[M]`` float64, 1 for labels.
-        tracks: ``[M]`` int64, track ids, 0 for none.
+        tracks: ``[M]`` int64, track ids, -1 for none; 0 throughout where a file has none.
         crowd: ``[M]`` bool, regions of many objects: COCO's ``iscrowd``.
     """
 
@@ -101,6 +101,11 @@ class BoxTable:
     def recordings(self) -> list[str]:
         """Names of the recordings, sorted."""
         return np.unique(self.recording).tolist()
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether there are track ids; 0 is one where there are others."""
+        return bool((self.tracks > 0).any())
 
     def select(self, kept: NDArray[Any]) -> BoxTable:
         """All frames, with the boxes where ``kept`` ``[M]`` is true."""
@@ -174,7 +179,7 @@ class TableBuilder:
         box: Sequence[float],
         class_id: int,
         score: float = 1.0,
-        track: int = 0,
+        track: int = -1,
         crowd: bool = False,
     ) -> None:
         """Add a box ``[left, top, width, height]`` to a frame."""

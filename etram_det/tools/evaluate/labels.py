@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import BOX_DTYPE
+from etram_det.boxes import BOX_DTYPE, signed_tracks
 from etram_det.data.box_formats.coco import Listing, category_names, listing_of
 from etram_det.data.box_formats.naming import CHOSEN_CLASS, ClassSettings, TimeSettings
 from etram_det.data.box_formats.reading import BoxFile, open_box_files, read_boxes
@@ -320,7 +320,7 @@ def _table_of(name: str, time_us: NDArray[np.int64], boxes: NDArray[Any]) -> Box
         np.stack([boxes[side].astype(np.float64) for side in "xywh"], axis=1),
         boxes["class_id"].astype(np.int64),
         np.ones(len(boxes)),
-        boxes["track_id"].astype(np.int64),
+        signed_tracks(boxes["track_id"]),
         np.zeros(len(boxes), dtype=bool),
     )
 

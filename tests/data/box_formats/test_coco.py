@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from etram_det.data.box_formats.coco import (
+    BAD_TRACK,
     NO_BOX,
     NO_SCORE,
-    NO_TRACK,
     NOT_LISTED,
     UNKNOWN_IMAGE,
     coco_table,
@@ -60,7 +60,7 @@ def test_ground_truth(tmp_path):
     assert table.frame.tolist() == [1, 1, 2]
     assert table.boxes.tolist() == [[1, 2, 3, 4], [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]]
     assert table.classes.tolist() == [1, 0, 0]
-    assert table.tracks.tolist() == [8, 4, 0]
+    assert table.tracks.tolist() == [8, 4, -1]
     assert table.scores.tolist() == [1, 1, 1]
     assert table.crowd.tolist() == [False, False, True]
     assert not left_out.counts
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_counted_with_examples(tmp_path):
         UNKNOWN_CLASS: 3,
         NO_BOX: 5,
         NO_SCORE: 1,
-        NO_TRACK: 1,
+        BAD_TRACK: 1,
     }
     assert left_out.line(NO_BOX) == (
         "boxes without four finite numbers, the last two at least 0: 5 "
