@@ -281,13 +281,14 @@ def _of_recordings(found: Sequence[Recording], classes: ClassSettings) -> Labell
     table = joined(tables)
     ids = [classes.class_id(None, i) for i in range(len(classes.class_names))]
     is_left_out = np.array([isinstance(each, Reason) for each in ids])[table.classes]
-    dropped[CHOSEN_CLASS.text] += int(np.count_nonzero(is_left_out))
+    if count := int(np.count_nonzero(is_left_out)):
+        dropped[CHOSEN_CLASS.text] = count
     table = table.select(~is_left_out)
     class_id = np.array([0 if isinstance(each, Reason) else each for each in ids])
     table = replace(table, classes=class_id[table.classes])
     start_us = np.array([starts[name] for name in table.recording.tolist()], dtype=np.int64)
     recordings = {each.name: each for each in found}
-    return LabelledFrames(table, start_us, dict(+dropped), recordings=recordings)
+    return LabelledFrames(table, start_us, dict(dropped), recordings=recordings)
 
 
 def _in_phase_of_windows(recording: Recording, ends: Sequence[WindowEnds]) -> tuple[Recording, int]:
