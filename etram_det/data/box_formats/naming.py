@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cached_property
 from os.path import commonprefix
@@ -19,6 +20,7 @@ from etram_det.errors import UserError
 TIME_KEYS = ("t", "ts", "time_us", "timestamp_us")  # of times in microseconds, unless set
 RECORDING_KEYS = ("recording", "sequence", "video")
 INDEX_KEYS = ("frame", "frame_id", "frame_index", "frame_number")
+_MOST_DIGITS = 30  # of a time, before or behind the point
 _UNITS: dict[str, Fraction] = {
     "us": Fraction(1),
     "ms": Fraction(1000),
@@ -109,9 +111,13 @@ class TimeSettings:
     def in_us(self, time: Any, unit: str | None = None) -> int | None:
         """A number, or its text, of the unit in microseconds; None for anything else."""
         try:
-            return round(Fraction(str(time).strip()) * _UNITS[unit or self.unit])
-        except (ValueError, ZeroDivisionError, OverflowError):
+            number = Decimal(str(time).strip())
+        except InvalidOperation:
             return None
+        # Of a number of more digits, all of them would be written out.
+        if not number.is_finite() or abs(number.adjusted()) > _MOST_DIGITS:
+            return None
+        return round(Fraction(number) * _UNITS[unit or self.unit])
 
     def of_index(self, index: int) -> int:
         """Time in microseconds of an image by its index."""

@@ -76,6 +76,8 @@ def test_times_of_an_index_do_not_drift():
         ({"t": None}, {}, NO_TIME),
         ({"t": float("nan")}, {}, BAD_TIME),
         ({"t": float("inf")}, {}, BAD_TIME),
+        ({"t": "1e999999999"}, {}, BAD_TIME),
+        ({"t": "2/3"}, {}, BAD_TIME),
         ({"t": 10**40}, {}, BAD_TIME),
         ({"t": 7}, {"column": "stamp"}, NO_TIME),
     ],
