@@ -329,6 +329,7 @@ def test_a_baseline_checkpoint_serves_an_adaptive_run():
     assert state_of("size_aware_adaptive")["loss.size_weight.adapted"]
 
 
+@pytest.mark.gate
 def test_evaluation_settings_and_results(capsys):
     flags = ["--model.pixel_frame", "native", "--results.score_threshold", "0.01"]
     flags += ["--model.size_bins", "{tiny: [0, 400], small: [400, 4096], rest: [4096, .inf]}"]

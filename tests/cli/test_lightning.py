@@ -155,6 +155,7 @@ def test_fit_validate_test_predict(capsys):
     assert boxes["class_id"].max() < 8
 
 
+@pytest.mark.gate
 def test_a_checkpoint_brings_its_network_along(capsys):
     assert run(["fit", *SMALL_RAW]) == 0
     other = [*SMALL_RAW, "--model.embed_dim", "16"]
@@ -203,6 +204,7 @@ def test_the_progress_bar_can_be_turned_off(capsys):
     assert "best checkpoint (val/AP" in shown
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("root", [RAW, PREPROCESSED], ids=["raw", "preprocessed"])
 def test_fast_dev_run_on_both_layouts(root):
     settings = [*TINY, "--data.root", str(root), "--data.downsample", "nearest"]

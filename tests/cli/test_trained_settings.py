@@ -98,6 +98,7 @@ def test_the_checkpoint_alone_gives_the_metrics_of_its_training(
     assert not list((RUN / "validate").glob("checkpoints/*"))
 
 
+@pytest.mark.gate
 def test_evaluations_are_numbered_and_the_newest_one_is_reported(folder, capsys):
     validate = ["validate", "--ckpt_path", "last", *QUIET, "--results.pictures", "0"]
     validate += ["--results.report", "false"]  # a page of several is written below

@@ -341,6 +341,7 @@ for name in blocked:
 """
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_an_exported_detector_runs_without_pytorch(small_export, tmp_path, runtime):
     events = random_events(6000, 0.52)

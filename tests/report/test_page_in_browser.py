@@ -15,7 +15,9 @@ return [...document.querySelectorAll('body *')].filter(each =>
     && each.getBoundingClientRect().right > width + 1).map(each => each.outerHTML.slice(0, 80))"""
 
 
-@pytest.mark.parametrize("width", [420, 800, 1400])
+@pytest.mark.parametrize(
+    "width", [420, *(pytest.param(each, marks=pytest.mark.gate) for each in (800, 1400))]
+)
 def test_page_renders_in_a_browser(width, browser, tmp_path):
     results = write_run(tmp_path / "a")
     write_run(tmp_path / "b", protocol="prophesee")

@@ -146,6 +146,7 @@ def test_names_number_days_and_nights_together(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.gate
 def test_layout_is_that_of_etram(street: Path) -> None:
     with h5py.File(street / "train" / "train_day_0001_td.h5") as file:
         assert dict(file.attrs) == {"simulator_version": SIMULATOR_VERSION}

@@ -206,7 +206,12 @@ def drawn(*flags, ckpt="random.ckpt", path="data/night_1_td.h5"):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--labels"], ["--labels", "data/night_1_bbox.npy"], ["--labels=data"]]
+    "flags",
+    [
+        ["--labels"],
+        pytest.param(["--labels", "data/night_1_bbox.npy"], marks=pytest.mark.gate),
+        pytest.param(["--labels=data"], marks=pytest.mark.gate),
+    ],
 )
 def test_labels_are_drawn_in_their_windows(flags):
     times = np.load(labelled("data").with_name("night_1_bbox.npy"))["t"]

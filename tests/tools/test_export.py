@@ -38,6 +38,7 @@ def export(*flags):
     return run(["export", "--ckpt_path", "random.ckpt", "--output", "out/x.onnx", *flags])
 
 
+@pytest.mark.gate
 def test_a_checkpoint_becomes_a_file_that_says_what_it_is(capsys, caplog):
     checkpoint = write_random_checkpoint(Path("random.ckpt"))
     know_simulation_only(checkpoint)

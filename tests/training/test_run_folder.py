@@ -53,7 +53,7 @@ def files_of(folder):
     [
         "none",
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "wandb")),
-        "wandb, csv, tensorboard",
+        pytest.param("wandb, csv, tensorboard", marks=pytest.mark.gate),
     ],
 )
 def test_all_of_a_run_is_in_one_folder_that_no_later_run_writes_to(choice, capsys):
@@ -218,6 +218,7 @@ def test_a_second_checkpoint_callback_and_early_stopping_leave_ours_alone(capsys
     assert read_checkpoint(best).best["metric"] == "val/AP"
 
 
+@pytest.mark.gate
 def test_a_training_without_a_validation_split_needs_none(capsys, caplog):
     shutil.copytree("data/train", "alone/train")
     flags = ["--data.root", "alone", "--trainer.limit_val_batches", "0", "--trainer.max_steps", "3"]

@@ -215,6 +215,7 @@ def test_two_processes_go_on_exactly_when_one_of_them_is_stopped():
     assert_same(outcome(), expected)
 
 
+@pytest.mark.gate
 def test_what_makes_an_exact_resume_impossible_is_told():
     stop_after(4)
     Path("some.txt").write_text("train_day_0002\nval_day_0000\n")
