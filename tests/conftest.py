@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from support.browser import browser  # noqa: F401
+from support.forks import keep_forks_possible
 
 # Two pytest workers share two cores.
 torch.set_num_threads(1)
+keep_forks_possible()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from support.forks import device_that_is_not_there
+
 CUDA = torch.device("cuda:0")
 _COPIES = (torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten._foreach_copy_)
 _BY_INDEX = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
@@ -167,4 +169,5 @@ def fake_cuda():
             ("torch.Tensor.__deepcopy__", lambda self, _: self.detach().clone()),
         ):
             stack.enter_context(patch(name, value))
+        stack.enter_context(device_that_is_not_there())
         yield mode
