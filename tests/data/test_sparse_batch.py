@@ -13,6 +13,7 @@ from etram_det.data.representation import FrameSettings, Representation
 from etram_det.data.sparse_batch import SparseBatch, SparseEvents
 from etram_det.data.sparse_frames import SparseFrames, decode, encode, fit_into
 from etram_det.types import Batch, Labels
+from support.forks import device_that_is_not_there
 from support.plain_augmentation import plain
 
 SIZE = (37, 53)  # no multiple of what is compared at a time
@@ -165,7 +166,7 @@ def test_the_host_does_not_wait_for_the_device(chosen, dtype):
     sparse = [SparseFrames.of(some_frames(3, dtype), 10)] * len(drawn)
     events = SparseEvents.stack(sparse, drawn, 4)
     expected = events.dense()
-    with FakeTensorMode() as mode:
+    with device_that_is_not_there(), FakeTensorMode() as mode:
         assert not mode.allow_scalar_outputs
         buffer = torch.empty(len(events.buffer), dtype=torch.uint8, device="cuda")
         with NothingCrosses():
