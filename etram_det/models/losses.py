@@ -84,7 +84,8 @@ class YOLOXLoss(nn.Module):
         assignment: Assignment = self.assignment(output, boxes_cxcywh, classes)
         # All slots of the assignment are computed, used or not: to select some is to wait.
         used, num_classes = assignment.used.flatten(), output.classes.shape[-1]
-        num_foreground = used.sum()
+        # By frame first: Triton 3.6 cannot compile one sum of all, fused with those of the losses.
+        num_foreground = assignment.used.sum(dim=1).sum()
         points = num_foreground.clamp(min=1).float()
         target = boxes_cxcywh.gather(1, assignment.box[..., None].expand(-1, -1, 4)).flatten(0, 1)
         weights = self._weights(target, used)

@@ -129,6 +129,7 @@ def test_compiled_steps_learn_as_eager_ones(device, mode, monkeypatch):
     for _ in range(number):
         ours.append(float(other(batch)))
         theirs.append(float(eager(batch)))
+    print(f"\n{mode}: {ours}, eager: {theirs}")
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 

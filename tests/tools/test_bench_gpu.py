@@ -4,7 +4,11 @@ import json
 import re
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,13 +17,52 @@ from etram_det.cli.commands import run
 from etram_det.models.detector import Detector
 from etram_det.tools.bench import gpu, gpu_cases
 from etram_det.tools.bench.measure import Section
-from etram_det.tools.bench.module_step import COMPILED, ModuleStep, made_up_batch
+from etram_det.tools.bench.module_step import COMPILED, GraphedStep, ModuleStep, made_up_batch
 from etram_det.training.devices import why_no_cuda
+from etram_det.training.lanes import LaneStates
 from support.paths import ROOT
 
 CPU = torch.device("cpu")
 PARTS = ["eager", "compiled", "graph", "stream", "loader", "profile"]
 NOT_THERE = ("hdf5plugin", "eventcv", "jsonargparse", "platformdirs", "optuna")
+
+
+def test_a_recorded_step_keeps_the_memory_that_it_replays_on(monkeypatch):
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, Mock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+
+    class Step:
+        def __init__(self):
+            self.module = SimpleNamespace(train_states=LaneStates())
+
+        def __call__(self, batch):
+            self.module.train_states.rows = [(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))]
+            return torch.tensor(0.0)
+
+    batch = SimpleNamespace(events=SimpleNamespace(device=torch.device("cuda")))
+    step = Step()
+    states = step.module.train_states
+    kept = weakref.ref(step)
+    step = GraphedStep(step, batch)
+    recorded = [weakref.ref(part) for part in states.rows[0]]
+    states.clear()
+    assert kept() is not None
+    assert all(each() is not None for each in recorded)
+
+
+def test_the_reason_of_a_compiler_is_named():
+    section = Section("Training step")
+    with section.part("step"):
+        raise RuntimeError(
+            "An exception occurred in a subprocess:\n\nName=triton_red_fused_sum_193\nTraceback "
+            "(most recent call last):\n  File x, line 1\nRuntimeError: PassManager::run failed\n\n"
+            "Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace\n"
+        )
+    assert section.failures["step"] == (
+        "An exception occurred in a subprocess: RuntimeError: PassManager::run failed"
+    )
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ import torch
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "h5py", "numpy")
 _LOAD_ALLOWED = 0.5  # other processes' share of a core before the header warns of them
+_REASON = re.compile(r"\w+(Error|Exception)\b")  # how the last line of a traceback begins
 _REASONS = {
     "out of memory": (
         "out of memory: use fewer lanes or steps, bf16-mixed, gradient_checkpointing or a smaller "
@@ -85,14 +87,15 @@ class Section:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What went wrong, in some 200 characters: of a compiler's report, beginning and end."""
+    """What went wrong, in some 200 characters: of a compiler's report, beginning and reason."""
     text = f"{type(error).__name__}: {error}"
     for sign, reason in _REASONS.items():
         if sign in text:
             return reason
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].endswith(":") and len(lines) > 1:
-        return f"{lines[0][:100]} {lines[-1][:100]}"
+        reasons = [line for line in lines[1:] if _REASON.match(line)]
+        return f"{lines[0][:100]} {(reasons or lines)[-1][:100]}"
     return (lines[0] if lines else type(error).__name__)[:200]
 
 

@@ -108,6 +108,8 @@ class GraphedStep:
                 for part, new in zip(pair, new_pair, strict=True):
                     part.copy_(new)
         states.rows = rows
+        # A replay reads and writes the memory of these, and does not keep it.
+        self._step, self._rows = step, rows
 
     def __call__(self, batch: Batch) -> Tensor:
         """Replay on a batch ``[T, B, C, H, W]``; returns the loss ``[]`` on the device."""
