@@ -165,6 +165,8 @@ def test_the_workflow_runs_the_gate_on_each_supported_python():
     assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, last)]
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    # What pytest leaves out by itself is run after it, but for what is slow or needs a device.
+    assert {"pytest", "pytest -m gate"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
 
 
 def test_an_editable_install_runs_above_the_clone_in_its_tests_and_anywhere(

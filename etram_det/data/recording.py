@@ -115,6 +115,7 @@ class Recording(ABC):
         sensor_size: height and width of the sensor in pixels.
         input_size: height and width of the frames in pixels.
         frame_end_us, label_frame, label_boxes, background_frame: as in :class:`Timeline`.
+        has_tracks: whether its labels have track ids.
         phases: its frames and labels in each label phase that training draws from: one, unless
             :meth:`label_for_training` has found others.
         dropped: number of boxes left out and, of the frames that this process has read, events;
@@ -157,6 +158,7 @@ class Recording(ABC):
         self.frame_end_us = timeline.frame_end_us
         self.label_frame = timeline.label_frame
         self.label_boxes = timeline.label_boxes
+        self.has_tracks = has_tracks(timeline.label_boxes)
         self.background_frame = timeline.background_frame
 
     def label_for_training(self, training: TrainingLabels) -> None:
@@ -175,7 +177,7 @@ class Recording(ABC):
                 note = f"{why}, so that data.interpolate_labels adds no labels to it: correct its "
                 note += "boxes, or set data.interpolate_labels to false"
                 self.notes.append(Note(note, True, "interpolation"))
-        if training.least_motion_px and not has_tracks(self.label_boxes):
+        if training.least_motion_px and not self.has_tracks:
             line = "its boxes have no track ids, so that data.least_motion_px leaves none out"
             self.notes.append(Note(line))
         self._follow(self.phases[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from etram_det.boxes import NO_TRACK, corners, has_tracks
+from etram_det.boxes import NO_TRACK, corners
 from etram_det.data.recording import Recording
 
 
@@ -39,7 +39,7 @@ def seen_labels(
     boxes = recording.label_boxes[first:stop]
     sides, tracks, classes = corners(boxes), boxes["track_id"], boxes["class_id"]
     seen = np.ones(stop - own, np.bool_)
-    if not has_tracks(recording.label_boxes):
+    if not recording.has_tracks:
         return seen
     for i in range(own - first, len(boxes)):
         same = (tracks == tracks[i]) & (classes == classes[i])

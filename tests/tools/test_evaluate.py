@@ -316,6 +316,17 @@ def test_a_data_root_with_settings_of_its_own(tmp_path, capsys):
         assert (metrics["num_frames"], metrics["AP"]) == (9, pytest.approx(1))
 
 
+@pytest.mark.parametrize("flags", [["--filters", "min_side_5"], ["--frames.bins", "5"]])
+def test_settings_of_data_roots_are_refused_for_label_files(tmp_path, capsys, flags):
+    write_npy(tmp_path / "gt", {"a": boxes_at([100_000])})
+    gt = str(tmp_path / "gt")
+    assert run(["evaluate", "--labels", gt, "--detections", gt, *flags]) == 2
+    assert capsys.readouterr().err == (
+        f"etram_det: error: frames, filters: are for data roots, got some for {gt}, whose boxes "
+        "are taken as they are: leave them out\n"
+    )
+
+
 @pytest.mark.usefixtures("_no_page")
 def test_label_times_of_files_at_an_interval(tmp_path, caplog):
     rows = boxes_at(np.arange(1, 28) * 33_334)

@@ -206,6 +206,11 @@ def labelled_frames(
         if count := labels.dropped.get(CHOSEN_CLASS.text):
             _log.warning("%s: left out: %s: %d", source.path, CHOSEN_CLASS.text, count)
         return labels
+    if frames != FrameSettings() or filters:
+        raise UserError(
+            f"frames, filters: are for data roots, got some for {source.path}, whose boxes are "
+            "taken as they are: leave them out"
+        )
     read = read_boxes(source.files, classes, times, scored=False)
     require_fit(read.left_out, source.path)
     _require_boxes(read.table, source)
