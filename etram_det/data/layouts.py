@@ -182,9 +182,13 @@ def recording_paths(path: Path) -> list[Path]:
         )
     forms: dict[str, int] = {}
     for each in found:
-        name = recording_name(each)
+        name = _name_of(each)
         forms[name] = min(_form(each), forms.get(name, _form(each)))
-    return [each for each in found if _form(each) == forms[recording_name(each)]]
+    return [each for each in found if _form(each) == forms[_name_of(each)]]
+
+
+def _name_of(path: Path) -> str:
+    return path.name if path.is_dir() else recording_name(path)
 
 
 def _form(path: Path) -> int:
@@ -214,7 +218,7 @@ def names_under(root: Path) -> set[str]:
     """Names of the files and folders in which recordings of any split may lie, less ``_td``."""
     folders = [root, *(each for split in SPLITS for each in split_folders(root, split))]
     paths = [path for folder in folders for path in folder.iterdir()]
-    return {path.name if path.is_dir() else recording_name(path) for path in paths}
+    return {_name_of(path) for path in paths}
 
 
 def _openers_under(

@@ -408,9 +408,10 @@ def test_what_a_path_stands_for(tmp_path):
     assert recording_paths(PREPROCESSED.parent) == [PREPROCESSED]
     for name in ("a_td.h5", "a.raw", "b.raw", "b.dat", "c.aedat4"):
         (tmp_path / name).touch()
-    for name in ("a", "c", "d"):
+    for name in ("a", "c", "d", "a.2"):
         shutil.copytree(PREPROCESSED, tmp_path / name)
     used = [
+        "a.2",
         "a_td.h5",
         "b.dat",
         "b.raw",
