@@ -135,12 +135,14 @@ def simota(
     num_frames, num_anchors = len(classes), output.strides.shape[0]
     num_candidates = min(9 * len(output.scales) * num_boxes, num_anchors)
     at_once = max(_MOST_PAIRS // (num_boxes * num_candidates), 1)
+    if num_frames <= at_once:
+        return _assigned(output, boxes, classes, rules)
+    # By bounds that a compiled graph can compute for other numbers of frames as well.
+    starts = [part * at_once for part in range(-(-num_frames // at_once))]
     parts = [
-        _assigned(output.of_frames(i, i + at_once), boxes[i : i + at_once], part, rules)
-        for i, part in zip(range(0, num_frames, at_once), classes.split(at_once), strict=True)
+        _assigned(output.of_frames(i, j), boxes[i:j], classes[i:j], rules)
+        for i, j in ((i, min(i + at_once, num_frames)) for i in starts)
     ]
-    if len(parts) == 1:
-        return parts[0]
     return Assignment(
         torch.cat([part.anchor for part in parts]),
         torch.cat([part.used for part in parts]),

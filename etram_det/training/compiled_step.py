@@ -15,7 +15,8 @@ def in_one_form(batch: Batch, state: State | None, detector: Detector) -> tuple[
     """State and labels of a chunk in the form that one graph serves all of.
 
     The first chunk has zeros for a state. The number of boxes is padded to a power of two, at
-    least 8; it and the number of frames are dynamic.
+    least 8. It and the number of frames are dynamic, but a chunk that is so crowded that its frames
+    are assigned some at a time may take a graph of its own.
     """
     labels, (lanes, height, width) = batch.labels, (len(batch.lane), *batch.frame_size)
     if state is None:
@@ -31,7 +32,7 @@ def in_one_form(batch: Batch, state: State | None, detector: Detector) -> tuple[
     classes = F.pad(labels.classes, (0, missing), value=-1)
     for each in (labels.frame, boxes, classes):
         if len(labels) > 1:
-            torch._dynamo.mark_dynamic(each, 0)
+            torch._dynamo.maybe_mark_dynamic(each, 0)
     for each in (boxes, classes):
-        torch._dynamo.mark_dynamic(each, 1)
+        torch._dynamo.maybe_mark_dynamic(each, 1)
     return state, replace(labels, boxes=boxes, classes=classes)

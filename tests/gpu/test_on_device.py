@@ -303,7 +303,7 @@ def test_two_ranks_learn_as_one(where, tmp_path):
     [
         ("cpu", "none", 0.0),
         pytest.param("cuda", "none", 1.5, marks=pytest.mark.gpu),
-        *(pytest.param("cuda", mode, 2.5, marks=pytest.mark.gpu) for mode in COMPILED),
+        pytest.param("cuda", "step", 2.5, marks=pytest.mark.gpu),  # bench gpu has all modes
     ],
     indirect=["device"],
 )

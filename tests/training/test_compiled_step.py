@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.backends.registry import lookup_backend
 
+from etram_det.models import assign
 from etram_det.models.losses import SizeAwareLossWrapper
 from etram_det.models.size_aware_assign import SizeAwareSimOTA
 from etram_det.training.module import DetectionModule
@@ -88,7 +89,6 @@ def assert_equal_along_a_training(backend, steps, settings):
         for pair, other in zip(eager.train_states.rows, compiled.train_states.rows, strict=True):
             torch.testing.assert_close(pair, other, rtol=1e-4, atol=1e-5)
         optimizer.step()
-    assert counted.times <= 3
     return counted.times
 
 
@@ -106,4 +106,10 @@ def test_one_graph_serves_all_labels():
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, SIZE_AWARE], ids=["yolox", "size-aware"])
 def test_compiled_code_computes_the_same(settings):
-    assert_equal_along_a_training("inductor", range(20), settings)
+    assert assert_equal_along_a_training("inductor", range(20), settings) <= 3
+
+
+@pytest.mark.slow
+def test_crowded_chunks_are_compiled_too(monkeypatch):
+    monkeypatch.setattr(assign, "_MOST_PAIRS", 4000)  # two frames of eight boxes at a time
+    assert_equal_along_a_training("eager", range(1, 5), {})
