@@ -128,6 +128,7 @@ def test_sdist_and_wheel_pass_the_check_of_the_index(clone, tmp_path):
     assert sorted(names) == sorted(names_again)
 
 
+@pytest.mark.gate
 def test_the_wheel_goes_over_the_torch_that_is_there(clone, empty_venv, tmp_path):
     executable, packages = empty_venv
     [wheel] = build(clone, tmp_path / "dist", "wheel")
@@ -169,6 +170,7 @@ def test_the_workflow_runs_the_gate_on_each_supported_python():
     assert {"pytest", "pytest -m gate"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
 
 
+@pytest.mark.gate
 def test_an_editable_install_runs_above_the_clone_in_its_tests_and_anywhere(
     clone, empty_venv, tmp_path
 ):

@@ -74,6 +74,7 @@ def test_the_tour_shows_every_room_and_configuration():
         assert any(path.match(pattern) for pattern in patterns), path.name
 
 
+@pytest.mark.gate
 def test_the_module_is_a_program():
     program = [sys.executable, "-m", "etram_det"]
     done = subprocess.run([*program, "fit", "--data.lanes", "1"], capture_output=True, text=True)

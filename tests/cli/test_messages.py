@@ -232,6 +232,7 @@ def nan_features(monkeypatch, steps):
     monkeypatch.setattr(Detector, "features", features)
 
 
+@pytest.mark.gate
 def test_nan_in_a_few_steps_is_skipped_and_in_many_ends_the_run(capfd, monkeypatch):
     with monkeypatch.context() as patches:
         nan_features(patches, {2, 3, 6})

@@ -151,6 +151,7 @@ def with_root(root, **others):
     return checkpoint
 
 
+@pytest.mark.gate
 def test_the_folder_of_recordings_follows_while_it_is_there(folder, trained, caplog, capfd):
     [recording] = (trained / "cache").rglob("val/*_td.h5")
     root = str(recording.parent.parent)

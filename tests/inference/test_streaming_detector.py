@@ -333,6 +333,7 @@ def test_lower_precision_finds_about_the_same(recording, checkpoint):
     assert not np.array_equal(scores[0], scores[1])
 
 
+@pytest.mark.gate
 def test_it_gives_numpy_arrays_and_needs_no_lightning(checkpoint):
     code = """
 import sys

@@ -193,6 +193,7 @@ def many_recordings(seed):
     return labels, detections
 
 
+@pytest.mark.gate
 def test_two_detectors_side_by_side(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     labels, good = many_recordings(0)

@@ -210,6 +210,7 @@ def test_a_trial_is_the_mean_over_its_seeds(tmp_path):
     )
 
 
+@pytest.mark.gate
 def test_choices_follow_from_the_seed_and_improve(tmp_path):
     first, second = (shared_study(tmp_path / name) for name in ("first", "second"))
     finish(first, 30)

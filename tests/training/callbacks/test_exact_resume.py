@@ -57,6 +57,7 @@ def kill_myself_at(owner, name, calls, before_it=True):
     setattr(owner, name, lethal)
 
 
+@pytest.mark.gate
 def test_killed_in_a_step_a_validation_and_a_checkpoint(short_outcome):
     kills = [
         (DetectionModule, "backward", 8),  # in step 8, after the checkpoint of step 6
@@ -273,6 +274,7 @@ def test_a_checkpoint_without_box_checksums_and_validation_still_resumes(short_o
     assert_same(outcome(), short_outcome)
 
 
+@pytest.mark.gate
 def test_resume_auto_tells_what_it_passes_over():
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "1"]) == 0
     # How to meet bad recordings does not show in the result; ckpt_path is for a new run.
@@ -305,6 +307,7 @@ def test_the_rate_that_the_optimiser_keeps_is_told():
     ) in said()
 
 
+@pytest.mark.gate
 def test_resume_auto_takes_a_run_of_the_same_settings_and_may_make_it_longer():
     assert run_to_its_end([*SHORT, "--trainer.max_steps", "2"]) == 0
     assert "no last.ckpt of these settings yet" in said()

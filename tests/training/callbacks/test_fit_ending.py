@@ -54,6 +54,7 @@ def test_what_to_train_on_after_simulated_traffic():
     ]
 
 
+@pytest.mark.gate
 def test_a_slow_network_has_a_short_video(tiny_folder):
     def in_no_time():
         fit_ending._MOST_S = 0

@@ -75,6 +75,7 @@ def test_a_second_ctrl_c_ends_at_once():
     assert read_checkpoint(RUN / "checkpoints" / "last.ckpt").step == 2  # of before
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(("sanity_steps", "done"), [("1", 0), ("0", 5)])
 def test_ctrl_c_in_a_validation_leaves_a_checkpoint(sanity_steps, done):
     flags = ["--trainer.num_sanity_val_steps", sanity_steps, "--data.num_workers", "1"]
@@ -117,6 +118,7 @@ def test_ctrl_c_in_an_evaluation_is_one_line():
         assert words not in said()
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_all_processes_of_a_job_leaves_the_loaders_to_the_run(number):
     def ask_all():
