@@ -180,7 +180,7 @@ def test_training_from_python_runs(tmp_path, monkeypatch, capsys):
         exec(compile(code, "python.md", "exec"), {})
     shown = capsys.readouterr().out
     assert re.search(r"^(0\.\d+|nan)$", shown, re.MULTILINE)
-    assert re.search(r"^0 \[.*\] \[", shown, re.MULTILINE | re.DOTALL)  # boxes and scores of a window
+    assert re.search(r"^0 \[.*\] \[", shown, re.MULTILINE | re.DOTALL)  # boxes, scores
     assert "torch.Size([5, 4, 20, 45, 80])" in shown
     assert etram_det.StreamingDetector("detector.ckpt").class_names[0] == "pedestrian"
 
