@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     import h5py
@@ -46,6 +46,28 @@ def cached_file(folder: str, source: Path, made_with: str, suffix: str) -> Path:
     key = f"{source.resolve()}|{status.st_size}|{status.st_mtime_ns}|{made_with}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     return cache_folder() / folder / f"{name}{suffix}"
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[bool]:
+    """Whether this process alone, of those on this machine, works on a file or folder meanwhile.
+
+    Where no lock can be had, as on a disk that cannot be written, it is taken to be alone.
+    """
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(cache_folder() / "locks" / f"{path.name}_{key}.lock")
+    is_alone = True
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        is_alone = False
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield is_alone
+    finally:
+        lock.release()
 
 
 @contextmanager

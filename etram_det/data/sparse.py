@@ -94,7 +94,8 @@ class SparseRecording(Recording):
             raise
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}): {_REMEDY}") from error
-        require_same_settings(path, settings, self._shape[1:], frame_settings, label_settings)
+        labels = label_settings if require_labels else None
+        require_same_settings(path, settings, self._shape[1:], frame_settings, labels)
         kept, dropped = apply_filters(boxes, sensor_size, split, label_settings.filters)
         if require_labels and len(boxes) and len(kept) == 0:
             raise NoUsableLabels(
@@ -178,7 +179,7 @@ def require_same_settings(
     made_with: Mapping[str, Any],
     input_size: tuple[int, ...],
     frame_settings: FrameSettings,
-    label_settings: LabelSettings,
+    label_settings: LabelSettings | None,
 ) -> None:
     """Refuse settings that frames and labels cannot follow which preprocess has stored.
 
@@ -187,20 +188,22 @@ def require_same_settings(
         made_with: these settings by name.
         input_size: height and width of the stored frames.
         frame_settings: the frames that are expected.
-        label_settings: which boxes are to become labels.
+        label_settings: which boxes are to become labels; None where labels do not matter.
 
     Raises:
         UserError: naming the setting that differs.
     """
-    wanted = asdict(frame_settings) | asdict(label_settings)
-    wanted |= {name: list(wanted[name]) for name in ("class_names", "filters")}
+    wanted = asdict(frame_settings)
+    if label_settings is not None:
+        wanted |= asdict(label_settings)
+        wanted |= {name: list(wanted[name]) for name in ("class_names", "filters")}
     stored = {**made_with, "input_size": list(input_size)}
-    differing = [name for name in _FIXED if stored[name] != wanted[name]]
+    differing = [name for name in _FIXED if name in wanted and stored[name] != wanted[name]]
     if wanted["input_size"] not in (None, input_size):
         differing.append("input_size")
     if wanted["count_cutoff"] > stored["count_cutoff"]:
         differing.append("count_cutoff")
-    if not set(stored["filters"]) <= set(wanted["filters"]):
+    if not set(stored["filters"]) <= set(wanted.get("filters", stored["filters"])):
         differing.append("filters")
     if differing:
         name = differing[0]

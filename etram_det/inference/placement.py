@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from etram_det.data.layouts import open_recording
 from etram_det.data.raw import RawRecording
-from etram_det.data.recording import Recording
+from etram_det.data.recording import Note, Recording
 from etram_det.data.representation import FrameSettings
 
 Size = tuple[int, int]
@@ -82,7 +82,7 @@ def open_placed(
 ) -> tuple[Recording, Placement]:
     """A recording to detect in, and where its frames lie in the network's.
 
-    Frames that are stored as such keep the size they have.
+    Frames that are stored as such keep the size they have, which a note says.
 
     Args:
         path: what ``open_recording`` takes.
@@ -96,6 +96,10 @@ def open_placed(
     recording = open_recording(path, replace(frame_settings, input_size=None))
     if not isinstance(recording, RawRecording):
         size = recording.input_size
+        if frame_settings.input_size not in (None, size):
+            (h, w), (height, width) = size, frame_settings.input_size
+            text = f"its frames are stored at {h}x{w} and used so, not at {height}x{width}"
+            recording.notes.append(Note(f"input_size: {text}: detect in its events for that", True))
         return recording, Placement(recording.sensor_size, size, size)
     input_size = frame_settings.input_size or recording.input_size
     placement = Placement.fitting(recording.sensor_size, input_size, resize)

@@ -117,6 +117,9 @@ class EvaluationSettings:
     motion_bins: dict[str, tuple[float, float]] = field(default_factory=MOTION_BINS.copy)
 
     def __post_init__(self) -> None:
+        for key in ("size_bins", "motion_bins", "class_groups"):  # whose names YAML may read as 1
+            named = {str(name): value for name, value in getattr(self, key).items()}
+            object.__setattr__(self, key, named)
         for key, choices in (("protocol", PROTOCOLS), ("pixel_frame", get_args(PixelFrame))):
             if (value := getattr(self, key)) not in choices:
                 raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -77,8 +78,10 @@ class Gallery:
             "localisation_errors": ("localisation_error", self.localisation_errors(), truth),
             "false_alarms": ("false_alarm", self.false_alarms(), truth),
         }
+        names = "|".join(name for name, _, _ in kinds.values())
         for earlier in (folder / FOLDER).glob("*.png"):
-            earlier.unlink()
+            if re.fullmatch(rf"({names})_\d\d+\.png", earlier.name):
+                earlier.unlink()
         return {
             kind: [
                 self._write(folder, f"{name}_{i:02d}", boxes, i, others) for i in range(len(boxes))

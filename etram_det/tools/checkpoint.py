@@ -44,6 +44,11 @@ def checkpoint_command(file: Path, json: bool = False, publish: Path | None = No
             raise UserError(
                 f"publish: must be a file named .ckpt, got {publish}: use --publish X.ckpt"
             )
+        if publish.expanduser().resolve() == file.resolve():
+            raise UserError(
+                f"publish: must be another file than the checkpoint itself, got {publish}: use "
+                "another name"
+            )
         write_published(checkpoint, file := publish.expanduser())
         checkpoint = read_checkpoint(file, "file")
     facts = facts_of(checkpoint) | {"file": str(file), "bytes": file.stat().st_size}

@@ -78,6 +78,10 @@ def test_what_cannot_be_published_is_reported_in_one_line(tmp_path, monkeypatch,
     assert "publish: must be a file named .ckpt, got b.onnx: use --publish X.ckpt" in (
         capfd.readouterr().err
     )
+    assert run(["checkpoint", "a.ckpt", "--publish", "./a.ckpt"]) == 2
+    assert "publish: must be another file than the checkpoint itself, got a.ckpt: use" in (
+        capfd.readouterr().err
+    )
     monkeypatch.setattr(published, "MOST_BYTES", 100_000)
     assert run(["checkpoint", "a.ckpt", "--publish", "b.ckpt"]) == 2
     message = capfd.readouterr().err

@@ -14,6 +14,7 @@ from etram_det.cli.commands import run
 from etram_det.cli.lightning import lightning_cli
 from etram_det.cli.resume import named_checkpoint, run_folder_of, shipped_checkpoint
 from etram_det.cli.trained_settings import trained_settings
+from etram_det.errors import UserError
 from support.random_checkpoint import write_random_checkpoint
 
 SIMULATED = {"height": 96, "width": 160, "train": 1, "val": 1, "test": 0, "seconds": 0.6}
@@ -225,6 +226,11 @@ def test_last_and_best_are_those_of_the_newest_run_wherever_one_is_taken(
     assert named_checkpoint("package", "file") == str(shipped_checkpoint())
     other.write_bytes(other.read_bytes())  # newer now
     assert named_checkpoint("last", "file") == str(other)
+    several = other.with_name("best-5.ckpt")
+    several.write_bytes(b"")
+    with pytest.raises(UserError, match=r"best.ckpt of the newest run, got best-5.ckpt in runs/o"):
+        named_checkpoint("best", "file")
+    several.unlink()
 
     assert run(["checkpoint", "best", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["file"] == str(best)

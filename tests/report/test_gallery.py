@@ -62,10 +62,11 @@ def test_gallery_shows_the_worst_of_each_class_and_says_what_is_near(tmp_path):
     for each in misses + alarms:
         picture = cv2.imread(str(tmp_path / each["file"]))
         assert picture.shape == (*PICTURE_SIZE, 3)
-    # Pictures of an earlier evaluation are gone.
+    # Pictures of an earlier evaluation are gone, those of others are not.
+    (tmp_path / "gallery" / "holiday_01.png").write_bytes(b"")
     gallery_of(evaluated(), number=1).write(tmp_path)
     names = {path.name for path in (tmp_path / "gallery").iterdir()}
-    assert names == {"found_00.png", "miss_00.png", "false_alarm_00.png"}
+    assert names == {"found_00.png", "miss_00.png", "false_alarm_00.png", "holiday_01.png"}
 
 
 def test_gallery_shows_good_detections_best_first(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,8 +20,9 @@ from torchvision import ops
 
 from etram_det.boxes import corners
 from etram_det.cli.commands import run
-from etram_det.data.labels import ETRAM_CLASSES
+from etram_det.data.labels import ETRAM_CLASSES, LabelSettings
 from etram_det.data.layouts import recording_paths
+from etram_det.data.preprocessing import preprocess
 from etram_det.data.raw import RawRecording
 from etram_det.data.recording import Note
 from etram_det.data.representation import FrameSettings
@@ -570,6 +572,32 @@ def test_recordings_are_opened_before_the_network(capfd, caplog):
         == 2
     )
     assert "device: must be auto, cpu or a device" in only_line(capfd)
+
+
+def test_labels_beside_a_recording_are_not_replaced_by_detections(capfd):
+    labelled("data")
+    before = Path("data/night_1_bbox.npy").read_bytes()
+    for path in ("data", "data/night_1_td.h5"):
+        assert detect(path, "--video", "false", "--output", "data") == 2
+        assert only_line(capfd).endswith(
+            "output: must be another folder than that of data/night_1_td.h5, whose "
+            "night_1_bbox.npy would be replaced by detections, got data: choose another one"
+        )
+    assert Path("data/night_1_bbox.npy").read_bytes() == before
+
+
+def test_stored_frames_of_any_labels_are_used_as_they_are(capfd):
+    """Of other classes, intervals and filters; a note says what of the size does not hold."""
+    labelled("root/val")
+    frames = replace(FRAMES, input_size=(24, 32))
+    labels = LabelSettings(class_names=("a", "b"), interval_ms=200, filters=("min_side_5",))
+    preprocess(Path("root"), Path("cached"), frames, labels, workers=1)
+    [folder] = (path.parent for path in Path("cached").rglob("sparse_frames.h5"))
+    assert detect(folder, "--video", "false") == 0
+    assert (
+        "input_size: its frames are stored at 24x32 and used so, not at 48x64: detect in its "
+        "events for that" in " ".join(capfd.readouterr().err.split())
+    )
 
 
 def test_mistakes_in_settings_are_reported_in_one_line(capfd):

@@ -268,6 +268,55 @@ def test_a_class_map_holds_for_all_labels(tmp_path, monkeypatch, caplog, labels)
     assert "left out: boxes of classes that class_map leaves out: 9" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [(["car", "pedestrian"], ("car", "pedestrian")), (["pedestrian", "Car", "bus"], CLASSES)],
+)
+def test_ids_go_by_the_order_of_the_categories(tmp_path, caplog, names, wanted):
+    """Gen1's car is 0, and eTraM's is 1."""
+    caplog.set_level("INFO")
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({
+        "images": [{"id": 1, "file_name": "a/100.png"}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "bbox": [0, 0, 9, 9]}],
+    }))  # fmt: skip
+    assert find_labels(path, "val").class_names(None, are_mapped=False) == wanted
+    said = f"class_names: the categories of {path}, by which ids count from 0: car, pedestrian"
+    assert (said in caplog.text) == (wanted != CLASSES)
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_names_that_yaml_reads_as_numbers(tmp_path, capsys):
+    rows = boxes_at(np.arange(1, 10) * 100_000)  # class 0
+    write_npy(tmp_path / "gt", {"a": rows})
+    write_npy(tmp_path / "dt", {"a": rows})
+    flags = [
+        *("--class-map", "{0: car}"),
+        *("--metric.size_bins", "{1: [0, 10], 2: [10, 100000]}"),
+        *("--metric.class_groups", "{3: [car]}"),
+    ]
+    metrics = evaluated(tmp_path / "gt", tmp_path / "dt", tmp_path / "out", *flags)
+    assert (metrics["AP_2"], metrics["AP_3"]) == (pytest.approx(1), pytest.approx(1))
+    assert metrics["num_car"] == 9 if "num_car" in metrics else metrics["AP_car"] == 1
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_pictures_show_frames_of_any_kind(tmp_path, monkeypatch):
+    """With an odd number of bins as well."""
+    shown = []
+    draw = command.frame_image
+    monkeypatch.setattr(
+        command, "frame_image", lambda frame, kind: shown.append(kind) or draw(frame, kind)
+    )
+    rows = boxes_at(np.arange(1, 10) * 100_000)
+    write_raw(tmp_path / "root" / "val", "val_1", random_events(2000), rows)
+    write_npy(tmp_path / "dt", {"val_1": rows})
+    frames = ["--frames.representation", "mixed_density", "--frames.bins", "5"]
+    evaluated(tmp_path / "root", tmp_path / "dt", tmp_path / "out", *frames)
+    assert set(shown) == {"mixed_density"}
+
+
 @pytest.mark.usefixtures("_no_page")
 def test_a_class_map_that_leaves_nothing(tmp_path, capsys):
     write_raw(tmp_path / "root" / "val", "val_1", random_events(2000), boxes_at([100_000]))

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import yaml
 from etram_det.cli.commands import run
 from etram_det.cli.data_of_fit import data_of_fit
 from etram_det.errors import UserError
+from etram_det.files import held_alone
 from etram_det.report.comparison import compare
 from etram_det.report.run_files import read_run
 from etram_det.simulator.dataset import SimulationSettings, simulate
@@ -327,6 +329,8 @@ def test_pairs_of_seeds_that_vary_together_differ_by_less_than_their_spread(tmp_
         ({"training": {"hight": 90}},
          "training: must be settings of simulate, got others (got an unexpected keyword argument "
          "'hight'): see simulate --help"),
+        ({"variants": {1: {"configs": ["quick"]}}},
+         "variants: must have text for names, got 1: quote it"),
         ({"more": 1}, "must have the keys training, evaluation, settings, variants, runs, co"),
     ],
 )  # fmt: skip
@@ -337,6 +341,32 @@ def test_a_wrong_plan_is_refused_by_name(plan_file, changes, message, capsys):
     assert error.startswith(f"etram_det: error: {path}: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_one_experiment_at_a_time_writes_to_a_file(plan_file, trained, tmp_path, capsys):
+    arguments = ["experiment", str(plan_file()), "--output", str(tmp_path / "out")]
+    file = tmp_path / "out" / "results.jsonl"
+    with held_alone(file) as is_alone:
+        assert is_alone
+        assert run([*arguments, "--most", "1"]) == 2
+        assert capsys.readouterr().err == (
+            f"etram_det: error: results: {file} must belong to one experiment at a time, got a "
+            "second one: wait for the first, or give it more --jobs\n"
+        )
+        assert run([*arguments, "--most", "0"]) == 0  # which writes no runs
+        assert run([*arguments, "--most", "1", "--results", str(tmp_path / "other.jsonl")]) == 0
+    assert len(trained) == 1
+    file.write_bytes(b"\xff\xfe")
+    capsys.readouterr()
+    assert run([*arguments, "--most", "0"]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"etram_det: error: {file}: must be text in UTF-8, got "
+    )
+
+
+def test_a_date_is_a_setting_like_others(plan_file):
+    path = plan_file(settings={"data.root": date(2024, 1, 1)})
+    assert '--data.root="2024-01-01"' in read_plan(path).variants["plain"]
 
 
 def test_a_plan_that_cannot_be_read_costs_a_line(tmp_path, capsys):

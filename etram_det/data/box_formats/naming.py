@@ -278,6 +278,8 @@ class ClassSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", class_names_of(self.class_names))
+        by_name = {str(key): name for key, name in self.class_map.items()}  # YAML's 0 is a number
+        object.__setattr__(self, "class_map", by_name)
         known = {_plain(name) for name in self.class_names}
         unknown = [x for x in self.class_map.values() if x is not None and _plain(x) not in known]
         if unknown:

@@ -154,7 +154,7 @@ class Run:
         """What is read of a recording.
 
         Raises:
-            UserError: it cannot be read, or one of its name was.
+            UserError: it cannot be read, one of its name was, or its labels would be replaced.
         """
         stream: Stream = (
             PipedStream(self.settings, self.resize)
@@ -165,6 +165,12 @@ class Run:
             raise UserError(
                 f"{path}: another recording is named {stream.name} too: detect in it apart, with "
                 "another --output"
+            )
+        boxes = self.output / f"{stream.name}_bbox.npy"
+        if boxes.exists() and self.output.resolve() == path.resolve().parent:
+            raise UserError(
+                f"output: must be another folder than that of {path}, whose {boxes.name} would be "
+                f"replaced by detections, got {self.output}: choose another one"
             )
         return stream
 

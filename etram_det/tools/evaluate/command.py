@@ -163,7 +163,8 @@ def evaluate_command(
     folders = {name: output / name if len(read) > 1 else output for name in read}
     for name, folder in folders.items():
         facts = {"split": source.split, "data": str(labels), "detections": name}
-        _write(folder, evaluate(evaluated[name], settings), truth, metric, facts)
+        result = evaluate(evaluated[name], settings)
+        _write(folder, result, truth, metric, frames, facts)
     _compare(folders, output)
 
 
@@ -258,6 +259,7 @@ def _write(
     result: EvaluationResult,
     truth: LabelledFrames,
     metric: MetricSettings,
+    frames: FrameSettings,
     facts: dict[str, Any],
 ) -> None:
     """Print and write what one detector's evaluation found."""
@@ -272,12 +274,17 @@ def _write(
     console.print(summary_tables(results))
     console.print(detail_tables(results))
     if truth.recordings and metric.pictures:
-        results["gallery"] = _gallery(result, truth, metric).write(folder)
+        results["gallery"] = _gallery(result, truth, metric, frames).write(folder)
     write_results(folder, results, result)
     console.print(f"report: {write_report([folder])}", soft_wrap=True)
 
 
-def _gallery(result: EvaluationResult, truth: LabelledFrames, metric: MetricSettings) -> Gallery:
+def _gallery(
+    result: EvaluationResult,
+    truth: LabelledFrames,
+    metric: MetricSettings,
+    frames: FrameSettings,
+) -> Gallery:
     """Pictures of what went wrong; recordings are read through when the first is drawn."""
     prepared = set()
 
@@ -287,7 +294,7 @@ def _gallery(result: EvaluationResult, truth: LabelledFrames, metric: MetricSett
             recording.prepare()
             prepared.add(name)
         index = int(np.searchsorted(recording.frame_end_us, time_us))
-        picture = frame_image(recording.frames(index, index + 1)[0], "stacked_histogram")
+        picture = frame_image(recording.frames(index, index + 1)[0], frames.representation)
         of_sensor = 1 / np.array(recording.scale)
         scale = result.frames.scale[0] if len(result.frames) else np.ones(2)
         return picture, of_sensor * scale

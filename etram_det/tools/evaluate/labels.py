@@ -63,9 +63,15 @@ class LabelSource:
             return ETRAM_CLASSES
         contents = [file.content for file in self.files if file.format == ".json"]
         names = list(dict.fromkeys(name for each in contents for name in category_names(each)))
-        if {name.casefold() for name in names} <= {*ETRAM_CLASSES}:
+        plain, in_order = [name.casefold() for name in names], iter(ETRAM_CLASSES)
+        # Some of eTraM's in another order are another data set's, such as Gen1's car, pedestrian.
+        if {*plain} == {*ETRAM_CLASSES} or all(name in in_order for name in plain):
             return ETRAM_CLASSES
-        _log.info("class_names: the %d categories of %s", len(names), self.path)
+        _log.info(
+            "class_names: the categories of %s, by which ids count from 0: %s",
+            self.path,
+            ", ".join(names),
+        )
         return tuple(names)
 
     def listing(self, images: Path | None, times: TimeSettings) -> Listing | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Event
 
 from etram_det.cli.data_of_fit import data_of_fit
 from etram_det.errors import UserError
-from etram_det.files import write_text
+from etram_det.files import held_alone, write_text
 from etram_det.progress import screen, shown_progress
 from etram_det.simulator.dataset import SimulationSettings, simulated_root
 from etram_det.tools.experiment.finished import (
@@ -59,8 +59,8 @@ def experiment_command(
             ``OMP_NUM_THREADS`` of its own.
 
     Raises:
-        UserError: the plan is wrong, a finished run had other settings or recordings, or a run
-            failed.
+        UserError: the plan is wrong, a finished run had other settings or recordings, a run
+            failed, or another experiment writes to the same files.
     """
     if most is not None and most < 0:
         raise UserError(f"most: must be at least 0, got {most}: set 0 to compare only")
@@ -69,6 +69,29 @@ def experiment_command(
     planned = read_plan(plan.expanduser())
     output = (output or Path("experiments") / plan.stem).expanduser()
     file = (results or output / RESULTS).expanduser()
+    root = partial(_root, planned, output, training, evaluation)
+    if most == 0:
+        _go_on(planned, output, file, root, most, jobs)
+        return
+    with held_alone(file) as has_file, held_alone(output) as has_output:
+        if not (has_file and has_output):
+            setting, path = ("output", output) if has_file else ("results", file)
+            raise UserError(
+                f"{setting}: {path} must belong to one experiment at a time, got a second one: "
+                "wait for the first, or give it more --jobs"
+            )
+        _go_on(planned, output, file, root, most, jobs)
+
+
+def _go_on(
+    planned: ExperimentPlan,
+    output: Path,
+    file: Path,
+    make_root: Callable[[], Path],
+    most: int | None,
+    jobs: int,
+) -> None:
+    """Train what is missing, as :func:`experiment_command` says, and compare what there is."""
     finished = read_finished(file)
     _require_same_settings(planned, finished, file)
     done = {each.run for each in finished}
@@ -76,7 +99,7 @@ def experiment_command(
     number = len(to_do) if most is None else min(most, len(to_do))
     screen().out(f"{file}: {len(done)} of {len(done) + len(to_do)} runs are finished")
     failed = []
-    root = _root(planned, output, training, evaluation) if number else None
+    root = make_root() if number else None
     if number and finished:
         _require_same_recordings(planned.variants[to_do[0].variant], str(root), finished, file)
     for run, end in _ends(planned, to_do[:number], output, str(root), jobs):

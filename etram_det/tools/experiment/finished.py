@@ -95,12 +95,16 @@ def read_finished(file: Path) -> list[FinishedRun]:
     """The runs in a file of JSON lines; none where it is missing.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: the file cannot be read, or a line is damaged.
     """
     if not file.exists():
         return []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: must be text in UTF-8, got {error}: use another file") from error
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             found.append(_run_in(file, json.loads(line)))
         except (ValueError, LookupError, TypeError, zlib.error) as error:

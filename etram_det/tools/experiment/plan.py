@@ -72,9 +72,12 @@ def read_plan(file: Path) -> ExperimentPlan:
         got = ", ".join(map(str, content)) if isinstance(content, dict) else content
         raise UserError(f"{file}: must have the keys {', '.join(_KEYS)}, got {got}: set these")
     shared = _flags(_mapping(file, "settings", content["settings"]))
+    for name in _mapping(file, "variants", content["variants"]):
+        if not isinstance(name, str):
+            raise UserError(f"{file}: variants: must have text for names, got {name}: quote it")
     variants = {
         name: _settings(file, name, variant) + shared
-        for name, variant in _mapping(file, "variants", content["variants"]).items()
+        for name, variant in content["variants"].items()
     }
     runs = [
         run
@@ -112,7 +115,9 @@ def _settings(file: Path, name: str, variant: Any) -> list[str]:
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    texts = {
+        k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in settings.items()
+    }
     return [f"--{key}={text}" for key, text in texts.items()]
 
 

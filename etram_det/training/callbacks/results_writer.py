@@ -116,14 +116,17 @@ class ResultsWriter(Callback):
         """
         folder = trainer.log_dir  # agreed upon by all processes, so all must ask
         kept = RunCheckpoint.of(trainer)
-        if kept is None or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
-        if kept.best_model_path:
+        if kept is not None and kept.best_model_path:
             score = f"{kept.monitor} {kept.best_model_score:.3f}"
             text, path = f"best checkpoint ({score}): ", kept.best_model_path
-        elif kept.last_model_path:
+        elif kept is not None and kept.last_model_path:
             text, path = "last checkpoint: ", kept.last_model_path
         else:
+            for page in self._report_of_training(trainer, pl_module, folder, None):
+                with above_bars():
+                    screen().out(f"look:  {page}")
             return
         with above_bars():
             screen().out(text + path)
@@ -135,9 +138,12 @@ class ResultsWriter(Callback):
                 screen().out(line)
 
     def _report_of_training(
-        self, trainer: Any, module: Any, folder: str | None, checkpoint: Path
+        self, trainer: Any, module: Any, folder: str | None, checkpoint: Path | None
     ) -> list[Path]:
-        """Report and video of a training in its run folder, as far as there are any."""
+        """Report and video of a training in its run folder, as far as there are any.
+
+        There is no video without a checkpoint.
+        """
         data = getattr(trainer, "datamodule", None)
         results, self._last = self._last, None
         if results is None or folder is None or data is None or trainer.fast_dev_run:
@@ -152,7 +158,7 @@ class ResultsWriter(Callback):
                     logger.save()
                 written.append(write_report([Path(folder)]))
         with without_failing("results.video_s: no video of the validation"):
-            if self.video_s and (recordings := data.recordings["val"]):
+            if self.video_s and checkpoint and (recordings := data.recordings["val"]):
                 path, score = Path(folder) / VIDEO, self.score_threshold
                 write_video(path, checkpoint, recordings, self.video_s, score)
                 written.append(path)

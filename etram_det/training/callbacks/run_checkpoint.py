@@ -75,7 +75,8 @@ class RunCheckpoint(ModelCheckpoint):
             cost; null for no such limit.
 
     Raises:
-        UserError: if a limit is not above 0, or the metric is none of the validation.
+        UserError: if a limit is not above 0, the metric is none of the validation, or several
+            checkpoints would have one name.
     """
 
     def __init__(
@@ -97,6 +98,11 @@ class RunCheckpoint(ModelCheckpoint):
                 )
         if not monitor.startswith("val/"):
             raise _no_such_metric(monitor)
+        if filename and save_top_k not in (0, 1) and "{step" not in filename:
+            raise UserError(
+                f"checkpoint.filename: must hold {{step}} where several are kept, got {filename}: "
+                "add it, or set checkpoint.save_top_k to 1"
+            )
         super().__init__(
             dirpath=dirpath,
             filename=filename or ("best" if save_top_k in (0, 1) else "best-{step}"),

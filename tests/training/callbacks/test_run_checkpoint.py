@@ -18,7 +18,8 @@ from etram_det import files
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli import commands
 from etram_det.cli.lightning import lightning_cli
-from etram_det.training.callbacks.run_checkpoint import requeue_job
+from etram_det.errors import UserError
+from etram_det.training.callbacks.run_checkpoint import RunCheckpoint, requeue_job
 from etram_det.training.module import DetectionModule
 from support.tiny_runs import (
     RUN,
@@ -306,9 +307,18 @@ def test_there_is_no_last_checkpoint_yet(monkeypatch):
 
 
 def test_checkpointing_can_be_turned_off():
-    flags = ["--trainer.enable_checkpointing", "false", "--trainer.max_steps", "1"]
-    assert run_to_its_end([*SHORT, *flags]) == 0
+    flags = ["--trainer.enable_checkpointing", "false", "--results.report", "true"]
+    assert run_to_its_end([*SHORT, *steps(2, validation=2), *flags]) == 0
     assert not list(Path("runs").rglob("*.ckpt"))
+    [page] = Path("runs").rglob("report.html")
+    assert f"look:  {page}" in said()
+
+
+def test_several_checkpoints_have_names_of_their_own():
+    with pytest.raises(UserError, match=r"checkpoint.filename: must hold {step} where several"):
+        RunCheckpoint(save_top_k=3, filename="best")
+    assert RunCheckpoint(save_top_k=-1, filename="at-{step:06d}").filename == "at-{step:06d}"
+    assert RunCheckpoint(save_top_k=1, filename="one").filename == "one"
 
 
 def test_a_checkpoint_says_where_it_comes_from(capsys):
