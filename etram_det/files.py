@@ -55,19 +55,8 @@ def held_alone(path: Path) -> Iterator[bool]:
     Where no lock can be had, as on a disk that cannot be written, it is taken to be alone.
     """
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(cache_folder() / "locks" / f"{path.name}_{key}.lock")
-    is_alone = True
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        is_alone = False
-    except (OSError, NotImplementedError):
-        pass
-    try:
+    with _locked(f"{path.name}_{key}", timeout_s=0) as is_alone:
         yield is_alone
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -79,14 +68,24 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     Args:
         path: file or folder of the cache.
     """
-    lock = FileLock(cache_folder() / "locks" / f"{path.name}.lock")
+    with _locked(path.name, timeout_s=-1):
+        yield
+
+
+@contextmanager
+def _locked(name: str, timeout_s: float) -> Iterator[bool]:
+    """Hold a lock of this machine; false where another process holds it for longer (-1: waits)."""
+    lock = FileLock(cache_folder() / "locks" / f"{name}.lock")
+    is_alone = True
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=timeout_s)
+    except Timeout:
+        is_alone = False
     except (OSError, NotImplementedError):
         pass
     try:
-        yield
+        yield is_alone
     finally:
         lock.release()
 

@@ -104,28 +104,27 @@ def named_checkpoint(
         return str(shipped_checkpoint(setting))
     if word not in ("best", "last"):
         return word
+    if word == "best":
+        _require_no_others_of_newest_run(_checkpoints(runs, "best*", folder), setting)
     found = _checkpoints(runs, word, folder)
     if not found:
         raise UserError(
             f"{setting}: {word} must be {word}.ckpt of an earlier run, got none in {runs}: set it "
             "to the path of a checkpoint"
         )
-    if word == "best":
-        _require_of_newest_run(found[0], _checkpoints(runs, "best*", folder), setting)
     _log.info("%s: %s", setting, found[0])
     return str(found[0])
 
 
-def _require_of_newest_run(found: Path, all_best: Sequence[Path], setting: str) -> None:
+def _require_no_others_of_newest_run(all_best: Sequence[Path], setting: str) -> None:
     """Refuse ``best`` where the newest run has kept its best ones under other names.
 
     Args:
-        found: the newest ``best.ckpt``.
         all_best: the checkpoints of all runs whose names begin so, newest first.
         setting: for the message.
     """
-    newest = all_best[0].parent
-    if found.parent != newest and not (newest / "best.ckpt").is_file():
+    newest = all_best[0].parent if all_best else None
+    if newest and not (newest / "best.ckpt").is_file():
         names = ", ".join(sorted(path.name for path in all_best if path.parent == newest))
         raise UserError(
             f"{setting}: best must be best.ckpt of the newest run, got {names} in {newest}: set it "

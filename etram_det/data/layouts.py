@@ -154,7 +154,9 @@ def open_recording(path: str | Path, frame_settings: FrameSettings = _DEFAULTS) 
         raise UserError(
             f"{path}: must be a file of events or a preprocessed recording, got no such file"
         )
-    return _opener(path)("test", frame_settings, LabelSettings(), False)
+    # Stored frames have their labels, whose settings do not matter here.
+    labels = None if (path / FRAMES_FILE).is_file() else LabelSettings()
+    return _opener(path)("test", frame_settings, labels, False)
 
 
 def recording_paths(path: Path) -> list[Path]:

@@ -50,7 +50,8 @@ class SparseRecording(Recording):
     """Frames and labels of ``<split>/<name>/sparse_frames.h5``.
 
     Both are what the settings of its making gave. More filters and a lower ``count_cutoff`` still
-    apply; all other settings must be those it was made with. Arguments and errors are those of
+    apply; all other settings must be those it was made with, but for those of labels where
+    ``label_settings`` is None. Arguments and errors are those of
     :class:`~etram_det.data.preprocessed.PreprocessedRecording`.
     """
 
@@ -61,7 +62,7 @@ class SparseRecording(Recording):
         folder: Path,
         split: str,
         frame_settings: FrameSettings,
-        label_settings: LabelSettings,
+        label_settings: LabelSettings | None,
         require_labels: bool = True,
     ) -> None:
         path = folder / FRAMES_FILE
@@ -94,9 +95,9 @@ class SparseRecording(Recording):
             raise
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}): {_REMEDY}") from error
-        labels = label_settings if require_labels else None
-        require_same_settings(path, settings, self._shape[1:], frame_settings, labels)
-        kept, dropped = apply_filters(boxes, sensor_size, split, label_settings.filters)
+        require_same_settings(path, settings, self._shape[1:], frame_settings, label_settings)
+        labels = label_settings or LabelSettings()
+        kept, dropped = apply_filters(boxes, sensor_size, split, labels.filters)
         if require_labels and len(boxes) and len(kept) == 0:
             raise NoUsableLabels(
                 f"{path}: no label is left of {len(boxes)} boxes: change data.filters"
@@ -106,7 +107,7 @@ class SparseRecording(Recording):
         timeline = Timeline(frame_end_us, label_frame[kept], boxes[kept], dropped)
         if len(boxes) == 0:
             timeline = timeline_without_labels(
-                frame_end_us, no_boxes(path), split, frame_settings, label_settings, require_labels
+                frame_end_us, no_boxes(path), split, frame_settings, labels, require_labels
             )
         super().__init__(folder.name, path, sensor_size, self._shape[1:], timeline)
         self.events = num_events

@@ -98,7 +98,7 @@ def open_placed(
         size = recording.input_size
         if frame_settings.input_size not in (None, size):
             (h, w), (height, width) = size, frame_settings.input_size
-            text = f"its frames are stored at {h}x{w} and used so, not at {height}x{width}"
+            text = f"its frames are used as stored, at {h}x{w}, not at {height}x{width}"
             recording.notes.append(Note(f"input_size: {text}: detect in its events for that", True))
         return recording, Placement(recording.sensor_size, size, size)
     input_size = frame_settings.input_size or recording.input_size

@@ -139,10 +139,8 @@ def simota(
         return _assigned(output, boxes, classes, rules)
     # By bounds that a compiled graph can compute for other numbers of frames as well.
     starts = [part * at_once for part in range(-(-num_frames // at_once))]
-    parts = [
-        _assigned(output.of_frames(i, j), boxes[i:j], classes[i:j], rules)
-        for i, j in ((i, min(i + at_once, num_frames)) for i in starts)
-    ]
+    bounds = [(i, min(i + at_once, num_frames)) for i in starts]
+    parts = [_assigned(output.of_frames(i, j), boxes[i:j], classes[i:j], rules) for i, j in bounds]
     return Assignment(
         torch.cat([part.anchor for part in parts]),
         torch.cat([part.used for part in parts]),

@@ -595,8 +595,8 @@ def test_stored_frames_of_any_labels_are_used_as_they_are(capfd):
     [folder] = (path.parent for path in Path("cached").rglob("sparse_frames.h5"))
     assert detect(folder, "--video", "false") == 0
     assert (
-        "input_size: its frames are stored at 24x32 and used so, not at 48x64: detect in its "
-        "events for that" in " ".join(capfd.readouterr().err.split())
+        "input_size: its frames are used as stored, at 24x32, not at 48x64: detect in its events "
+        "for that" in " ".join(capfd.readouterr().err.split())
     )
 
 

@@ -167,7 +167,8 @@ class Run:
                 "another --output"
             )
         boxes = self.output / f"{stream.name}_bbox.npy"
-        if boxes.exists() and self.output.resolve() == path.resolve().parent:
+        is_beside = str(path) != PIPE and self.output.resolve() == path.parent.resolve()
+        if is_beside and boxes.exists():
             raise UserError(
                 f"output: must be another folder than that of {path}, whose {boxes.name} would be "
                 f"replaced by detections, got {self.output}: choose another one"

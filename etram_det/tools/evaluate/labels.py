@@ -65,7 +65,11 @@ class LabelSource:
         names = list(dict.fromkeys(name for each in contents for name in category_names(each)))
         plain, in_order = [name.casefold() for name in names], iter(ETRAM_CLASSES)
         # Some of eTraM's in another order are another data set's, such as Gen1's car, pedestrian.
-        if {*plain} == {*ETRAM_CLASSES} or all(name in in_order for name in plain):
+        if {*plain} == {*ETRAM_CLASSES}:
+            return ETRAM_CLASSES
+        if all(name in in_order for name in plain):
+            if names:
+                _log.info("class_names: eTraM's, by which ids count, as %s has some", self.path)
             return ETRAM_CLASSES
         _log.info(
             "class_names: the categories of %s, by which ids count from 0: %s",

@@ -128,18 +128,23 @@ def _show(
 
 
 def next_steps(
-    looked_at: Sequence[Path], checkpoint: Path, arguments: Sequence[str], has_own_data: bool
+    looked_at: Sequence[Path],
+    checkpoint: Path | None,
+    arguments: Sequence[str],
+    has_own_data: bool,
 ) -> list[str]:
     """Lines for the screen: what to look at, how to try the detector, how to go on.
 
     Args:
         looked_at: report and video, as far as they were written.
-        checkpoint: of the training.
+        checkpoint: of the training; without one, there is nothing to try.
         arguments: of its command line.
         has_own_data: whether it was trained on other than simulated traffic.
     """
-    ckpt = shlex.quote(str(checkpoint))
     lines = [f"look:  {', '.join(map(str, looked_at))}"] if looked_at else []
+    if checkpoint is None:
+        return lines
+    ckpt = shlex.quote(str(checkpoint))
     lines.append(f"try:   python -m etram_det detect FILE --ckpt_path {ckpt}")
     if has_own_data:
         go_on = f"export --ckpt_path {ckpt} --output detector.onnx  # runs without PyTorch"

@@ -118,23 +118,21 @@ class ResultsWriter(Callback):
         kept = RunCheckpoint.of(trainer)
         if not trainer.is_global_zero:
             return
+        checkpoint, line = None, None
         if kept is not None and kept.best_model_path:
-            score = f"{kept.monitor} {kept.best_model_score:.3f}"
-            text, path = f"best checkpoint ({score}): ", kept.best_model_path
+            checkpoint = Path(kept.best_model_path)
+            line = f"best checkpoint ({kept.monitor} {kept.best_model_score:.3f}): {checkpoint}"
         elif kept is not None and kept.last_model_path:
-            text, path = "last checkpoint: ", kept.last_model_path
-        else:
-            for page in self._report_of_training(trainer, pl_module, folder, None):
-                with above_bars():
-                    screen().out(f"look:  {page}")
-            return
-        with above_bars():
-            screen().out(text + path)
-        looked_at = self._report_of_training(trainer, pl_module, folder, Path(path))
+            checkpoint = Path(kept.last_model_path)
+            line = f"last checkpoint: {checkpoint}"
+        if line:
+            with above_bars():
+                screen().out(line)
+        looked_at = self._report_of_training(trainer, pl_module, folder, checkpoint)
         data = getattr(trainer, "datamodule", None)
         has_own_data = data is not None and data.root is not None
         with above_bars():
-            for line in next_steps(looked_at, Path(path), arguments_of(trainer), has_own_data):
+            for line in next_steps(looked_at, checkpoint, arguments_of(trainer), has_own_data):
                 screen().out(line)
 
     def _report_of_training(
