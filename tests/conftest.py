@@ -56,8 +56,12 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what needs a CUDA device where there is none, and say why."""
+def pytest_collection_modifyitems(config, items):
+    """Give long tests their time; skip those for a CUDA device where there is none, and say why."""
+    if config.pluginmanager.hasplugin("timeout"):
+        for item in items:
+            if item.get_closest_marker("slow") or item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.timeout(3600))
     items = [item for item in items if item.get_closest_marker("gpu")]
     if not items:
         return
