@@ -58,7 +58,7 @@ class _Ends:
 
     def note_from_now_on(self) -> None:
         """Stand in for PyTorch's handler, which is there since its first loading process."""
-        self._errors.clear()  # of loaders that have ended
+        self._errors.clear()  # a loader in use notices by itself, when its batch stays away
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or not hasattr(signal, "SIGCHLD"):
             return  # there is no such handler either: PyTorch looks every few seconds
