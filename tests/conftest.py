@@ -60,7 +60,8 @@ def pytest_collection_modifyitems(config, items):
     """Give long tests their time; skip those for a CUDA device where there is none, and say why."""
     if config.pluginmanager.hasplugin("timeout"):
         for item in items:
-            if item.get_closest_marker("slow") or item.get_closest_marker("gpu"):
+            takes_long = item.get_closest_marker("slow") or item.get_closest_marker("gpu")
+            if takes_long and not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(3600))
     items = [item for item in items if item.get_closest_marker("gpu")]
     if not items:

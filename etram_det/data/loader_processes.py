@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
 
 from etram_det.data.chunks import Chunk
+from etram_det.data.flag import Flag
 from etram_det.data.held_signals import signals_held_back
 from etram_det.data.sparse_batch import SparseBatch
 from etram_det.data.streaming import ChunkRequest
@@ -22,6 +25,7 @@ from etram_det.data.streaming import ChunkRequest
 _GRACE_S = 20  # from SIGTERM to the end of a loading process
 # Signals that loading processes leave to the process that they load for.
 _NOT_FOR_LOADERS = {signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGINT)}
+_PROCESS = re.compile(r"pid\D*(\d+)")  # in PyTorch's messages
 
 
 class UndisturbedLoader(DataLoader[Chunk]):
@@ -39,13 +43,11 @@ class UndisturbedLoader(DataLoader[Chunk]):
             # It would be started with the first process, and let all signals through again.
             resource_tracker.ensure_running()
         with signals_held_back(_NOT_FOR_LOADERS):
-            batches = super().__iter__()
-        _ends.note_from_now_on()
-        return _Batches(batches)
+            return _Batches(super().__iter__())
 
 
 class _Ends:
-    """Errors of loading processes that were ended from outside, kept until a batch is asked for.
+    """Ends of loading processes from outside, kept until a batch of theirs is asked for.
 
     PyTorch's handler of SIGCHLD raises them wherever the main thread happens to be, also where it
     has just taken a lock of a queue to these processes, which then nobody gives back: ending the
@@ -53,58 +55,46 @@ class _Ends:
     """
 
     def __init__(self) -> None:
-        self._errors: list[RuntimeError] = []
+        self._errors: dict[int, str] = {}  # by the process; no error itself, which holds a stack
         self._handler: Any = None  # PyTorch's
 
-    def note_from_now_on(self) -> None:
+    def note_from_now_on(self, processes: Collection[int]) -> None:
         """Stand in for PyTorch's handler, which is there since its first loading process."""
-        self._errors.clear()  # a loader in use notices by itself, when its batch stays away
+        for process in processes:
+            self._errors.pop(process, None)  # of an earlier one of that number
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or not hasattr(signal, "SIGCHLD"):
             return  # there is no such handler either: PyTorch looks every few seconds
         handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and handler != self._note:
+        if getattr(handler, "__module__", "") == signal_handling.__name__:
             self._handler = handler
+        # PyTorch does not set it again when somebody has put back what was there before.
+        is_free = handler is self._handler or handler in (signal.SIG_DFL, signal.SIG_IGN)
+        if self._handler is not None and is_free:
             signal.signal(signal.SIGCHLD, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         try:
             self._handler(number, frame)
         except RuntimeError as error:
-            self._errors.append(error)
+            text = str(error)
+            self._errors |= {int(process): text for process in _PROCESS.findall(text)[:1]}
 
-    def raise_first(self) -> None:
-        """Raise the error that was noted first, if there is one."""
-        if self._errors:
-            raise self._errors.pop(0)
+    def raise_one_of(self, processes: Collection[int]) -> None:
+        """Raise the error of one of these processes, if one was ended."""
+        for process in processes:
+            if process in self._errors:
+                raise RuntimeError(self._errors.pop(process))
 
 
 _ends = _Ends()
-
-
-class _Flag:
-    """An event without a lock, which a process that is ended from outside could take along.
-
-    PyTorch tells its loading processes by one that they are wanted no more.
-    """
-
-    def __init__(self, context: BaseContext) -> None:
-        self._value = context.RawValue("b", 0)
-
-    def set(self) -> None:
-        """Set it, for good."""
-        self._value.value = 1
-
-    def is_set(self) -> bool:
-        """Whether a process has set it."""
-        return bool(self._value.value)
 
 
 class _FlagContext(BaseContext):
     """The part of a start method's context that makes the events of its processes."""
 
     def Event(self) -> Any:  # noqa: N802 (multiprocessing's name)
-        return _Flag(self)
+        return Flag(self)
 
 
 def _context(start_method: str | None) -> BaseContext:
@@ -115,11 +105,13 @@ def _context(start_method: str | None) -> BaseContext:
 class _Batches(Iterator[Chunk]):
     """The batches of loading processes, and the error of one that was ended from outside."""
 
-    def __init__(self, batches: Iterator[Chunk]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Any) -> None:
+        self._batches: Iterator[Chunk] = batches
+        self._processes = [process.pid for process in batches._workers]
+        _ends.note_from_now_on(self._processes)
 
     def __next__(self) -> Chunk:
-        _ends.raise_first()
+        _ends.raise_one_of(self._processes)
         try:
             return next(self._batches)
         except (ConnectionError, EOFError) as error:
@@ -179,4 +171,5 @@ def outlive_signals(_: int) -> None:
     for number in _NOT_FOR_LOADERS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))

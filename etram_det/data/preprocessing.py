@@ -20,8 +20,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from glob import escape
 from multiprocessing.connection import wait as wait_for
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etram_det.data.findings import log_findings
+from etram_det.data.flag import Flag
 from etram_det.data.folders import SPLITS
 from etram_det.data.held_signals import signals_held_back
 from etram_det.data.labels import LabelSettings
@@ -232,39 +231,42 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> list[st
         return [fault for fault in results if fault]
     # Spawned, not forked: this process may hold threads and GPU state.
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
+    # Neither has a lock, which a worker that is ended from outside could take along.
+    frames_done, stop = context.RawArray("q", len(waiting)), Flag(context)
     pool = ProcessPoolExecutor(
         max(1, min(workers, len(waiting))),
         mp_context=context,
         initializer=_start_worker,
-        initargs=(counter, stop),
+        initargs=(frames_done, stop),
     )
     try:
         # Longest first, so that all end at about the same time.
         waiting.sort(key=lambda task: -len(task.recording))
         # Ctrl-C reaches the workers too, but this process is to stop them.
         with signals_held_back([signal.SIGINT]):
-            futures: list[Future[str | None]] = [pool.submit(_write, task) for task in waiting]
+            futures: list[Future[str | None]] = [
+                pool.submit(_write, task, place) for place, task in enumerate(waiting)
+            ]
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, timeout=0.2)
             for future in finished:
                 future.result()
-            progress(min(done + counter.value, total), total)
+            progress(min(done + sum(frames_done), total), total)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
     return [fault for future in futures if (fault := future.result())]
 
 
-_frames_done: Synchronized[int] | None = None
-_stop: Event | None = None
+_frames_done: Any = None  # of each recording
+_stop: Flag | None = None
 
 
-def _start_worker(counter: Synchronized[int], stop: Event) -> None:
-    """Share the count of finished frames and the wish to stop; end this worker with its parent."""
+def _start_worker(frames_done: Any, stop: Flag) -> None:
+    """Share the counts of finished frames and the wish to stop; end this worker with its parent."""
     global _frames_done, _stop
-    _frames_done, _stop = counter, stop
+    _frames_done, _stop = frames_done, stop
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -275,8 +277,8 @@ def _start_worker(counter: Synchronized[int], stop: Event) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _write(task: _Task) -> str | None:
-    """Write one recording; returns what is wrong with it, if anything."""
+def _write(task: _Task, place: int = 0) -> str | None:
+    """Write one recording, the one in that place; returns what is wrong with it, if anything."""
     parent, name = task.folder.parent, task.folder.name
     parent.mkdir(parents=True, exist_ok=True)
     for left_over in parent.glob(f".{escape(name)}.{32 * '[0-9a-f]'}{UNFINISHED}"):
@@ -285,7 +287,7 @@ def _write(task: _Task) -> str | None:
     unfinished.mkdir()
     try:
         task.recording.prepare()
-        batches = _batches(task.recording)
+        batches = _batches(task.recording, place)
         if task.layout == "rvt":
             write_rvt(unfinished, task.recording, task.frames, batches)
         else:
@@ -300,7 +302,7 @@ def _write(task: _Task) -> str | None:
     return None
 
 
-def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
+def _batches(recording: Recording, place: int) -> Iterator[NDArray[Any]]:
     """All frames of a recording, some at a time."""
     for start in range(0, len(recording), _BATCH):
         if _stop is not None and _stop.is_set():
@@ -308,8 +310,7 @@ def _batches(recording: Recording) -> Iterator[NDArray[Any]]:
         frames = recording.frames(start, min(start + _BATCH, len(recording)))
         yield frames
         if _frames_done is not None:
-            with _frames_done.get_lock():
-                _frames_done.value += len(frames)
+            _frames_done[place] += len(frames)
 
 
 def _counts(recording: Recording) -> dict[str, int]:

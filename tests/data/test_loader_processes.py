@@ -1,9 +1,11 @@
 """Loading processes that are ended from outside."""
 
+import gc
 import multiprocessing
 import os
 import signal
 import time
+import weakref
 
 import pytest
 import torch
@@ -53,6 +55,50 @@ def test_the_end_of_a_process_is_an_error_of_the_next_batch(num_workers):
     assert len(list(batches(num_workers))) == 20
 
 
+def test_the_end_of_a_process_is_an_error_of_its_own_loader_whatever_was_loaded_in_between():
+    loaded = batches()
+    next(loaded)
+    end_one()
+    assert len(list(batches())) == 20  # a validation
+    with pytest.raises(RuntimeError, match="is killed by signal"):
+        next(loaded)
+
+
+def test_it_is_noticed_at_once_after_others_have_reset_the_handler():
+    next(batches())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # as Lightning does at the end of a run
+    loaded = batches()
+    next(loaded)
+    end_one()
+    with pytest.raises(RuntimeError, match="is killed by signal"):
+        next(loaded)
+
+
+def test_a_handler_of_others_is_left_alone():
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        own = signal.getsignal(signal.SIGCHLD)
+        loaded = batches()
+        next(loaded)
+        assert signal.getsignal(signal.SIGCHLD) is own
+        end_one()
+        with pytest.raises(RuntimeError, match="exited unexpectedly"):
+            list(loaded)  # PyTorch looks every few seconds
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_what_is_kept_of_an_end_holds_no_batch():
+    def use(loaded):
+        next(loaded)
+        end_one()  # which interrupts this function, where the loader is known
+        return weakref.ref(loaded._batches)
+
+    seen = use(batches())
+    gc.collect()
+    assert seen() is None
+
+
 def test_the_end_of_one_loaders_process_is_no_error_of_a_later_one():
     loaded = batches()
     next(loaded)
@@ -91,15 +137,22 @@ def test_the_flag_reaches_processes_of_each_start_method(method):
     assert process.exitcode == 0
 
 
-def raising(error):
-    raise error
-    yield
+class Ending:
+    """What PyTorch's loader gives when a batch ends in an error."""
+
+    _workers = ()
+
+    def __init__(self, error):
+        self.error = error
+
+    def __next__(self):
+        raise self.error
 
 
 def test_a_connection_whose_other_end_is_gone_means_a_process_that_is():
     for error in (ConnectionResetError("reset by peer"), EOFError()):
         with pytest.raises(RuntimeError, match="DataLoader worker exited unexpectedly"):
-            next(_Batches(raising(error)))
+            next(_Batches(Ending(error)))
     of_the_data = ConnectionResetError("Caught ConnectionResetError in DataLoader worker process 0")
     with pytest.raises(ConnectionResetError):
-        next(_Batches(raising(of_the_data)))
+        next(_Batches(Ending(of_the_data)))

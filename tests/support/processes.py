@@ -64,7 +64,7 @@ def work(environment, rank, num_processes, port, folder, arguments, fault, write
     torch.save(outcome, folder / f"rank{rank}.pt")
 
 
-def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=1200):
+def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeout_s=500):
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -79,9 +79,11 @@ def run_in_processes(num_processes, folder, arguments, fault=None, code=0, timeo
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(timeout_s)
-        if process.is_alive():
+    try:
+        for process in processes:
+            process.join(timeout_s)
+    finally:
+        for process in processes:
             process.kill()
     assert [process.exitcode for process in processes] == [code] * num_processes
     if code:

@@ -69,10 +69,13 @@ def start(arguments, before=None):
     return process
 
 
-def run_to_its_end(arguments, before=None, timeout_s=900):
+def run_to_its_end(arguments, before=None, timeout_s=500):
     process = start(arguments, before)
-    process.join(timeout_s)
-    return process.exitcode
+    try:
+        process.join(timeout_s)
+        return process.exitcode
+    finally:
+        process.kill()
 
 
 def said():

@@ -24,6 +24,7 @@ def note_memory():
     DetectionModule.on_train_batch_end = note
 
 
+@pytest.mark.timeout(7500)
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
 def test_memory_is_flat_over_2000_steps_and_three_validations():
     few = ["--trainer.log_every_n_steps", "10", "--checkpoint.every_n_steps", "200"]
