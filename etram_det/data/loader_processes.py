@@ -31,7 +31,7 @@ _PROCESS = re.compile(r"pid\D*(\d+)")  # in PyTorch's messages
 class UndisturbedLoader(DataLoader[Chunk]):
     """A loader whose processes never see signals that are not for them, not even as they start.
 
-    That one of them was ended from outside is an error of the next batch, and of nothing before.
+    That one of them was ended from outside is an error of its next batch, and of nothing before.
     """
 
     def __iter__(self) -> Any:
@@ -77,8 +77,9 @@ class _Ends:
         try:
             self._handler(number, frame)
         except RuntimeError as error:
-            text = str(error)
-            self._errors |= {int(process): text for process in _PROCESS.findall(text)[:1]}
+            if (process := _PROCESS.search(str(error))) is None:
+                raise  # another's: PyTorch's handler calls the one before it
+            self._errors[int(process[1])] = str(error)
 
     def raise_one_of(self, processes: Collection[int]) -> None:
         """Raise the error of one of these processes, if one was ended."""

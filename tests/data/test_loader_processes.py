@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from etram_det.data.loader_processes import _Batches, _context, batch_loader
+from etram_det.data.loader_processes import _Batches, _context, _Ends, batch_loader
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -86,6 +86,16 @@ def test_a_handler_of_others_is_left_alone():
             list(loaded)  # PyTorch looks every few seconds
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_errors_of_other_handlers_are_theirs():
+    def failing(*_):
+        raise RuntimeError("mine")
+
+    ends = _Ends()
+    ends._handler = failing  # as PyTorch's, which calls the handler before it
+    with pytest.raises(RuntimeError, match="mine"):
+        ends._note(0, None)
 
 
 def test_what_is_kept_of_an_end_holds_no_batch():

@@ -600,6 +600,16 @@ def test_stored_frames_of_any_labels_are_used_as_they_are(capfd):
     )
 
 
+def test_frames_of_another_size_than_in_training_are_warned_of(caplog):
+    path = recording("data")
+    assert detect(path, "--video", "false", "--input-size", "48", "64", "--window-ms", "50") == 0
+    assert "trained with" not in caplog.text  # as it was trained
+    assert detect(path, "--video", "false", "--input-size", "24", "32", "--window-ms", "100") == 0
+    for name, given, own in (("input_size", (24, 32), (48, 64)), ("window_ms", 100, 50)):
+        line = f"{name}: {given} as given, the checkpoint was trained with {own}: expect misses"
+        assert line in caplog.text
+
+
 def test_mistakes_in_settings_are_reported_in_one_line(capfd):
     path = str(recording("data"))
     assert run(["detect", path, "--ckpt_path", "none.ckpt"]) == 2

@@ -174,10 +174,18 @@ def _video_rate(window_ms: int, slow_motion: float) -> float:
 def _frame_settings(
     trained: TrainedDetector | ExportedDetector, given: Mapping[str, Any]
 ) -> FrameSettings:
-    """The checkpoint's, with those settings that are given; what is a guess is logged."""
+    """The checkpoint's, with those settings that are given; guesses and deviations are logged."""
+    own = trained.frame_settings
     changes = {name: value for name, value in given.items() if value is not None}
-    settings = replace(trained.frame_settings, **changes)
-    if not trained.knows_frames:
+    settings = replace(own, **changes)
+    if trained.knows_frames:
+        for name in changes:
+            if getattr(settings, name) != getattr(own, name):
+                _log.warning(
+                    f"{name}: {getattr(settings, name)} as given, the checkpoint was trained with "
+                    f"{getattr(own, name)}: expect misses and false alarms"
+                )
+    else:
         size = settings.input_size or "half of the sensor's"
         _log.info(
             "ckpt_path: holds no frame settings: using input_size "
