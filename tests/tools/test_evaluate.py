@@ -434,7 +434,7 @@ def test_labels_of_a_data_root_where_windows_of_the_detections_end(tmp_path, cap
 def test_detect_then_evaluate_equals_validate(tmp_path, monkeypatch, caplog):
     """With the thresholds of detect, above which no box has two classes."""
     monkeypatch.chdir(tmp_path)
-    size = {"height": 180, "width": 320, "train": 0, "val": 1, "test": 0}
+    size = {"height": 360, "width": 640, "train": 0, "val": 1, "test": 0}
     simulate("traffic", SimulationSettings(**size, seconds=1.0))
     [boxes] = Path("traffic/val").glob("*_bbox.npy")
     rows = np.load(boxes)
