@@ -36,7 +36,7 @@ TOOLS = {
     "simulate": ("simulate", "make a set of simulated traffic"),
     "preprocess": ("preprocess", "prepare recordings once, to load them fast"),
     "stats": ("stats.command", "describe the labels of recordings"),
-    "bench": ("bench.command", "measure how fast it all is"),
+    "bench": ("bench.command", "measure speed and memory"),
     "import-rvt": ("import_rvt", "turn a checkpoint of RVT or its eTraM fork into one of ours"),
     "detect": ("detect.command", "run a detector on recordings: videos and boxes"),
     "live": ("live", "run a detector on a camera, as events come: boxes and a page to look at"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from argparse import SUPPRESS, Action, _HelpAction
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import yaml
@@ -12,7 +13,6 @@ from jsonargparse import DefaultHelpFormatter
 
 from etram_det.cli.flags import BASELINE, configurations
 from etram_det.cli.tool_help import usage_of
-from etram_det.types import dotted_items
 
 HELP_ALL = "--help-all"
 SETTINGS_ORDER = (
@@ -63,11 +63,13 @@ _IN_OWN_WORDS = {
     "config": "file of settings, or name of one of the package; a later one overrides earlier ones",
     "print_config": "print the settings that all files and flags give, and exit",
     "seed_everything": "seed of weights, training order and augmentation; true for a random one",
-    "ckpt_path": (
-        "checkpoint, ``last`` or ``best`` for that of the newest run, or ``package`` for the "
-        "package's own; ``fit`` goes on from it, at the next batch"
-    ),
 }
+_CHECKPOINT = (
+    "checkpoint, ``last`` or ``best`` for that of the newest run, or ``package`` for the "
+    "package's own"
+)
+_GOES_ON = "checkpoint, ``last`` or ``best`` for that of the newest run; goes on at its next batch"
+_OF_TRAINING = ("checkpoint.", "early_stopping.", "non_finite_steps.", "data.augmentation.")
 _IN_OWN_WORDS_OF_TOOLS = {
     "config": "file of these settings, in YAML",
     "print_config": "print the settings that all files and flags give, and exit",
@@ -109,11 +111,14 @@ class ToolHelpFormatter(PlainHelpFormatter):
         return usage_of(self._prog.rpartition(" ")[2], self._prog)
 
     def _format_action(self, action: Action) -> str:
-        # Flags of fit, which are given as they are.
-        return "" if action.dest in _WITHOUT_NAME else super()._format_action(action)
+        # Flags of fit, which are given as they are; groups of settings, which few have in files.
+        is_hidden = action.dest in _WITHOUT_NAME or type(action).__name__ == "_ActionConfigLoad"
+        return "" if is_hidden else super()._format_action(action)
 
     def _expand_help(self, action: Action) -> str:
-        return _IN_OWN_WORDS_OF_TOOLS.get(action.dest) or super()._expand_help(action)
+        shown = copy(action)
+        shown.default = _as_yaml(action.default)
+        return _IN_OWN_WORDS_OF_TOOLS.get(action.dest) or super()._expand_help(shown)
 
     def _format_action_invocation(self, action: Action) -> str:
         shown = super()._format_action_invocation(action)
@@ -159,18 +164,22 @@ def shorten(parser: Any, command: str) -> None:
         ]
     )
     baseline = (configurations() / BASELINE).read_text(encoding="utf-8")
-    defaults = dict(_short_values(yaml.safe_load(baseline)))
+    defaults = yaml.safe_load(baseline)
     in_short = _comments(baseline, _LIGHTNINGS)
+    trains = command == "fit"
+    own_words = _IN_OWN_WORDS | {"ckpt_path": _GOES_ON if trains else _CHECKPOINT}
     for action in parser._actions:
-        if action.dest in defaults:
-            action.default = defaults[action.dest]
+        if (default := _short_value(defaults, action.dest)) is not None:
+            action.default = default
         if action.dest.startswith(f"{_LIGHTNINGS}."):
             action.help = in_short.get(action.dest, SUPPRESS)
             action.extra_help = str  # without the classes that there are
         elif type(action).__name__ == "_ActionConfigLoad":  # a group of settings from a file
             action.help = SUPPRESS
+        elif not trains and action.dest.startswith(_OF_TRAINING):
+            action.help = SUPPRESS
         else:
-            action.help = _IN_OWN_WORDS.get(action.dest, action.help)
+            action.help = own_words.get(action.dest, action.help)
     parser._action_groups = _in_order(parser)
 
 
@@ -182,7 +191,7 @@ def _in_order(parser: Any) -> list[Any]:
         section = next((each.partition(".")[0] for each in dests if "." in each), "")
         if group.title == "options":
             group._group_actions += [x for x in parser._actions if x.dest == "ckpt_path"]
-        elif group.title == "Linked arguments" or dests == ["ckpt_path"]:
+        elif group.title == "Linked arguments" or "ckpt_path" in dests:  # of Lightning's method
             continue
         places[group] = ("", *_ORDER, section).index(section)
         if section == _LIGHTNINGS:
@@ -191,15 +200,27 @@ def _in_order(parser: Any) -> list[Any]:
     return sorted(places, key=lambda group: places[group])
 
 
-def _short_values(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values, classes by their names."""
-    for name, value in dotted_items(settings):
-        if name.endswith(".class_path"):
-            yield name.removesuffix(".class_path"), value.rpartition(".")[2]
-        elif value is None or isinstance(value, bool):
-            yield name, {None: "null", True: "true", False: "false"}[value]
-        else:
-            yield name, value
+def _short_value(settings: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name, a class by its name; None if there is none."""
+    value: Any = settings
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    if isinstance(value, Mapping) and "class_path" in value:
+        return value["class_path"].rpartition(".")[2]
+    return _as_yaml(value)
+
+
+def _as_yaml(value: Any) -> Any:
+    """A value as files of settings write it; numbers and words are so already."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_as_yaml(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(str(_as_yaml(each)) for each in value)}]"
+    return value
 
 
 def _comments(text: str, section: str) -> dict[str, str]:

@@ -212,6 +212,7 @@ class EtramCLI(CheckpointRules, LightningCLI):
         checkpoint, self._checkpoint = self._checkpoint, None  # Lightning reads it again
         if subcommand == "fit":
             require_steps(self.model.hparams.schedule, self.trainer)
+            RunEarlyStopping.require_validations(self.trainer)
             if kept := RunCheckpoint.of(self.trainer):
                 kept.require_monitor_among(self.model.metric.settings.metric_names)
         require_whole_parts(self.model.hparams.forget_every, self.datamodule.num_steps)

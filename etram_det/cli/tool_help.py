@@ -35,9 +35,9 @@ TOOLS_HELP: dict[str, tuple[str, dict[str, str]]] = {
         {"--root /path/to/eTraM --output stats": "tables, and plots in stats/"},
     ),
     "bench": (
-        "[PART] [--KEY VALUE] …",
+        "PART [--KEY VALUE] …",
         {
-            "stream": "one window after the other, with each runtime",
+            "stream": "one window after the other, in PyTorch",
             "train --growth true": "a training step, over lanes, steps, pixels and scales",
             "all --output bench.json": "everything: some ten minutes",
         },
@@ -51,7 +51,7 @@ TOOLS_HELP: dict[str, tuple[str, dict[str, str]]] = {
         {
             "recording.raw": "with the network of the package: boxes and a video",
             "recording.raw --ckpt_path best --score 0.5": "with the best one of the newest run",
-            "/path/to/recordings --ckpt_path best.onnx --video false": "boxes of many, fast",
+            "/path/to/recordings --ckpt_path best.onnx --video false": "of a folder, boxes only",
         },
     ),
     "live": (
@@ -74,7 +74,7 @@ TOOLS_HELP: dict[str, tuple[str, dict[str, str]]] = {
         "FILE … --output PATH [--KEY VALUE] …",
         {
             "export.json --output root/val --times.rate 10": (
-                "of COCO, whose images are ten a second"
+                "COCO labels, at ten images a second"
             ),
             "root/val --output labels.json": "back to COCO",
         },

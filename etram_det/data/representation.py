@@ -25,7 +25,7 @@ class FrameSettings:
     """How the events of one window become one frame.
 
     Attributes:
-        input_size: height and width of the frames in pixels; None for half of the sensor's size
+        input_size: height and width of the frames in pixels. Unset: half of the sensor's size
             (raw recordings) or the stored size (preprocessed ones).
         window_ms: length of a window, and the step from one frame to the next, in ms.
         bins: parts in time of a window.
@@ -37,11 +37,11 @@ class FrameSettings:
             ``"nearest"`` keeps one of them, as RVT does (three events in four are lost at half
             size). Preprocessed recordings keep what they were stored with.
         sensor_size: height and width of the sensor in pixels, for raw recordings that do not
-            state their own, or one that their events contradict; None for 720 and 1280 where
-            there is none, and for what the file states in any other case.
-        representation: ``"stacked_histogram"`` or ``"mixed_density"``, as :class:`Representation`
-            describes them.
-        time_unit: unit of the timestamps in HDF5 files; None for microseconds, which are refused
+            state their own, or one that their events contradict. Null: what
+            the file states, or 720 and 1280 where it states none.
+        representation: ``"stacked_histogram"`` counts events by polarity in equal parts of the
+            window, ``"mixed_density"`` sums polarities over its whole, half, quarter and so on.
+        time_unit: unit of the timestamps in HDF5 files. Unset: microseconds, which are refused
             where span and rate of the events leave no doubt that they are something else.
         clock: RAW files: ``"recording"`` takes off the camera's time at their start, as the readers
             of Metavision and OpenEB do; ``"camera"`` keeps it.

@@ -86,7 +86,7 @@ def open_placed(
 
     Args:
         path: what ``open_recording`` takes.
-        frame_settings: how events become frames; ``input_size`` None for half of the sensor's
+        frame_settings: how events become frames; ``input_size`` unset for half of the sensor's
             size.
         resize: as in :meth:`Placement.fitting`.
 

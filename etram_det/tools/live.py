@@ -77,9 +77,9 @@ def live_command(
         ckpt_path: the detector's checkpoint (.ckpt), or what ``export`` made of it (.onnx);
             ``last``, ``best``: the checkpoint of the newest run. Unset: the package's own, which
             knows simulated traffic only.
-        replay: a recording in place of a camera, at the speed of life; ``-`` for RAW bytes from a
+        replay: a recording in place of a camera, in real time; ``-`` for RAW bytes from a
             pipe. Unset: a camera (needs ``pip install 'etram-det[camera]'``).
-        pace: how many times faster than life a recording is replayed.
+        pace: how many times faster than in real time a recording is replayed.
         serial: serial number of the camera; the first one that is connected unless set.
         record: a new ``.dat`` file for all events.
         view: whether to serve a page that shows picture, boxes, rates and counts.

@@ -54,7 +54,8 @@ def test_help_starts_with_three_examples_and_ends_with_lightnings_settings(comma
     shown = settings_in(text.split("\noptions:", 1)[1])
     own = [each for each in shown if not each.startswith("trainer.")]
     assert shown[: len(own)] == own  # Lightning's come after
-    assert own.index("data.root") < own.index("model.embed_dim") < own.index("checkpoint.monitor")
+    assert own.index("data.root") < own.index("model.embed_dim")
+    assert command != "fit" or own.index("model.embed_dim") < own.index("checkpoint.monitor")
     # Of Lightning's, those that the baseline explains, in a few lines each.
     in_baseline = {f"trainer.{name}" for name in BASELINE["trainer"]}
     assert {*shown} - {*own} == in_baseline
@@ -66,11 +67,48 @@ def test_help_shows_the_defaults_of_the_baseline(capsys):
     text = " ".join(help_of(capsys, "fit", "--help").split())
     for setting, default in (
         ("trainer.max_steps MAX_STEPS steps of the optimiser", "100000"),
-        ("trainer.sync_batchnorm {true,false} true: batch normalisation over all devices", "false"),
+        (
+            "trainer.sync_batchnorm {true,false} normalise batches over all devices, not each",
+            "false",
+        ),
     ):
         assert f"--{setting} (default: {default})" in text
     assert "(default: YOLOXLoss, known subclasses: etram_det.models.losses.YOLOXLoss" in text
     assert "type:" not in text
+
+
+def test_help_of_groups_of_classes_shows_the_baselines(capsys):
+    text = " ".join(help_of(capsys, "fit", "--help").split())
+    assert "(default: {PED: [pedestrian], VH: [car, bus, truck, tram]," in text
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_help_of_evaluations_lists_nothing_of_training_and_nothing_twice(command, capsys):
+    text = help_of(capsys, command, "--help")
+    shown = settings_in(text)
+    assert len(shown) == len({*shown})
+    assert not [
+        each
+        for each in shown
+        if each.startswith(("checkpoint.", "early_stopping.", "data.augmentation.", "non_finite"))
+    ]
+    assert {"verbose", "return_predictions"}.isdisjoint(shown)
+    # Headings are whole sentences or names; Lightning's docstrings would be cut.
+    headings = [line for line in text.splitlines() if line[:1].isalpha() and line.endswith(":")]
+    assert not [line for line in headings if "Perform" in line or "Run inference" in line]
+
+
+def test_help_of_tools_shows_defaults_as_files_of_settings_have_them(capsys):
+    text = " ".join(help_of(capsys, "evaluate", "--help").split())
+    assert "(default: {small: [0, 1024], medium: [1024, 9216], large: [9216, inf]})" in text
+    assert "(default: [720, 1280])" in text
+    assert "(default: false)" in text
+    assert "Path to a configuration file" not in text
+
+
+def test_bench_without_a_part_names_what_is_missing(capfd):
+    assert run(["bench"]) == 2
+    assert "part: must be given, got none: see --help" in capfd.readouterr().err
 
 
 def test_help_all_lists_every_setting_with_its_type(capsys):

@@ -389,7 +389,7 @@ def test_mistakes(arguments, message, capfd):
 
 @pytest.mark.slow
 def test_ten_minutes_of_life_grow_neither_memory_nor_latency(capfd):
-    """At 40 times the speed of life, in windows of a second; how much is printed, too."""
+    """At 40 times real time, in windows of a second; how much is printed, too."""
     path = write_raw(Path(), "long", random_events(2_000_000, 600.0))
     sizes_mb = []
     write = live_module._write

@@ -64,7 +64,7 @@ class TimeSettings:
     Attributes:
         pattern: what names of images look like, with ``{recording}``, ``{time}`` or ``{index}``,
             and ``*`` for anything: ``{recording}/{index}.png``. Folders to the left and an ending
-            may be left away.
+            may be left out.
         column: key of COCO's images or column of a CSV file that holds the time.
         unit: of the times in names and columns.
         rate: images a second: an image's time is its index divided by it. The index is that of the

@@ -1,4 +1,4 @@
-"""Where events come from: a recording replayed at the speed of life, and RAW bytes from a pipe."""
+"""Where events come from: a recording replayed in real time, and RAW bytes from a pipe."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Replay:
         path: a file of events, as ``detect`` takes it.
         settings: how events become frames.
         resize: how the sensor's picture fills frames.
-        pace: how many times faster than life it runs.
+        pace: how many times faster than in real time it runs.
 
     Raises:
         UserError: the file cannot be read, holds frames instead of events, or ``pace`` is not
@@ -61,7 +61,7 @@ class Replay:
 
     def __init__(self, path: Path, settings: FrameSettings, resize: Resize, pace: float) -> None:
         if not pace > 0:
-            raise UserError(f"pace: must be above 0, got {pace:g}: set 1 for the speed of life")
+            raise UserError(f"pace: must be above 0, got {pace:g}: set 1 for real time")
         recording, _ = open_placed(path, settings, resize)
         if not isinstance(recording, RawRecording):
             raise UserError(

@@ -32,7 +32,7 @@ from etram_det.training.devices import why_no_cuda
 
 
 def bench_command(
-    what: Literal["train", "stream", "sizes", "assign", "metric", "data", "all"],
+    part: Literal["train", "stream", "sizes", "assign", "metric", "data", "all"],
     preset: Preset = "tiny",
     input_size: tuple[int, int] | None = None,
     lanes: int = 2,
@@ -50,13 +50,13 @@ def bench_command(
     runtimes: Sequence[Literal["pytorch", "onnxruntime", "openvino"]] | None = None,
     output: Path | None = None,
 ) -> None:
-    """Measure speed, and compare it with the counted arithmetic.
+    """Measure speed, and compare it with the counted arithmetic; ``bench gpu`` has its own help.
 
     Variants take turns, A B A B, so that their ratios hold on a machine with other load too.
-    ``bench gpu --help`` shows the settings of ``bench gpu``, all measurements of a device.
+    ``bench gpu --help`` shows the settings of ``bench gpu``, all measurements of a GPU.
 
     Args:
-        what: a training step, streaming inference, memory and speed of all presets and three
+        part: a training step, streaming inference, memory and speed of all presets and three
             sizes, assignment, the metric, loading; or all but ``sizes``.
         preset: sizes of the network, as in RVT.
         input_size: height and width of the frames in pixels; 384 and 640 unless set, or those of
@@ -89,8 +89,8 @@ def bench_command(
     chosen = torch.device("cuda" if missing is None and device != "cpu" else "cpu")
     source = None
     if ckpt_path is not None:
-        if what != "stream":
-            raise UserError(f"ckpt_path: must be left out of {what}, got {ckpt_path}: use stream")
+        if part != "stream":
+            raise UserError(f"ckpt_path: must be left out of {part}, got {ckpt_path}: use stream")
         source = open_detector(Path(named_checkpoint(ckpt_path, "ckpt_path")).expanduser())
     settings = BenchSettings(
         preset=preset,
@@ -106,7 +106,7 @@ def bench_command(
         runtimes=_runtimes(runtimes, source),
         source=source,
     )
-    _run(_parts(what, settings, data, growth, frames), chosen, output)
+    _run(_parts(part, settings, data, growth, frames), chosen, output)
 
 
 def _size_of(source: TrainedDetector | ExportedDetector | None) -> tuple[int, int]:
@@ -140,7 +140,7 @@ def _runtimes(
 
 
 def _parts(
-    what: str, settings: BenchSettings, data: bool, growth: bool, frames: int
+    part: str, settings: BenchSettings, data: bool, growth: bool, frames: int
 ) -> dict[str, Callable[[], list[Section]]]:
     """The benchmarks that are asked for, by name."""
     repeats = settings.repeats
@@ -154,7 +154,7 @@ def _parts(
         "data": lambda: bench_data(repeats),
     }
     wanted = (
-        set(parts) - {"sizes"} if what == "all" else {what, "growth"} if what == "train" else {what}
+        set(parts) - {"sizes"} if part == "all" else {part, "growth"} if part == "train" else {part}
     )
     wanted -= set() if growth else {"growth"}
     return {name: parts[name] for name in parts if name in wanted}

@@ -25,7 +25,7 @@ class RunEarlyStopping(EarlyStopping):
             none do.
         min_delta: an improvement must be greater than this, at least 0.
         monitor: metric of the validation, as it is logged. Follows ``checkpoint.monitor``.
-        mode: whether the metric is to be great or small. Follows ``checkpoint.mode``.
+        mode: whether higher (``max``) or lower (``min``) is better. Follows ``checkpoint.mode``.
 
     Raises:
         UserError: if ``patience`` or ``min_delta`` is out of its range.
@@ -47,6 +47,8 @@ class RunEarlyStopping(EarlyStopping):
             raise UserError(
                 f"early_stopping.min_delta: must be at least 0, got {min_delta}: raise it"
             )
+        if min_delta and patience is None:
+            _log.warning("early_stopping.min_delta: without effect, as patience is not set")
         super().__init__(
             monitor,
             min_delta,
@@ -60,6 +62,23 @@ class RunEarlyStopping(EarlyStopping):
     def is_on(self) -> bool:
         """Whether it ends trainings at all."""
         return self.patience > 0
+
+    @staticmethod
+    def require_validations(trainer: pl.Trainer) -> None:
+        """Raise where a training would wait for validations that it does not have.
+
+        Args:
+            trainer: before its training, with its callbacks.
+
+        Raises:
+            UserError: ``patience`` is set, and validations are switched off.
+        """
+        waits = any(isinstance(each, RunEarlyStopping) for each in trainer.callbacks)
+        if waits and trainer.limit_val_batches == 0:
+            raise UserError(
+                "early_stopping.patience: must be null without validations, which "
+                "trainer.limit_val_batches 0 switches off: unset one of them"
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End at once where the checkpoint that is resumed from has seen the last validation."""

@@ -64,7 +64,7 @@ class RunCheckpoint(ModelCheckpoint):
     Args:
         monitor: metric of the validation by which checkpoints are the best, as it is
             logged: ``val/AP``, ``val/AP50``, ``val/AP_small``, ``val/AP_<class>`` …
-        mode: whether the metric is to be great (``max``) or small (``min``).
+        mode: whether higher (``max``) or lower (``min``) is better.
         save_top_k: how many of the best to keep; 0 for none, -1 for all.
         filename: name of the best, without ``.ckpt``: ``best``, or ``best-{step}`` where more than
             one is kept, unless set.

@@ -61,6 +61,22 @@ def test_it_is_off_unless_set():
     assert RunEarlyStopping(patience=1).is_on
 
 
+def test_it_is_refused_where_nothing_is_validated(tiny_folder, capfd):
+    """It would never end the training, and not say so."""
+    none = ["--trainer.limit_val_batches", "0", "--early_stopping.patience", "2"]
+    assert run([*SETTINGS, *none]) == 2
+    assert (
+        "early_stopping.patience: must be null without validations, which "
+        "trainer.limit_val_batches 0 switches off: unset one of them"
+    ) in " ".join(capfd.readouterr().err.split())
+    assert not RUN.exists()
+
+
+def test_a_least_improvement_without_patience_is_said_to_have_no_effect(caplog):
+    RunEarlyStopping(min_delta=0.1)
+    assert "early_stopping.min_delta: without effect, as patience is not set" in caplog.text
+
+
 def test_it_counts_validations_without_improvement_and_nan_is_none():
     callback = RunEarlyStopping(patience=3, min_delta=0.02)
     decisions = [
