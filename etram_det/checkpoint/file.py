@@ -22,6 +22,7 @@ from etram_det.errors import UserError
 from etram_det.files import replacing
 
 # What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
+_PLANNED_FACTS = 6  # of a recording in the training plan; the simulator's version is the last
 _DAMAGE = (
     AssertionError,
     AttributeError,
@@ -138,7 +139,11 @@ class Checkpoint:
         found = (self.provenance.get("data") or {}).get("train", {}).get("recordings", [])
         if found:
             return all("simulator_version" in each for each in found)
-        data = self.config.get("data") or self.frame_settings
+        # Trained from Python: the plan's recordings, whose last number is that version.
+        planned = self.content.get("EventDataModule", {}).get("recordings")
+        if isinstance(planned, Mapping) and planned:
+            return all(len(each) == _PLANNED_FACTS and each[-1] > 0 for each in planned.values())
+        data = self.config.get("data") or {}
         return bool(data) and data.get("root", "") is None
 
     @property

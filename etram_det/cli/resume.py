@@ -39,6 +39,7 @@ _WITHOUT_EFFECT = (
 # Set once with the optimiser, which goes on as the checkpoint has it.
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
 _MAX_LOGGED = 3  # differences to a run that is passed over
+CHECKPOINT_WORDS = ("last", "best", "package")  # in place of a checkpoint's path
 SHIPPED = "pretrained/simulated_traffic.ckpt"  # in the package: what detect and live use unless set
 _RUNS = "runs"  # where runs are kept, unless a logger or the trainer has another folder
 _LIGHTNINGS_NAME = "lightning_logs"  # of runs whose loggers have none
@@ -257,7 +258,11 @@ def _newest_of_same_settings(
         try:
             theirs = _config_beside(path) or read_checkpoint(path, whole=False).config
             differences = [
-                each for each in _differences(theirs, config) if each[0].split(".")[0] in _SECTIONS
+                (name, before, now)
+                for name, before, now in _differences(theirs, config)
+                if name.split(".")[0] in _SECTIONS
+                # The run that such a word stood for then need not be the newest one now.
+                and not (name == "model.init_from" and before and now in CHECKPOINT_WORDS)
             ]
             if theirs and not differences:
                 return path, read_checkpoint(path, whole=False).step

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.hdf5_file import open_hdf5
 from etram_det.data.labels import (
     LabelSettings,
@@ -25,6 +26,7 @@ from etram_det.data.representation import FrameSettings
 from etram_det.data.timeline import no_boxes, timeline_without_labels
 from etram_det.errors import UserError
 from etram_det.files import new_hdf5_file
+from etram_det.simulator.version import VERSION_ATTRIBUTE
 
 # RVT writes stacked_histogram_dt=50_nbins=10, evlib stacked_histogram_dt50_nbins10.
 _REPRESENTATION = {
@@ -227,6 +229,8 @@ def write_rvt(
             track_times=False,
             **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.SHUFFLE),
         )
+        if version := simulator_version(recording):
+            file.attrs[VERSION_ATTRIBUTE] = version
         for batch in batches:
             data.resize(len(data) + len(batch), axis=0)
             data[-len(batch) :] = batch

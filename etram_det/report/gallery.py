@@ -169,8 +169,10 @@ class Gallery:
         found = in_window(found.select(np.argsort(~is_subject, kind="stable")))
         found = found.select(np.arange(len(found)) < _MAX_DRAWN)
         draw_boxes(window, truth.boxes, truth.classes, self.class_names, dashed=True)
-        draw_boxes(window, found.boxes, found.classes, self.class_names, found.scores)
+        # Names over the brackets, of which three remain to be seen.
         _draw_brackets(window, (box * in_picture - np.tile(origin, 2)) * zoom)
+        names = self.class_names
+        draw_boxes(window, found.boxes, found.classes, names, found.scores, others=truth.boxes)
         file = f"{FOLDER}/{name}.png"
         with replacing(folder / file) as unfinished:
             unfinished.write_bytes(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etram_det.checkpoint.file import read_checkpoint, write_checkpoint
+from etram_det.checkpoint.file import Checkpoint, read_checkpoint, write_checkpoint
 from etram_det.cli.commands import run
 from etram_det.errors import UserError
 from etram_det.models.head import HeadOutput
@@ -146,3 +146,11 @@ def test_an_exported_file_in_place_of_a_checkpoint_is_called_so(capfd):
     assert (
         "got an exported file, which detect, live and bench stream take" in capfd.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("versions", "known"), [((5, 4), True), ((5, 0), False)])
+def test_a_training_from_python_is_known_by_the_recordings_of_its_plan(versions, known):
+    """It has no provenance; ``detect`` warns of real recordings by this."""
+    planned = {str(n): [12, 6, 1, 2, 300, version] for n, version in enumerate(versions)}
+    content = {"EventDataModule": {"settings": {"data.bins": 10}, "recordings": planned}}
+    assert Checkpoint(content).knows_simulation_only is known

@@ -99,6 +99,10 @@ def test_the_packages_own_checkpoint():
     checkpoint = read_checkpoint(SHIPPED_FILE)
     assert tuple(checkpoint.class_names) == ETRAM_CLASSES
     assert checkpoint.knows_simulation_only
+    # What `validate --ckpt_path package` simulates, as no folder of the training is a user's.
+    data = checkpoint.provenance["config"]["data"]
+    assert data["root"] is None
+    assert (data["simulation"]["height"], data["simulation"]["val"]) == (360, 20)
     assert checkpoint.step > 1000
     results = checkpoint.validation["results"]
     low, high = results["intervals"]["AP"]

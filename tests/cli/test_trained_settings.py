@@ -239,6 +239,12 @@ def test_last_and_best_are_those_of_the_newest_run_wherever_one_is_taken(
     caplog.clear()
     assert run([*FIT, "--trainer.max_steps", "1", "--model.init_from", "best"]) == 0
     assert f"model.init_from: {best}" in caplog.messages
+    caplog.clear()
+    # The run that began there, not the one that the word stands for now.
+    again = ["--trainer.max_steps", "2", "--model.init_from", "best", "--resume", "auto"]
+    assert run([*FIT, *again]) == 0
+    last = RUN.with_name("version_1") / "checkpoints" / "last.ckpt"
+    assert f"resume: going on from {last}, after 1 steps" in caplog.messages
 
 
 @pytest.mark.parametrize(

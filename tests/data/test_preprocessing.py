@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from etram_det.cli.commands import run
 from etram_det.data import preprocessing
+from etram_det.data.fingerprint import simulator_version
 from etram_det.data.labels import LabelSettings
 from etram_det.data.layouts import find_recordings
 from etram_det.data.preprocessed import PreprocessedRecording
@@ -197,6 +199,17 @@ def test_a_mixed_density_goes_through_rvts_layout(root, tmp_path):
     stored = find_recordings(tmp_path / "out", "val", frames, LABELS)
     assert stored[0].path.parent.name == "mixeddensity_stack_dt=50_nbins=10_cutoff=10"
     assert_same_recordings(stored, find_recordings(root, "val", frames, LABELS))
+
+
+@pytest.mark.parametrize("layout", ["sparse", "rvt"])
+def test_simulated_traffic_is_known_as_such_in_every_layout(layout, root, tmp_path):
+    shutil.copytree(root, tmp_path / "simulated")
+    for events in (tmp_path / "simulated").rglob("*.h5"):
+        with h5py.File(events, "a") as file:
+            file.attrs["simulator_version"] = 3
+    preprocess(tmp_path / "simulated", tmp_path / "out", SMALL, LABELS, layout, workers=1)
+    stored = find_recordings(tmp_path / "out", "val", SMALL, LABELS)
+    assert {simulator_version(each) for each in stored} == {3}
 
 
 def test_what_was_read_and_dropped_is_in_the_manifest(root, tmp_path):
