@@ -59,6 +59,11 @@ def convert_labels_command(
     read = read_boxes(opened, classes, times, scored=False)
     table, left_out = read.table, read.left_out
     output = output.expanduser()
+    if lost := [each.path for each in opened if _would_replace(output, each.path)]:
+        raise UserError(
+            f"output: must not replace a file that is read, got {output} for {lost[0]}: name "
+            "another, as what does not fit would be lost"
+        )
     ending = output.suffix.lower()
     if ending != ".json":
         table, unfit = without_what_only_coco_holds(table)
@@ -76,6 +81,12 @@ def convert_labels_command(
     for line in left_out.lines():
         console.out(f"left out: {line}")
     return int(bool(misfits))
+
+
+def _would_replace(output: Path, file: Path) -> bool:
+    """Whether writing to an output may replace a file of labels."""
+    target = file.parent if file.suffix.lower() == ".npy" and output.is_dir() else file
+    return output.resolve() == target.resolve()
 
 
 def _held_recordings(table: BoxTable, recordings: Sequence[str], ending: str) -> Sequence[str]:

@@ -83,6 +83,22 @@ def test_a_box_file_of_the_reference_comes_back_equal(tmp_path):
     assert len(same_boxes(tmp_path / "a", tmp_path / "b")) == 6
 
 
+@pytest.mark.parametrize("output", ["boxes", "boxes/a_bbox.npy", "labels.csv"])
+def test_what_is_read_is_not_replaced(output, tmp_path, monkeypatch, capsys):
+    """What does not fit would be lost."""
+    monkeypatch.chdir(tmp_path)
+    Path("boxes").mkdir()
+    np.save("boxes/a_bbox.npy", boxes_at([100_000]))
+    Path("labels.csv").write_text("recording,t,class,x,y,w,h\na,100000,car,10,10,20,20\n")
+    source = "labels.csv" if output == "labels.csv" else "boxes"
+    before = Path("boxes/a_bbox.npy").read_bytes(), Path("labels.csv").read_text()
+    assert run(["convert-labels", source, "--output", output]) == 2
+    assert capsys.readouterr().err.startswith("etram_det: error: output: must ")
+    assert (Path("boxes/a_bbox.npy").read_bytes(), Path("labels.csv").read_text()) == before
+    # Beside it is fine.
+    assert run(["convert-labels", "labels.csv", "--output", "boxes/labels.json"]) == 0
+
+
 def test_what_an_annotation_tool_exports(tmp_path, capsys):
     """Names in capitals, images by index, classes of other data, and all that does not fit."""
     content = {

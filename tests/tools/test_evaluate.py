@@ -243,7 +243,9 @@ def test_labels_of_a_data_root_are_those_of_validate(tmp_path, monkeypatch, capl
         assert metrics["run"]["split"] == "val"
         assert len(metrics["gallery"]["misses"]) == 1
         assert (tmp_path / "out" / metrics["gallery"]["misses"][0]["file"]).is_file()
-    assert "dt: not evaluated: 10 of 19 detections, at times without labels" in caplog.text
+    assert (
+        "dt: not evaluated: 10 of 19 detections, at times without labels that count" in caplog.text
+    )
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -407,7 +409,9 @@ def test_labels_of_files_where_windows_of_the_detections_end(tmp_path, caplog):
     assert metrics["AR"] == pytest.approx(8 / 9)
     assert metrics["evaluation"]["dropped_by_data"] == {"between label times": 18}
     assert f"labels: evaluated at 9 of 27 {LEFT_OUT}" in caplog.text
-    assert "dt: not evaluated: 9 of 17 detections, at times without labels" in caplog.text
+    assert (
+        "dt: not evaluated: 9 of 17 detections, at times without labels that count" in caplog.text
+    )
 
 
 @pytest.mark.usefixtures("_no_page")
@@ -697,8 +701,62 @@ def test_a_detector_that_found_nothing_is_named(tmp_path, monkeypatch, capsys):
     Path("nothing.csv").write_text("recording,t,class,score,x,y,w,h\n")
     assert run(["evaluate", "--labels", "gt", "--detections", "nothing.csv"]) == 2
     assert capsys.readouterr().err == (
-        "etram_det: error: detections: must hold detections, got none of nothing: check that "
-        "the detector has written any, or lower its least score\n"
+        "etram_det: error: detections: must hold detections, got none in nothing.csv: check "
+        "that the detector has written any, or lower its least score\n"
+    )
+
+
+SECONDS = "recording,Time Stamp,class,score,x,y,w,h\na,0.1,car,0.9,10,10,20,20\n"
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_times_of_detections_may_be_elsewhere_and_in_another_unit_than_those_of_labels(tmp_path):
+    """A column is found as its file writes it."""
+    (tmp_path / "gt.csv").write_text("recording,t,class,x,y,w,h\na,100000,car,10,10,20,20\n")
+    (tmp_path / "dt.csv").write_text(SECONDS)
+    flags = ["--times.column", "Time Stamp", "--times.unit", "s", "--label-times.unit", "us"]
+    metrics = evaluated(tmp_path / "gt.csv", tmp_path / "dt.csv", tmp_path / "out", *flags)
+    assert (metrics["num_boxes"], metrics["AP"]) == (1, pytest.approx(1))
+
+
+@pytest.mark.usefixtures("_no_page")
+def test_labels_in_coco_without_images_are_listed_by_another_file(tmp_path):
+    images = [{"id": 7, "file_name": "a_100000.png"}]
+    box = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [10, 10, 20, 20]}
+    of_classes = [{"id": 1, "name": "car"}]
+    listed = {"images": images, "annotations": [], "categories": of_classes}
+    (tmp_path / "listed.json").write_text(json.dumps(listed))
+    (tmp_path / "gt.json").write_text(json.dumps({"annotations": [box]}))
+    (tmp_path / "dt.json").write_text(json.dumps([{**box, "score": 0.5}]))
+    flags = ["--images", str(tmp_path / "listed.json")]
+    flags += ["--times.pattern", "{recording}_{time}.png"]
+    metrics = evaluated(tmp_path / "gt.json", tmp_path / "dt.json", tmp_path / "out", *flags)
+    assert (metrics["num_boxes"], metrics["AP_car"]) == (1, pytest.approx(1))
+
+
+def test_box_files_without_scores_are_no_detections(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_npy(tmp_path / "gt", {"a": boxes_at([100_000])})
+    (tmp_path / "dt").mkdir()
+    rows = boxes_at([100_000])
+    names = [name for name in rows.dtype.names if name != "class_confidence"]
+    np.save("dt/a_bbox.npy", rows[names])
+    assert run(["evaluate", "--labels", "gt", "--detections", "dt"]) == 2
+    error = capsys.readouterr().err
+    assert "dt/a_bbox.npy: must have the scores of detections as class_confidence, got" in error
+
+
+def test_results_are_a_folder_and_names_of_detectors_fit_in_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_npy(tmp_path / "gt", {"a": boxes_at([100_000])})
+    Path("taken").write_text("")
+    given = ["evaluate", "--labels", "gt", "--detections"]
+    assert run([*given, "gt", "--output", "taken"]) == 2
+    assert "output: must be a folder for the results, got taken: name" in capsys.readouterr().err
+    assert Path("taken").read_text() == ""
+    assert run([*given, "my det=gt"]) == 2
+    assert "names before = must be of letters, digits, dots, _ and -, got my det: use" in (
+        capsys.readouterr().err
     )
 
 

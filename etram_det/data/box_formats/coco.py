@@ -35,6 +35,7 @@ NOT_LISTED = Reason(
     "boxes whose images are known by a number alone",
     "set images to the COCO file that lists them, such as that of the ground truth",
 )
+SAME_ID = Reason("images of one id, of which the last is used", "give each image an id of its own")
 SAME_TIME = Reason(
     "images of one recording and time, of which the first is used",
     "set times.pattern to take recording and time from the images' names",
@@ -54,11 +55,13 @@ class Listing:
         places: recording and time of each image by its id, or why it has none.
         names: of the images by id.
         categories: name of each category by its id.
+        twice: names of images whose id another image has, too.
     """
 
     places: Mapping[Any, Place]
     names: Mapping[Any, str]
     categories: Mapping[Any, str]
+    twice: Sequence[str] = ()
 
 
 def load_coco(path: Path) -> Any:
@@ -75,7 +78,7 @@ def load_coco(path: Path) -> Any:
     annotations = content.get("annotations") if isinstance(content, dict) else content
     if not _is_list_of_objects(annotations) or not all(
         _is_list_of_objects(content.get(key, []))
-        for key in ("images", "categories")
+        for key in ("images", "categories", "videos")
         if isinstance(content, dict)
     ):
         raise UserError(
@@ -100,7 +103,19 @@ def listing_of(content: Any, path: Path, times: TimeSettings) -> Listing | None:
     """The images and categories of a ground truth; None where it lists no images."""
     if not isinstance(content, dict) or "images" not in content:
         return None
-    by_id = {_key(each.get("id")): each for each in content["images"]}
+    videos = {
+        _key(each.get("id")): str(each["name"])
+        for each in content.get("videos", [])
+        if "name" in each
+    }
+    by_id: dict[Any, Mapping[str, Any]] = {}
+    twice = []
+    for each in content["images"]:
+        key = _key(each.get("id"))
+        if key in by_id:
+            twice.append(str(by_id[key].get("file_name", key)))
+        of_video = videos.get(_key(each.get("video_id")))
+        by_id[key] = each if of_video is None else {"video": of_video, **each}
     ids = sorted(by_id, key=lambda key: (isinstance(key, str), key))
     images = [NamedImage(str(by_id[key].get("file_name", key)), by_id[key]) for key in ids]
     places = places_of(images, times, path, all_listed=True)
@@ -111,6 +126,7 @@ def listing_of(content: Any, path: Path, times: TimeSettings) -> Listing | None:
             _key(each.get("id")): str(each.get("name", each.get("id")))
             for each in content.get("categories", [])
         },
+        twice,
     )
 
 
@@ -161,6 +177,8 @@ def coco_table(
     builder, left_out = TableBuilder(), LeftOut()
     class_ids: dict[Any, int | Reason] = {}
     frames, taken = {}, set()
+    for other in listing.twice:
+        left_out.add(SAME_ID, repr(other))
     for image, place in listing.places.items():
         if isinstance(place, Reason):
             left_out.add(place, repr(listing.names[image]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def load_csv(path: Path) -> CsvRows:
     separator = max(",;\t", key=heading.count)
     try:
         reader = csv.reader(io.StringIO(text), delimiter=separator)
-        columns = [name.strip().casefold().replace(" ", "_") for name in next(reader, [])]
+        columns = [_plain(name) for name in next(reader, [])]
         rows = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise UserError(f"{path}: must be CSV, got {error}: export it again") from error
@@ -87,6 +87,11 @@ def load_csv(path: Path) -> CsvRows:
             for line, cells in rows
         ],
     )
+
+
+def _plain(column: str) -> str:
+    """A column's name as it is looked up: ``Time Stamp`` is ``time_stamp``."""
+    return column.strip().casefold().replace(" ", "_")
 
 
 def csv_table(
@@ -105,6 +110,13 @@ def csv_table(
         UserError: columns are missing.
     """
     columns = _Columns(content.columns, path, scored)
+    if times.column is not None:
+        times = replace(times, column=_plain(times.column))
+        if times.column not in content.columns:
+            raise UserError(
+                f"times.column: must be a column of {path}, got {times.column}: set one of "
+                f"{', '.join(content.columns)}"
+            )
     images: dict[tuple[str, ...], NamedImage] = {}
     keys = []
     of_image = [*TIME_KEYS, *RECORDING_KEYS, *INDEX_KEYS, *([times.column] if times.column else [])]

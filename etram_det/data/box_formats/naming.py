@@ -42,7 +42,8 @@ NO_TIME = Reason(
 )
 NO_NAME = Reason(
     "boxes of images without a name or a time",
-    "add the time in microseconds under t, or set times.column to what holds it",
+    "add the time in microseconds under t, or set times.column to what holds it, or times.rate to "
+    "images a second where a column frame counts them",
 )
 BAD_TIME = Reason(
     "images with a time or an index that is no number, or none that is possible", "correct it"

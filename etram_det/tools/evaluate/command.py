@@ -95,6 +95,7 @@ def evaluate_command(
     class_map: dict[str, str | None] | None = None,
     images: Path | None = None,
     times: TimeSettings = TimeSettings(),  # noqa: B008 (frozen)
+    label_times: TimeSettings | None = None,
     interval_ms: int | None = None,
     jitter_ms: int = 2,
     frames: FrameSettings = FrameSettings(),  # noqa: B008 (frozen)
@@ -122,6 +123,8 @@ def evaluate_command(
             class out: ``{person: pedestrian, dog: null}``.
         images: COCO file that lists the images of the results' ``image_id``, unless the labels do.
         times: where the times of labels and detections are.
+        label_times: where those of labels are, if elsewhere or in another unit than those of
+            detections: ``--label-times.unit us``.
         interval_ms: evaluate label times so far apart, by the rule of training. Unset: 100 in a
             data root, as in validate, and all label times of files, of these the ones at which
             windows of the detections end.
@@ -143,12 +146,18 @@ def evaluate_command(
             "tolerance_ms: must be at least 0, as jitter_ms, and interval_ms at least 1, got "
             f"{tolerance_ms:g}, {jitter_ms} and {interval_ms}: raise them"
         )
+    output = output.expanduser()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output: must be a folder for the results, got {output}: name another")
     source = find_labels(labels.expanduser(), split)
     classes = ClassSettings(source.class_names(class_names, bool(class_map)), class_map or {})
     settings = _evaluation_settings(protocol, classes.class_names, pixels, metric)
-    truth = labelled_frames(source, classes, times, interval_ms, jitter_ms, frames, filters)
-    listing = source.listing(images, times)
-    read = _read(_named(detections), classes, times, listing)
+    of_labels = label_times or times
+    listed = source.listing(images, times if images else of_labels)
+    truth = labelled_frames(
+        source, classes, of_labels, interval_ms, jitter_ms, frames, filters, listed
+    )
+    read = _read(_named(detections), classes, times, listed)
     tolerance_us = tolerance_ms * 1000
     ends = [window_ends(each.table, tolerance_us) for each in read.values()]
     known = [each for each in ends if each is not None]
@@ -159,7 +168,6 @@ def evaluate_command(
         for name, found in read.items()
     }
     log_left_out(truth, known)
-    output = output.expanduser()
     folders = {name: output / name if len(read) > 1 else output for name in read}
     for name, folder in folders.items():
         facts = {"split": source.split, "data": str(labels), "detections": name}
@@ -180,6 +188,11 @@ def _read(
         files = open_box_files(paths, "detections")
         found = read_boxes(files, classes, times, scored=True, listing=listing)
         require_fit(found.left_out, paths[0])
+        if not found.recordings:
+            raise UserError(
+                f"detections: must hold detections, got none in {', '.join(map(str, paths))}: "
+                "check that the detector has written any, or lower its least score"
+            )
         _warn_of_scores(name, found.table)
         read[name] = replace(found, table=with_merged_times(found.table, files))
     return read
@@ -239,6 +252,8 @@ def _named(detections: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
         if not words:
             raise UserError("detections: must be files, got none: name some")
         name, equals, first = words[0].partition("=")
+        if equals and not Path(words[0]).exists() and Path(first).expanduser().exists():
+            _require_name(name)
         if equals and re.fullmatch(r"[\w.-]+", name) and not Path(words[0]).exists():
             paths = [first, *words[1:]]
         else:
@@ -252,6 +267,15 @@ def _named(detections: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
     if not groups:
         raise UserError("detections: must be files, got none: use --detections FILE")
     return groups
+
+
+def _require_name(name: str) -> None:
+    """Refuse a detector's name that is none of a folder of its results."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(
+            f"detections: names before = must be of letters, digits, dots, _ and -, got {name}: "
+            "use another"
+        )
 
 
 def _write(

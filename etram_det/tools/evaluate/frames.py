@@ -69,11 +69,6 @@ def common_recordings(
     others = sorted(detections.recordings.keys() - {*labelled})
     common = [each for each in labelled if each in detections.recordings]
     if (others and not only_common) or not common:
-        if not detections.recordings:
-            raise UserError(
-                f"detections: must hold detections, got none of {name}: check that the detector "
-                "has written any, or lower its least score"
-            )
         file = detections.recordings[others[0]] if others else "its files"
         keep = ", or set only_common to leave them out" if common else ""
         raise UserError(
@@ -145,7 +140,7 @@ def log_left_out(labels: LabelledFrames, ends: Sequence[WindowEnds]) -> None:
     if left := sum(labels.off_windows.get(name, 0) for name in names):
         num = len(labels.table.time_us)
         steps = " and ".join(dict.fromkeys(f"{each.step_us / 1000:g} ms" for each in ends))
-        _log.info(
+        _log.warning(
             "labels: evaluated at %d of %d label times, those at which windows end: every %s, by "
             "the times of the detections: set interval_ms to evaluate label times so far apart "
             "whether one ends there or not",
@@ -222,7 +217,7 @@ def _require_common_times(
         )
     if left := int(np.count_nonzero(place[table.frame] < 0)):
         _log.info(
-            "%s: not evaluated: %d of %d detections, at times without labels",
+            "%s: not evaluated: %d of %d detections, at times without labels that count",
             name,
             left,
             len(table),

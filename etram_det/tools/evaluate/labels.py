@@ -189,6 +189,7 @@ def labelled_frames(
     jitter_ms: int = 2,
     frames: FrameSettings = FrameSettings(),  # noqa: B008 (frozen)
     filters: tuple[str, ...] = (),
+    listing: Listing | None = None,
 ) -> LabelledFrames:
     """The labels of a source.
 
@@ -201,6 +202,7 @@ def labelled_frames(
         jitter_ms: how far a label time may lie off the interval.
         frames: how events become frames, of a data root.
         filters: that drop boxes, of a data root.
+        listing: images and categories of COCO labels that list none themselves.
 
     Raises:
         UserError: a file cannot be understood, or something in it does not fit.
@@ -221,7 +223,7 @@ def labelled_frames(
             f"frames, filters: are for data roots, got some for {source.path}, whose boxes are "
             "taken as they are: leave them out"
         )
-    read = read_boxes(source.files, classes, times, scored=False)
+    read = read_boxes(source.files, classes, times, scored=False, listing=listing)
     require_fit(read.left_out, source.path)
     _require_boxes(read.table, source)
     table = with_merged_times(read.table, source.files)

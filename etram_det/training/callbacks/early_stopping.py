@@ -64,7 +64,7 @@ class RunEarlyStopping(EarlyStopping):
         return self.patience > 0
 
     @staticmethod
-    def require_validations(trainer: pl.Trainer) -> None:
+    def require_validations(trainer: Any) -> None:
         """Raise where a training would wait for validations that it does not have.
 
         Args:

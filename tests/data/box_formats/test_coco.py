@@ -8,6 +8,7 @@ from etram_det.data.box_formats.coco import (
     NO_BOX,
     NO_SCORE,
     NOT_LISTED,
+    SAME_ID,
     UNKNOWN_IMAGE,
     coco_table,
     listing_of,
@@ -136,6 +137,29 @@ def test_what_does_not_fit_is_counted_with_examples(tmp_path):
     assert left_out.line(UNKNOWN_CLASS).startswith(
         "boxes of a class without an id: 3 ('dog', 17, '{}'): set class_map"
     )
+
+
+def test_images_of_videos_and_ids_that_are_there_twice(tmp_path):
+    images = [
+        {"id": 1, "video_id": 5, "frame_id": 2, "file_name": "x/a.png"},
+        {"id": 2, "video_id": 6, "frame_id": 2, "file_name": "y/b.png"},
+        {"id": 3, "video_id": 6, "frame_id": 3, "file_name": "y/c.png"},
+        {"id": 3, "video_id": 6, "frame_id": 4, "file_name": "y/d.png"},
+    ]
+    videos = [{"id": 5, "name": "north"}, {"id": 6, "name": "south"}]
+    boxes = [{"image_id": i, "category_id": 1, "bbox": [1, 2, 3, 4]} for i in (1, 2, 3)]
+    content = {
+        "images": images,
+        "videos": videos,
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "car"}],
+    }
+    times = TimeSettings(rate=10)
+    table, left_out = coco_table(content, tmp_path / "a.json", ClassSettings(), times, scored=False)
+    places = list(zip(table.recording.tolist(), table.time_us.tolist(), strict=True))
+    assert places == [("north", 200_000), ("south", 200_000), ("south", 400_000)]
+    assert left_out.counts == {SAME_ID: 1}
+    assert "'y/c.png'" in left_out.line(SAME_ID)
 
 
 @pytest.mark.parametrize(
