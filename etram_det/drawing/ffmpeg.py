@@ -12,7 +12,8 @@ from etram_det.drawing.frames import Image
 
 ENCODER = "libx264"
 _INSTALL = "pip install imageio-ffmpeg, of the extra [video]"
-_TIMEOUT_S = 30  # to list its encoders
+_TIMEOUT_S = 30  # to encode one picture
+_TRIAL = (64, 64)  # of which height and width, in pixels
 # Noise of single pixels costs most: slower presets take twice the time for a fifth of the size.
 # One thread leaves the other cores to the network.
 _ENCODING = ("-preset", "superfast", "-crf", "23", "-threads", "1")
@@ -57,13 +58,23 @@ def _of_imageio() -> str | None:
 
 
 def _encodes(program: str) -> bool:
-    command = [program, "-hide_banner", "-encoders"]
+    """Whether it encodes one black picture: an encoder that it lists may lack its library."""
+    height, width = _TRIAL
+    command = [program, "-hide_banner", *_raw_pictures(_TRIAL, 1), "-c:v", ENCODER]
     try:
-        found = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True,
-                               timeout=_TIMEOUT_S, check=False)  # fmt: skip
+        done = subprocess.run([*command, *_ENCODING, "-f", "null", "-"], capture_output=True,
+                              input=bytes(3 * height * width), timeout=_TIMEOUT_S,
+                              check=False)  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return ENCODER in found.stdout.split()
+    return done.returncode == 0
+
+
+def _raw_pictures(size: tuple[int, int], rate: float) -> list[str]:
+    """Arguments that let ffmpeg read RGB pictures of a size from its input."""
+    height, width = size
+    form = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"]
+    return [*form, "-framerate", f"{rate:.6g}", "-i", "pipe:0"]
 
 
 class FfmpegEncoder:
@@ -80,11 +91,9 @@ class FfmpegEncoder:
     """
 
     def __init__(self, program: str, path: Path, size: tuple[int, int], rate: float) -> None:
-        height, width = size
         self._messages = tempfile.TemporaryFile()
-        given = ("-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}")
-        command = [program, "-hide_banner", "-loglevel", "error", "-y", *given]
-        command += ["-framerate", f"{rate:.6g}", "-i", "pipe:0", "-c:v", ENCODER]
+        command = [program, "-hide_banner", "-loglevel", "error", "-y"]
+        command += [*_raw_pictures(size, rate), "-c:v", ENCODER]
         self._process = subprocess.Popen(
             [*command, *_ENCODING, *_FORM, str(path)],
             stdin=subprocess.PIPE,

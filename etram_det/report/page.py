@@ -150,6 +150,7 @@ def _content(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "outcome_colours": svg_plots.OUTCOMES,
         "day_colours": DAY_COLOURS,
         "day_night_plots": list(bar_plots.day_night_plots(titled)),
+        "has_pictures": any(run.results.get("gallery") is not None for run in runs),
         "galleries": [
             (title, letter, _cards(run, key))
             for key, title in _GALLERIES.items()

@@ -67,8 +67,8 @@ def test_the_first_that_encodes_h264_is_taken(tmp_path, monkeypatch):
     theirs = bundled()
     monkeypatch.setenv("PATH", "")
     assert encoding_ffmpeg() == theirs
-    lacking = program(tmp_path / "lacking", "print(' V....D mpeg4  MPEG-4 part 2')")
-    whole = program(tmp_path / "whole", "print(' V....D libx264  H.264')")
+    lacking = program(tmp_path / "lacking", "sys.exit('Unknown encoder libx264')")
+    whole = program(tmp_path / "whole", "sys.stdin.read()")
     for folder, expected in ((lacking.parent, theirs), (whole.parent, str(whole))):
         encoding_ffmpeg.cache_clear()
         monkeypatch.setenv("PATH", str(folder))
@@ -79,8 +79,10 @@ def test_what_is_lacking_is_reported_once_and_replaced(tmp_path, monkeypatch, ca
     if has_opencvs_h264(tmp_path):
         pytest.skip("OpenCV has H.264 here")
     monkeypatch.setattr(ffmpeg, "_of_imageio", lambda: None)
-    lacking = program(tmp_path / "lacking", "print(' V....D mpeg4  MPEG-4 part 2')")
-    broken = program(tmp_path / "broken", "sys.exit(3)")
+    lacking = program(tmp_path / "lacking", "sys.exit('Unknown encoder libx264')")
+    # It lists the encoder, whose library is not there.
+    lists = "print(' V....D libx264  H.264')" + " if '-encoders' in sys.argv else sys.exit(3)"
+    broken = program(tmp_path / "broken", lists)
     none = tmp_path / "none"
     none.mkdir()
     start = "video: MPEG-4 part 2, which browsers do not play, as "
@@ -111,7 +113,7 @@ def test_neither_ffmpeg_nor_a_codec_is_an_error(tmp_path, monkeypatch):
 
 
 def test_an_encoder_that_ends_early_is_an_error(tmp_path, monkeypatch):
-    body = "print(' V..... libx264 ') if '-encoders' in sys.argv else sys.exit('out of luck')"
+    body = "'null' in sys.argv or sys.exit('out of luck')"  # but for the trial
     monkeypatch.setenv("PATH", str(program(tmp_path / "bin", body).parent))
     with pytest.raises(
         UserError, match=r"a.mp4: the video could not be completed \(out of luck\): make room"

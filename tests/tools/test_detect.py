@@ -240,6 +240,9 @@ def test_labels_that_are_missing_or_of_another_time_are_reported(capfd):
     assert f"{message}data/night_1_bbox.npy: set --labels" in only_line(capfd)
     assert detect(path, "--labels", "none.npy") == 2
     assert f"{message}none.npy: set --labels" in only_line(capfd)
+    Path("l.csv").write_text("recording,t,class,x,y,w,h\n")
+    assert detect(path, "--labels", "l.csv") == 2
+    assert "got l.csv: make one of it by convert-labels l.csv --output" in only_line(capfd)
     labelled("data", start_us=10_000_000)
     assert detect(path, "--labels") == 0
     assert (

@@ -93,6 +93,11 @@ def labels_of(
             f"labels: must be a box file, or a folder with {name}{_ENDING}, got no file {file}: "
             "set --labels to where they are"
         )
+    if not file.name.endswith(_ENDING):
+        raise UserError(
+            f"labels: must be a box file, named …{_ENDING}, got {file}: make one of it by "
+            f"convert-labels {file.name} --output FOLDER"
+        )
     # Only where they are is drawn: classes of another data set have their places, too.
     boxes = boxes_from(load_array(file), file, class_names, ("only_named_classes",))
     return WindowLabels(boxes.astype(BOX_DTYPE, copy=False), window_ms * 1000)

@@ -194,7 +194,10 @@ def _sizes_plot(
         if low <= side <= high:
             corner, above = axes.get_xaxis_transform(), "offset points"
             note: dict[str, Any] = {"va": "top", "fontsize": 8.5, "color": INK}
-            axes.annotate(f"{name} ›", (side, 1), (3, -2), corner, above, **note)
+            # On the other side of its line where it would run into the legend.
+            is_last = np.log(high / side) < 0.15 * np.log(high / low)
+            apart, to = (-3, "right") if is_last else (3, "left")
+            axes.annotate(f"{name} ›", (side, 1), (apart, -2), corner, above, ha=to, **note)
     ticks = [side for side in 2 ** np.arange(11) if low <= side <= high]
     axes.set_xticks(ticks, [str(side) for side in ticks])
     axes.minorticks_off()
@@ -227,7 +230,8 @@ def _classes_plot(statistics: Mapping[str, Any]) -> Figure:
             left += counts
         axes.grid(False, axis="y")
         axes.set(xlabel="boxes", xlim=(0, 1.05 * left.max() or 1))
-        axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+        # Beneath the axes, where no bar is.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(parts))
     grid[0].invert_yaxis()
     return plot
 
