@@ -132,6 +132,7 @@ def next_steps(
     checkpoint: Path | None,
     arguments: Sequence[str],
     has_own_data: bool,
+    recording: Path | None = None,
 ) -> list[str]:
     """Lines for the screen: what to look at, how to try the detector, how to go on.
 
@@ -140,12 +141,14 @@ def next_steps(
         checkpoint: of the training; without one, there is nothing to try.
         arguments: of its command line.
         has_own_data: whether it was trained on other than simulated traffic.
+        recording: to try the detector on; the user's own FILE unless there is one.
     """
     lines = [f"look:  {', '.join(map(str, looked_at))}"] if looked_at else []
     if checkpoint is None:
         return lines
     ckpt = shlex.quote(str(checkpoint))
-    lines.append(f"try:   python -m etram_det detect FILE --ckpt_path {ckpt}")
+    file = "FILE" if recording is None else shlex.quote(str(recording))
+    lines.append(f"try:   python -m etram_det detect {file} --ckpt_path {ckpt}")
     if has_own_data:
         go_on = f"export --ckpt_path {ckpt} --output detector.onnx  # runs without PyTorch"
     else:

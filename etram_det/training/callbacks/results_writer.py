@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ from etram_det.progress import above_bars, screen
 from etram_det.report.gallery import Gallery
 from etram_det.report.metric_plots import precision_recall_plot, show_results
 from etram_det.report.page import write_report
-from etram_det.report.run_files import CONFUSION_IOU, results_of, write_results
+from etram_det.report.run_files import (
+    ALL_CLASSES,
+    CONFUSION_IOU,
+    results_of,
+    write_results,
+)
 from etram_det.report.tables import detail_tables, parameters_table, summary_tables
 from etram_det.training.callbacks.fit_ending import (
     VIDEO,
@@ -132,7 +138,16 @@ class ResultsWriter(Callback):
         data = getattr(trainer, "datamodule", None)
         has_own_data = data is not None and data.root is not None
         with above_bars():
-            for line in next_steps(looked_at, checkpoint, arguments_of(trainer), has_own_data):
+            # A newcomer has no recording yet: one of the simulated ones will do.
+            tried = None if has_own_data or data is None else data.recordings.get("val")
+            steps = next_steps(
+                looked_at,
+                checkpoint,
+                arguments_of(trainer),
+                has_own_data,
+                tried[0].path if tried else None,
+            )
+            for line in steps:
                 screen().out(line)
 
     def _report_of_training(
@@ -157,7 +172,8 @@ class ResultsWriter(Callback):
                 written.append(write_report([Path(folder)]))
         with without_failing("results.video_s: no video of the validation"):
             if self.video_s and checkpoint and (recordings := data.recordings["val"]):
-                path, score = Path(folder) / VIDEO, self.score_threshold
+                path = Path(folder) / VIDEO
+                score = _score_of_video(results, self.score_threshold)
                 write_video(path, checkpoint, recordings, self.video_s, score)
                 written.append(path)
         return written
@@ -307,3 +323,12 @@ class PredictionWriter(Callback):
 def _folder(trainer: pl.Trainer) -> Path:
     # Agreed upon by all processes: all must ask, or none.
     return Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+
+
+def _score_of_video(results: Mapping[str, Any], most: float) -> float:
+    """The score of the best F1 over all classes, at which something is to be seen, or a lower one.
+
+    Scores of a short training are low.
+    """
+    best = results["best_scores"][ALL_CLASSES]
+    return most if best is None else min(most, best["score"])

@@ -52,6 +52,11 @@ def test_what_to_train_on_after_simulated_traffic():
         "go on: python -m etram_det fit --config small_objects --config 'my own.yaml' --data.root "
         "FOLDER  # of your own recordings",
     ]
+    # A newcomer has no recording yet, but those that were simulated.
+    simulated = Path("my cache/val_day_0001_td.h5")
+    first, _ = next_steps([], Path("a.ckpt"), given, False, simulated)
+    expected = "try:   python -m etram_det detect 'my cache/val_day_0001_td.h5' --ckpt_path a.ckpt"
+    assert first == expected
 
 
 @pytest.mark.gate
