@@ -68,13 +68,12 @@ def test_a_wheel_brings_its_configurations_and_runs_anywhere(clone, tmp_path):
     assert wheel.name.startswith(f"etram_det-{etram_det.__version__}-py3-none-any")
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
-    required = {"etram_det/report/templates/page.html"}
-    required |= {f"etram_det/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    required |= {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "etram_det").rglob("*")
-        if path.suffix in (".py", ".html", ".typed")
-    }
+    # Templates, styles and the package's checkpoint included.
+    files = [path.relative_to(clone).as_posix() for path in clone.rglob("*") if path.is_file()]
+    required = {each for each in files if each.startswith("etram_det/")}
+    required |= {f"etram_det/{each}" for each in files if each.startswith("configs/")}
+    assert "etram_det/pretrained/simulated_traffic.ckpt" in required
+    assert "etram_det/configs/experiments/small_objects.yaml" in required
     assert required <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"etram_det"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
