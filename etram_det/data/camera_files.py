@@ -6,6 +6,7 @@ other raw recording, with bounded memory.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import uuid
@@ -75,9 +76,11 @@ def _decoded(path: Path, clock: str) -> Path:
             with replacing(decoded, uuid.uuid4().hex) as unfinished:
                 _decode_into(unfinished, file, clock)
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        room = "make room, as by cache clear, or " if is_full else ""
         raise UserError(
             f"{decoded.parent}: the events of {path} cannot be kept here "
-            f"({error.strerror or error}): make room, or set {CACHE_VARIABLE} to another folder",
+            f"({error.strerror or error}): {room}set {CACHE_VARIABLE} to another folder",
             exit_code=1,
         ) from error
     return decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -25,6 +26,8 @@ from etram_det.data.box_formats.naming import (
 from etram_det.data.box_formats.table import BoxTable, LeftOut, Reason, TableBuilder
 from etram_det.errors import UserError
 from etram_det.files import write_text
+
+_log = logging.getLogger(__name__)
 
 UNKNOWN_IMAGE = Reason(
     "boxes of images that are not listed",
@@ -174,6 +177,9 @@ def coco_table(
     annotations = content["annotations"] if isinstance(content, dict) else content
     listing = listing_of(content, path, times) or listing
     listing = listing or _listing_of_ids(annotations, path, times)
+    if not listing.categories:
+        names = ", ".join(classes.class_names)
+        _log.info("%s: no categories: category ids count from 0 in %s", path, names)
     builder, left_out = TableBuilder(), LeftOut()
     class_ids: dict[Any, int | Reason] = {}
     frames, taken = {}, set()
