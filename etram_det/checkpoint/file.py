@@ -21,8 +21,8 @@ from etram_det.checkpoint.contents import Placeholder, require_readable, require
 from etram_det.errors import UserError
 from etram_det.files import replacing
 
-# What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
 _PLANNED_FACTS = 6  # of a recording in the training plan; the simulator's version is the last
+# What torch.load raises for files that are no checkpoint, or one that was cut or overwritten.
 _DAMAGE = (
     AssertionError,
     AttributeError,

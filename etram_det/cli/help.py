@@ -6,6 +6,7 @@ import re
 from argparse import SUPPRESS, Action, _HelpAction
 from collections.abc import Mapping
 from copy import copy
+from math import inf
 from typing import Any
 
 import yaml
@@ -220,7 +221,7 @@ def _as_yaml(value: Any) -> Any:
         return "{" + ", ".join(f"{name}: {_as_yaml(each)}" for name, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(str(_as_yaml(each)) for each in value)}]"
-    return value
+    return ".inf" if value == inf else value
 
 
 def _comments(text: str, section: str) -> dict[str, str]:

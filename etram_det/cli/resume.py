@@ -39,7 +39,6 @@ _WITHOUT_EFFECT = (
 # Set once with the optimiser, which goes on as the checkpoint has it.
 _KEPT_BY_OPTIMISER = ("model.learning_rate", "model.weight_decay")
 _MAX_LOGGED = 3  # differences to a run that is passed over
-CHECKPOINT_WORDS = ("last", "best", "package")  # in place of a checkpoint's path
 SHIPPED = "pretrained/simulated_traffic.ckpt"  # in the package: what detect and live use unless set
 _RUNS = "runs"  # where runs are kept, unless a logger or the trainer has another folder
 _LIGHTNINGS_NAME = "lightning_logs"  # of runs whose loggers have none
@@ -261,8 +260,7 @@ def _newest_of_same_settings(
                 (name, before, now)
                 for name, before, now in _differences(theirs, config)
                 if name.split(".")[0] in _SECTIONS
-                # The run that such a word stood for then need not be the newest one now.
-                and not (name == "model.init_from" and before and now in CHECKPOINT_WORDS)
+                and not (name == "model.init_from" and _may_stand_for(now, before))
             ]
             if theirs and not differences:
                 return path, read_checkpoint(path, whole=False).step
@@ -277,6 +275,15 @@ def _newest_of_same_settings(
         others = f"; in {nearest[0]}, {_described(nearest[1][:_MAX_LOGGED])}{rest}"
     _log.info("resume: no last.ckpt of these settings yet: a new run starts%s", others)
     return None
+
+
+def _may_stand_for(word: Any, path: Any) -> bool:
+    """Whether ``last``, ``best`` or ``package`` was the word for a path when its run began.
+
+    The newest run is another one now.
+    """
+    names = {"last": "last.ckpt", "best": "best.ckpt", "package": Path(SHIPPED).name}
+    return isinstance(path, str) and word in names and Path(path).name == names[word]
 
 
 def _config_beside(checkpoint: Path) -> Mapping[str, Any]:

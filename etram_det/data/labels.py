@@ -148,6 +148,12 @@ def load_numbers(path: Path, key: str | None = None) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def has_confidences(array: NDArray[Any]) -> bool:
+    """Whether boxes as :func:`boxes_from` takes them have their confidences, by either name."""
+    names = ("class_confidence", _OLD_NAMES["class_confidence"])
+    return any(name in (array.dtype.names or ()) for name in names)
+
+
 def boxes_from(
     array: NDArray[Any],
     path: Path,

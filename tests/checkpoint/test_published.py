@@ -12,6 +12,7 @@ from etram_det.checkpoint import published
 from etram_det.checkpoint.file import read_checkpoint
 from etram_det.cli.commands import run
 from etram_det.cli.resume import SHIPPED
+from etram_det.cli.trained_settings import trained_settings
 from etram_det.data.labels import ETRAM_CLASSES
 from etram_det.data.representation import FrameSettings
 from etram_det.inference.streaming_detector import StreamingDetector, read_detector
@@ -103,6 +104,7 @@ def test_the_packages_own_checkpoint():
     data = checkpoint.provenance["config"]["data"]
     assert data["root"] is None
     assert (data["simulation"]["height"], data["simulation"]["val"]) == (360, 20)
+    assert trained_settings(checkpoint, {"data.root", "data.input_size"})["data"]["root"] is None
     assert checkpoint.step > 1000
     results = checkpoint.validation["results"]
     low, high = results["intervals"]["AP"]

@@ -100,7 +100,7 @@ def test_help_of_evaluations_lists_nothing_of_training_and_nothing_twice(command
 
 def test_help_of_tools_shows_defaults_as_files_of_settings_have_them(capsys):
     text = " ".join(help_of(capsys, "evaluate", "--help").split())
-    assert "(default: {small: [0, 1024], medium: [1024, 9216], large: [9216, inf]})" in text
+    assert "(default: {small: [0, 1024], medium: [1024, 9216], large: [9216, .inf]})" in text
     assert "(default: [720, 1280])" in text
     assert "(default: false)" in text
     assert "Path to a configuration file" not in text

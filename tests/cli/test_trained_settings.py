@@ -245,6 +245,11 @@ def test_last_and_best_are_those_of_the_newest_run_wherever_one_is_taken(
     assert run([*FIT, *again]) == 0
     last = RUN.with_name("version_1") / "checkpoints" / "last.ckpt"
     assert f"resume: going on from {last}, after 1 steps" in caplog.messages
+    caplog.clear()
+    # It began at a best.ckpt, so not at the newest last.ckpt.
+    other = [*again[:-3], "last", *again[-2:]]
+    assert run([*FIT, *other]) == 0
+    assert any("no last.ckpt of these settings yet" in each for each in caplog.messages)
 
 
 @pytest.mark.parametrize(

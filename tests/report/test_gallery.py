@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from etram_det.drawing.frames import CLASS_COLOURS
 from etram_det.metrics.confusion import confusion_matrix, outcomes_by_size
+from etram_det.report import gallery
 from etram_det.report.gallery import PICTURE_SIZE
 from support.small_evaluation import HEIGHT, WIDTH, evaluated, gallery_of
 
@@ -132,3 +134,28 @@ def test_pictures_show_the_box_at_any_place_and_size(tmp_path):
         picture = cv2.imread(str(tmp_path / str(i) / "gallery" / "miss_00.png"))
         red = (picture[..., 2] > 200) & (picture[..., 0] < 50)
         assert red.any(), box
+
+
+def test_nothing_lies_over_the_name_of_the_box_in_question(tmp_path, monkeypatch):
+    """Whatever is drawn before it: the picture with brackets has the name of that without."""
+    frames = [("a", 0, [((250, 150, 300, 170), 1)], [((100, 60, 180, 120), 0, 0.9)])]
+
+    def picture(name):
+        gallery_of(evaluated(frames)).write(tmp_path / name)
+        return cv2.imread(str(tmp_path / name / "gallery" / "false_alarm_00.png"))
+
+    with_brackets = picture("with")
+    monkeypatch.setattr(gallery, "_draw_brackets", lambda *_: None)
+    without = picture("without")
+    is_bracket = (with_brackets != without).any(axis=2)
+    assert is_bracket.any()
+    colour = without[tuple(np.argwhere(is_name(without))[0])]
+    assert (with_brackets[is_name(without)] == colour).all()
+
+
+def is_name(picture):
+    """The ground of a name: pixels of the colour of the outline in rows that it fills."""
+    outline = np.array(CLASS_COLOURS[0])[::-1]
+    of_class = (picture == outline).all(axis=2)
+    filled = of_class.sum(axis=1) > 20
+    return of_class & filled[:, None]

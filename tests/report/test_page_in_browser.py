@@ -46,5 +46,12 @@ def test_page_renders_in_a_browser(width, browser, tmp_path):
             "return [...document.querySelectorAll('.plots svg, .plot svg')]"
             ".map(each => each.clientWidth)"
         )
+        # Table and plot of the confusion reach over the page together.
+        right, page_right = browser.execute_script(
+            "const all = [...document.querySelectorAll('#confused .beside > div')];"
+            "return [Math.max(...all.map(each => each.getBoundingClientRect().right)),"
+            "document.querySelector('#confused').getBoundingClientRect().right]"
+        )
+        assert right > 0.95 * page_right
         assert len(plots) >= 7
         assert min(plots) > 250

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.lib.recfunctions as rfn
 import pytest
 
 from etram_det.boxes import BOX_DTYPE
@@ -710,11 +711,17 @@ SECONDS = "recording,Time Stamp,class,score,x,y,w,h\na,0.1,car,0.9,10,10,20,20\n
 
 
 @pytest.mark.usefixtures("_no_page")
-def test_times_of_detections_may_be_elsewhere_and_in_another_unit_than_those_of_labels(tmp_path):
+def test_detections_may_have_times_in_another_place_and_unit(tmp_path, capsys):
     """A column is found as its file writes it."""
     (tmp_path / "gt.csv").write_text("recording,t,class,x,y,w,h\na,100000,car,10,10,20,20\n")
     (tmp_path / "dt.csv").write_text(SECONDS)
-    flags = ["--times.column", "Time Stamp", "--times.unit", "s", "--label-times.unit", "us"]
+    flags = ["--times.column", "Time Stamp", "--times.unit", "s"]
+    given = ["--labels", str(tmp_path / "gt.csv"), "--detections", str(tmp_path / "dt.csv")]
+    assert run(["evaluate", *given, *flags]) == 2
+    error = capsys.readouterr().err
+    assert "error: times.column: must be a column of " in error
+    assert error.endswith(" (for labels alone: label_times)\n")
+    flags += ["--label-times.unit", "us"]
     metrics = evaluated(tmp_path / "gt.csv", tmp_path / "dt.csv", tmp_path / "out", *flags)
     assert (metrics["num_boxes"], metrics["AP"]) == (1, pytest.approx(1))
 
@@ -741,9 +748,17 @@ def test_box_files_without_scores_are_no_detections(tmp_path, monkeypatch, capsy
     rows = boxes_at([100_000])
     names = [name for name in rows.dtype.names if name != "class_confidence"]
     np.save("dt/a_bbox.npy", rows[names])
-    assert run(["evaluate", "--labels", "gt", "--detections", "dt"]) == 2
+    command = ["evaluate", "--labels", "gt", "--detections", "dt"]
+    assert run(command) == 2
     error = capsys.readouterr().err
     assert "dt/a_bbox.npy: must have the scores of detections as class_confidence, got" in error
+    old = rfn.rename_fields(rfn.repack_fields(rows), {"class_confidence": "confidence"})
+    np.save("dt/a_bbox.npy", old)
+    monkeypatch.setattr("etram_det.tools.evaluate.command.write_report", lambda *_: "none")
+    assert run(command) == 0
+    np.save("dt/a_bbox.npy", np.zeros((3, 4)))
+    assert run(command) == 2
+    assert "got a plain array" in capsys.readouterr().err
 
 
 def test_results_are_a_folder_and_names_of_detectors_fit_in_it(tmp_path, monkeypatch, capsys):

@@ -182,17 +182,7 @@ def coco_table(
         _log.info("%s: no categories: category ids count from 0 in %s", path, names)
     builder, left_out = TableBuilder(), LeftOut()
     class_ids: dict[Any, int | Reason] = {}
-    frames, taken = {}, set()
-    for other in listing.twice:
-        left_out.add(SAME_ID, repr(other))
-    for image, place in listing.places.items():
-        if isinstance(place, Reason):
-            left_out.add(place, repr(listing.names[image]))
-        elif place in taken:
-            left_out.add(SAME_TIME, repr(listing.names[image]))
-        else:
-            frames[image] = builder.frame(*place)
-            taken.add(place)
+    frames = _frames_of(listing, builder, left_out)
     for number, each in enumerate(annotations, start=1):
         where = f"annotation {each.get('id', number)}"
         image, category = _key(each.get("image_id")), _key(each.get("category_id"))
@@ -222,6 +212,22 @@ def coco_table(
             crowd = bool(each.get("iscrowd", 0))
             builder.add(frames[image], box, class_id, scores[0], track, crowd)
     return builder.table(), left_out
+
+
+def _frames_of(listing: Listing, builder: TableBuilder, left_out: LeftOut) -> dict[Any, int]:
+    """The frame of each listed image by its id, of those that have a place of their own."""
+    frames, taken = {}, set()
+    for other in listing.twice:
+        left_out.add(SAME_ID, repr(other))
+    for image, place in listing.places.items():
+        if isinstance(place, Reason):
+            left_out.add(place, repr(listing.names[image]))
+        elif place in taken:
+            left_out.add(SAME_TIME, repr(listing.names[image]))
+        else:
+            frames[image] = builder.frame(*place)
+            taken.add(place)
+    return frames
 
 
 def _numbers(values: Any, count: int) -> list[float] | None:

@@ -94,6 +94,23 @@ def _plain(column: str) -> str:
     return column.strip().casefold().replace(" ", "_")
 
 
+def _with_column(times: TimeSettings, columns: Sequence[str], path: Path) -> TimeSettings:
+    """The settings with their column as it is looked up.
+
+    Raises:
+        UserError: the file has no such column.
+    """
+    if times.column is None:
+        return times
+    column = _plain(times.column)
+    if times.pattern is None and column not in columns:
+        raise UserError(
+            f"times.column: must be a column of {path}, got {times.column}: set one of "
+            f"{', '.join(columns)}"
+        )
+    return replace(times, column=column)
+
+
 def csv_table(
     content: CsvRows, path: Path, classes: ClassSettings, times: TimeSettings, *, scored: bool
 ) -> tuple[BoxTable, LeftOut]:
@@ -110,13 +127,7 @@ def csv_table(
         UserError: columns are missing.
     """
     columns = _Columns(content.columns, path, scored)
-    if times.column is not None:
-        times = replace(times, column=_plain(times.column))
-        if times.column not in content.columns:
-            raise UserError(
-                f"times.column: must be a column of {path}, got {times.column}: set one of "
-                f"{', '.join(content.columns)}"
-            )
+    times = _with_column(times, content.columns, path)
     images: dict[tuple[str, ...], NamedImage] = {}
     keys = []
     of_image = [*TIME_KEYS, *RECORDING_KEYS, *INDEX_KEYS, *([times.column] if times.column else [])]

@@ -19,13 +19,18 @@ from etram_det.data.box_formats.naming import (
 )
 from etram_det.data.box_formats.table import BoxTable, LeftOut, Reason, joined
 from etram_det.data.labels import NO_TIME as NO_STORED_TIME
-from etram_det.data.labels import ONLY_NAMED, boxes_from, packed
+from etram_det.data.labels import ONLY_NAMED, boxes_from, has_confidences, packed
 from etram_det.errors import UserError
 from etram_det.files import replacing
 
 
 def npy_table(
-    content: NDArray[Any], path: Path, classes: ClassSettings, times: TimeSettings
+    content: NDArray[Any],
+    path: Path,
+    classes: ClassSettings,
+    times: TimeSettings,
+    *,
+    scored: bool = False,
 ) -> tuple[BoxTable, LeftOut]:
     """The boxes of a box file, and what was left out.
 
@@ -34,14 +39,20 @@ def npy_table(
         path: the file, after which the recording is named.
         classes: which class each id is.
         times: in which unit times are.
+        scored: whether these are detections, which need scores.
 
     Raises:
-        UserError: it is no box file.
+        UserError: it is no box file, or has no scores.
     """
     if content.size == 0:
         return joined([]), LeftOut()
     with np.errstate(invalid="ignore"):  # times that are no numbers
         stored = boxes_from(content, path, classes.class_names, (ONLY_NAMED,), times.unit)
+    if scored and not has_confidences(content):
+        raise UserError(
+            f"{path}: must have the scores of detections as class_confidence, got "
+            f"{', '.join(content.dtype.names or ())}: write them, too"
+        )
     content, left_out = np.ravel(content), LeftOut()
     boxes = np.stack([content[name].astype(np.float64) for name in "xywh"], axis=1)
     numbers, which = np.unique(content["class_id"], return_inverse=True)

@@ -130,12 +130,7 @@ def read_boxes(
     tables, left_out, recordings = [], LeftOut(), dict[str, Path]()
     for file in files:
         if file.format == ".npy":
-            if scored and "class_confidence" not in (file.content.dtype.names or ("",)):
-                raise UserError(
-                    f"{file.path}: must have the scores of detections as class_confidence, got "
-                    f"{', '.join(file.content.dtype.names or ())}: write them, too"
-                )
-            table, unfit = npy_table(file.content, file.path, classes, times)
+            table, unfit = npy_table(file.content, file.path, classes, times, scored=scored)
             names = [recording_of(file.path)]
         elif file.format == ".json":
             table, unfit = coco_table(

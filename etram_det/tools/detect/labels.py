@@ -93,9 +93,9 @@ def labels_of(
             f"labels: must be a box file, or a folder with {name}{_ENDING}, got no file {file}: "
             "set --labels to where they are"
         )
-    if not file.name.endswith(_ENDING):
+    if file.suffix.lower() != ".npy":
         raise UserError(
-            f"labels: must be a box file, named …{_ENDING}, got {file}: make one of it by "
+            f"labels: must be a box file (.npy), got {file}: make one of it by "
             f"convert-labels {file.name} --output FOLDER"
         )
     # Only where they are is drawn: classes of another data set have their places, too.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -154,9 +155,10 @@ def evaluate_command(
     settings = _evaluation_settings(protocol, classes.class_names, pixels, metric)
     of_labels = label_times or times
     listed = source.listing(images, times if images else of_labels)
-    truth = labelled_frames(
-        source, classes, of_labels, interval_ms, jitter_ms, frames, filters, listed
-    )
+    with _of_labels(label_times is not None):
+        truth = labelled_frames(
+            source, classes, of_labels, interval_ms, jitter_ms, frames, filters, listed
+        )
     read = _read(_named(detections), classes, times, listed)
     tolerance_us = tolerance_ms * 1000
     ends = [window_ends(each.table, tolerance_us) for each in read.values()]
@@ -174,6 +176,20 @@ def evaluate_command(
         result = evaluate(evaluated[name], settings)
         _write(folder, result, truth, metric, frames, facts)
     _compare(folders, output)
+
+
+@contextmanager
+def _of_labels(have_own_times: bool) -> Iterator[None]:
+    """Name the settings of labels alone in errors about times."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        if have_own_times:
+            message = re.sub(r"(?<![\w.])times\.", "label_times.", message)
+        elif re.search(r"(?<![\w.])times\.", message):
+            message += " (for labels alone: label_times)"
+        raise UserError(message) from error
 
 
 def _read(
@@ -252,9 +268,14 @@ def _named(detections: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
         if not words:
             raise UserError("detections: must be files, got none: name some")
         name, equals, first = words[0].partition("=")
-        if equals and not Path(words[0]).exists() and Path(first).expanduser().exists():
-            _require_name(name)
-        if equals and re.fullmatch(r"[\w.-]+", name) and not Path(words[0]).exists():
+        is_name = bool(equals) and not Path(words[0]).exists()
+        fits = re.fullmatch(r"[\w.-]+", name)
+        if is_name and not fits and Path(first).expanduser().exists():
+            raise UserError(
+                "detections: names before = must be of letters, digits, dots, _ and -, got "
+                f"{name}: use another"
+            )
+        if is_name and fits:
             paths = [first, *words[1:]]
         else:
             paths, name = list(words), Path(words[0]).resolve().stem
@@ -267,15 +288,6 @@ def _named(detections: Sequence[Sequence[str]]) -> dict[str, list[Path]]:
     if not groups:
         raise UserError("detections: must be files, got none: use --detections FILE")
     return groups
-
-
-def _require_name(name: str) -> None:
-    """Refuse a detector's name that is none of a folder of its results."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(
-            f"detections: names before = must be of letters, digits, dots, _ and -, got {name}: "
-            "use another"
-        )
 
 
 def _write(

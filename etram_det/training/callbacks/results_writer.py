@@ -58,7 +58,8 @@ class ResultsWriter(Callback):
 
     Args:
         score_threshold: least score, in [0, 1], of a detection in the confusion matrix, in the
-            report's found and missed labels and in the video.
+            report's found and missed labels, and in the video, where the score of the best F1
+            counts if it is lower.
         pictures: most pictures of each kind: good detections, misses, localisation errors, false
             alarms; 0 for none.
         video_s: seconds of validation recordings in the video ``validation.mp4``, fewer where the
