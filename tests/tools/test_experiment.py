@@ -130,10 +130,9 @@ def test_the_plans_of_this_project_hold_variants_that_fit_takes():
     ]
     six = [each for each in plan.runs if each.steps == 400 and each.seed == 6]
     assert {each.variant for each in six} == {
-        *("small_objects", "baseline_seen", "rvt", "baseline", "assignment", "old_recipe"),
-        "combined",
+        *("small_objects", "baseline_seen", "rvt", "baseline", "assignment", "old_recipe")
     }
-    assert len(plan.runs) == 36 + 9 * 3 + 15 * 3 + 9 + 6
+    assert len(plan.runs) == 36 + 9 * 3 + 15 * 3 + 9 + 4
     names = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
     used = {
         flags[i + 1]
