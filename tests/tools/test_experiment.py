@@ -392,7 +392,8 @@ def test_a_variant_keeps_its_settings_and_a_damaged_line_is_named(plan_file, tmp
     assert run(arguments) == 2
     assert (
         f"variants.fast: must be {' '.join(FAST)} as in {file}, got --config quick "
-        "--trainer.accelerator=cpu --data.input_size=[45, 80]: name the new variant otherwise"
+        "--trainer.accelerator=cpu --data.input_size=[45, 80]: give the changed variant a name of "
+        "its own"
     ) in capsys.readouterr().err
     file.write_text(file.read_text() + '{"variant": "fast"}\n')
     assert run(arguments) == 2

@@ -215,7 +215,7 @@ def _require_same_settings(
             before, now = " ".join(each.settings), " ".join(settings)
             raise UserError(
                 f"{plan.file}: variants.{each.run.variant}: must be {before} as in {file}, got "
-                f"{now}: name the new variant otherwise"
+                f"{now}: give the changed variant a name of its own"
             )
 
 
